@@ -1,0 +1,57 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv if it is absent.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+NEEDS  := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow setup lint types bench notebooks notebooks-quick docs clean
+
+demo: $(VENV)/.demo ## train across ten hospitals, with privacy
+	$(BIN)/privfl demo
+
+test: $(VENV)/.all ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.all ## MNIST, kill tests, long fuzzing, statistics
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+setup: $(VENV)/.all ## everything installed, nothing run
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.all
+	$(BIN)/mypy
+
+bench: $(VENV)/.all
+	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/latest.json -p no:xdist
+
+notebooks: $(VENV)/.all
+	$(BIN)/python -m notebooks.build
+
+notebooks-quick: $(VENV)/.all
+	$(BIN)/python -m pytest tests/notebooks
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(NEEDS) | $(BIN)/python
+	$(PIP) '.[demo]'
+	touch $@
+
+$(VENV)/.all: $(NEEDS) | $(BIN)/python
+	$(PIP) '.[all]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(NEEDS) | $(BIN)/python
+	$(PIP) '.[docs]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Cryptographic building blocks: thin, labelled wrappers around the cryptography package."""

@@ -1,0 +1,1 @@
+"""How client training is executed."""

@@ -1,0 +1,106 @@
+"""Every error that privfl raises on purpose.
+
+PrivflError
+|- ConfigError (ValueError)       parameters contradict each other
+|  `- CapacityError               the ring is too small for cohort x clip x scale (+ noise)
+|- DataError (ValueError)         a data file is absent, altered or malformed
+|- WireError (ValueError)         bytes are not the canonical form
+|- StateError                     a file that privfl wrote was altered or cannot be continued
+|- ProtocolError
+|  |- LocalProtocolError          you called out of order
+|  |- RemoteProtocolError         a peer broke the rules
+|  |- TooFewSurvivors             no sum is opened
+|  `- PlanRejected                this client's policy refuses the plan
+|- PrivacyError
+|  |- BudgetExceeded              raised before a client is asked
+|  `- UnsupportedRelease          this accountant cannot judge that release
+`- MissingExtra (ImportError)     an optional package is not installed
+"""
+
+from __future__ import annotations
+
+
+class PrivflError(Exception):
+    """The root: `except PrivflError` catches whatever privfl raises on purpose."""
+
+
+class ConfigError(PrivflError, ValueError):
+    """Parameters contradict each other; the message names the value found and the value allowed."""
+
+
+class CapacityError(ConfigError):
+    """The ring cannot hold the largest possible sum; the message names the bits that would suffice."""
+
+
+class DataError(PrivflError, ValueError):
+    """A data file is absent, altered or malformed; the message says where it is to be had."""
+
+
+class WireError(PrivflError, ValueError):
+    """Bytes are not the canonical form of any message."""
+
+
+class StateError(PrivflError):
+    """A file that privfl wrote was altered, is incomplete, or belongs to another run."""
+
+
+class ProtocolError(PrivflError):
+    """A secure sum cannot go on as asked."""
+
+
+class LocalProtocolError(ProtocolError):
+    """The caller used a session out of order, or after it ended."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer broke the rules.
+
+    `sender` is the client's identity, or None when the server is at fault or the sender is unknown.
+    """
+
+    def __init__(self, message: str, *, sender: int | None = None) -> None:
+        super().__init__(message)
+        self.sender = sender
+
+
+class TooFewSurvivors(ProtocolError):
+    """Fewer clients are left than the threshold; nothing is opened."""
+
+    def __init__(self, survivors: int, threshold: int) -> None:
+        super().__init__(f"{survivors} clients are left, and {threshold} are needed: nothing was opened")
+        self.survivors = survivors
+        self.threshold = threshold
+
+
+class PlanRejected(ProtocolError):
+    """This client's own policy refuses the plan; `reason` says which demand was not met."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"plan rejected: {reason}")
+        self.reason = reason
+
+
+class PrivacyError(PrivflError):
+    """A privacy figure was asked for that would not be true."""
+
+
+class BudgetExceeded(PrivacyError):
+    """The next round could cost more than is left; raised before any client is asked."""
+
+    def __init__(self, spent: float, budget: float) -> None:
+        super().__init__(f"the next round would bring epsilon to {spent:.4f}, above the budget of {budget:.4f}")
+        self.spent = spent
+        self.budget = budget
+
+
+class UnsupportedRelease(PrivacyError):
+    """The accountant cannot judge that release; it never answers 0 instead."""
+
+
+class MissingExtra(PrivflError, ImportError):
+    """An optional package is not installed; the message is the pip line that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'privfl[{extra}]'")
+        self.package = package
+        self.extra = extra

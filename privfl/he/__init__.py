@@ -1,0 +1,1 @@
+"""CkksSum: homomorphic summation."""

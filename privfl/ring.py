@@ -1,0 +1,123 @@
+"""Vectors over the integers modulo 2^b, in the smallest native word that holds b bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.errors import ConfigError, WireError
+
+Ints = npt.NDArray[np.int64]
+"""Integers in the clear: a vector of int64."""
+
+Words = npt.NDArray[np.unsignedinteger[Any]]
+"""Ring elements: a vector of the ring's native word."""
+
+MIN_BITS: Final = 8
+MAX_BITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The integers modulo 2^`bits` for `bits` in [8, 64].
+
+    Sums may run over in the native word: 2^b divides its size, so that one `mask` at the end is enough.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
+            raise ConfigError(f"a ring has {MIN_BITS} to {MAX_BITS} bits, not {self.bits!r}")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint16, uint32 or uint64, little-endian: the native word."""
+        return np.dtype("<u2" if self.bits <= 16 else "<u4" if self.bits <= 32 else "<u8")
+
+    @property
+    def modulus(self) -> int:
+        """2^bits."""
+        return 1 << self.bits
+
+    @property
+    def half(self) -> int:
+        """2^(bits-1): centered values v satisfy -half <= v < half."""
+        return 1 << (self.bits - 1)
+
+    def zeros(self, length: int) -> Words:
+        """A zero vector `[length]` of words."""
+        return np.zeros(length, self.dtype)
+
+    def reduce(self, values: Ints) -> Words:
+        """int64 `[d]` -> words `[d]`, each value modulo 2^bits."""
+        words: Words = values.astype(self.dtype)
+        return self.mask(words)
+
+    def center(self, words: Words) -> Ints:
+        """Words `[d]` -> int64 `[d]` in [-2^(bits-1), 2^(bits-1))."""
+        spare = 64 - self.bits
+        values = words.astype(np.uint64)
+        values <<= np.uint64(spare)
+        signed = values.view(np.int64)
+        signed >>= spare
+        return signed
+
+    def mask(self, words: Words) -> Words:
+        """Reduce words modulo 2^bits in place, and return them."""
+        if self.bits < 8 * self.dtype.itemsize:
+            np.bitwise_and(words, self.dtype.type(self.modulus - 1), out=words)
+        return words
+
+    def add(self, total: Words, words: Words) -> None:
+        """Add `words` to `total` in place; reduced lazily, see `mask`."""
+        np.add(total, words, out=total)
+
+    def pack(self, words: Words, *, dense: bool = False) -> bytes:
+        """Reduced words -> bytes: native little-endian words, or `bits` bits a value, least bit first, if `dense`."""
+        if not dense or self.bits == 8 * self.dtype.itemsize:
+            return words.astype(self.dtype, copy=False).tobytes()
+        return b"".join(_pack_bits(words[i : i + _CHUNK], self.bits) for i in range(0, len(words), _CHUNK))
+
+    def packed_bytes(self, length: int, *, dense: bool = False) -> int:
+        """The exact size in bytes of `length` packed values."""
+        return -(-length * self.bits // 8) if dense else length * self.dtype.itemsize
+
+    def unpack(self, data: bytes | memoryview, length: int, *, dense: bool = False) -> Words:
+        """Bytes -> words `[length]`, read-only where no copy is needed; raises `WireError` unless canonical."""
+        view = memoryview(data)
+        expected = self.packed_bytes(length, dense=dense)
+        if view.nbytes != expected:
+            raise WireError(f"{view.nbytes} bytes hold no {length} values of {self.bits} bits: {expected} expected")
+        if dense and self.bits != 8 * self.dtype.itemsize:
+            return self._unpack_bits(view, length)
+        words: Words = np.frombuffer(view, self.dtype)
+        if self.bits < 8 * self.dtype.itemsize and length and int(words.max()) >= self.modulus:
+            raise WireError(f"a value is not reduced modulo 2^{self.bits}")
+        return words
+
+    def _unpack_bits(self, view: memoryview, length: int) -> Words:
+        words = np.empty(length, self.dtype)
+        step = _CHUNK * self.bits // 8
+        for part, start in enumerate(range(0, length, _CHUNK)):
+            raw = np.frombuffer(view[part * step : (part + 1) * step], np.uint8)
+            count = min(_CHUNK, length - start)
+            bits = np.unpackbits(raw, bitorder="little")
+            if bits[count * self.bits :].any():
+                raise WireError("the padding bits of a packed vector are not zero")
+            wide = np.zeros((count, 8 * self.dtype.itemsize), np.uint8)
+            wide[:, : self.bits] = bits[: count * self.bits].reshape(count, self.bits)
+            words[start : start + count] = np.packbits(wide, axis=1, bitorder="little").view(self.dtype)[:, 0]
+        return words
+
+
+_CHUNK: Final = 1 << 16
+
+
+def _pack_bits(words: Words, bits: int) -> bytes:
+    raw = words.astype(words.dtype, copy=False).reshape(-1, 1).view(np.uint8)
+    matrix = np.unpackbits(raw, axis=1, bitorder="little")[:, :bits]
+    return np.packbits(matrix.ravel(), bitorder="little").tobytes()

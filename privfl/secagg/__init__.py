@@ -1,0 +1,1 @@
+"""MaskedSum: secure aggregation by pairwise masks."""

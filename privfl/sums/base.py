@@ -1,0 +1,200 @@
+"""The seam: integers in, the exact integer sum of the survivors out, whatever the scheme."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+
+from privfl.errors import CapacityError, ConfigError, PlanRejected
+from privfl.ring import Ints, Ring
+from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
+
+MAX_CLIENTS: Final = 100_000
+MAX_LENGTH: Final = 1 << 32
+_LABEL: Final = b"privfl/1 sum-task"
+
+Opening = Callable[[Ints, frozenset[ClientId]], Ints]
+"""What is done to the sum where it is opened, before anybody else sees it: central noise, or nothing."""
+
+Entropy = Callable[[int], bytes]
+"""`os.urandom`, or outside of production a recorded stream: n -> n bytes."""
+
+
+def identity(total: Ints, survivors: frozenset[ClientId]) -> Ints:
+    """The opening that changes nothing."""
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class SumTask:
+    """What all parties of one sum agree on.
+
+    `context` binds the sum to the round around it (a digest, at most 1 KiB); `clients` is the cohort, increasing;
+    below `min_survivors` vectors nothing is opened; every vector has `length` entries v with |v| <= `bound`.
+    Raises `ConfigError`, or `CapacityError` when the sum of all clients' bounds would leave the ring.
+    """
+
+    context: bytes
+    clients: tuple[ClientId, ...]
+    min_survivors: int
+    length: int
+    ring: Ring
+    bound: int
+
+    def __post_init__(self) -> None:
+        cohort = len(self.clients)
+        if len(self.context) > 1024:
+            raise ConfigError(f"the context has {len(self.context)} bytes, at most 1024 are allowed")
+        if not 1 <= cohort <= MAX_CLIENTS:
+            raise ConfigError(f"a sum has 1 to {MAX_CLIENTS} clients, not {cohort}")
+        if any(not 0 <= c < SERVER for c in self.clients) or list(self.clients) != sorted(set(self.clients)):
+            raise ConfigError("clients must be strictly increasing identities in [0, 2^32 - 2]")
+        if not 1 <= self.min_survivors <= cohort:
+            raise ConfigError(f"min_survivors must be in [1, {cohort}], not {self.min_survivors}")
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise ConfigError(f"length must be in [1, {MAX_LENGTH}], not {self.length}")
+        if self.bound < 0:
+            raise ConfigError(f"bound must be at least 0, not {self.bound}")
+        if cohort * self.bound >= self.ring.half:
+            bits = (cohort * self.bound).bit_length() + 1
+            raise CapacityError(
+                f"{cohort} clients with entries up to {self.bound} need a ring of {bits} bits, not {self.ring.bits}"
+            )
+
+    def digest(self) -> bytes:
+        """32 bytes: SHA-256 of the canonical form under its label."""
+        form = _TaskForm(self.context, self.clients, self.min_survivors, self.length, self.ring.bits, self.bound)
+        return hashlib.sha256(_LABEL + write_fields(form)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskForm:
+    context: bytes = wired(Blob(1024))
+    clients: tuple[ClientId, ...] = wired(IdSet(MAX_CLIENTS))
+    min_survivors: int = wired(U64)
+    length: int = wired(U64)
+    bits: int = wired(U16)
+    bound: int = wired(U64)
+
+
+@dataclass(frozen=True, slots=True)
+class SumResult:
+    """The opened sum: int64 `[length]`, centered, with the opening applied.
+
+    `transcript` is a 32-byte digest of what was opened for whom; `blamed` names clients whose messages were refused
+    and why; `caveats` are sentences on what this sum does not promise.
+    """
+
+    total: Ints = field(repr=False)
+    survivors: frozenset[ClientId]
+    transcript: bytes
+    blamed: Mapping[ClientId, str] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SumPolicy:
+    """What a client insists on, whatever the server says; `check` raises `PlanRejected`."""
+
+    least_cohort: int = 1
+    least_survivors: int = 1
+    least_threshold: int = 1
+
+    def check(self, task: SumTask, *, threshold: int | None = None) -> None:
+        """Compare a task, and the scheme's share threshold where it has one, with these demands."""
+        demands = [
+            ("cohort", len(task.clients), self.least_cohort),
+            ("min_survivors", task.min_survivors, self.least_survivors),
+        ]
+        if threshold is not None:
+            demands.append(("share_threshold", threshold, self.least_threshold))
+        for name, found, least in demands:
+            if found < least:
+                raise PlanRejected(f"{name} is {found}, and this client insists on at least {least}")
+
+
+class ClientSession(Protocol):
+    """One client's side of one sum: bytes in, bytes out; aborted for good after any error."""
+
+    def start(self) -> bytes:
+        """The first message."""
+        ...
+
+    def receive(self, message: bytes) -> bytes | None:
+        """Answer one message of the server; None where no answer is due."""
+        ...
+
+
+class ServerSession(Protocol):
+    """The server's side of one sum."""
+
+    @property
+    def awaiting(self) -> frozenset[ClientId]:
+        """Clients whose message of the present step has not come."""
+        ...
+
+    @property
+    def result(self) -> SumResult | None:
+        """The opened sum, once there is one."""
+        ...
+
+    def receive(self, sender: ClientId, message: bytes) -> None:
+        """Take one client's message. A `RemoteProtocolError` has dropped its sender; the session goes on."""
+        ...
+
+    def advance(self) -> Mapping[ClientId, bytes]:
+        """Close this step: whoever is silent has dropped out. Returns the next step's messages."""
+        ...
+
+
+class SecureSum(Protocol):
+    """A way to sum. `opener` says who learns the total first."""
+
+    @property
+    def name(self) -> str:
+        """The scheme and the version of its protocol, such as "plain-sum/1"."""
+        ...
+
+    @property
+    def opener(self) -> Literal["server", "client"]:
+        """Where the sum is opened, and so where the opening runs."""
+        ...
+
+    def client(
+        self,
+        task: SumTask,
+        me: ClientId,
+        vector: Ints,
+        *,
+        credentials: Any = None,
+        policy: SumPolicy = ...,
+        opening: Opening = ...,
+        entropy: Entropy = ...,
+    ) -> ClientSession:
+        """A client's session over int64 `[task.length]`."""
+        ...
+
+    def server(self, task: SumTask, *, opening: Opening = ...) -> ServerSession:
+        """The server's session."""
+        ...
+
+
+def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
+    """`vector` as int64 `[task.length]`; raises `ConfigError` unless it is one that `me` may sum under `task`."""
+    if me not in task.clients:
+        raise ConfigError(f"client {me} is not in the cohort")
+    if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu":
+        raise ConfigError("the vector must be a numpy array of integers; encode it with a FixedPoint codec")
+    if vector.shape != (task.length,):
+        raise ConfigError(f"the vector has shape {vector.shape}, the task asks for ({task.length},)")
+    # Python's integers compare exactly, where a signed and an unsigned numpy word would meet as floats.
+    low, high = int(vector.min()), int(vector.max())
+    if low < -task.bound or high > task.bound:
+        raise ConfigError(
+            f"an entry of {low if low < -task.bound else high} is beyond the task's bound of {task.bound}"
+        )
+    return vector.astype(np.int64, copy=False)

@@ -1,0 +1,134 @@
+"""The sum without secrecy: the server reads every vector. The yardstick for the others, and their simplest reader."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.ring import Ints
+from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_vector, identity
+from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, peek, wired
+
+_LABEL = b"privfl/1 plain-sum transcript"
+_CAVEAT = "plain sum: the server saw every client's vector"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload(Message):
+    """A client's whole vector, reduced and packed."""
+
+    KIND: ClassVar[int] = 0x0101
+    values: bytes | memoryview = wired(Blob(1 << 32), secret=True)
+
+
+class PlainSum:
+    """Sums vectors that the server sees: for tests, for trusted servers, and as a baseline."""
+
+    name: str = "plain-sum/1"
+    opener: Literal["server", "client"] = "server"
+
+    def client(
+        self,
+        task: SumTask,
+        me: ClientId,
+        vector: Ints,
+        *,
+        credentials: Any = None,
+        policy: SumPolicy = SumPolicy(),
+        opening: Opening = identity,
+        entropy: Entropy = os.urandom,
+    ) -> PlainClient:
+        """A session that sends `vector` in its first message; keys, opening and entropy are not used."""
+        policy.check(task)
+        return PlainClient(task, me, checked_vector(task, me, vector))
+
+    def server(self, task: SumTask, *, opening: Opening = identity) -> PlainServer:
+        """A session that adds vectors as they come."""
+        return PlainServer(task, opening)
+
+
+class PlainClient:
+    """Sends one message, and holds nothing afterwards."""
+
+    def __init__(self, task: SumTask, me: ClientId, vector: Ints) -> None:
+        self._task, self._me = task, me
+        self._vector: Ints | None = vector
+
+    def start(self) -> bytes:
+        """The upload."""
+        if self._vector is None:
+            raise LocalProtocolError("start() was called twice")
+        ring, vector, self._vector = self._task.ring, self._vector, None
+        packed = ring.pack(ring.reduce(vector))
+        return Upload(packed).to_bytes(sender=self._me, task=self._task.digest())
+
+    def receive(self, message: bytes) -> bytes | None:
+        """Nothing is due after the upload."""
+        self._vector = None
+        raise RemoteProtocolError("the server has nothing to say in a plain sum")
+
+
+class PlainServer:
+    """Holds one running total, whatever the number of clients."""
+
+    def __init__(self, task: SumTask, opening: Opening) -> None:
+        self._task, self._opening = task, opening
+        self._digest = task.digest()
+        self._waiting = set(task.clients)
+        self._survivors: set[ClientId] = set()
+        self._blamed: dict[ClientId, str] = {}
+        self._total = task.ring.zeros(task.length)
+        self._closed = False
+        self._result: SumResult | None = None
+
+    @property
+    def awaiting(self) -> frozenset[ClientId]:
+        """Clients that have not sent their vector."""
+        return frozenset(self._waiting)
+
+    @property
+    def result(self) -> SumResult | None:
+        """The sum, after `advance`."""
+        return self._result
+
+    def receive(self, sender: ClientId, message: bytes) -> None:
+        """Add one vector; a `RemoteProtocolError` blames `sender` and leaves the total as it was."""
+        if self._closed:
+            raise LocalProtocolError("this sum is closed")
+        if sender not in self._waiting:
+            raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
+        try:
+            words = self._read(sender, message)
+        except WireError as error:
+            self._waiting.discard(sender)
+            self._blamed[sender] = str(error)
+            raise RemoteProtocolError(f"client {sender}: {error}", sender=sender) from error
+        self._task.ring.add(self._total, words)
+        self._waiting.discard(sender)
+        self._survivors.add(sender)
+
+    def advance(self) -> Mapping[ClientId, bytes]:
+        """Open the sum; raises `TooFewSurvivors` and opens nothing below the threshold."""
+        if self._closed:
+            raise LocalProtocolError("this sum is closed")
+        self._closed = True
+        self._waiting.clear()
+        if len(self._survivors) < self._task.min_survivors:
+            raise TooFewSurvivors(len(self._survivors), self._task.min_survivors)
+        ring, survivors = self._task.ring, frozenset(self._survivors)
+        total = self._opening(ring.center(ring.mask(self._total)), survivors)
+        ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
+        transcript = hashlib.sha256(_LABEL + self._digest + ids).digest()
+        self._result = SumResult(total, survivors, transcript, dict(self._blamed), (_CAVEAT,))
+        return {}
+
+    def _read(self, sender: ClientId, message: bytes) -> Any:
+        size = self._task.ring.packed_bytes(self._task.length)
+        header, body = peek(message, max_length=HEADER_BYTES + 8 + size)
+        if (header.kind, header.sender, header.task) != (Upload.KIND, sender, self._digest):
+            raise WireError("the header names another kind, sender or task")
+        return self._task.ring.unpack(Upload.from_body(body).values, self._task.length)

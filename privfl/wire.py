@@ -1,0 +1,274 @@
+"""Canonical bytes: every message has exactly one encoding, and every other byte string is a `WireError`.
+
+A message is a frozen, slotted dataclass whose fields name their codecs:
+
+    @dataclass(frozen=True, slots=True)
+    class Upload(Message):
+        KIND: ClassVar[int] = 0x0101
+        values: bytes = wired(Blob(max_length=1 << 34))
+
+On the wire it is a fixed header of 47 bytes, then the fields in order, then nothing:
+
+    magic "pvfl" | version u8 | kind u16 | sender u32 | task 32 bytes | body length u32
+
+All integers are little-endian. `peek` reads the header alone, so that a receiver checks length, kind, sender and
+task before it parses a single field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
+
+from privfl.errors import ConfigError, WireError
+
+ClientId = int
+"""A client's identity: an integer in [0, 2^32 - 2]."""
+
+SERVER: Final = 0xFFFF_FFFF
+"""The sender of the server's messages; never a client."""
+
+MAGIC: Final = b"pvfl"
+VERSION: Final = 1
+DIGEST_BYTES: Final = 32
+_T = TypeVar("_T")
+_HEADER: Final = struct.Struct("<4sBHI32sI")
+HEADER_BYTES: Final = _HEADER.size
+
+
+class Reader:
+    """Takes bytes from the front of a buffer; never beyond its end."""
+
+    __slots__ = ("_at", "_view")
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._view = memoryview(data)
+        self._at = 0
+
+    def take(self, count: int) -> memoryview:
+        """The next `count` bytes, without a copy."""
+        end = self._at + count
+        if end > len(self._view):
+            raise WireError(f"truncated: {count} bytes expected, {len(self._view) - self._at} left")
+        part = self._view[self._at : end]
+        self._at = end
+        return part
+
+    def done(self) -> None:
+        """Refuse left-over bytes."""
+        if self._at != len(self._view):
+            raise WireError(f"{len(self._view) - self._at} bytes too many")
+
+
+class Codec(Protocol):
+    """How one field becomes bytes; `write` must refuse whatever `read` would not return."""
+
+    def write(self, value: Any) -> bytes | memoryview:
+        """The one encoding of `value`; raises `WireError` outside the codec's range."""
+        ...
+
+    def read(self, reader: Reader) -> Any:
+        """The value at the front of `reader`; raises `WireError` when it is not canonical."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uint:
+    """An unsigned integer of `size` bytes, at most `limit`."""
+
+    size: int
+    limit: int | None = None
+
+    def write(self, value: Any) -> bytes:
+        top = (1 << 8 * self.size) - 1 if self.limit is None else self.limit
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= top:
+            raise WireError(f"{value!r} is not an integer in [0, {top}]")
+        return value.to_bytes(self.size, "little")
+
+    def read(self, reader: Reader) -> int:
+        value = int.from_bytes(reader.take(self.size), "little")
+        if self.limit is not None and value > self.limit:
+            raise WireError(f"{value} is above {self.limit}")
+        return value
+
+
+U8: Final = Uint(1)
+U16: Final = Uint(2)
+U32: Final = Uint(4)
+U64: Final = Uint(8)
+CLIENT: Final = Uint(4, SERVER - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Exactly `size` bytes, as bytes."""
+
+    size: int
+
+    def write(self, value: Any) -> bytes:
+        if not isinstance(value, bytes) or len(value) != self.size:
+            raise WireError(f"{self.size} bytes expected")
+        return value
+
+    def read(self, reader: Reader) -> bytes:
+        return bytes(reader.take(self.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """At most `max_length` bytes behind a u64 length, as a read-only memoryview of the message (no copy)."""
+
+    max_length: int
+
+    def write(self, value: Any) -> bytes | memoryview:
+        view = memoryview(value)
+        if view.nbytes > self.max_length:
+            raise WireError(f"{view.nbytes} bytes, at most {self.max_length} allowed")
+        return b"".join((U64.write(view.nbytes), view))
+
+    def read(self, reader: Reader) -> memoryview:
+        length = U64.read(reader)
+        if length > self.max_length:
+            raise WireError(f"{length} bytes announced, at most {self.max_length} allowed")
+        return reader.take(length).toreadonly()
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A u32 count of at most `max_count`, then the items, as a tuple."""
+
+    item: Codec
+    max_count: int
+
+    def write(self, value: Any) -> bytes:
+        items = tuple(value)
+        if len(items) > self.max_count:
+            raise WireError(f"{len(items)} items, at most {self.max_count} allowed")
+        return b"".join((U32.write(len(items)), *map(self.item.write, items)))
+
+    def read(self, reader: Reader) -> tuple[Any, ...]:
+        count = U32.read(reader)
+        if count > self.max_count:
+            raise WireError(f"{count} items announced, at most {self.max_count} allowed")
+        return tuple(self.item.read(reader) for _ in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class IdSet:
+    """A set of clients: a u32 count, then identities in strictly increasing order, as a tuple."""
+
+    max_count: int
+
+    def write(self, value: Any) -> bytes:
+        ids = tuple(value)
+        _check_increasing(ids)
+        return ListOf(CLIENT, self.max_count).write(ids)
+
+    def read(self, reader: Reader) -> tuple[ClientId, ...]:
+        ids = ListOf(CLIENT, self.max_count).read(reader)
+        _check_increasing(ids)
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A nested dataclass whose fields are `wired`."""
+
+    of: type[Any]
+
+    def write(self, value: Any) -> bytes:
+        if type(value) is not self.of:
+            raise WireError(f"a {self.of.__name__} expected, not {type(value).__name__}")
+        return write_fields(value)
+
+    def read(self, reader: Reader) -> Any:
+        return read_fields(self.of, reader)
+
+
+def wired(codec: Codec, *, secret: bool = False) -> Any:
+    """A dataclass field that travels through `codec`; a secret one stays out of the repr."""
+    return dataclasses.field(repr=not secret, metadata={"codec": codec})
+
+
+def write_fields(value: Any) -> bytes:
+    """The fields of a wired dataclass, in order."""
+    return b"".join(codec.write(getattr(value, name)) for name, codec in _codecs(type(value)))
+
+
+def read_fields(of: type[_T], reader: Reader) -> _T:
+    """A wired dataclass from the front of `reader`."""
+    return of(**{name: codec.read(reader) for name, codec in _codecs(of)})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before every body: the kind of message, who sent it (`SERVER` or a client), and for which task."""
+
+    kind: int
+    sender: int
+    task: bytes
+
+
+class Message:
+    """A wired dataclass with a `KIND` of its own: high byte the protocol, low byte the message."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+
+    def to_bytes(self, *, sender: int, task: bytes) -> bytes:
+        """The canonical encoding; `task` is the 32-byte digest of the task this message belongs to."""
+        if len(task) != DIGEST_BYTES:
+            raise ConfigError(f"a task digest has {DIGEST_BYTES} bytes, not {len(task)}")
+        body = write_fields(self)
+        header = _HEADER.pack(MAGIC, VERSION, self.KIND, _u32(sender), task, _u32(len(body)))
+        return header + body
+
+    @classmethod
+    def from_body(cls, body: memoryview) -> Self:
+        """The message whose whole body this is."""
+        reader = Reader(body)
+        message = read_fields(cls, reader)
+        reader.done()
+        return message
+
+
+def peek(data: bytes | memoryview, *, max_length: int) -> tuple[Header, memoryview]:
+    """The header and the unparsed body of one message of at most `max_length` bytes in all."""
+    view = memoryview(data)
+    if view.nbytes > max_length:
+        raise WireError(f"{view.nbytes} bytes, at most {max_length} allowed")
+    if view.nbytes < HEADER_BYTES:
+        raise WireError(f"{view.nbytes} bytes are shorter than the header of {HEADER_BYTES}")
+    magic, version, kind, sender, task, length = _HEADER.unpack_from(view)
+    if magic != MAGIC or version != VERSION:
+        raise WireError(f"not a privfl message of version {VERSION}")
+    if length != view.nbytes - HEADER_BYTES:
+        raise WireError(f"the header announces {length} bytes of body, {view.nbytes - HEADER_BYTES} follow")
+    return Header(kind, sender, task), view[HEADER_BYTES:].toreadonly()
+
+
+def decode(data: bytes | memoryview, kinds: Sequence[type[Message]], *, max_length: int) -> tuple[Header, Message]:
+    """One message of any of `kinds`; for a receiver that checks sender and task itself, use `peek`."""
+    header, body = peek(data, max_length=max_length)
+    for kind in kinds:
+        if header.kind == kind.KIND:
+            return header, kind.from_body(body)
+    raise WireError(f"unexpected message kind {header.kind:#06x}")
+
+
+def _codecs(of: type[Any]) -> list[tuple[str, Codec]]:
+    return [(field.name, field.metadata["codec"]) for field in dataclasses.fields(of)]
+
+
+def _check_increasing(ids: tuple[int, ...]) -> None:
+    if any(a >= b for a, b in itertools.pairwise(ids)):
+        raise WireError("identities must be strictly increasing")
+
+
+def _u32(value: int) -> int:
+    U32.write(value)
+    return value
