@@ -1,0 +1,60 @@
+"""What a client does in a round, and the seam to whatever executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.errors import ConfigError
+from privfl.ring import Ints
+from privfl.wire import ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """What one client's training came to.
+
+    `delta` is local - global (for FedSGD: minus the gradient), float `[d]`; `examples` counts the rows it was
+    trained on; `metrics` are means over those rows (loss, accuracy ...), for the secure sum only: they never leave
+    a client one by one.
+    """
+
+    delta: Vector = field(repr=False)
+    examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.delta.ndim != 1:
+            raise ConfigError(f"a delta is a flat vector, not an array of shape {self.delta.shape}")
+        if self.examples < 0:
+            raise ConfigError(f"examples must be at least 0, not {self.examples}")
+
+
+Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]
+"""(model, client, round, rng) -> update. The model is read-only; `rng` is the client's own for this round."""
+
+Work = Callable[[Vector, ClientId, int, np.random.Generator], Ints]
+"""A whole contribution, (model, client, round, rng) -> int64 `[length]`: train, clip, encode, add noise."""
+
+
+class Executor(Protocol):
+    """How the clients of a round are executed. The result must not depend on it, down to the last bit."""
+
+    def run(
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, round: int, seed: int
+    ) -> Iterator[tuple[ClientId, Ints]]:
+        """Yield each client's contribution as it is ready, in any order; raise if a client fails."""
+        ...
+
+    def close(self) -> None:
+        """Give back processes and memory."""
+        ...
+
+
+def client_rng(seed: int, round: int, client: ClientId) -> np.random.Generator:
+    """The training randomness of one client in one round: any round can be replayed alone, in any order."""
+    return np.random.default_rng(np.random.SeedSequence([seed, round, client]))
