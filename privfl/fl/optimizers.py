@@ -1,0 +1,135 @@
+"""Server optimizers: mean update -> next model (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
+
+The hyper-parameters carry the paper's names: eta (server learning rate), beta_1, beta_2, tau (degree of adaptivity).
+An optimizer is a value without state; its moments travel beside the model, so that a checkpoint is two vectors and a
+resumed run continues to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.codec import Vector
+from privfl.errors import ConfigError
+
+Moments = Mapping[str, npt.NDArray[np.float64]]
+"""The optimizer's memory by name, float64 `[d]` each; empty before the first step."""
+
+
+class ServerOptimizer(Protocol):
+    """A pure function (model, mean update, moments) -> (model, moments)."""
+
+    def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
+        """One step; `model` keeps its dtype, and none of the arguments is changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSGD:
+    """model + eta*mean; with `momentum` > 0 this is FedAvgM (Hsu et al. 2019): m <- momentum*m + mean."""
+
+    eta: float = 1.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_positive("eta", self.eta)
+        _check_fraction("momentum", self.momentum)
+
+    def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
+        """One step; see the class."""
+        if self.momentum == 0.0:
+            return _add(model, self.eta * mean), {}
+        m = self.momentum * moments["m"] + mean if "m" in moments else mean
+        return _add(model, self.eta * m), {"m": m}
+
+
+@dataclass(frozen=True, slots=True)
+class _Adaptive(ABC):
+    """m <- beta_1*m + (1-beta_1)*mean; v <- the subclass's rule; model + eta*m/(sqrt(v)+tau); v starts at tau^2."""
+
+    eta: float = 0.1
+    beta_1: float = 0.9
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_positive("eta", self.eta)
+        _check_positive("tau", self.tau)
+        _check_fraction("beta_1", self.beta_1)
+
+    def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
+        """One step; see the class."""
+        m = self.beta_1 * moments["m"] if "m" in moments else np.zeros(len(mean))
+        m = m + (1.0 - self.beta_1) * mean
+        v = self._second(moments.get("v", np.full(len(mean), self.tau**2)), np.square(mean))
+        return _add(model, self.eta * m / (np.sqrt(v) + self.tau)), {"m": m, "v": v}
+
+    @abstractmethod
+    def _second(self, v: npt.NDArray[np.float64], square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FedAdagrad(_Adaptive):
+    """v <- v + mean^2. The paper runs it with beta_1 = 0."""
+
+    beta_1: float = 0.0
+
+    def _second(self, v: npt.NDArray[np.float64], square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return v + square
+
+
+@dataclass(frozen=True, slots=True)
+class FedAdam(_Adaptive):
+    """v <- beta_2*v + (1-beta_2)*mean^2."""
+
+    beta_2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super(FedAdam, self).__post_init__()
+        _check_fraction("beta_2", self.beta_2)
+
+    def _second(self, v: npt.NDArray[np.float64], square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self.beta_2 * v + (1.0 - self.beta_2) * square
+
+
+@dataclass(frozen=True, slots=True)
+class FedYogi(_Adaptive):
+    """v <- v - (1-beta_2)*mean^2*sign(v - mean^2)."""
+
+    beta_2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super(FedYogi, self).__post_init__()
+        _check_fraction("beta_2", self.beta_2)
+
+    def _second(self, v: npt.NDArray[np.float64], square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return v - (1.0 - self.beta_2) * square * np.sign(v - square)
+
+
+OPTIMIZERS: Final[Mapping[str, type[ServerSGD | FedAdagrad | FedAdam | FedYogi]]] = {
+    "sgd": ServerSGD,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+}
+"""The optimizers by the name that a configuration uses; "sgd" with momentum is FedAvgM."""
+
+
+def _add(model: Vector, step: npt.NDArray[np.float64]) -> Vector:
+    return (model.astype(np.float64) + step).astype(model.dtype)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be a positive finite number, not {value!r}")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} must be in [0, 1), not {value!r}")
