@@ -1,0 +1,43 @@
+"""Key agreement: X25519 (RFC 7748), with low-order points refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from privfl.crypto.kdf import KEY_BYTES, check_key
+from privfl.errors import RemoteProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementKey:
+    """An X25519 key pair, held as its 32-byte secret."""
+
+    secret: bytes = field(repr=False)
+    public: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        private = X25519PrivateKey.from_private_bytes(check_key(self.secret, "an X25519 secret"))
+        object.__setattr__(self, "public", private.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> AgreementKey:
+        """A fresh pair."""
+        return cls(entropy(KEY_BYTES))
+
+    def agree(self, public: bytes, *, sender: int | None = None) -> bytes:
+        """The 32-byte shared secret with the owner of `public`, to be fed to `derive`, never used as a key itself.
+
+        Raises `RemoteProtocolError` (blaming `sender`) for anything but 32 bytes and for a point of low order, with
+        which the secret would be known to everybody.
+        """
+        if len(public) != KEY_BYTES:
+            raise RemoteProtocolError(f"an X25519 key has {KEY_BYTES} bytes, not {len(public)}", sender=sender)
+        try:
+            peer = X25519PublicKey.from_public_bytes(bytes(public))
+            return X25519PrivateKey.from_private_bytes(self.secret).exchange(peer)
+        except ValueError as error:  # the exchange came out as zero
+            raise RemoteProtocolError("an X25519 key is a point of low order", sender=sender) from error

@@ -1,0 +1,83 @@
+"""Mask streams: AES-256 in counter mode (NIST SP 800-38A, 6.5), added to ring words in place.
+
+The stream of a 32-byte key is AES-256-CTR over zeros with an initial counter block of zeros (128-bit big-endian
+counter): every mask key is used for one stream only, so that no nonce is needed. It is read as little-endian words
+of the vector's own width, and word i of the stream is added to (or subtracted from) entry i.
+
+The loop runs over chunks of the vector and, inside, over the keys, so that a chunk stays in the cache while all
+streams are added to it; one scratch buffer serves all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from privfl.crypto.kdf import check_key
+from privfl.errors import ConfigError
+
+CHUNK_BYTES: Final = 1 << 17
+"""Zeros, stream and vector chunk together stay within a second-level cache."""
+
+_BLOCK: Final = 16
+_ZEROS: Final = bytes(CHUNK_BYTES)
+_BATCH: Final = 256  # cipher contexts alive at once
+
+Words = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def add_keystreams(words: Words, plus: Sequence[bytes], minus: Sequence[bytes] = (), *, threads: int = 1) -> None:
+    """Add the streams of the keys `plus` to `words` and subtract those of `minus`, in place, in the native word.
+
+    `words` is a contiguous, writable `[d]` of uint16, uint32 or uint64 (`ConfigError` otherwise); a ring narrower
+    than its word masks afterwards. `threads` splits the vector, not the keys: the result does not depend on it.
+    """
+    if words.ndim != 1 or words.dtype.str not in ("<u2", "<u4", "<u8") or not words.flags.carray:
+        raise ConfigError("masks are added to a flat, contiguous, writable array of little-endian uint16, 32 or 64")
+    if threads < 1:
+        raise ConfigError(f"threads must be at least 1, not {threads}")
+    for key in (*plus, *minus):
+        check_key(key, "a mask key")
+    signed = [(key, np.add) for key in plus] + [(key, np.subtract) for key in minus]
+    for at in range(0, len(signed), _BATCH):
+        _add_batch(words, signed[at : at + _BATCH], threads)
+
+
+def _add_batch(words: Words, signed: Sequence[tuple[bytes, np.ufunc]], threads: int) -> None:
+    step = CHUNK_BYTES // words.dtype.itemsize
+    chunks = -(-len(words) // step)
+    if threads == 1 or chunks < 2 * threads:
+        _add_range(words, signed, 0)
+        return
+    cuts = [chunks * part // threads * step for part in range(threads)] + [len(words)]
+    with ThreadPoolExecutor(threads) as pool:
+        parts = [pool.submit(_add_range, words[a:b], signed, a) for a, b in itertools.pairwise(cuts)]
+    for part in parts:
+        part.result()
+
+
+def _add_range(words: Words, signed: Sequence[tuple[bytes, np.ufunc]], start: int) -> None:
+    """The streams from word `start` on, which lies on a chunk boundary, onto `words`."""
+    size = words.dtype.itemsize
+    step = CHUNK_BYTES // size
+    counter = (start * size // _BLOCK).to_bytes(_BLOCK, "big")
+    streams: list[tuple[CipherContext, np.ufunc]] = [
+        (Cipher(AES256(key), CTR(counter)).encryptor(), combine) for key, combine in signed
+    ]
+    # update_into asks for a block of slack behind the output, which counter mode never writes.
+    scratch = np.empty(min(len(words) * size, CHUNK_BYTES) + _BLOCK, np.uint8)
+    zeros = memoryview(_ZEROS)
+    for at in range(0, len(words), step):
+        chunk = words[at : at + step]
+        stream = scratch[: chunk.nbytes].view(words.dtype)
+        for cipher, combine in streams:
+            cipher.update_into(zeros[: chunk.nbytes], scratch.data)
+            combine(chunk, stream, out=chunk)

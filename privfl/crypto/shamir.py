@@ -1,0 +1,220 @@
+"""Shamir's secret sharing (1979) of 32-byte secrets over one prime field, p = 2^256 + 297.
+
+A secret is the constant term of a random polynomial of degree `threshold` - 1; the share at point x (an integer in
+[1, 2^32)) is its value there. Shares travel as 33 bytes, little-endian, below p. Secrets are read and written as
+little-endian integers; a field larger than 2^256 holds every one of them.
+
+Whoever combines shares must have a check of its own (`accept`): sharing alone tells a right secret from a wrong one
+no better than its holders do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from privfl.crypto.kdf import KEY_BYTES, check_key
+from privfl.errors import ConfigError, RemoteProtocolError, WireError
+
+PRIME: Final = (1 << 256) + 297
+"""The smallest prime above 2^256."""
+
+SHARE_BYTES: Final = 33
+MAX_POINT: Final = (1 << 32) - 1
+
+_WIDE: Final = 48  # 384 random bits modulo p are uniform to within 2^-127
+_MAX_SUBSETS: Final = 2000
+
+
+def split(
+    secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes] = os.urandom
+) -> tuple[int, ...]:
+    """The shares of a 32-byte `secret` at `points`: any `threshold` of them give it, fewer say nothing about it.
+
+    Raises `ConfigError` for points that repeat or lie outside [1, 2^32) and for a threshold outside
+    [1, len(points)].
+    """
+    check_key(secret, "a shared secret")
+    _check_points(points)
+    if not 1 <= threshold <= len(points):
+        raise ConfigError(f"a threshold for {len(points)} shares is in [1, {len(points)}], not {threshold}")
+    drawn = entropy(_WIDE * (threshold - 1))
+    tail = [int.from_bytes(drawn[i : i + _WIDE], "little") % PRIME for i in range(0, len(drawn), _WIDE)]
+    polynomial = [int.from_bytes(secret, "little"), *tail]
+    return tuple(_evaluate(polynomial, x) for x in points)
+
+
+def share_to_bytes(share: int) -> bytes:
+    """33 bytes, little-endian."""
+    return share.to_bytes(SHARE_BYTES, "little")
+
+
+def share_from_bytes(data: bytes) -> int:
+    """The share; raises `WireError` unless it is 33 bytes below the prime."""
+    share = int.from_bytes(data, "little")
+    if len(data) != SHARE_BYTES or share >= PRIME:
+        raise WireError("a share is 33 bytes below the prime")
+    return share
+
+
+class Combiner:
+    """Combines the shares that one set of holders has of any number of secrets.
+
+    The Lagrange weights depend on the points alone and are computed once. The first `threshold` points give the
+    secret; the others only confirm (one more inner product) that all shares lie on one polynomial.
+    """
+
+    def __init__(self, points: Sequence[int], threshold: int) -> None:
+        _check_points(points)
+        if not 1 <= threshold <= len(points):
+            raise ConfigError(f"{len(points)} points are too few for a threshold of {threshold}")
+        self._points = tuple(points)
+        self._threshold = threshold
+        used = self._points[:threshold]
+        product = math.prod(used) % PRIME
+        inverses = _inverses(_slopes(used, used))
+        self._weights = [product * inverse % PRIME for inverse in inverses]
+        # Every polynomial of degree below m - 1 satisfies sum_i y_i / prod_{j != i} (x_i - x_j) = 0.
+        spare = len(points) > threshold
+        self._parity = _inverses(_slopes(self._points, [1] * len(points))) if spare else []
+
+    def combine(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
+        """(secret, points whose shares are wrong), for shares in the order of the points.
+
+        `accept` tells whether 32 bytes are the secret. Wrong shares are tolerated while `threshold` right ones can
+        be told from them: by trying all subsets where these are few, else by decoding up to (m - threshold) / 2
+        errors (Gao 2003). Where fewer than `threshold` shares are right, the points named may not be the guilty
+        ones. Raises `RemoteProtocolError` when no accepted secret is found.
+        """
+        secret = _to_secret(sum(w * y for w, y in zip(self._weights, shares, strict=False)) % PRIME)
+        clean = sum(v * y for v, y in zip(self._parity, shares, strict=False)) % PRIME == 0
+        if clean and secret is not None and accept(secret):
+            return secret, frozenset()
+        return self._decode(shares, accept)
+
+    def _decode(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
+        polynomial = _gao(self._points, shares, self._threshold)
+        if polynomial is None and math.comb(len(self._points), self._threshold) <= _MAX_SUBSETS:
+            polynomial = self._search(shares, accept)
+        if polynomial is not None:
+            secret = _to_secret(polynomial[0])
+            if secret is not None and accept(secret):
+                pairs = zip(self._points, shares, strict=True)
+                return secret, frozenset(x for x, y in pairs if _evaluate(polynomial, x) != y)
+        raise RemoteProtocolError(f"no {self._threshold} of {len(self._points)} shares give the secret")
+
+    def _search(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> list[int] | None:
+        """The accepted polynomial through most shares; none if there is none."""
+        best: tuple[int, list[int] | None] = (0, None)
+        for subset in itertools.combinations(zip(self._points, shares, strict=True), self._threshold):
+            polynomial = _interpolate([x for x, _ in subset], [y for _, y in subset])
+            secret = _to_secret(polynomial[0])
+            if secret is not None and accept(secret):
+                fits = sum(_evaluate(polynomial, x) == y for x, y in zip(self._points, shares, strict=True))
+                best = max(best, (fits, polynomial), key=lambda found: found[0])
+        return best[1]
+
+
+def _check_points(points: Sequence[int]) -> None:
+    if len(set(points)) != len(points) or any(not 1 <= x <= MAX_POINT for x in points):
+        raise ConfigError("share points are distinct integers in [1, 2^32)")
+
+
+def _to_secret(value: int) -> bytes | None:
+    return value.to_bytes(KEY_BYTES, "little") if value < 1 << 8 * KEY_BYTES else None
+
+
+def _evaluate(polynomial: Sequence[int], x: int) -> int:
+    value = 0
+    for coefficient in reversed(polynomial):
+        value = (value * x + coefficient) % PRIME
+    return value
+
+
+def _slopes(points: Sequence[int], factors: Sequence[int]) -> list[int]:
+    """factor_i * prod_{j != i} (x_j - x_i) modulo p; the factors are small, so one reduction at the end does."""
+    slopes = []
+    for i, (x, factor) in enumerate(zip(points, factors, strict=True)):
+        slope = factor
+        for j, other in enumerate(points):
+            if j != i:
+                slope *= other - x
+        slopes.append(slope % PRIME)
+    return slopes
+
+
+def _inverses(values: Sequence[int]) -> list[int]:
+    """All inverses modulo p with one inversion (Montgomery's trick)."""
+    prefix = list(itertools.accumulate(values, lambda a, b: a * b % PRIME, initial=1))
+    running = pow(prefix[-1], -1, PRIME)
+    inverses = [0] * len(values)
+    for i in range(len(values) - 1, -1, -1):
+        inverses[i] = running * prefix[i] % PRIME
+        running = running * values[i] % PRIME
+    return inverses
+
+
+def _interpolate(points: Sequence[int], values: Sequence[int]) -> list[int]:
+    """Coefficients, constant term first, of the polynomial of degree below len(points) (Newton's form)."""
+    result: list[int] = [0]
+    basis = [1]
+    for x, y in zip(points, values, strict=True):
+        step = (y - _evaluate(result, x)) * pow(_evaluate(basis, x), -1, PRIME) % PRIME
+        result = [(a + step * b) % PRIME for a, b in itertools.zip_longest(result, basis, fillvalue=0)]
+        basis = [(low - x * high) % PRIME for low, high in zip([0, *basis], [*basis, 0], strict=True)]
+    return result
+
+
+def _gao(points: Sequence[int], shares: Sequence[int], threshold: int) -> list[int] | None:
+    """The polynomial of degree below `threshold` that all but at most (m - threshold) / 2 shares lie on, if any.
+
+    Gao 2003, "A new algorithm for decoding Reed-Solomon codes": the extended Euclidean algorithm on the polynomial
+    that vanishes at all points and the one that interpolates the shares, stopped half way.
+    """
+    vanishing = [1]
+    for x in points:
+        vanishing = [(low - x * high) % PRIME for low, high in zip([0, *vanishing], [*vanishing, 0], strict=True)]
+    upper, lower = vanishing, _trim(_interpolate(points, shares))
+    above: list[int] = []
+    below = [1]
+    while 2 * (len(lower) - 1) >= len(points) + threshold:
+        quotient, rest = _divide(upper, lower)
+        upper, lower = lower, rest
+        above, below = below, _subtract(above, _multiply(quotient, below))
+    polynomial, rest = _divide(lower, below)
+    if rest or len(polynomial) > threshold:
+        return None
+    return polynomial or [0]
+
+
+def _trim(polynomial: list[int]) -> list[int]:
+    while polynomial and polynomial[-1] == 0:
+        polynomial.pop()
+    return polynomial
+
+
+def _multiply(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    product = [0] * (len(a) + len(b))
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            product[i + j] += x * y
+    return _trim([value % PRIME for value in product])
+
+
+def _subtract(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    return _trim([(x - y) % PRIME for x, y in itertools.zip_longest(a, b, fillvalue=0)])
+
+
+def _divide(numerator: Sequence[int], denominator: Sequence[int]) -> tuple[list[int], list[int]]:
+    rest = list(numerator)
+    quotient = [0] * max(0, len(rest) - len(denominator) + 1)
+    lead = pow(denominator[-1], -1, PRIME)
+    for at in range(len(quotient) - 1, -1, -1):
+        factor = rest[at + len(denominator) - 1] * lead % PRIME
+        quotient[at] = factor
+        for j, coefficient in enumerate(denominator):
+            rest[at + j] = (rest[at + j] - factor * coefficient) % PRIME
+    return _trim(quotient), _trim(rest)
