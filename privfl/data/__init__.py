@@ -1,1 +1,33 @@
-"""Data sets, partitions and federated preprocessing."""
+"""Data: sets bundled with scikit-learn or read from a folder, partitions, and federated preprocessing."""
+
+from privfl.data.noised import NoisedMoments, noised_standardizer
+from privfl.data.preprocess import (
+    Channel,
+    Standardizer,
+    exact_standardizer,
+    impute,
+    public_standardize,
+    standardize,
+)
+from privfl.data.registry import NAMES, SPECS, load, partition
+from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping, Rows
+
+__all__ = [
+    "NAMES",
+    "SPECS",
+    "Channel",
+    "ClientRows",
+    "Dataset",
+    "FederatedData",
+    "Grouping",
+    "NoisedMoments",
+    "Rows",
+    "Standardizer",
+    "exact_standardizer",
+    "impute",
+    "load",
+    "noised_standardizer",
+    "partition",
+    "public_standardize",
+    "standardize",
+]

@@ -1,0 +1,141 @@
+"""Standardization under differential privacy: one noised sum of bounded contributions, which the caller ledgers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.codec import FixedPoint
+from privfl.data.preprocess import Channel, Matrix, Standardizer, feature_width
+from privfl.data.sets import FederatedData
+from privfl.errors import ConfigError
+from privfl.ring import Ints
+from privfl.sums import Opening
+from privfl.wire import ClientId
+
+Unit = Literal["client", "sample"]
+
+Share = Callable[[ClientId, Ints], Ints]
+"""(client, contribution) -> contribution with this client's share of the noise."""
+
+_LEAST_VARIANCE: Final = 1e-4  # in units of width^2: below it the noise is taken to have eaten the spread
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoisedMoments:
+    """The public half of a noised standardization: everything that must be fixed before a row is looked at.
+
+    `center` and `width`, float64 `[p]`, are public guesses: values are taken as z = clip((x - center)/width, -1, 1),
+    a missing one as 0. The contribution of one unit (a client: the mean over its rows; a sample: one row) is
+    (1, z, z^2), float `[1 + 2p]`, scaled down to `clip_norm` as a whole - a unit that is cut counts for less, its
+    proportions stay - and encoded with `codec`. So one unit's presence moves the sum by an integer vector of l2 norm
+    at most `norm_bound`, exactly: multiply by the noise multiplier for the noise deviation, and ledger that release.
+    `most_rows` bounds a client's rows where the unit is a sample. Denominators come out of the noised sum itself.
+    Raises `ConfigError`.
+    """
+
+    center: npt.NDArray[np.float64] = field(repr=False)
+    width: npt.NDArray[np.float64] = field(repr=False)
+    clip_norm: float
+    codec: FixedPoint
+    unit: Unit = "client"
+    most_rows: int = 1
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ConfigError(f"unit must be one of {', '.join(get_args(Unit))}, not {self.unit!r}")
+        if self.center.ndim != 1 or self.center.shape != self.width.shape or not len(self.center):
+            raise ConfigError(
+                f"center and width must be flat and of one length, not {self.center.shape}, {self.width.shape}"
+            )
+        if not (np.isfinite(self.center).all() and np.isfinite(self.width).all() and (self.width > 0).all()):
+            raise ConfigError("centers must be finite, and widths finite and positive")
+        if not 0 < self.clip_norm < np.inf:
+            raise ConfigError(f"clip_norm must be a positive finite number, not {self.clip_norm!r}")
+        if self.most_rows < 1:
+            raise ConfigError(f"most_rows must be at least 1, not {self.most_rows}")
+
+    @property
+    def length(self) -> int:
+        """Entries of the vector, 1 + 2p."""
+        return 1 + 2 * len(self.center)
+
+    @property
+    def norm_bound(self) -> float:
+        """The l2 norm, in integer units, that one unit's contribution never exceeds."""
+        return self.codec.sensitivity(self.clip_norm)
+
+    @property
+    def bound(self) -> int:
+        """The largest entry of one client's vector, noise excluded."""
+        return self.codec.bound(self.clip_norm) * (self.most_rows if self.unit == "sample" else 1)
+
+    def contribution(self, rows: Matrix) -> Ints:
+        """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` for more rows than `most_rows`."""
+        if rows.ndim != 2 or rows.shape[1] != len(self.center):
+            raise ConfigError(f"rows have shape {rows.shape}, expected [k, {len(self.center)}]")
+        z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
+        np.copyto(z, 0.0, where=np.isnan(z))
+        units = np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
+        if self.unit == "client":
+            return self._encode(units.mean(axis=0)) if len(units) else np.zeros(self.length, np.int64)
+        if len(units) > self.most_rows:
+            raise ConfigError(f"a client has {len(units)} rows, and most_rows allows {self.most_rows}")
+        total = np.zeros(self.length, np.int64)
+        for unit in units:
+            total += self._encode(unit)
+        return total
+
+    def standardizer(self, total: Ints) -> Standardizer:
+        """The noised sum -> means and deviations; the public guesses where the noise left nothing to go by."""
+        sums = self.codec.decode(total)
+        features = len(self.center)
+        if sums[0] <= 0:
+            return Standardizer(self.center, self.width, "noised")
+        first = np.clip(sums[1 : 1 + features] / sums[0], -1.0, 1.0)
+        second = np.clip(sums[1 + features :] / sums[0], 0.0, 1.0)
+        variance = second - first * first
+        spread = np.where(variance > _LEAST_VARIANCE, np.sqrt(np.maximum(variance, 0.0)), 1.0)
+        return Standardizer(self.center + self.width * first, self.width * spread, "noised")
+
+    def _encode(self, unit: npt.NDArray[np.float64]) -> Ints:
+        norm = float(np.linalg.norm(unit))
+        return self.codec.encode(unit * min(1.0, self.clip_norm / norm), max_norm=self.clip_norm)
+
+
+def noised_standardizer(
+    data: FederatedData,
+    channel: Channel,
+    plan: NoisedMoments,
+    *,
+    opening: Opening | None = None,
+    share: Share | None = None,
+    share_bound: int = 0,
+) -> Standardizer:
+    """Run `plan` over all clients' training rows through `channel`, whose ring must be the codec's.
+
+    The noise is `opening` (central: added where the sum is opened) or `share` (distributed: each client adds its
+    part, of entries up to `share_bound`, before it sends). Exactly one of them; it is not looked into: the caller
+    sizes it by `plan.norm_bound` and ledgers the release *before* it calls. Raises `ConfigError`, and what the sum
+    raises.
+    """
+    if (opening is None) == (share is None):
+        raise ConfigError("give the noise as an opening (central) or as a share (distributed): exactly one of them")
+    if channel.ring != plan.codec.ring:
+        raise ConfigError(f"the channel has {channel.ring.bits} bits and the codec {plan.codec.ring.bits}")
+    if feature_width(data) != len(plan.center):
+        raise ConfigError(f"the plan is for {len(plan.center)} features, {data.dataset.name} has {data.dataset.width}")
+    task = channel.task(range(len(data.clients)), plan.length, plan.bound + share_bound)
+
+    def vectors() -> Iterator[tuple[ClientId, Ints]]:
+        for client in task.clients:
+            vector = plan.contribution(data.train(client)[0])
+            yield client, vector if share is None else share(client, vector)
+
+    result = channel.run(task, vectors()) if opening is None else channel.run(task, vectors(), opening)
+    found = plan.standardizer(result.total)
+    return Standardizer(found.mean, found.std, "noised", result.survivors, result.caveats)

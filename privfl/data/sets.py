@@ -1,0 +1,228 @@
+"""A data set, and the same set seen as clients: a table of row indices over one shared array."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.errors import ConfigError, DataError
+from privfl.wire import ClientId
+
+Task = Literal["binary", "multiclass", "regression", "text"]
+
+Rows = npt.NDArray[np.int64]
+"""Row indices, int64 `[k]`, read-only."""
+
+NO_ROWS: Final[Rows] = np.zeros(0, np.int64)
+NO_ROWS.flags.writeable = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """A natural partition: `codes` int64 `[n]` says to which of the `names` each row belongs."""
+
+    name: str
+    codes: Rows = field(repr=False)
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        codes = _frozen(np.asarray(self.codes, np.int64))
+        if codes.ndim != 1 or (codes.size and not 0 <= codes.min() <= codes.max() < len(self.names)):
+            raise DataError(f"grouping {self.name!r}: codes must be a flat array within [0, {len(self.names)})")
+        object.__setattr__(self, "codes", codes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Rows in memory, read-only, and what is publicly known about them.
+
+    `features` is float32 `[n, p]`, where NaN marks a missing value; for text it is uint8 `[n, window]`, positions in
+    `classes`, which is then the alphabet. `targets` is int64 `[n]` in [0, len(classes)) for binary and multiclass,
+    float32 `[n]` for regression, and for text uint8 `[n, window]`: the character after each character. `test` holds
+    the rows that the set's publisher (or its rule) put aside; it is empty where there is no such split.
+    `groupings` are the natural partitions, the usual one first. Raises `DataError` for anything else.
+    """
+
+    name: str
+    task: Task
+    features: npt.NDArray[Any] = field(repr=False)
+    targets: npt.NDArray[Any] = field(repr=False)
+    feature_names: tuple[str, ...] = field(default=(), repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+    groupings: tuple[Grouping, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise ConfigError(f"task must be one of {', '.join(get_args(Task))}, not {self.task!r}")
+        features, targets = np.asarray(self.features), np.asarray(self.targets)
+        self._check_features(features)
+        self._check_targets(features, targets)
+        test = np.asarray(self.test, np.int64)
+        _check_rows([test], len(features), f"{self.name}: test")
+        for grouping in self.groupings:
+            if len(grouping.codes) != len(features):
+                raise DataError(f"{self.name}: grouping {grouping.name!r} has {len(grouping.codes)} rows")
+        for key, array in (("features", features), ("targets", targets), ("test", test)):
+            object.__setattr__(self, key, _frozen(array))
+
+    def _check_features(self, features: npt.NDArray[Any]) -> None:
+        dtype = np.dtype(np.uint8 if self.task == "text" else np.float32)
+        if features.ndim != 2 or features.dtype != dtype or 0 in features.shape:
+            raise DataError(
+                f"{self.name}: features must be {dtype} [n, p] with n, p >= 1, not {features.dtype} {features.shape}"
+            )
+        if self.feature_names and len(self.feature_names) != features.shape[1]:
+            raise DataError(f"{self.name}: {len(self.feature_names)} names for {features.shape[1]} features")
+        if self.task != "text" and np.isinf(features).any():
+            raise DataError(f"{self.name}: a feature is infinite")
+
+    def _check_targets(self, features: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
+        shape = features.shape if self.task == "text" else features.shape[:1]
+        dtype = np.dtype({"text": np.uint8, "regression": np.float32}.get(self.task, np.int64))
+        if targets.shape != shape or targets.dtype != dtype:
+            raise DataError(
+                f"{self.name}: targets must be {dtype} of shape {shape}, not {targets.dtype} {targets.shape}"
+            )
+        if self.task == "regression":
+            if not np.isfinite(targets).all():
+                raise DataError(f"{self.name}: a target is not finite")
+            return
+        if self.task == "binary" and len(self.classes) != 2:
+            raise DataError(f"{self.name}: a binary task has 2 classes, not {len(self.classes)}")
+        for array in (targets, features) if self.task == "text" else (targets,):
+            if not 0 <= array.min() <= array.max() < len(self.classes):
+                raise DataError(f"{self.name}: a label lies outside [0, {len(self.classes)})")
+
+    @property
+    def rows(self) -> int:
+        """n, the number of rows."""
+        return len(self.features)
+
+    @property
+    def width(self) -> int:
+        """p, the number of features of a row (of characters, for text)."""
+        return int(self.features.shape[1])
+
+    def train_rows(self) -> Rows:
+        """All rows that `test` does not hold, increasing."""
+        kept = np.ones(self.rows, bool)
+        kept[self.test] = False
+        return _frozen(np.flatnonzero(kept))
+
+    def grouping(self, name: str | None = None) -> Grouping:
+        """The natural partition called `name`, or the usual one; raises `ConfigError` where there is none."""
+        for grouping in self.groupings:
+            if name is None or grouping.name == name:
+                return grouping
+        known = ", ".join(g.name for g in self.groupings) or "none"
+        raise ConfigError(f"{self.name} has no natural clients by {name or 'anything'}; it has: {known}")
+
+    def with_features(self, features: npt.NDArray[Any]) -> Dataset:
+        """The same rows with other features `[n, p]` of the same names."""
+        return dataclasses.replace(self, features=features)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientRows:
+    """What one client holds: row indices only, never a copy of the rows."""
+
+    name: str
+    train: Rows = field(repr=False)
+    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", _frozen(np.asarray(self.train, np.int64)))
+        object.__setattr__(self, "test", _frozen(np.asarray(self.test, np.int64)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FederatedData:
+    """A data set and who holds which of its rows. The position in `clients` is the client's identity.
+
+    `test` are rows that no client holds: a public test set. Raises `ConfigError` when a row is out of range or is
+    held twice, or when a client has no row to train on.
+    """
+
+    dataset: Dataset
+    clients: tuple[ClientRows, ...] = field(repr=False)
+    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", _frozen(np.asarray(self.test, np.int64)))
+        if not self.clients:
+            raise ConfigError("a federation has at least one client")
+        held = [self.test]
+        for client in self.clients:
+            if not len(client.train):
+                raise ConfigError(f"client {client.name!r} has no row to train on")
+            held += [client.train, client.test]
+        _check_rows(held, self.dataset.rows, self.dataset.name, error=ConfigError)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The clients' names, by identity."""
+        return tuple(client.name for client in self.clients)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Training rows of each client, int64 `[clients]`."""
+        return np.array([len(client.train) for client in self.clients], np.int64)
+
+    def train(self, client: ClientId) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """A client's training features and targets, gathered from the shared arrays."""
+        return self._gather(self.clients[client].train)
+
+    def local_test(self, client: ClientId) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """A client's own test features and targets; empty where all test rows are public."""
+        return self._gather(self.clients[client].test)
+
+    def public_test(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The features and targets of the rows that no client holds; empty where the clients hold the test rows."""
+        return self._gather(self.test)
+
+    def all_train(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Every client's training rows in one place: what a pooled model would be trained on."""
+        return self._gather(np.concatenate([client.train for client in self.clients]))
+
+    def all_test(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Every client's test rows and the public ones, in one place."""
+        return self._gather(np.concatenate([*(client.test for client in self.clients), self.test]))
+
+    def label_counts(self) -> npt.NDArray[np.int64]:
+        """How many training rows of each class each client holds, int64 `[clients, classes]`."""
+        if self.dataset.task not in ("binary", "multiclass"):
+            raise ConfigError(f"{self.dataset.name} is a {self.dataset.task} task: its rows have no class")
+        width = len(self.dataset.classes)
+        return np.stack([np.bincount(self.dataset.targets[c.train], minlength=width) for c in self.clients])
+
+    def with_features(self, features: npt.NDArray[Any]) -> FederatedData:
+        """The same clients over other features `[n, p]`."""
+        return dataclasses.replace(self, dataset=self.dataset.with_features(features))
+
+    def _gather(self, rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        return self.dataset.features[rows], self.dataset.targets[rows]
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only view: the caller's own array stays as writeable as it was."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check_rows(
+    parts: Sequence[Rows], count: int, what: str, *, error: type[ConfigError | DataError] = DataError
+) -> None:
+    seen = np.zeros(count, bool)
+    for part in parts:
+        if part.ndim != 1 or (part.size and not 0 <= part.min() <= part.max() < count):
+            raise error(f"{what}: row indices must be a flat array within [0, {count})")
+        if seen[part].any() or len(np.unique(part)) != len(part):
+            raise error(f"{what}: a row is held twice")
+        seen[part] = True

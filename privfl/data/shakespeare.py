@@ -1,0 +1,95 @@
+"""The plays as one text: predict the next character, one client a speaker."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.data.folder import text
+from privfl.data.sets import Dataset, Grouping
+from privfl.errors import ConfigError, DataError
+
+ALPHABET: Final = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""The 65 characters of the text; a character's class is its position here."""
+
+Characters = npt.NDArray[np.uint8]
+"""Positions in `ALPHABET`, uint8 `[length]`."""
+
+_FILE: Final = "tinyshakespeare.txt"
+
+
+def shakespeare(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    window: int = 80,
+    least_characters: int = 2000,
+    verify: bool = True,
+) -> Dataset:
+    """What 99 speakers say, as rows of `window` characters and, as targets, the character after each of them.
+
+    A speaker's speeches (what follows a line `NAME:` up to the blank line) are joined in order, each with its closing
+    newline, and cut into rows that do not overlap; a rest shorter than a row is left out. Speakers with fewer than
+    `least_characters` are left out (as are rare roles in McMahan et al. 2017, section 3). Rows keep the order of the
+    play within a speaker. Raises `ConfigError` for a window outside [1, least_characters), and `DataError` for a
+    file that is absent, altered or malformed.
+    """
+    if not 1 <= window < least_characters:
+        raise ConfigError(f"window must be in [1, {least_characters}), not {window}")
+    speakers = {
+        name: said
+        for name, said in speeches(text("shakespeare", _FILE, folder, verify=verify)).items()
+        if len(said) >= least_characters
+    }
+    if not speakers:
+        raise DataError(f"shakespeare/{_FILE}: no speaker has {least_characters} characters")
+    features, targets, codes = [], [], []
+    for code, said in enumerate(speakers.values()):
+        numbers = encode_text(said)
+        count = (len(numbers) - 1) // window
+        features.append(numbers[: count * window].reshape(count, window))
+        targets.append(numbers[1 : count * window + 1].reshape(count, window))
+        codes.append(np.full(count, code, np.int64))
+    return Dataset(
+        name="shakespeare",
+        task="text",
+        features=np.concatenate(features),
+        targets=np.concatenate(targets),
+        classes=tuple(ALPHABET),
+        groupings=(Grouping("speaker", np.concatenate(codes), tuple(speakers)),),
+    )
+
+
+def speeches(play: str) -> dict[str, str]:
+    """What each speaker says, in order of appearance; raises `DataError` where a speech has no header line."""
+    said: dict[str, list[str]] = {}
+    for block in re.split(r"\n{2,}", play.strip("\n")):
+        header, _, body = block.partition("\n")
+        if not header.endswith(":") or len(header) < 2:
+            raise DataError(f"shakespeare/{_FILE}: a speech begins with {header[:40]!r}, expected a line NAME:")
+        said.setdefault(header[:-1], []).append(body + "\n")
+    return {name: "".join(parts) for name, parts in said.items()}
+
+
+def encode_text(characters: str) -> Characters:
+    """Characters -> uint8 `[length]`, positions in `ALPHABET`; raises `DataError` for a character outside it."""
+    points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
+    numbers = _POSITIONS[np.minimum(points, 255)]
+    if numbers.size and int(numbers.max()) == _UNKNOWN:
+        odd = characters[int(numbers.argmax())]
+        raise DataError(f"shakespeare: the character {odd!r} is not one of the {len(ALPHABET)} allowed")
+    return numbers
+
+
+def decode_text(numbers: Characters) -> str:
+    """uint8 `[length]` -> characters."""
+    return "".join(ALPHABET[number] for number in numbers.tolist())
+
+
+_UNKNOWN: Final = 255
+_POSITIONS: Final = np.full(256, _UNKNOWN, np.uint8)
+for _position, _character in enumerate(ALPHABET):
+    _POSITIONS[ord(_character)] = _position
