@@ -6,6 +6,7 @@ from privfl.data.preprocess import (
     Standardizer,
     exact_standardizer,
     impute,
+    local_standardize,
     public_standardize,
     standardize,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "exact_standardizer",
     "impute",
     "load",
+    "local_standardize",
     "noised_standardizer",
     "partition",
     "public_standardize",

@@ -32,7 +32,8 @@ def heart(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
     slope, ca and thal, then every row with a missing value (303, 261, 46 and 130 rows stay); one-hot cp and restecg
     without their first category, after the other columns; no scaling. Each hospital is split 66:34 by scikit-learn's
     stratified split with seed 43, or its plain one where a class has at most two rows: 199/104, 172/89, 30/16, 85/45.
-    Switzerland trains on one class only. Raises `DataError` for a file that is absent, altered or malformed.
+    Switzerland trains on one class only. FLamby then scales each hospital by its own training rows:
+    `privfl.data.local_standardize`. Raises `DataError` for a file that is absent, altered or malformed.
     """
     features: list[list[float]] = []
     labels: list[int] = []

@@ -1,7 +1,8 @@
 """Federated standardization: means and deviations of all clients' rows, learned through a secure sum and nothing else.
 
-Three origins: `exact` (the sums of all rows, without noise: no differential privacy), `noised` (see `noised.py`), and
-`public` (constants known beforehand). Whoever claims differential privacy refuses the first.
+Four origins: `exact` (the sums of all rows, without noise: no differential privacy), `noised` (see `noised.py`),
+`public` (constants known beforehand), and `local` (each client's own rows: nothing is learned federatedly). Whoever
+claims differential privacy refuses the first, and the last too where the unit is a sample.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from privfl.wire import ClientId
 Matrix = npt.NDArray[np.floating[Any]]
 """Rows of one client, float `[k, p]`; NaN marks a missing value."""
 
-Origin = Literal["exact", "noised", "public"]
+Origin = Literal["exact", "noised", "public", "local"]
 
 _WIDE: Final = Ring(64)
 _CHUNK: Final = 1 << 13  # rows a pass: float64 copies stay small
@@ -242,18 +243,31 @@ def exact_standardizer(data: FederatedData, channel: Channel) -> Standardizer:
     1e-12, and does not depend on which client holds which row beyond that. Raises `ConfigError` for text, and what the
     sum raises.
     """
-    width = feature_width(data)
-    codec = MomentCodec(width, len(data.clients), channel.ring)
+    codec = MomentCodec(feature_width(data), len(data.clients), channel.ring)
     task = channel.task(range(len(data.clients)), codec.length, codec.bound)
     result = channel.run(task, ((client, codec.encode(data.train(client)[0])) for client in task.clients))
-    mean, std = np.zeros(width), np.ones(width)
-    for column, (n, first, second) in enumerate(zip(*codec.decode(result.total), strict=True)):
-        if n:
-            mean[column] = first / (n << FRACTION_BITS)  # Python rounds the quotient of large integers once
-        spread = n * second - first * first
-        if spread > 0:
-            std[column] = math.sqrt(spread / ((n * n) << (2 * FRACTION_BITS)))
+    mean, std = _mean_and_std(*codec.decode(result.total))
     return Standardizer(mean, std, "exact", result.survivors, result.caveats)
+
+
+def local_standardize(data: FederatedData) -> FederatedData:
+    """Each client's rows, its test rows too, standardized by its own training rows alone: nothing leaves a client.
+
+    This is what FLamby does with the heart data (`fed_heart_disease/dataset.py`, which divides by n - 1 where this
+    divides by n). It costs no privacy where the unit is a client; where it is a sample, one row moves all others of
+    its client, and no clipping of single rows accounts for that. Raises `ConfigError` for text, and where there are
+    rows that no client holds.
+    """
+    feature_width(data)
+    if len(data.test):
+        raise ConfigError(f"{data.dataset.name} has {len(data.test)} rows that no client holds: whose mean is theirs?")
+    features = np.zeros_like(data.dataset.features)
+    for client, holder in enumerate(data.clients):
+        mean, std = _mean_and_std(*client_moments(data.train(client)[0]))
+        own = Standardizer(mean, std, "local", frozenset([client]))
+        for rows in (holder.train, holder.test):
+            features[rows] = own.apply(data.dataset.features[rows])
+    return data.with_features(features)
 
 
 def standardize(data: FederatedData, standardizer: Standardizer) -> FederatedData:
@@ -273,6 +287,20 @@ def feature_width(data: FederatedData) -> int:
     if data.dataset.task == "text":
         raise ConfigError(f"{data.dataset.name} is text: there is nothing to standardize or to impute")
     return data.dataset.width
+
+
+def _mean_and_std(
+    counts: list[int], sums: list[int], squares: list[int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Exact integer moments of each column -> mean and deviation; 0 where nothing is present, 1 where constant."""
+    mean, std = np.zeros(len(counts)), np.ones(len(counts))
+    for column, (n, first, second) in enumerate(zip(counts, sums, squares, strict=True)):
+        if n:
+            mean[column] = first / (n << FRACTION_BITS)  # Python rounds the quotient of large integers once
+        spread = n * second - first * first
+        if spread > 0:
+            std[column] = math.sqrt(spread / ((n * n) << (2 * FRACTION_BITS)))
+    return mean, std
 
 
 def _fixed(value: float, bits: int) -> int:

@@ -156,6 +156,8 @@ def test_text_is_not_standardized() -> None:
     fed = FederatedData(Dataset("play", "text", codes, codes, classes=("a",)), (ClientRows("a", np.arange(4)),))
     with pytest.raises(ConfigError, match="play is text"):
         data.exact_standardizer(fed, PLAIN)
+    with pytest.raises(ConfigError, match="play is text"):
+        data.local_standardize(fed)
     for step in (data.standardize, data.impute):
         with pytest.raises(ConfigError, match="play is text"):
             step(fed, data.public_standardize([0] * 4, [1] * 4))
@@ -176,6 +178,26 @@ def test_a_one_class_hospital_with_constant_columns_gives_no_nan(data_folder: Pa
     assert constant.any()
     np.testing.assert_array_equal(own.std[constant], 1.0)
     assert np.isfinite(data.standardize(fed, own).dataset.features).all()
+
+
+# --- local
+
+
+def test_each_client_may_use_its_own_rows_alone(data_folder: Path) -> None:
+    fed = data.partition(data.load("heart", data_folder), "natural")
+    ready = data.local_standardize(fed)
+    assert np.isfinite(ready.dataset.features).all()
+    for client in range(4):
+        raw, test = fed.train(client)[0].astype(np.float64), fed.local_test(client)[0].astype(np.float64)
+        std = np.where(raw.std(axis=0) > 0, raw.std(axis=0), 1.0)
+        np.testing.assert_allclose(ready.train(client)[0], (raw - raw.mean(axis=0)) / std, atol=1e-5)
+        np.testing.assert_allclose(ready.local_test(client)[0], (test - raw.mean(axis=0)) / std, atol=1e-5)
+
+
+def test_rows_that_nobody_holds_have_no_local_mean() -> None:
+    dataset = Dataset("toy", "regression", normal(3), np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="toy has 1 rows that no client holds"):
+        data.local_standardize(FederatedData(dataset, (ClientRows("a", np.array([0, 1])),), np.array([2])))
 
 
 # --- public
