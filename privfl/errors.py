@@ -6,6 +6,7 @@ PrivflError
 |- DataError (ValueError)         a data file is absent, altered or malformed
 |- WireError (ValueError)         bytes are not the canonical form
 |- StateError                     a file that privfl wrote was altered or cannot be continued
+|- ClientFailed                   a client's own training raised, or its process died
 |- ProtocolError
 |  |- LocalProtocolError          you called out of order
 |  |- RemoteProtocolError         a peer broke the rules
@@ -42,6 +43,15 @@ class WireError(PrivflError, ValueError):
 
 class StateError(PrivflError):
     """A file that privfl wrote was altered, is incomplete, or belongs to another run."""
+
+
+class ClientFailed(PrivflError):
+    """A client's training raised an error, or the process it ran in died; `client` says whose."""
+
+    def __init__(self, client: int, reason: str) -> None:
+        super().__init__(f"client {client} failed: {reason}")
+        self.client = client
+        self.reason = reason
 
 
 class ProtocolError(PrivflError):
