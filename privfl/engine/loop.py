@@ -1,0 +1,54 @@
+"""Clients one after the other, in the caller's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors
+from privfl.fl.client import Work, client_rng
+from privfl.ring import Ints
+from privfl.wire import ClientId
+
+
+class LoopExecutor:
+    """Runs every client in this process, each when the consumer asks for it: one contribution is held at a time."""
+
+    def run(
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, round: int, seed: int
+    ) -> Iterator[tuple[ClientId, Ints]]:
+        """Yield (client, int64 `[length]`) in the order of `clients`; `model` is float `[d]`, and is lent read-only.
+
+        Raises `ClientFailed` when `work` does, and `TooFewSurvivors` when there is no client at all.
+        """
+        lent = model.view()
+        lent.flags.writeable = False
+        empty = True
+        for client in clients:
+            empty = False
+            try:
+                contribution = perform(work, lent, client, round, seed)
+            except Exception as error:
+                raise ClientFailed(client, describe(error)) from error
+            yield client, contribution
+        if empty:
+            raise TooFewSurvivors(0, 1)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def perform(work: Work, model: Vector, client: ClientId, round: int, seed: int) -> Ints:
+    """One client's contribution, int64 `[length]`, whoever executes it: its randomness is keyed by nothing else."""
+    result = work(model, client, round, client_rng(seed, round, client))
+    if not (isinstance(result, np.ndarray) and result.dtype == np.int64 and result.ndim == 1):
+        found = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+        raise ConfigError(f"a contribution is a flat int64 array, not {found}")
+    return result
+
+
+def describe(error: Exception) -> str:
+    """The kind and the sentence of an error."""
+    return f"{type(error).__name__}: {error}"

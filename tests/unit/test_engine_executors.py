@@ -1,0 +1,286 @@
+"""Executors: the same sum however clients are executed, and nothing left behind when one fails."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privfl.codec import FixedPoint, Vector
+from privfl.engine import LoopExecutor, ProcessExecutor
+from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
+from privfl.fl.client import Executor, Work, client_rng
+from privfl.ring import Ints, Ring
+from privfl.sums import PlainSum, SumTask, run_sum
+
+CODEC = FixedPoint(2.0**20, Ring(40))
+MODEL = np.linspace(-1.0, 1.0, 50)
+COHORT = tuple(range(0, 40, 3))
+
+
+def work(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    """A training that depends on all that it may depend on; of a module, so that spawned workers find it."""
+    step = rng.normal(size=len(model)) * 0.01 + model * (client % 5) / (1 + round)
+    return CODEC.encode(step, max_norm=10.0)
+
+
+def models(executor: Executor, rounds: int = 3, slow: Work = work) -> list[Vector]:
+    model, seen = MODEL, []
+    for number in range(rounds):
+        task = SumTask(b"", COHORT, 1, len(MODEL), CODEC.ring, CODEC.bound(10.0))
+        result = run_sum(PlainSum(), task, executor.run(slow, model, COHORT, round=number, seed=7))
+        assert result.survivors == set(COHORT)
+        model = model + CODEC.decode(result.total) / len(COHORT)
+        seen.append(model)
+    executor.close()
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = {*Path("/dev/shm").iterdir()}  # noqa: S108 - looked at, not written to
+    yield
+    assert multiprocessing.active_children() == []
+    assert {path for path in Path("/dev/shm").iterdir() if "pym" in path.name} <= before  # noqa: S108
+
+
+def test_the_model_is_bit_identical_for_any_executor_and_any_order_of_arrival() -> None:
+    expected = models(LoopExecutor())
+    for workers in (1, 2, 3):
+        np.testing.assert_array_equal(models(ProcessExecutor(workers)), expected)
+
+    def shuffled(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        time.sleep(0.02 * ((client * 7 + round) % 3))  # the first shall be last
+        return work(model, client, round, rng)
+
+    np.testing.assert_array_equal(models(ProcessExecutor(3), slow=shuffled), expected)
+
+
+def test_contributions_come_as_they_are_ready() -> None:
+    def first_is_slow(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        if client == 0:
+            time.sleep(0.4)
+        return work(model, client, round, rng)
+
+    with ProcessExecutor(2) as executor:
+        order = [client for client, _ in executor.run(first_is_slow, MODEL, COHORT, round=0, seed=0)]
+    assert sorted(order) == list(COHORT)
+    assert order.index(0) >= len(COHORT) - 2  # the one client given ahead of time to the slow worker comes after it
+
+
+def test_a_round_can_be_replayed_alone() -> None:
+    whole = dict(LoopExecutor().run(work, MODEL, COHORT, round=5, seed=3))
+    with ProcessExecutor(2) as executor:
+        [(client, alone)] = executor.run(work, MODEL, [9], round=5, seed=3)
+    assert client == 9
+    np.testing.assert_array_equal(alone, whole[9])
+    np.testing.assert_array_equal(alone, work(MODEL, 9, 5, client_rng(3, 5, 9)))
+    assert (whole[9] != dict(LoopExecutor().run(work, MODEL, COHORT, round=5, seed=4))[9]).any()
+
+
+def test_a_yielded_contribution_stays_as_it_was() -> None:
+    with ProcessExecutor(1) as executor:
+        kept = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
+    for client, contribution in LoopExecutor().run(work, MODEL, COHORT, round=0, seed=0):
+        np.testing.assert_array_equal(kept[client], contribution)
+
+
+def test_the_pool_is_kept_for_one_work_and_one_form_of_model() -> None:
+    def pid(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        return np.array([os.getpid(), int(model[0])])
+
+    class Method:
+        def pid(self, model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+            return pid(model, client, round, rng)
+
+    with ProcessExecutor(1) as executor:
+
+        def run(work: Work, model: Vector) -> tuple[int, int]:
+            [(_, got)] = executor.run(work, model, [0], round=0, seed=0)
+            return int(got[0]), int(got[1])
+
+        first, seen = run(pid, MODEL)
+        assert (first, seen) != (os.getpid(), -1)
+        assert run(pid, MODEL + 10) == (first, 9)  # a new model, the same process
+        assert run(pid, MODEL.astype(np.float32))[0] != first
+        method = Method()
+        second, _ = run(method.pid, MODEL)
+        assert run(method.pid, MODEL)[0] == second != first
+        assert run(Method().pid, MODEL)[0] != second
+
+
+def test_seeds_and_rounds_of_any_size_reach_the_workers() -> None:
+    with ProcessExecutor(1) as executor:
+        [(_, got)] = executor.run(work, MODEL, [2**32 - 2], round=2**40, seed=2**200)
+    np.testing.assert_array_equal(got, work(MODEL, 2**32 - 2, 2**40, client_rng(2**200, 2**40, 2**32 - 2)))
+
+
+def failing(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    if client == 9:
+        raise ZeroDivisionError("nine")
+    return work(model, client, round, rng)
+
+
+def test_a_client_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClientFailed, match="client 9 failed: ZeroDivisionError: nine") as caught:
+        list(LoopExecutor().run(failing, MODEL, COHORT, round=0, seed=0))
+    assert caught.value.client == 9
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    executor = ProcessExecutor(2)
+    with pytest.raises(ClientFailed, match="client 9 failed: ZeroDivisionError: nine") as caught:
+        list(executor.run(failing, MODEL, COHORT, round=0, seed=0))
+    assert caught.value.client == 9
+    assert "in failing" in caught.value.__notes__[0]  # the worker's own traceback
+    assert multiprocessing.active_children() == []
+    assert len(list(executor.run(work, MODEL, COHORT, round=0, seed=0))) == len(COHORT)  # a new pool
+    executor.close()
+    executor.close()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_dies_is_reported_with_its_client(number: signal.Signals) -> None:
+    def dying(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        if client == 12:
+            os.kill(os.getpid(), number)
+        return np.array([os.getpid()])
+
+    pids: set[int] = set()
+    arrived = ProcessExecutor(3).run(dying, MODEL, COHORT, round=0, seed=0)
+    with pytest.raises(ClientFailed, match=f"ended with signal {number.name}") as caught:
+        pids.update(int(got[0]) for _, got in arrived)
+    assert caught.value.client == 12
+    assert pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_worker_that_exits_while_idle_is_noticed() -> None:
+    executor = ProcessExecutor(1)
+    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], round=0, seed=0)
+    executor.close()
+
+    def pid(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        return np.array([os.getpid()])
+
+    [(_, got)] = executor.run(pid, MODEL, [0], round=0, seed=0)
+    os.kill(int(got[0]), signal.SIGKILL)
+    multiprocessing.connection.wait([child.sentinel for child in multiprocessing.active_children()])
+    with pytest.raises(ClientFailed, match="SIGKILL"):
+        list(executor.run(pid, MODEL, [4], round=1, seed=0))
+    assert len(list(executor.run(pid, MODEL, [4], round=1, seed=0))) == 1
+    executor.close()
+
+
+def test_a_consumer_that_stops_early_ends_the_pool() -> None:
+    def endless(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        if client > 5:
+            time.sleep(60)
+        return work(model, client, round, rng)
+
+    executor = ProcessExecutor(2)
+    for client, _ in executor.run(endless, MODEL, COHORT, round=0, seed=0):
+        assert client in (0, 3)
+        with pytest.raises(LocalProtocolError, match="another round"):
+            next(executor.run(work, MODEL, COHORT, round=1, seed=0))
+        break
+    gc.collect()
+    assert multiprocessing.active_children() == []
+    assert len(list(executor.run(work, MODEL, COHORT, round=1, seed=0))) == len(COHORT)
+    executor.close()
+
+
+def test_no_client_at_all_is_an_error() -> None:
+    with pytest.raises(TooFewSurvivors):
+        list(LoopExecutor().run(work, MODEL, [], round=0, seed=0))
+    with ProcessExecutor(2) as executor, pytest.raises(TooFewSurvivors):
+        list(executor.run(work, MODEL, [], round=0, seed=0))
+
+
+@pytest.mark.parametrize("result", [None, np.zeros(3), np.zeros((2, 2), np.int64), np.zeros(3, np.int32)])
+def test_a_contribution_of_another_kind_is_refused(result: object) -> None:
+    def wrong(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        return result  # type: ignore[return-value]
+
+    for executor in (LoopExecutor(), ProcessExecutor(1)):
+        with pytest.raises(ClientFailed, match="a contribution is a flat int64 array, not"):
+            list(executor.run(wrong, MODEL, [4], round=0, seed=0))
+
+
+def test_a_contribution_longer_than_its_slot_is_refused() -> None:
+    executor = ProcessExecutor(1, length=49)
+    with pytest.raises(ClientFailed, match="50 entries, and length is 49"):
+        list(executor.run(work, MODEL, [4], round=0, seed=0))
+
+
+def test_the_model_is_lent_read_only() -> None:
+    def writing(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+        model += 1
+        return work(model, client, round, rng)
+
+    for executor in (LoopExecutor(), ProcessExecutor(1)):
+        with pytest.raises(ClientFailed, match="read-only"):
+            list(executor.run(writing, MODEL, [4], round=0, seed=0))
+    assert MODEL.flags.writeable
+
+
+def test_the_initializer_runs_once_in_each_worker_and_its_failure_is_told() -> None:
+    ran = multiprocessing.get_context("fork").Value("i", 0)
+
+    def initialize() -> None:
+        with ran.get_lock():
+            ran.value += 1
+
+    with ProcessExecutor(3, initializer=initialize) as executor:
+        for number in range(2):
+            list(executor.run(work, MODEL, COHORT, round=number, seed=0))
+    assert ran.value == 3
+
+    def broken() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(ClientFailed, match="ended with exit code 3"):
+        list(ProcessExecutor(2, initializer=broken).run(work, MODEL, COHORT, round=0, seed=0))
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2, "method": "thread"}, {"workers": 2, "length": 0}])
+def test_wrong_options_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        ProcessExecutor(**options)
+
+
+SPAWNED = """
+import numpy as np
+from privfl.engine import LoopExecutor, ProcessExecutor
+
+def work(model, client, round, rng):
+    return (1e6 * rng.normal(size=3) + client + round + model).astype(np.int64)
+
+if __name__ == "__main__":
+    model = np.arange(3.0)
+    loop = LoopExecutor().run(work, model, (1, 2, 3), round=1, seed=2)
+    with ProcessExecutor(1, method="spawn") as executor:
+        for (a, left), (b, right) in zip(executor.run(work, model, (1, 2, 3), round=1, seed=2), loop, strict=True):
+            assert a == b
+            np.testing.assert_array_equal(left, right)
+"""
+
+
+def test_spawned_workers_do_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_spawned_workers_need_an_importable_work() -> None:
+    with pytest.raises(ConfigError, match="importable by name"):
+        list(ProcessExecutor(1, method="spawn").run(lambda *_: MODEL, MODEL, [4], round=0, seed=0))
