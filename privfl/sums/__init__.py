@@ -3,6 +3,7 @@
 from privfl.sums.base import (
     ClientSession,
     Entropy,
+    KeyedOpening,
     Opening,
     SecureSum,
     ServerSession,
@@ -19,6 +20,7 @@ __all__ = [
     "ClientSession",
     "Drop",
     "Entropy",
+    "KeyedOpening",
     "Opening",
     "PlainSum",
     "SecureSum",

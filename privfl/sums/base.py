@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -27,6 +28,21 @@ Entropy = Callable[[int], bytes]
 def identity(total: Ints, survivors: frozenset[ClientId]) -> Ints:
     """The opening that changes nothing."""
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedOpening:
+    """An opening that draws random bytes: `make(entropy)` gives the opening itself.
+
+    Where any of several clients may be the one to open, the scheme calls `make` with a source of bytes derived from
+    what they share and from the transcript, so that whoever opens releases the same integers, and no repetition with
+    fresh noise can be averaged. Used as it is, at a server that opens alone, it draws from the operating system.
+    """
+
+    make: Callable[[Entropy], Opening]
+
+    def __call__(self, total: Ints, survivors: frozenset[ClientId]) -> Ints:
+        return self.make(os.urandom)(total, survivors)
 
 
 @dataclass(frozen=True, slots=True)
