@@ -1,0 +1,84 @@
+"""CKKS behind the interface of all sums."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from privfl.crypto import Credentials, KeyDirectory
+from privfl.errors import ConfigError
+from privfl.he.client import CkksClient
+from privfl.he.keys import KeyStore, StandingCredentials
+from privfl.he.messages import NAME
+from privfl.he.plan import HE_STANDARD, plan_for
+from privfl.he.server import CkksServer
+from privfl.he.terms import Terms
+from privfl.ring import Ints
+from privfl.sums import Entropy, Opening, SumPolicy, SumTask, checked_vector, identity
+from privfl.wire import ClientId
+
+
+class CkksSum:
+    """Sums vectors that the server cannot read, and that one of the clients opens.
+
+    `directory` maps clients to their signing keys and must not come from the server. More than half of the cohort and
+    of `corrupt` further clients must sign one survivor list before a sum is opened. `security` is 128, 192 or 256 bits.
+    Holds nothing secret. Every client needs credentials: its `Credentials` for a fresh session key in every sum (or,
+    where they hold a session key, for that one), or `StandingCredentials` for a key that lasts several sums.
+    """
+
+    name: str = NAME
+    opener: Literal["server", "client"] = "client"
+
+    def __init__(self, directory: KeyDirectory, *, corrupt: int = 0, security: int = 128) -> None:
+        if corrupt < 0:
+            raise ConfigError(f"corrupt is a number of clients, not {corrupt}")
+        if security not in HE_STANDARD[1024]:
+            raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
+        self._directory, self._corrupt, self._security = directory, corrupt, security
+
+    def terms(self, task: SumTask) -> Terms:
+        """The public parameters of the sum of `task`; raises as `plan_ckks`, and when no quorum is possible."""
+        clients = len(task.clients)
+        quorum = (clients + self._corrupt) // 2 + 1
+        if quorum > clients:
+            raise ConfigError(f"with {self._corrupt} corrupt among {clients} clients no survivor list can be trusted")
+        return Terms(task, plan_for(task, security=self._security), self._directory, quorum, task.digest())
+
+    def client(
+        self,
+        task: SumTask,
+        me: ClientId,
+        vector: Ints,
+        *,
+        credentials: Any = None,
+        policy: SumPolicy = SumPolicy(),
+        opening: Opening = identity,
+        entropy: Entropy = os.urandom,
+    ) -> CkksClient:
+        """A client's session. `opening` runs here if this client opens; make it a `KeyedOpening` if it draws noise.
+
+        Encryption draws its randomness from SEAL, and everything else from `entropy`.
+        """
+        terms = self.terms(task)
+        policy.check(task, threshold=terms.quorum)
+        own, store = _credentials(credentials, me)
+        values = checked_vector(task, me, vector)
+        return CkksClient(terms, me, values, own=own, store=store, opening=opening, entropy=entropy)
+
+    def server(self, task: SumTask, *, opening: Opening = identity) -> CkksServer:
+        """The server's session; `opening` is not used, for a server never sees the sum before it."""
+        return CkksServer(self.terms(task))
+
+
+def _credentials(credentials: Any, me: ClientId) -> tuple[Credentials, KeyStore]:
+    if isinstance(credentials, StandingCredentials):
+        own, store = credentials.own, credentials.store
+    elif isinstance(credentials, Credentials):
+        own = credentials
+        store = KeyStore() if own.session_key is None else KeyStore.holding(own.session_key)
+    else:
+        raise ConfigError(f"a CKKS sum needs Credentials or StandingCredentials, not {type(credentials).__name__}")
+    if own.client != me:
+        raise ConfigError(f"the credentials are those of client {own.client}, not {me}")
+    return own, store

@@ -1,0 +1,210 @@
+"""The messages of ckks-sum/1; nothing of TenSEAL or SEAL ever crosses the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from privfl.crypto import SEAL_OVERHEAD, SIGNATURE_BYTES, KeyDirectory, SigningKey
+from privfl.sums.base import MAX_CLIENTS
+from privfl.wire import CLIENT, DIGEST_BYTES, Blob, ClientId, Fixed, IdSet, ListOf, Message, Struct, wired
+
+NAME: Final = "ckks-sum/1"
+NO_KEY: Final = bytes(32)
+"""The key id of a client that holds no session key."""
+
+TAG_BYTES: Final = 16
+BOX_BYTES: Final = 32 + SEAL_OVERHEAD
+_BLOB: Final = Blob((1 << 32) - 1)
+_ID_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """A client's fresh X25519 key and the id of the session key it holds (zeros if none), signed."""
+
+    client: ClientId = wired(CLIENT)
+    public: bytes = wired(Fixed(32))
+    held: bytes = wired(Fixed(32))
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+
+    @classmethod
+    def make(cls, client: ClientId, public: bytes, held: bytes, *, task: bytes, signing: SigningKey) -> Advert:
+        """A signed advert."""
+        return cls(client, public, held, signing.sign("ckks-sum advert", task, _id(client), public, held))
+
+    def verify(self, task: bytes, directory: KeyDirectory) -> None:
+        """Raise `RemoteProtocolError` unless its client signed it for this task."""
+        key = directory.verify_key(self.client)
+        parts = (task, _id(self.client), self.public, self.held)
+        key.verify(self.signature, "ckks-sum advert", *parts, sender=self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A session key sealed for one client."""
+
+    client: ClientId = wired(CLIENT)
+    content: bytes = wired(Fixed(BOX_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """What vouches for one client's vector: parameters, key, seeds, hash and tag of the c0 block, signed."""
+
+    client: ClientId = wired(CLIENT)
+    params: bytes = wired(Fixed(DIGEST_BYTES))
+    key: bytes = wired(Fixed(32))
+    seeds: bytes | memoryview = wired(_BLOB)
+    block: bytes = wired(Fixed(DIGEST_BYTES))
+    tag: bytes = wired(Fixed(TAG_BYTES))
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+
+    def signed(self) -> bytes:
+        """The bytes that are signed, after the task's digest: everything but the signature, the seeds as a hash."""
+        return b"".join((_id(self.client), self.params, self.key, digest(self.seeds), self.block, self.tag))
+
+    def sign(self, task: bytes, signing: SigningKey) -> FrameHeader:
+        """The same header with its client's signature."""
+        return dataclasses.replace(self, signature=signing.sign("ckks-sum frame", task, self.signed()))
+
+    def detached(self) -> FrameHeader:
+        """The same header without a hold on the message that it came in."""
+        return dataclasses.replace(self, seeds=bytes(self.seeds))
+
+    def verify(self, task: bytes, directory: KeyDirectory) -> None:
+        """Raise `RemoteProtocolError` unless its client signed it for this task."""
+        key = directory.verify_key(self.client)
+        key.verify(self.signature, "ckks-sum frame", task, self.signed(), sender=self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One client's signature on the survivor list."""
+
+    client: ClientId = wired(CLIENT)
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise(Message):
+    """Client, first message."""
+
+    KIND: ClassVar[int] = 0x0301
+    advert: Advert = wired(Struct(Advert))
+
+
+@dataclass(frozen=True, slots=True)
+class AskDealer(Message):
+    """Server to one client: deal a session key to these."""
+
+    KIND: ClassVar[int] = 0x0302
+    adverts: tuple[Advert, ...] = wired(ListOf(Struct(Advert), MAX_CLIENTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Deal(Message):
+    """Dealer: the id of a fresh key, signed, and the key in one box for each other client."""
+
+    KIND: ClassVar[int] = 0x0303
+    key: bytes = wired(Fixed(32))
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+    boxes: tuple[Box, ...] = wired(ListOf(Struct(Box), MAX_CLIENTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt(Message):
+    """Server to each client: the dealer's advert and signature, and this client's box (the dealer gets none)."""
+
+    KIND: ClassVar[int] = 0x0304
+    dealer: Advert = wired(Struct(Advert))
+    key: bytes = wired(Fixed(32))
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+    box: tuple[Box, ...] = wired(ListOf(Struct(Box), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class UseKey(Message):
+    """Server to each client: everybody holds this key, nobody needs to deal."""
+
+    KIND: ClassVar[int] = 0x0305
+    key: bytes = wired(Fixed(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(Message):
+    """Client: its encrypted vector."""
+
+    KIND: ClassVar[int] = 0x0306
+    header: FrameHeader = wired(Struct(FrameHeader))
+    block: bytes | memoryview = wired(_BLOB)
+
+
+@dataclass(frozen=True, slots=True)
+class Survivors(Message):
+    """Server to each: whose frames are in the sum."""
+
+    KIND: ClassVar[int] = 0x0307
+    clients: tuple[ClientId, ...] = wired(IdSet(MAX_CLIENTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Consent(Message):
+    """Client: the one survivor list that it signs."""
+
+    KIND: ClassVar[int] = 0x0308
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class AskOpener(Message):
+    """Server to the opener: all headers, the votes, and the one summed block."""
+
+    KIND: ClassVar[int] = 0x0309
+    headers: tuple[FrameHeader, ...] = wired(ListOf(Struct(FrameHeader), MAX_CLIENTS))
+    votes: tuple[Vote, ...] = wired(ListOf(Struct(Vote), MAX_CLIENTS))
+    block: bytes | memoryview = wired(_BLOB)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Message):
+    """Opener: the sum, rounded and with the opening applied, densely packed in the task's ring; signed."""
+
+    KIND: ClassVar[int] = 0x030A
+    signature: bytes = wired(Fixed(SIGNATURE_BYTES))
+    total: bytes | memoryview = wired(_BLOB)
+
+
+def box_context(task: bytes, dealer: ClientId, receiver: ClientId, key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """What the key of a box is bound to."""
+    return task, _id(dealer), _id(receiver), key
+
+
+def deal_parts(task: bytes, dealer: Advert, key: bytes) -> tuple[bytes, ...]:
+    """What a dealer signs."""
+    return task, _id(dealer.client), dealer.public, key
+
+
+def consent_parts(task: bytes, key: bytes, survivors: Iterable[ClientId]) -> tuple[bytes, ...]:
+    """What a client signs to consent to a survivor list."""
+    return task, key, b"".join(map(_id, survivors))
+
+
+def transcript(task: bytes, headers: Iterable[FrameHeader]) -> bytes:
+    """32 bytes that name the sum: the task and every signed header, in order; nothing that a server could vary."""
+    return digest(b"privfl/1 ckks-sum transcript", task, *(digest(header.signed()) for header in headers))
+
+
+def digest(*parts: bytes | memoryview) -> bytes:
+    """SHA-256 of the concatenation."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def _id(client: ClientId) -> bytes:
+    return client.to_bytes(_ID_BYTES, "little")

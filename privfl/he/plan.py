@@ -1,0 +1,242 @@
+"""Parameters of a CKKS sum: which ring, which prime, which slot scale, and what they cost. Needs no TenSEAL."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from privfl.errors import CapacityError, ConfigError
+from privfl.ring import MIN_BITS, Ring
+from privfl.sums import SumTask
+from privfl.wire import HEADER_BYTES
+
+SEED_BYTES: Final = 64
+"""What stands for the random half of one ciphertext: a seed of the Blake2xb generator."""
+
+MIN_SCALE_BITS: Final = 16
+MIN_MARGIN: Final = 14.0
+"""Half a unit is at least this many deviations of the noise: rounding fails with probability below 2^-145 a slot."""
+
+REFUSE_DEVIATIONS: Final = 10.0
+"""A slot farther than this from an integer was not summed from honest frames."""
+
+NOISE_VARIANCE: Final = 10.5
+"""Of one coefficient of a fresh ciphertext: SEAL draws it from a centered binomial distribution over 42 coins."""
+
+ROUNDING_VARIANCE: Final = 1 / 12
+"""The encoder rounds every coefficient of a plaintext to an integer."""
+
+FLOAT_ERROR: Final = 2.0**-50
+"""Deviation of the double-precision transforms, relative to the largest slot."""
+
+HE_STANDARD: Final = {
+    1024: {128: 27, 192: 19, 256: 14},
+    2048: {128: 54, 192: 37, 256: 29},
+    4096: {128: 109, 192: 75, 256: 58},
+    8192: {128: 218, 192: 152, 256: 118},
+}
+"""Largest log2 of the modulus by ring degree and security level, for uniform ternary secrets and classical attacks
+(HomomorphicEncryption.org security standard 2018, table 1)."""
+
+PRIMES: Final = {
+    (2048, 40): 0xFF_FFFF_7001,
+    (4096, 40): 0xFF_FFFD_C001,
+    (2048, 48): 0xFFFF_FFFF_C001,
+    (4096, 48): 0xFFFF_FFFF_C001,
+    (4096, 56): 0xFF_FFFF_FFFB_A001,
+    (4096, 60): 0xFFF_FFFF_FFFF_C001,
+}
+"""By degree and bits: the largest prime of so many bits that is 1 modulo twice the degree."""
+
+_FRAME_FIXED: Final = HEADER_BYTES + 4 + 32 + 32 + 8 + 32 + 16 + 64 + 8
+_HEADER_FIXED: Final = 4 + 32 + 32 + 8 + 32 + 16 + 64
+_SIGNATURE_ENTRY: Final = 4 + 64
+_LARGEST_MESSAGE: Final = (1 << 32) - 1
+_LABEL: Final = b"privfl/1 ckks-sum parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class CkksPlan:
+    """The parameters of one CKKS sum, as `plan_ckks` chose them.
+
+    `degree` N values go into one ciphertext, two to a slot; `prime_bits` is the size of the one prime q; a unit of
+    the integer sum is 2^`scale_bits` (= D) in a slot.
+    """
+
+    length: int
+    clients: int
+    bits: int
+    degree: int
+    prime_bits: int
+    scale_bits: int
+    security: int
+
+    @property
+    def modulus(self) -> int:
+        """The prime q."""
+        return PRIMES[self.degree, self.prime_bits]
+
+    @property
+    def scale(self) -> float:
+        """D, the slot units of one integer unit."""
+        return 2.0**self.scale_bits
+
+    @property
+    def residue_bytes(self) -> int:
+        """Bytes of one residue on the wire."""
+        return -(-self.prime_bits // 8)
+
+    @property
+    def chunks(self) -> int:
+        """Ciphertexts of one vector."""
+        return -(-self.length // self.degree)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one c0 block: all residues of one vector."""
+        return self.chunks * self.degree * self.residue_bytes
+
+    @property
+    def seeds_bytes(self) -> int:
+        """Bytes of one vector's seeds."""
+        return self.chunks * SEED_BYTES
+
+    @property
+    def bytes_up(self) -> int:
+        """The exact size of one client's frame."""
+        return _FRAME_FIXED + self.seeds_bytes + self.block_bytes
+
+    @property
+    def bytes_per_value(self) -> float:
+        """`bytes_up` a value of the vector."""
+        return self.bytes_up / self.length
+
+    def open_bytes(self, survivors: int) -> int:
+        """The largest request to open a sum of `survivors` clients: their headers and seeds, and one block."""
+        headers = survivors * (_HEADER_FIXED + self.seeds_bytes + _SIGNATURE_ENTRY)
+        return HEADER_BYTES + 4 + 4 + headers + 8 + self.block_bytes
+
+    @property
+    def bytes_down(self) -> int:
+        """What the opener receives when everybody survives; the others receive a few hundred bytes."""
+        return self.open_bytes(self.clients)
+
+    @property
+    def bytes_opened(self) -> int:
+        """What the opener sends back: the sum, densely packed in the task's ring, and a signature."""
+        return HEADER_BYTES + 8 + -(-self.length * self.bits // 8) + 64
+
+    def noise_stddev(self, clients: int | None = None) -> float:
+        """The deviation, in integer units, of a slot's real or imaginary part in a sum of `clients` vectors.
+
+        A slot is the plaintext polynomial at a root of unity of order 2N. Its real part is sum_j e_j cos(t_j) with
+        sum_j cos(t_j)^2 = N/2, and e_j is the sum of `clients` independent noises and roundings:
+        sqrt(clients * (10.5 + 1/12) * N/2) / D. The float error of the transforms comes on top.
+        """
+        count = self.clients if clients is None else clients
+        variance = count * (NOISE_VARIANCE + ROUNDING_VARIANCE) * self.degree / 2
+        return math.hypot(math.sqrt(variance) / self.scale, FLOAT_ERROR * 2.0 ** (self.bits - 1))
+
+    @property
+    def margin(self) -> float:
+        """How many deviations half a unit is, for the whole cohort."""
+        return 0.5 / self.noise_stddev()
+
+    @property
+    def identifier(self) -> bytes:
+        """32 bytes that stand for these parameters in every frame."""
+        numbers = (self.length, self.clients, self.bits, self.degree, self.prime_bits, self.scale_bits, self.security)
+        form = b"".join(n.to_bytes(8, "little") for n in (*numbers, self.modulus))
+        return hashlib.sha256(_LABEL + form).digest()
+
+
+def plan_ckks(
+    length: int,
+    clients: int,
+    ring: Ring | None = None,
+    *,
+    clip: float | None = None,
+    scale: float | None = None,
+    max_weight: float = 1.0,
+    security: int = 128,
+    degree: int | None = None,
+    public_key: bool = False,
+) -> CkksPlan:
+    """The cheapest exact parameters for summing `clients` vectors of `length` integers.
+
+    The range of the sum comes from `ring`, or from `clip` (largest entry, real units), `scale` (integer units per
+    1.0) and `max_weight`. Takes the smallest prime (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at
+    least 2^16 with a margin of 14 deviations, and then the largest such scale; `degree` is 4096, or 2048 for vectors
+    that fit into it, unless given. Raises `CapacityError` when no prime suffices, and `ConfigError` for parameters
+    outside the security table, vectors too long for a message, and public-key encryption.
+    """
+    if public_key:
+        raise ConfigError(
+            "public-key encryption is not exact with one prime: its noise is about sqrt(4N/3) times that of the "
+            "symmetric mode; deal a session key instead"
+        )
+    if not isinstance(length, int) or length < 1 or not isinstance(clients, int) or clients < 1:
+        raise ConfigError(f"length and clients are integers of at least 1, not {length!r} and {clients!r}")
+    if security not in HE_STANDARD[1024]:
+        raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
+    bits = ring.bits if ring is not None else _ring_bits(clients, clip, scale, max_weight)
+    if ring is not None and (clip is not None or scale is not None):
+        raise ConfigError("give either a ring, or clip and scale")
+    for prime_bits in (40, 48, 56, 60):
+        chosen = _degree(length, prime_bits, security, degree)
+        plan = _widest(CkksPlan(length, clients, bits, chosen, prime_bits, MIN_SCALE_BITS, security))
+        if plan is not None:
+            break
+    else:
+        raise CapacityError(
+            f"a ring of {bits} bits with {clients} clients leaves less than {MIN_MARGIN:.0f} deviations of room at a "
+            f"slot scale of 2^{MIN_SCALE_BITS} in a prime of 60 bits: use a ring of at most 43 bits"
+        )
+    if max(plan.bytes_up, plan.bytes_down) > _LARGEST_MESSAGE:
+        raise ConfigError(f"{clients} vectors of {length} values need a message above 4 GiB: sum them in parts")
+    return plan
+
+
+def plan_for(task: SumTask, *, security: int = 128) -> CkksPlan:
+    """The parameters that every party derives from a task."""
+    return plan_ckks(task.length, len(task.clients), task.ring, security=security)
+
+
+def _ring_bits(clients: int, clip: float | None, scale: float | None, max_weight: float) -> int:
+    if clip is None or scale is None:
+        raise ConfigError("give either a ring, or clip and scale")
+    for name, value in (("clip", clip), ("scale", scale), ("max_weight", max_weight)):
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name} must be a positive finite number, not {value!r}")
+    largest = clients * math.floor(Fraction(scale) * Fraction(clip) * Fraction(max_weight))
+    return max(MIN_BITS, largest.bit_length() + 1)
+
+
+def _degree(length: int, prime_bits: int, security: int, wanted: int | None) -> int:
+    """The wanted degree if the table and the primes allow it, or the one that suits `length`."""
+    allowed = [n for n, bits in PRIMES if bits == prime_bits and HE_STANDARD[n][security] >= prime_bits]
+    if wanted is None and allowed:
+        return min(allowed) if length <= min(allowed) else max(allowed)
+    if wanted not in allowed:
+        name = "any degree" if wanted is None else f"degree {wanted}"
+        raise ConfigError(
+            f"a prime of {prime_bits} bits is beyond the {security}-bit security table for {name}; allowed: {allowed}"
+        )
+    return wanted
+
+
+def _widest(plan: CkksPlan) -> CkksPlan | None:
+    """The plan at its largest slot scale, or None if even the smallest leaves too little room."""
+    best = None
+    for scale_bits in range(MIN_SCALE_BITS, plan.prime_bits):
+        wider = CkksPlan(plan.length, plan.clients, plan.bits, plan.degree, plan.prime_bits, scale_bits, plan.security)
+        noise = MIN_MARGIN * math.sqrt(plan.clients * (NOISE_VARIANCE + ROUNDING_VARIANCE))
+        # No coefficient of a sum exceeds its largest slot, which is sqrt(2) * 2^(bits-1) when both parts are full.
+        if math.sqrt(2) * 2.0 ** (scale_bits + plan.bits - 1) + noise >= plan.modulus / 2:
+            break
+        if wider.margin >= MIN_MARGIN:
+            best = wider
+    return best

@@ -1,0 +1,315 @@
+"""The only door to TenSEAL: secret-key CKKS through `tenseal.sealapi`, one prime, seeds in place of random halves.
+
+SEAL's bindings read and write files only, and write them compressed. So every exchange goes through one anonymous
+memory file (a private temporary file where the system has none), what SEAL wrote is inflated and taken apart here,
+and what SEAL reads is put together here, uncompressed, from residues and seeds that were checked before: no byte that
+a peer chose is ever parsed by SEAL. At first use a self-test holds this layout, the transform and the generator
+against pinned values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import struct
+import tempfile
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.errors import ConfigError, MissingExtra
+from privfl.he.keys import Ternary
+from privfl.he.packing import Residues, from_slots, to_slots
+from privfl.he.plan import PRIMES, SEED_BYTES, CkksPlan
+from privfl.ring import Ints
+
+_OUTER: Final = struct.Struct("<HBBBBHQ")  # magic, header size, version (2), compression, reserved, total size
+_MAGIC: Final = 0xA15E
+_FIXED: Final = 97  # bytes before the residues of a ciphertext, its own header not counted
+_GENERATOR: Final = 17  # bytes between the residues and the seed: a nested header and the generator's type
+_BLAKE2XB: Final = 1
+_PINNED: Final = {
+    (2048, 40): "8c7927fa78c9bbe9b4f620974809229ee4d10d2d7f6671f2f624f58fe5b733f6",
+    (2048, 48): "bfa46212156ccd6594dd9a9b18479103e19a277430501cd0fac8682fb1773ea1",
+    (4096, 40): "c59087400bbf868500fea6d83b7afdc6348b4ff31c4564f32555f9527460d0b0",
+    (4096, 48): "ea296ad801730203778750b4e0a532c915db2a052d662dc5fe2113444a6ddb20",
+    (4096, 56): "9a3f42913d2d092370f22ac2cd69eb2794d7bb1bacefc4661522ffb1a17abd43",
+    (4096, 60): "d3d16c50e77180e1b7e82d3edca4b85e9023cb6af26eecb590f39f9ceaa7e9d3",
+}
+
+
+class SealCipher:
+    """Encrypts and decrypts under one secret polynomial. Holds a secret key: it never leaves the client's process."""
+
+    def __init__(self, plan: CkksPlan, secret: Ternary) -> None:
+        self._plan = plan
+        self._parts = _parameters(plan.degree, plan.modulus, plan.security)
+        self._seal = self._parts.seal
+        key = self._parts.secret_key(secret)
+        self._encryptor = self._seal.Encryptor(self._parts.context, key)
+        self._decryptor = self._seal.Decryptor(self._parts.context, key)
+
+    def __repr__(self) -> str:
+        return f"SealCipher(degree={self._plan.degree}, prime_bits={self._plan.prime_bits})"
+
+    def encrypt(self, values: Ints) -> tuple[Residues, bytes]:
+        """int64 `[length]` -> (c0 residues `[chunks * degree]`, seeds); fresh randomness from SEAL at every call."""
+        plan, parts = self._plan, self._parts
+        residues = np.empty((plan.chunks, plan.degree), np.uint64)
+        seeds = []
+        plain = self._seal.Plaintext()
+        for chunk, slots in enumerate(to_slots(values, plan.degree)):
+            parts.encoder.encode(slots.tolist(), plan.scale, plain)
+            residues[chunk], seed = parts.take_apart(self._encryptor.encrypt_symmetric(plain))
+            seeds.append(seed)
+        return residues.reshape(-1), b"".join(seeds)
+
+    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> npt.NDArray[np.float64]:
+        """Summed c0 residues and every client's seeds -> float64 `[chunks * degree]`: approximate values.
+
+        These are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
+        """
+        plan, parts = self._plan, self._parts
+        values = np.empty(plan.chunks * plan.degree)
+        rows = total.reshape(plan.chunks, plan.degree)
+        plain = self._seal.Plaintext()
+        for chunk in range(plan.chunks):
+            at = chunk * SEED_BYTES
+            cipher = parts.put_together(rows[chunk], [bytes(own[at : at + SEED_BYTES]) for own in seeds], plan.scale)
+            self._decryptor.decrypt(cipher, plain)
+            slots = np.fromiter(parts.encoder.decode_complex(plain), np.complex128, plan.degree // 2)
+            values[chunk * plan.degree : (chunk + 1) * plan.degree] = from_slots(slots)
+        return values
+
+
+class _Parameters:
+    """SEAL's public objects for one degree and prime, shared by all keys; they hold no secret."""
+
+    def __init__(self, degree: int, modulus: int, security: int) -> None:
+        self.seal = _sealapi()
+        seal = self.seal
+        self.degree, self.modulus = degree, modulus
+        chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+        chosen.set_poly_modulus_degree(degree)
+        self._prime = seal.Modulus(modulus)
+        chosen.set_coeff_modulus([self._prime])
+        level = getattr(seal.SEC_LEVEL_TYPE, f"TC{security}")
+        self.context = seal.SEALContext(chosen, True, level)
+        if not self.context.parameters_set():
+            raise ConfigError(f"SEAL refuses the parameters: {self.context.parameters_error_message()}")
+        self.encoder = seal.CKKSEncoder(self.context)
+        self._evaluator = seal.Evaluator(self.context)
+        self._identity = np.array(self.context.first_parms_id(), np.uint64).tobytes()
+        self._channel = _Channel()
+        written = seal.Serialization.SEALHeader()
+        self._version = (written.version_major, written.version_minor)
+
+    def transform(self, secret: Ternary) -> Residues:
+        """The number-theoretic transform of small coefficients, in SEAL's order."""
+        from tenseal.sealapi import util
+
+        tables = util.NTTTables(self.degree.bit_length() - 1, self._prime)
+        reduced = np.where(secret < 0, self.modulus - 1, secret).tolist()
+        return np.array(util.ntt_negacyclic_harvey(reduced, tables), np.uint64)
+
+    def secret_key(self, secret: Ternary) -> Any:
+        """A SEAL secret key of these coefficients."""
+        residues = self.transform(secret).tobytes()
+        count = struct.pack("<Q", self.degree)
+        body = self._identity + struct.pack("<Qd", self.degree, 1.0) + self._wrap(count + residues)
+        key = self.seal.SecretKey()
+        with self._channel as channel:
+            channel.write(self._wrap(body))
+            key.load(self.context, channel.path)
+            channel.write(b"")
+        return key
+
+    def take_apart(self, serializable: Any) -> tuple[Residues, bytes]:
+        """(c0, seed) of what SEAL's symmetric encryption returned."""
+        body = self._written(serializable)
+        end = _FIXED + 8 * self.degree
+        return np.frombuffer(body, np.uint64, self.degree, _FIXED), body[end + _GENERATOR :]
+
+    def put_together(self, block: Residues, seeds: Sequence[bytes], scale: float) -> Any:
+        """The SEAL ciphertext (block, sum of what the seeds expand to)."""
+        with self._channel as channel:
+            total, other = self.seal.Ciphertext(self.context), self.seal.Ciphertext(self.context)
+            channel.write(self._form(block.tobytes(), seeds[0], scale))
+            total.load(self.context, channel.path)
+            channel.write(self._form(bytes(8 * self.degree), seeds[0], scale))
+            for seed in seeds[1:]:
+                channel.patch(seed)  # the seed is the end of the file; the rest stays
+                other.load(self.context, channel.path)
+                self._evaluator.add_inplace(total, other)
+        return total
+
+    def test(self, pinned: str) -> None:
+        """Compare layout, transform and generator with what this module was written against; `ConfigError` if not."""
+        digest = ""
+        try:
+            digest = self._probe()
+        except (ValueError, IndexError, TypeError, AttributeError, RuntimeError, struct.error) as error:
+            raise ConfigError(_unknown_layout()) from error
+        if digest != pinned:
+            raise ConfigError(_unknown_layout())
+
+    def _probe(self) -> str:
+        """SHA-256 of a known secret's transform and a known seed's expansion, after a checked round trip."""
+        secret = (np.arange(self.degree) % 3 - 1).astype(np.int8)
+        key = self.secret_key(secret)
+        values = np.arange(self.degree) % 1000 - 500
+        plain = self.seal.Plaintext()
+        self.encoder.encode(to_slots(values, self.degree)[0].tolist(), 2.0**16, plain)
+        fresh = self.seal.Encryptor(self.context, key).encrypt_symmetric(plain)
+        body = self._written(fresh)
+        end = _FIXED + 8 * self.degree
+        if len(body) != end + _GENERATOR + SEED_BYTES or body[:_FIXED] != self._front(2.0**16):
+            raise ValueError("another layout")
+        if body[end : end + _GENERATOR] != self._generator():
+            raise ValueError("another generator")
+        block, seed = self.take_apart(fresh)
+        cipher = self.put_together(block, [seed], 2.0**16)
+        self.seal.Decryptor(self.context, key).decrypt(cipher, plain)
+        slots = np.array(self.encoder.decode_complex(plain))
+        if not np.array_equal(np.rint(from_slots(slots)), values):
+            raise ValueError("another encoding")
+        known = self.put_together(np.zeros(self.degree, np.uint64), [bytes(range(SEED_BYTES))], 1.0)
+        expanded = np.array([known[i] for i in range(self.degree, 2 * self.degree)], np.uint64)
+        return hashlib.sha256(self.transform(secret).tobytes() + expanded.tobytes()).hexdigest()
+
+    def _form(self, block: bytes, seed: bytes, scale: float) -> bytes:
+        return self._wrap(self._front(scale) + block + self._generator() + seed)
+
+    def _front(self, scale: float) -> bytes:
+        """Everything before the residues: parameters, transformed form, 2 polynomials, N, 1 prime, scale, factor 1."""
+        shape = struct.pack("<BQQQdQ", 1, 2, self.degree, 1, scale, 1)
+        inner = self._header(_OUTER.size + 8 + 8 * self.degree) + struct.pack("<Q", self.degree)
+        return self._identity + shape + inner
+
+    def _generator(self) -> bytes:
+        return self._header(_GENERATOR + SEED_BYTES) + bytes([_BLAKE2XB])
+
+    def _wrap(self, body: bytes) -> bytes:
+        return self._header(_OUTER.size + len(body)) + body
+
+    def _header(self, size: int) -> bytes:
+        return _OUTER.pack(_MAGIC, _OUTER.size, *self._version, 0, 0, size)
+
+    def _written(self, thing: Any) -> bytes:
+        with self._channel as channel:
+            thing.save(channel.path)
+            raw = channel.read()
+        magic, header, _, _, compression, _, size = _OUTER.unpack_from(raw)
+        if magic != _MAGIC or header != _OUTER.size or size != len(raw):
+            raise ValueError("not a SEAL header")
+        return _inflate(compression, raw[header:], 16 * self.degree + 4096)
+
+
+class _Channel:
+    """A file that only this process sees, through which SEAL reads and writes; one exchange at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        if hasattr(os, "memfd_create"):
+            self._handle = os.memfd_create("privfl-he")
+            self.path = f"/proc/self/fd/{self._handle}"
+        else:  # pragma: no cover - macOS
+            self._handle, self.path = tempfile.mkstemp(prefix="privfl-he-")
+            weakref.finalize(self, Path(self.path).unlink, missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        if self._process != os.getpid():
+            self._open()  # a forked child must not write into its parent's file
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+    def write(self, data: bytes) -> None:
+        os.ftruncate(self._handle, len(data))
+        self._size = len(data)
+        os.pwrite(self._handle, data, 0)
+
+    def patch(self, tail: bytes) -> None:
+        os.pwrite(self._handle, tail, self._size - len(tail))
+
+    def read(self) -> bytes:
+        return os.pread(self._handle, os.fstat(self._handle).st_size, 0)
+
+
+def self_test(degree: int = 4096, prime_bits: int = 40, security: int = 128) -> None:
+    """Check that this TenSEAL is the one that privfl knows; raises `ConfigError` or `MissingExtra` if not."""
+    _parameters(degree, PRIMES[degree, prime_bits], security)
+
+
+@lru_cache(maxsize=16)
+def _parameters(degree: int, modulus: int, security: int) -> _Parameters:
+    parts = _Parameters(degree, modulus, security)
+    parts.test(_PINNED[degree, modulus.bit_length()])
+    return parts
+
+
+def _sealapi() -> Any:
+    try:
+        import tenseal.sealapi
+    except ImportError as error:
+        raise MissingExtra("tenseal", "he") from error
+    return tenseal.sealapi
+
+
+def _unknown_layout() -> str:
+    return "this TenSEAL lays out or draws ciphertexts in a way that privfl does not know: use tenseal 0.3.15 to 0.3.18"
+
+
+def _inflate(compression: int, data: bytes, limit: int) -> bytes:
+    """What SEAL compressed: 0 not at all, 1 with zlib, 2 with Zstandard."""
+    if compression == 0:
+        return data
+    if compression == 1:
+        return zlib.decompress(data)
+    return _zstandard()(data, limit)
+
+
+@lru_cache(maxsize=1)
+def _zstandard() -> Callable[[bytes, int], bytes]:
+    """A Zstandard decoder: the one inside TenSEAL's own library, or Python's or the zstandard package's."""
+    library = ctypes.CDLL(importlib.import_module("_sealapi_cpp").__file__)
+    try:
+        decode = library.ZSTD_decompress
+    except AttributeError:  # a build that hides its symbols
+        return _packaged_zstandard()
+    decode.restype = ctypes.c_size_t
+    decode.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+
+    def inflate(data: bytes, limit: int) -> bytes:
+        buffer = ctypes.create_string_buffer(limit)
+        size = decode(buffer, limit, data, len(data))
+        if size > limit:  # error codes are huge
+            raise ValueError("not a Zstandard frame")
+        return ctypes.string_at(buffer, size)
+
+    return inflate
+
+
+def _packaged_zstandard() -> Callable[[bytes, int], bytes]:
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        return lambda data, limit: bytes(module.decompress(data))
+    raise MissingExtra("zstandard", "he")

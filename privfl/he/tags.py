@@ -1,0 +1,95 @@
+"""A linear authenticator of c0 blocks: the tags of the frames sum up to the tag of the summed block.
+
+The opener receives one summed block in place of all frames, so no hash in a frame can vouch for it. Under the
+session key, which the server lacks, every client adds to its signed header
+
+    tag_t = sum_k w[t,k] * sum_j r[t,j] * c0[k,j] + pad_t   (mod q),   t = 0, 1
+
+with r, w derived from (session key, task) and the one-time pad from (session key, task, sender) (Carter and Wegman
+1981, section 3). The opener subtracts the pads and compares with the tag of the block it was given. A block other
+than the sum of the signed ones passes with probability below (4 / 2^40)^2 for the smallest prime. Without this a
+server could shift slots by a little and learn, from the opener's refusal or consent, bits of the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.crypto import derive
+from privfl.he.keys import keystream
+from privfl.he.packing import Residues
+from privfl.he.plan import CkksPlan
+from privfl.wire import ClientId
+
+_TAGS: Final = 2
+_LIMB_BITS: Final = 20
+_LIMBS: Final = 3
+_ROWS: Final = 32  # chunks a pass
+
+Reals = npt.NDArray[np.float64]
+
+
+class Tagger:
+    """Computes tags for one task under one session key."""
+
+    def __init__(self, plan: CkksPlan, session_key: bytes, task: bytes) -> None:
+        self._plan = plan
+        self._pads = derive(session_key, "ckks-sum tag pads", task)
+        weights = self._draw(derive(session_key, "ckks-sum tag weights", task), _TAGS * (plan.degree + plan.chunks))
+        inner = weights[: _TAGS * plan.degree].reshape(_TAGS, plan.degree)
+        # float64 matrix products of 20-bit limbs over at most 8192 entries stay below 2^53, and so are exact.
+        self._inner = np.concatenate([_limbs(row) for row in inner]).T.copy()
+        self._outer = weights[_TAGS * plan.degree :].reshape(_TAGS, plan.chunks)
+
+    def block(self, residues: Residues) -> tuple[int, ...]:
+        """The tag of one block of reduced residues, without any pad."""
+        q = self._plan.modulus
+        rows = residues.reshape(self._plan.chunks, self._plan.degree)
+        totals = [0] * _TAGS
+        for at in range(0, len(rows), _ROWS):
+            part = rows[at : at + _ROWS]
+            products = [_limb(part, limb) @ self._inner for limb in range(_LIMBS)]
+            for k in range(len(part)):
+                for tag in range(_TAGS):
+                    inner = sum(
+                        int(products[i][k, tag * _LIMBS + j]) << _LIMB_BITS * (i + j)
+                        for i in range(_LIMBS)
+                        for j in range(_LIMBS)
+                    )
+                    totals[tag] = (totals[tag] + int(self._outer[tag, at + k]) * inner) % q
+        return tuple(totals)
+
+    def sign(self, residues: Residues, sender: ClientId) -> bytes:
+        """The 16-byte tag of `sender`'s own block."""
+        pairs = zip(self.block(residues), self._pad(sender), strict=True)
+        return b"".join(((tag + pad) % self._plan.modulus).to_bytes(8, "little") for tag, pad in pairs)
+
+    def total(self, tags: Iterable[tuple[ClientId, bytes]]) -> tuple[int, ...]:
+        """The tag that the sum of all senders' blocks must have."""
+        totals = [0] * _TAGS
+        for sender, signed in tags:
+            for tag, pad in enumerate(self._pad(sender)):
+                totals[tag] += int.from_bytes(signed[8 * tag : 8 * tag + 8], "little") - pad
+        return tuple(total % self._plan.modulus for total in totals)
+
+    def _pad(self, sender: ClientId) -> tuple[int, ...]:
+        drawn = self._draw(derive(self._pads, "ckks-sum tag pad", sender.to_bytes(4, "little")), _TAGS)
+        return tuple(int(word) for word in drawn)
+
+    def _draw(self, key: bytes, count: int) -> Residues:
+        """Residues whose probabilities differ by less than a factor of two: the top bits of stream words, minus q."""
+        words = np.frombuffer(keystream(key, 8 * count), np.uint64) >> np.uint64(64 - self._plan.prime_bits)
+        return np.where(words >= self._plan.modulus, words - np.uint64(self._plan.modulus), words)
+
+
+def _limb(words: Residues, index: int) -> Reals:
+    mask = np.uint64((1 << _LIMB_BITS) - 1)
+    return ((words >> np.uint64(_LIMB_BITS * index)) & mask).astype(np.float64)
+
+
+def _limbs(words: Residues) -> Reals:
+    return np.stack([_limb(words, index) for index in range(_LIMBS)])

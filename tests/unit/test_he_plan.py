@@ -1,0 +1,116 @@
+"""The planner: which prime and scale for which ring, the margins, the table, and exact byte counts."""
+
+import math
+
+import pytest
+
+from privfl.errors import CapacityError, ConfigError
+from privfl.he import CkksPlan, plan_ckks, plan_for
+from privfl.he.plan import HE_STANDARD, MIN_MARGIN, PRIMES
+from privfl.ring import Ring
+from privfl.sums import SumTask
+
+
+@pytest.mark.parametrize(
+    ("bits", "prime_bits"), [(8, 40), (23, 40), (24, 48), (31, 48), (32, 56), (39, 56), (40, 60), (43, 60)]
+)
+def test_the_smallest_prime_that_holds_the_ring_at_2_to_the_16(bits: int, prime_bits: int) -> None:
+    plan = plan_ckks(1_000_000, 10, Ring(bits))
+    assert plan.prime_bits == prime_bits
+    assert plan.scale_bits >= 16
+    assert math.sqrt(2) * plan.scale * 2 ** (bits - 1) < plan.modulus / 2
+    assert plan.margin >= MIN_MARGIN
+
+
+@pytest.mark.parametrize("bits", [44, 52, 64])
+def test_a_ring_above_43_bits_is_refused(bits: int) -> None:
+    with pytest.raises(CapacityError, match=f"ring of {bits} bits"):
+        plan_ckks(100, 2, Ring(bits))
+
+
+def test_more_clients_take_a_larger_scale_or_prime_to_keep_14_deviations() -> None:
+    small, large = plan_ckks(10_000, 10, Ring(23)), plan_ckks(10_000, 1000, Ring(23))
+    assert (small.prime_bits, large.prime_bits) == (40, 48)
+    assert large.margin >= MIN_MARGIN
+    with pytest.raises(CapacityError, match="14 deviations"):
+        plan_ckks(10_000, 1000, Ring(43))
+
+
+def test_the_scale_is_the_largest_that_fits() -> None:
+    plan = plan_ckks(10_000, 10, Ring(16))
+    assert plan.scale_bits == 23
+    assert math.sqrt(2) * 2 * plan.scale * 2**15 >= plan.modulus / 2
+
+
+def test_bytes_a_value_stay_below_the_promise() -> None:
+    assert plan_ckks(1_000_000, 10, Ring(23)).bytes_per_value <= 5.1
+    assert plan_ckks(1_000_000, 10, Ring(31)).bytes_per_value <= 6.1
+    plan = plan_ckks(1_000_000, 10, Ring(23))
+    assert plan.bytes_down < 1.1 * plan.bytes_up
+    assert plan.open_bytes(1) < plan.bytes_down
+
+
+def test_the_noise_prediction_is_the_one_of_the_docstring() -> None:
+    plan = plan_ckks(4096, 128, Ring(23))
+    assert plan.noise_stddev() == pytest.approx(3.2532 * math.sqrt(128 * 2048) / 2**16, rel=1e-3)
+    assert plan.noise_stddev(32) == pytest.approx(plan.noise_stddev() / 2, rel=1e-6)
+
+
+def test_the_range_may_come_from_clip_and_scale() -> None:
+    by_clip = plan_ckks(10_000, 10, clip=1.0, scale=2.0**18)
+    assert by_clip.bits == (10 * 2**18).bit_length() + 1 == 23
+    assert plan_ckks(10_000, 10, clip=1.0, scale=2.0**18, max_weight=4.0).bits == 25
+    assert plan_ckks(10, 1, clip=1.0, scale=1.0).bits == 8
+
+
+def test_short_vectors_take_the_smaller_degree_where_the_table_allows_it() -> None:
+    assert plan_ckks(2048, 10, Ring(23)).degree == 2048
+    assert plan_ckks(2049, 10, Ring(23)).degree == 4096
+    assert plan_ckks(10, 10, Ring(39)).degree == 4096, "a prime of 56 bits is beyond the table at degree 2048"
+    assert plan_ckks(10, 10, Ring(23), security=192).degree == 4096
+    assert plan_ckks(10, 10, Ring(23), degree=4096).degree == 4096
+
+
+def test_parameters_beyond_the_table_are_refused() -> None:
+    with pytest.raises(ConfigError, match="beyond the 128-bit security table"):
+        plan_ckks(10, 10, Ring(39), degree=2048)
+    with pytest.raises(ConfigError, match="degree 1024"):
+        plan_ckks(10, 10, Ring(23), degree=1024)
+    with pytest.raises(ConfigError, match="beyond the 256-bit security table for any degree"):
+        plan_ckks(10, 10, Ring(43), security=256)
+    for (degree, bits), prime in PRIMES.items():
+        assert bits <= HE_STANDARD[degree][128]
+        assert prime.bit_length() == bits
+        assert prime % (2 * degree) == 1
+        assert pow(3, prime - 1, prime) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"length": 0, "clients": 2, "ring": Ring(23)},
+        {"length": 2, "clients": 0, "ring": Ring(23)},
+        {"length": 2.0, "clients": 2, "ring": Ring(23)},
+        {"length": 2, "clients": 2},
+        {"length": 2, "clients": 2, "clip": 1.0},
+        {"length": 2, "clients": 2, "clip": 1.0, "scale": math.nan},
+        {"length": 2, "clients": 2, "clip": -1.0, "scale": 1.0},
+        {"length": 2, "clients": 2, "ring": Ring(23), "scale": 1.0},
+        {"length": 2, "clients": 2, "ring": Ring(23), "security": 100},
+        {"length": 2, "clients": 2, "ring": Ring(23), "public_key": True},
+        {"length": 2**31, "clients": 2, "ring": Ring(23)},
+    ],
+)
+def test_contradictions_are_config_errors(arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        plan_ckks(**arguments)  # type: ignore[arg-type]
+
+
+def test_every_party_derives_the_same_plan_from_a_task() -> None:
+    task = SumTask(b"", tuple(range(7)), 4, 5000, Ring(23), 1000)
+    plan = plan_for(task)
+    assert plan == plan_ckks(5000, 7, Ring(23))
+    assert plan.identifier == plan_for(task).identifier != plan_for(task, security=192).identifier
+    assert plan.chunks == 2
+    assert plan.block_bytes == 2 * 4096 * 5
+    assert isinstance(plan, CkksPlan)
