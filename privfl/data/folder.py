@@ -20,7 +20,7 @@ PAGES: Final = {
     "parkinsons": "https://archive.ics.uci.edu/dataset/189/parkinsons+telemonitoring",
     "shakespeare": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
 }
-"""Where the files of each set are to be had."""
+"""Where the files of each set are to be had: a page, or with a slash at the end the folder of the files."""
 
 CHECKSUMS: Final = {
     "adult/adult.data": "sha256:5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
@@ -56,7 +56,7 @@ def read(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, 
     Raises `DataError` when it is absent, naming where it was looked for and where it is to be had, or when its
     checksum is not the listed one; `verify=False` takes other editions of the file, at the caller's own risk.
     """
-    page = PAGES[name]
+    page = PAGES[name] + (file if PAGES[name].endswith("/") else "")
     try:
         root = data_folder(folder)
     except DataError as error:

@@ -103,8 +103,7 @@ class NoisedMoments:
         return Standardizer(self.center + self.width * first, self.width * spread, "noised")
 
     def _encode(self, unit: npt.NDArray[np.float64]) -> Ints:
-        norm = float(np.linalg.norm(unit))
-        return self.codec.encode(unit * min(1.0, self.clip_norm / norm), max_norm=self.clip_norm)
+        return self.codec.encode(unit, max_norm=self.clip_norm)  # shrinks what is longer, as a whole
 
 
 def noised_standardizer(

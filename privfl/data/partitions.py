@@ -126,8 +126,7 @@ def _level(owner: Rows, clients: int, least: int, rng: np.random.Generator) -> N
             if donor not in stock:
                 stock[donor] = rng.permutation(np.flatnonzero(owner == donor)).tolist()
             owner[stock[donor].pop()] = client
-            if -size - 1 > least:
-                heapq.heappush(richest, (size + 1, donor))
+            heapq.heappush(richest, (size + 1, donor))  # never falls below `least`: the mean of all is above it
 
 
 def _check_sizes(rows: int, clients: int, least: int) -> None:

@@ -72,6 +72,13 @@ def test_a_constant_column_has_deviation_one_exactly() -> None:
     assert (found.apply(features[:, :])[:, :3] == 0).all()
 
 
+def test_a_constant_double_gives_exact_moments() -> None:
+    rows = np.full((1000, 1), 0.1)  # whose float mean is not 0.1
+    assert rows.mean() != 0.1
+    counts, sums, squares = client_moments(rows)
+    assert counts[0] * squares[0] == sums[0] ** 2
+
+
 def test_missing_values_are_left_out_and_imputed_by_the_mean() -> None:
     features = awkward(300)[:, [0, 2, 5]]
     hidden = np.random.default_rng(5).random(features.shape) < 0.3
@@ -126,7 +133,8 @@ def test_negative_sums_survive_the_limbs() -> None:
 
 
 def test_the_widest_sums_fit_their_limbs() -> None:
-    codec = MomentCodec(1, 2, Ring(64))
+    codec = MomentCodec(1, 1, Ring(34))
+    assert codec.limb == 32  # four limbs would be too few for the sum, eight for the squares
     edge = np.array([[np.nextafter(MAX_ABS, 0)], [-np.nextafter(MAX_ABS, 0)], [np.nextafter(MAX_ABS, 0)]])
     assert codec.decode(codec.encode(edge)) == client_moments(edge)
 
@@ -293,6 +301,11 @@ def test_shares_of_noise_are_added_by_the_clients() -> None:
     shared = data.noised_standardizer(fed, NARROW, bounded, share=share, share_bound=3000)
     assert seen == [0, 1, 2]
     np.testing.assert_allclose(shared.mean - plain.mean, [4 * 6000 / 2**20 / 3, 0, 0], atol=1e-12)
+    # A share may be wider than a contribution, as far as it was announced.
+    wide = 2 * bounded.bound
+    data.noised_standardizer(fed, NARROW, bounded, share=lambda client, vector: vector + wide, share_bound=wide)
+    with pytest.raises(ConfigError, match="beyond the task's bound"):
+        data.noised_standardizer(fed, NARROW, bounded, share=lambda client, vector: vector + wide, share_bound=9)
 
 
 @pytest.mark.parametrize("clip_norm", [0.3, 1.0, 2.0, math.sqrt(7)])

@@ -99,6 +99,8 @@ def test_quantity_skew_follows_the_power_law() -> None:
     sizes = np.sort(data.partition(toy(), "quantity:1", 10, 0, test_fraction=0.0).sizes)[::-1]
     weights = 1 / np.arange(1, 11)
     np.testing.assert_allclose(sizes, 1 + 990 * weights / weights.sum(), atol=1)
+    richest = {int(data.partition(toy(), "quantity:1", 10, seed).sizes.argmax()) for seed in range(8)}
+    assert len(richest) > 1  # who is rich is drawn
     assert (data.partition(toy(), "quantity:0", 10, 0, test_fraction=0.0).sizes == 100).all()
 
 
