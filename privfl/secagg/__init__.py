@@ -1,1 +1,42 @@
-"""MaskedSum: secure aggregation by pairwise masks."""
+"""MaskedSum: secure aggregation by pairwise masks, embeddable with numpy and cryptography alone.
+
+`MaskedSum(directory).client(...)` and `.server(...)` are state machines: bytes in, bytes out, over any transport.
+"""
+
+from privfl.crypto import (
+    Credentials,
+    FileDirectory,
+    KeyDirectory,
+    MemoryDirectory,
+    SigningKey,
+    VerifyKey,
+    generate_identities,
+)
+from privfl.ring import Ring
+from privfl.secagg.client import MaskedClient
+from privfl.secagg.planner import GraphPlan, plan_graph
+from privfl.secagg.scheme import MaskedSum
+from privfl.secagg.server import MaskedServer
+from privfl.secagg.terms import Terms
+from privfl.sums import SumPolicy, SumResult, SumTask, run_sum
+
+__all__ = [
+    "Credentials",
+    "FileDirectory",
+    "GraphPlan",
+    "KeyDirectory",
+    "MaskedClient",
+    "MaskedServer",
+    "MaskedSum",
+    "MemoryDirectory",
+    "Ring",
+    "SigningKey",
+    "SumPolicy",
+    "SumResult",
+    "SumTask",
+    "Terms",
+    "VerifyKey",
+    "generate_identities",
+    "plan_graph",
+    "run_sum",
+]

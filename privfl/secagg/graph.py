@@ -1,0 +1,71 @@
+"""Who holds whose shares: everybody everybody's, or the neighbors on a ring that nobody chose.
+
+The ring (Bell et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", section 3) lays the
+n clients of the roster out in the order of a permutation and joins each with the degree / 2 next ones on both sides.
+The permutation comes from the roster's digest, so that each client computes it for itself and no one picks a place:
+
+    key   = derive(roster digest, "masked-sum ring", session)
+    words = the first n 64-bit little-endian words of the AES-256-CTR stream of that key
+    order = the places, sorted by (their word, their place)
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.crypto import add_keystreams
+from privfl.secagg.messages import Bitmap
+
+
+class Graph:
+    """The holders of `size` clients, named by their places; `degree` 0 is the complete graph.
+
+    In the complete graph a client counts itself among its own holders, so that a threshold is one of all clients; on
+    a ring it does not, so that a threshold is one of the degree.
+    """
+
+    def __init__(self, size: int, degree: int, key: bytes) -> None:
+        self.size, self._degree, self._key = size, degree, key
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        words = np.zeros(self.size, "<u8")
+        add_keystreams(words, [self._key])
+        return np.argsort(words, kind="stable")
+
+    @cached_property
+    def _rank(self) -> npt.NDArray[np.int64]:
+        rank = np.empty(self.size, np.int64)
+        rank[self._order] = np.arange(self.size)
+        return rank
+
+    def holders(self, place: int) -> list[int]:
+        """The places of those who hold shares of the client at `place`, increasing; they are also its dealers."""
+        if self._degree == 0:
+            return list(range(self.size))
+        half = self._degree // 2
+        rank = int(self._rank[place])
+        steps = [*range(rank - half, rank), *range(rank + 1, rank + half + 1)]
+        return sorted(self._order[[step % self.size for step in steps]].tolist())
+
+    def neighbors(self, place: int) -> list[int]:
+        """The holders without the client itself: with these it shares a pairwise mask."""
+        return [other for other in self.holders(place) if other != place]
+
+    def least_arc(self, members: Bitmap) -> int:
+        """The smallest number of members in any degree / 2 consecutive places of the ring.
+
+        Two such arcs without an honest member would cut the ring, and with it the sum, in two (Bell et al. 2020,
+        section 3.3), so that this number must be above what corrupt clients could make up. In a complete graph there
+        is nothing to cut, and it is the number of members.
+        """
+        if self._degree == 0:
+            return len(members)
+        raw = np.frombuffer(members.mask.to_bytes(-(-self.size // 8), "little"), np.uint8)
+        ring = np.unpackbits(raw, count=self.size, bitorder="little")[self._order]
+        half = self._degree // 2
+        sums = np.cumsum(np.concatenate([[0], ring, ring[:half]]), dtype=np.int64)
+        return int((sums[half:] - sums[:-half]).min())

@@ -1,0 +1,91 @@
+"""Every key and every signed text of a masked sum, in one place.
+
+`session` is the digest of the terms (privfl/secagg/terms.py), 32 bytes; `roster` the digest of the roster,
+SHA-256(framed("privfl/1 masked-sum roster", session, entries)); identities stand as u32 little-endian; framed() and
+derive() are those of privfl/crypto/kdf.py.
+
+    pairwise mask    derive(X25519(mask keys),  "masked-sum pairwise mask", session, roster, lower id, higher id)
+    self mask        derive(self-mask seed,     "masked-sum self mask",     session, roster, id)
+    box              derive(X25519(box keys),   "masked-sum box",           session, roster, from, to)
+                     associated data            framed(session, "ShareKeys", from, to)
+    seed hash        SHA-256(framed("privfl/1 masked-sum seed hash", session, roster, id, seed))
+    ring             derive(roster,             "masked-sum ring",          session)
+    advertisement    Ed25519 over framed("privfl/1 masked-sum advertise", session, id, keys)
+    consistency      Ed25519 over framed("privfl/1 masked-sum survivors", session, roster, id, bitmap)
+    transcript       SHA-256(framed("privfl/1 masked-sum transcript", session, roster, bitmap))
+
+Mask keys take the sorted pair of identities, for both must find the same; only box keys have a direction. The client
+with the lower identity adds the pairwise stream, the other one subtracts it; each adds its own self mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from privfl.crypto import PROTOCOL_LABEL, AgreementKey, derive, framed
+from privfl.secagg.messages import Bitmap
+from privfl.wire import ClientId
+
+ADVERTISE: Final = "masked-sum advertise"
+SURVIVORS: Final = "masked-sum survivors"
+
+
+def id_bytes(client: ClientId) -> bytes:
+    """An identity as it enters keys and signatures."""
+    return client.to_bytes(4, "little")
+
+
+def roster_digest(session: bytes, entries: bytes) -> bytes:
+    """What binds a key to everybody's advertisement."""
+    return _hash("masked-sum roster", session, entries)
+
+
+@dataclass(frozen=True, slots=True)
+class RosterKeys:
+    """Derives what is bound to one session and one roster (both 32-byte digests)."""
+
+    session: bytes
+    roster: bytes
+
+    def pairwise(self, own: AgreementKey, public: bytes, me: ClientId, peer: ClientId) -> bytes:
+        """The key of the mask of `me` and `peer`; raises `RemoteProtocolError` (sender=peer) for a bad point."""
+        low, high = sorted((me, peer))
+        shared = own.agree(public, sender=peer)
+        return self._derive(shared, "masked-sum pairwise mask", id_bytes(low), id_bytes(high))
+
+    def self_mask(self, client: ClientId, seed: bytes) -> bytes:
+        """The key of a client's own mask."""
+        return self._derive(seed, "masked-sum self mask", id_bytes(client))
+
+    def seed_hash(self, client: ClientId, seed: bytes) -> bytes:
+        """What a reconstructed seed is checked against; a seed has full entropy, so its hash hides it."""
+        return _hash("masked-sum seed hash", self.session, self.roster, id_bytes(client), seed)
+
+    def box(self, shared: bytes, sender: ClientId, receiver: ClientId) -> bytes:
+        """The key of the one box from `sender` to `receiver`; `shared` is the agreed secret of their box keys."""
+        return self._derive(shared, "masked-sum box", id_bytes(sender), id_bytes(receiver))
+
+    def box_context(self, sender: ClientId, receiver: ClientId) -> bytes:
+        """The associated data of that box."""
+        return framed(self.session, b"ShareKeys", id_bytes(sender), id_bytes(receiver))
+
+    def ring(self) -> bytes:
+        """The key whose stream permutes the ring."""
+        return derive(self.roster, "masked-sum ring", self.session)
+
+    def said_by(self, client: ClientId, survivors: Bitmap) -> tuple[bytes, ...]:
+        """The parts that `client` signs in the consistency step."""
+        return self.session, self.roster, id_bytes(client), survivors.to_bytes()
+
+    def transcript(self, survivors: Bitmap) -> bytes:
+        """The digest of what was opened for whom."""
+        return _hash("masked-sum transcript", self.session, self.roster, survivors.to_bytes())
+
+    def _derive(self, secret: bytes, label: str, *parts: bytes) -> bytes:
+        return derive(secret, label, self.session, self.roster, *parts)
+
+
+def _hash(label: str, *parts: bytes) -> bytes:
+    return hashlib.sha256(framed((PROTOCOL_LABEL + label).encode("ascii"), *parts)).digest()

@@ -1,0 +1,85 @@
+"""The roster: everybody's advertisement in records of one size, read without a copy for each client."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.crypto import SIGNATURE_BYTES
+from privfl.errors import RemoteProtocolError, WireError
+from privfl.secagg.messages import KEYS_BYTES
+from privfl.secagg.terms import Terms
+from privfl.wire import ClientId
+
+
+class RosterView:
+    """Records by place; places are in the order of identities."""
+
+    def __init__(self, records: npt.NDArray[np.void]) -> None:
+        self._records = records
+        self._ids: npt.NDArray[np.uint32] = records["client"]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def clients(self) -> list[ClientId]:
+        """All identities, increasing."""
+        found: list[int] = self._ids.tolist()
+        return found
+
+    def place_of(self, client: ClientId) -> int | None:
+        """Where a client stands, or None."""
+        place = int(np.searchsorted(self._ids, client))
+        return place if place < len(self) and self.client(place) == client else None
+
+    def client(self, place: int) -> ClientId:
+        """Who stands there."""
+        return int(self._ids[place])
+
+    def keys(self, place: int) -> bytes:
+        """Its mask key and box key, 64 bytes."""
+        return bytes(self._records["mask"][place]) + bytes(self._records["box"][place])
+
+    def signature(self, place: int) -> bytes:
+        """Its signature over them."""
+        return bytes(self._records["signature"][place])
+
+
+def write_roster(adverts: Mapping[ClientId, bytes]) -> bytes:
+    """The records of `adverts` (keys and, in signed mode, signature)."""
+    return b"".join(client.to_bytes(4, "little") + adverts[client] for client in sorted(adverts))
+
+
+def read_roster(terms: Terms, entries: bytes) -> RosterView:
+    """The records in `entries`.
+
+    Raises `WireError` unless they are strictly increasing in identity and `RemoteProtocolError` unless all are in the
+    cohort, at least `least_roster` and no key stands for two of them. Signatures are for the reader to verify.
+    """
+    layout = _layout(terms.signed)
+    if len(entries) % layout.itemsize:
+        raise WireError(f"{len(entries)} bytes are no records of {layout.itemsize}")
+    view = RosterView(np.frombuffer(entries, layout))
+    clients = view.clients
+    if any(a >= b for a, b in itertools.pairwise(clients)):
+        raise WireError("the roster's identities must be strictly increasing")
+    if not set(terms.task.clients).issuperset(clients):
+        raise RemoteProtocolError("the roster names a client that is not in the cohort")
+    if len(clients) < terms.least_roster:
+        raise RemoteProtocolError(f"the roster has {len(clients)} clients, at least {terms.least_roster} are due")
+    records = np.frombuffer(entries, layout)
+    everything = records["mask"].tolist() + records["box"].tolist()
+    if len(set(everything)) != 2 * len(clients):
+        raise RemoteProtocolError("one key stands for two in the roster")
+    return view
+
+
+def _layout(signed: bool) -> np.dtype[Any]:
+    half = KEYS_BYTES // 2
+    fields = [("client", "<u4"), ("mask", f"V{half}"), ("box", f"V{half}")]
+    return np.dtype([*fields, ("signature", f"V{SIGNATURE_BYTES}")] if signed else fields)

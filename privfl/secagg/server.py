@@ -1,0 +1,289 @@
+"""The server's side: it adds masked vectors as they come, and takes off what the survivors let it take off.
+
+Each step collects one message from each client that is still there; `advance` closes it. A client whose message breaks
+the rules is dropped and blamed, exactly as if it had fallen silent; the others go on while enough are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, AgreementKey, KeyDirectory
+from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.secagg import keys
+from privfl.secagg.graph import Graph
+from privfl.secagg.machine import SERVER_CLOSED, server_table
+from privfl.secagg.messages import (
+    BOX_BYTES,
+    KEYS_BYTES,
+    AdvertiseKeys,
+    Bitmap,
+    Boxes,
+    ConsistencyCheck,
+    MaskedInput,
+    Roster,
+    ShareKeys,
+    Signatures,
+    Survivors,
+    Unmask,
+    pieces,
+)
+from privfl.secagg.roster import RosterView, read_roster, write_roster
+from privfl.secagg.state import ServerState, dump_state
+from privfl.secagg.terms import Terms
+from privfl.secagg.unmask import Opener, check_unmask
+from privfl.sums.base import Opening, SumResult
+from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek, write_fields
+
+SEMI_HONEST_CAVEAT = (
+    "semi-honest masked sum: keys and survivor lists were not signed, so a server that lies can read single vectors"
+)
+_PROBE = AgreementKey(b"\x01" * KEY_BYTES)
+"""A key of nobody's, to find points of low order before they reach the clients."""
+
+
+class MaskedServer:
+    """The server's session; see `MaskedSum.server`. It holds one vector, whatever the number of clients."""
+
+    def __init__(self, terms: Terms, *, directory: KeyDirectory | None, opening: Opening, threads: int) -> None:
+        if terms.signed != (directory is not None):
+            raise ConfigError("a key directory belongs to signed terms, and to no others")
+        task = terms.task
+        self._terms, self._directory, self._opening, self._threads = terms, directory, opening, threads
+        self.state = ServerState(
+            terms, terms.digest(), "AdvertiseKeys", task.ring.zeros(task.length), set(task.clients)
+        )
+        self._table = server_table(signed=terms.signed)
+        self._takers: dict[type[Message], Callable[[ClientId, memoryview], None]] = {
+            AdvertiseKeys: self._take_advert,
+            ShareKeys: self._take_shares,
+            MaskedInput: self._take_input,
+            ConsistencyCheck: self._take_signature,
+            Unmask: self._take_unmask,
+        }
+        self._senders: dict[type[Message], Callable[[], dict[ClientId, bytes]]] = {
+            Roster: self._send_roster,
+            Boxes: self._send_boxes,
+            Survivors: self._send_survivors,
+            Signatures: self._send_signatures,
+        }
+        self._seen_keys: set[bytes] | None = None
+        self._result: SumResult | None = None
+
+    @property
+    def awaiting(self) -> frozenset[ClientId]:
+        """Clients whose message of the present step has not come."""
+        return frozenset(self.state.awaiting)
+
+    @property
+    def result(self) -> SumResult | None:
+        """The opened sum, once there is one."""
+        return self._result
+
+    def to_bytes(self) -> bytes:
+        """Everything that `MaskedSum.resume` needs; save it after `advance` and before sending what that returned."""
+        return dump_state(self.state)
+
+    def receive(self, sender: ClientId, message: bytes) -> None:
+        """Take one client's message.
+
+        A `RemoteProtocolError` has dropped and blamed its sender, unless nothing was awaited from it at all: a client
+        that already answered stays what it is.
+        """
+        row = self._table.get(self.state.step)
+        if row is None:
+            raise LocalProtocolError("this sum is closed")
+        if sender not in self.state.awaiting:
+            raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
+        self.state.awaiting.discard(sender)
+        try:
+            header, body = peek(message, max_length=self._max_length(row.collects))
+            if (header.kind, header.sender, header.task) != (row.collects.KIND, sender, self.state.session):
+                raise WireError("the header names another kind, sender or session")
+            self._takers[row.collects](sender, body)
+        except (WireError, RemoteProtocolError) as error:
+            reason = f"{row.collects.__name__}: {error}"
+            self.state.blamed[sender] = reason
+            raise RemoteProtocolError(f"client {sender}: {reason}", sender=sender) from error
+
+    def advance(self) -> Mapping[ClientId, bytes]:
+        """Close this step: whoever is silent has dropped out. Returns the next step's messages, at last none.
+
+        Raises `TooFewSurvivors`, and `RemoteProtocolError` naming the dealer when a client's shares do not give its
+        secret; nothing is opened then, and the session is closed.
+        """
+        row = self._table.get(self.state.step)
+        if row is None:
+            raise LocalProtocolError("this sum is closed")
+        self.state.step, self.state.awaiting = SERVER_CLOSED, set()  # what follows may raise
+        if row.sends is None:
+            self._open()
+            self.state.step = row.then
+            return {}
+        messages = self._senders[row.sends]()
+        self.state.step, self.state.awaiting = row.then, set(messages)
+        return messages
+
+    # --- AdvertiseKeys -> Roster -----------------------------------------------------------------------------------
+
+    def _take_advert(self, sender: ClientId, body: memoryview) -> None:
+        advert = AdvertiseKeys.from_body(body)
+        public, signature = advert.keys, bytes(advert.signature)
+        if len(signature) != (SIGNATURE_BYTES if self._terms.signed else 0):
+            raise WireError(f"a signature of {len(signature)} bytes")
+        if self._directory is not None:
+            key = self._directory.verify_key(sender)
+            key.verify(signature, keys.ADVERTISE, self.state.session, keys.id_bytes(sender), public, sender=sender)
+        if self._seen_keys is None:
+            self._seen_keys = {half for other in self.state.adverts.values() for half in _halves(other)}
+        mine = set(_halves(public))
+        if len(mine) < 2 or mine & self._seen_keys:
+            raise RemoteProtocolError("one key stands for two", sender=sender)
+        for half in mine:
+            _PROBE.agree(half, sender=sender)
+        self._seen_keys |= mine
+        self.state.adverts[sender] = public + signature
+
+    def _send_roster(self) -> dict[ClientId, bytes]:
+        adverts = self.state.adverts
+        if len(adverts) < self._terms.least_roster:
+            raise TooFewSurvivors(len(adverts), self._terms.least_roster)
+        message = self._pack(Roster(self._entries))
+        return dict.fromkeys(sorted(adverts), message)
+
+    @cached_property
+    def _entries(self) -> bytes:
+        return write_roster(self.state.adverts)
+
+    @cached_property
+    def _roster(self) -> RosterView:
+        return read_roster(self._terms, self._entries)
+
+    @cached_property
+    def _keys(self) -> keys.RosterKeys:
+        return keys.RosterKeys(self.state.session, keys.roster_digest(self.state.session, self._entries))
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return Graph(len(self._roster), self._terms.degree, self._keys.ring())
+
+    @cached_property
+    def _clients(self) -> list[ClientId]:
+        return self._roster.clients
+
+    @cached_property
+    def _places(self) -> dict[ClientId, int]:
+        return {client: place for place, client in enumerate(self._clients)}
+
+    def _members(self, clients: set[ClientId]) -> Bitmap:
+        return Bitmap.of(len(self._clients), (self._places[client] for client in clients))
+
+    # --- ShareKeys -> Boxes ----------------------------------------------------------------------------------------
+
+    def _take_shares(self, sender: ClientId, body: memoryview) -> None:
+        shared = ShareKeys.from_body(body)
+        boxes = bytes(shared.boxes)
+        pieces(boxes, BOX_BYTES, len(self._graph.neighbors(self._places[sender])), "boxes")
+        self.state.hashes[sender], self.state.boxes[sender] = shared.seed_hash, boxes
+
+    def _send_boxes(self) -> dict[ClientId, bytes]:
+        sharers = self._members(set(self.state.boxes))
+        self._check_left(sharers)
+        inboxes: dict[int, list[bytes]] = {place: [] for place in sharers}
+        for dealer in sharers:  # in increasing order, so that every inbox is in order too
+            boxes = self.state.boxes[self._clients[dealer]]
+            for index, holder in enumerate(self._graph.neighbors(dealer)):
+                if holder in inboxes:
+                    inboxes[holder].append(boxes[index * BOX_BYTES : (index + 1) * BOX_BYTES])
+        return {
+            self._clients[place]: self._pack(Boxes(sharers, b"".join(inboxes[place]))) for place in self._able(sharers)
+        }
+
+    def _able(self, members: Bitmap) -> list[int]:
+        """The members with enough holders among them; the others would refuse to go on, and rightly so."""
+        threshold = self._terms.threshold
+        if self._terms.degree == 0:
+            able = list(members)
+        else:
+            inside = set(members)
+            able = [place for place in members if len(inside.intersection(self._graph.holders(place))) >= threshold]
+        if len(able) < threshold:
+            raise TooFewSurvivors(len(able), threshold)
+        return able
+
+    def _check_left(self, members: Bitmap) -> None:
+        if len(members) < self._terms.least_survivors:
+            raise TooFewSurvivors(len(members), self._terms.least_survivors)
+        arc = self._graph.least_arc(members)
+        if arc < self._terms.arc:
+            raise TooFewSurvivors(arc, self._terms.arc)
+
+    # --- MaskedInput -> Survivors ----------------------------------------------------------------------------------
+
+    def _take_input(self, sender: ClientId, body: memoryview) -> None:
+        task = self._terms.task
+        words = task.ring.unpack(MaskedInput.from_body(body).values, task.length, dense=self._terms.packed)
+        task.ring.add(self.state.total, words)
+        self.state.uploaded.add(sender)
+
+    @cached_property
+    def _survivors(self) -> Bitmap:
+        return self._members(self.state.uploaded)
+
+    def _send_survivors(self) -> dict[ClientId, bytes]:
+        self._check_left(self._survivors)
+        message = self._pack(Survivors(self._survivors))
+        return {self._clients[place]: message for place in self._able(self._survivors)}
+
+    # --- ConsistencyCheck -> Signatures ----------------------------------------------------------------------------
+
+    def _take_signature(self, sender: ClientId, body: memoryview) -> None:
+        signature = ConsistencyCheck.from_body(body).signature
+        if self._directory is not None:
+            parts = self._keys.said_by(sender, self._survivors)
+            self._directory.verify_key(sender).verify(signature, keys.SURVIVORS, *parts, sender=sender)
+        self.state.signatures[sender] = signature
+
+    def _send_signatures(self) -> dict[ClientId, bytes]:
+        signed = self._members(set(self.state.signatures))
+        messages = {}
+        for place in self._able(signed):
+            neighbors = self._graph.neighbors(place)
+            near = [index for index, other in enumerate(neighbors) if other in signed]
+            joined = b"".join(self.state.signatures[self._clients[neighbors[index]]] for index in near)
+            messages[self._clients[place]] = self._pack(Signatures(Bitmap.of(len(neighbors), near), joined))
+        return messages
+
+    # --- Unmask -> the sum -----------------------------------------------------------------------------------------
+
+    def _take_unmask(self, sender: ClientId, body: memoryview) -> None:
+        message = Unmask.from_body(body)
+        holders = self._graph.holders(self._places[sender])
+        check_unmask(message, sum(self._clients[place] in self.state.boxes for place in holders))
+        self.state.unmasks[sender] = write_fields(message)
+
+    def _open(self) -> None:
+        state, task = self.state, self._terms.task
+        opener = Opener(self._terms, state, self._graph, self._clients, keys=self._keys, threads=self._threads)
+        opener.unmask()
+        total, survivors = task.ring.center(task.ring.mask(state.total)), frozenset(state.uploaded)
+        state.total = task.ring.zeros(0)
+        opened = self._opening(total, survivors)
+        digest = self._keys.transcript(self._survivors)
+        caveats = () if self._terms.signed else (SEMI_HONEST_CAVEAT,)
+        self._result = SumResult(opened, survivors, digest, dict(state.blamed), caveats)
+
+    def _pack(self, message: Message) -> bytes:
+        return message.to_bytes(sender=SERVER, task=self.state.session)
+
+    def _max_length(self, kind: type[Message]) -> int:
+        """A bound on an honest message of this kind, so that nothing larger is even parsed."""
+        task = self._terms.task
+        if kind is MaskedInput:
+            return HEADER_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)
+        return HEADER_BYTES + 128 + BOX_BYTES * len(task.clients)
+
+
+def _halves(advert: bytes) -> tuple[bytes, bytes]:
+    return advert[:KEY_BYTES], advert[KEY_BYTES:KEYS_BYTES]

@@ -1,0 +1,161 @@
+"""What the parties of one masked sum agree on beyond the task, resolved and checked before anything runs.
+
+The digest of the terms, called `session` everywhere else, stands in the header of every message, in every signature
+and in every derived key: SHA-256("privfl/1 masked-sum terms" | the fields of `_TermsForm` below, as in wire.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from privfl.errors import ConfigError
+from privfl.secagg.planner import GraphPlan, assess_graph, plan_graph
+from privfl.sums.base import MAX_CLIENTS, SumTask
+from privfl.wire import U8, U32, Fixed, Uint, wired, write_fields
+
+Mode = Literal["signed", "semi-honest"]
+GraphChoice = Literal["auto", "complete"] | int
+
+COMPLETE_UP_TO: Final = 100
+"""Up to this many clients everybody shares with everybody."""
+
+_LABEL: Final = b"privfl/1 masked-sum terms"
+_COUNT: Final = Uint(4, MAX_CLIENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One masked sum's parameters.
+
+    `degree` 0 is the complete graph; `threshold` counts a client's holders (all clients, or its neighbors);
+    `arc` is the least number of survivors among any degree / 2 consecutive places (0 without a ring); fewer than
+    `least_roster` advertisements start nothing.
+    """
+
+    task: SumTask
+    signed: bool
+    packed: bool
+    degree: int
+    threshold: int
+    arc: int
+    least_roster: int
+
+    def digest(self) -> bytes:
+        """32 bytes: the session."""
+        form = _TermsForm(
+            self.task.digest(),
+            int(self.signed),
+            int(self.packed),
+            self.degree,
+            self.threshold,
+            self.arc,
+            self.least_roster,
+        )
+        return hashlib.sha256(_LABEL + write_fields(form)).digest()
+
+    @property
+    def least_survivors(self) -> int:
+        """Below this many vectors nothing is opened: whoever holds fewer shares than the threshold can open none."""
+        return max(self.task.min_survivors, self.threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class _TermsForm:
+    task: bytes = wired(Fixed(32))
+    signed: int = wired(U8)
+    packed: int = wired(U8)
+    degree: int = wired(_COUNT)
+    threshold: int = wired(_COUNT)
+    arc: int = wired(_COUNT)
+    least_roster: int = wired(U32)
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a masked sum is planned for: fractions of the cohort that collude with the server and that fall silent."""
+
+    corrupt: float
+    dropout: float
+    security_bits: int
+    correctness_bits: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("corrupt", self.corrupt), ("dropout", self.dropout)):
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} is a fraction in [0, 1), not {value!r}")
+
+
+def resolve(
+    task: SumTask, *, signed: bool, packed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
+) -> Terms:
+    """The terms of `task`; raises `ConfigError` for thresholds under which the scheme would promise nothing."""
+    cohort = len(task.clients)
+    plan = _choose(cohort, signed, graph, threshold, assume)
+    if plan is None:
+        chosen = _complete_threshold(cohort, signed, threshold, assume.corrupt)
+        return Terms(task, signed, packed, 0, chosen, 0, max(chosen, task.min_survivors))
+    stay = math.ceil(cohort * (1 - assume.dropout) - 1e-9)
+    least = max(plan.degree + 1, task.min_survivors, stay)
+    return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least)
+
+
+def _choose(
+    cohort: int, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
+) -> GraphPlan | None:
+    """The ring, or None for the complete graph."""
+    if graph == "complete" or (graph == "auto" and cohort <= COMPLETE_UP_TO):
+        return None
+    if graph == "auto":
+        plan = _planned(cohort, signed, assume)
+        return plan if threshold is None or plan is None else _explicit(cohort, signed, plan.degree, threshold, assume)
+    if not isinstance(graph, int) or graph % 2 or not 2 <= graph < cohort:
+        raise ConfigError(f"graph is 'auto', 'complete' or an even degree in [2, {cohort - 1}], not {graph!r}")
+    return _explicit(cohort, signed, graph, 2 * graph // 3 + 1 if threshold is None else threshold, assume)
+
+
+@lru_cache(maxsize=64)
+def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan | None:
+    try:
+        return plan_graph(
+            cohort,
+            assume.corrupt,
+            assume.dropout,
+            malicious=signed,
+            security_bits=assume.security_bits,
+            correctness_bits=assume.correctness_bits,
+        )
+    except ConfigError:
+        return None  # the complete graph asks the least of its clients
+
+
+@lru_cache(maxsize=64)
+def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: Assumptions) -> GraphPlan:
+    low = degree // 2 + 1 if signed else 1
+    if not low <= threshold <= degree:
+        raise ConfigError(f"share_threshold must be in [{low}, {degree}] for degree {degree}, not {threshold}")
+    arc = max(1, threshold - degree // 2)
+    plan = assess_graph(
+        cohort, assume.corrupt, assume.dropout, degree=degree, threshold=threshold, arc=arc, malicious=signed
+    )
+    if assume.corrupt > 0 and plan.security_bits < assume.security_bits:
+        raise ConfigError(
+            f"degree {degree} with threshold {threshold} gives {max(plan.security_bits, 0.0):.0f} bits of security "
+            f"where {100 * assume.corrupt:g} % of {cohort} clients are corrupt, not {assume.security_bits}"
+        )
+    return plan
+
+
+def _complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt: float) -> int:
+    colluding = math.floor(corrupt * cohort + 1e-9)
+    chosen = threshold if threshold is not None else 2 * cohort // 3 + 1 if signed else cohort // 2 + 1
+    low = (cohort + colluding) // 2 + 1 if signed else colluding + 1
+    if not low <= chosen <= cohort:
+        raise ConfigError(
+            f"share_threshold must be in [{low}, {cohort}] for {cohort} clients of whom {colluding} may be corrupt, "
+            f"not {chosen}"
+        )
+    return chosen

@@ -1,0 +1,114 @@
+"""Reconstructing what the survivors reveal, and taking the masks off the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from privfl.crypto import (
+    KEY_BYTES,
+    SHARE_BYTES,
+    AgreementKey,
+    Combiner,
+    add_keystreams,
+    share_from_bytes,
+)
+from privfl.errors import RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.secagg.graph import Graph
+from privfl.secagg.keys import RosterKeys
+from privfl.secagg.messages import Unmask, pieces
+from privfl.secagg.state import ServerState
+from privfl.secagg.terms import Terms
+from privfl.wire import ClientId, Reader, read_fields
+
+
+def check_unmask(message: Unmask, due: int) -> list[int]:
+    """The shares of a message that owes `due` of them; raises `WireError` unless all are canonical."""
+    if message.given.count != due:
+        raise WireError(f"shares of {message.given.count} dealers, where {due} are due")
+    return [share_from_bytes(share) for share in pieces(message.shares, SHARE_BYTES, len(message.given), "shares")]
+
+
+class Opener:
+    """One opening: every dealer's secret from its holders' shares, then all masks off `state.total`."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        state: ServerState,
+        graph: Graph,
+        clients: Sequence[ClientId],
+        *,
+        keys: RosterKeys,
+        threads: int,
+    ) -> None:
+        self._terms, self._state, self._graph, self._clients = terms, state, graph, clients
+        self._keys, self._threads = keys, threads
+        self._shares: dict[ClientId, dict[ClientId, int]] = {dealer: {} for dealer in state.boxes}
+        self._combiners: dict[tuple[ClientId, ...], Combiner] = {}
+        for place, holder in enumerate(clients):
+            if holder in state.unmasks:
+                self._collect(place, holder)
+
+    def _collect(self, place: int, holder: ClientId) -> None:
+        """Lay one holder's shares beside those of the others, dealer by dealer."""
+        due = [dealer for dealer in (self._clients[i] for i in self._graph.holders(place)) if dealer in self._shares]
+        message = read_fields(Unmask, Reader(self._state.unmasks[holder]))
+        found = iter(check_unmask(message, len(due)))
+        for index, dealer in enumerate(due):
+            if index in message.given:
+                self._shares[dealer][holder] = next(found)
+            else:
+                self._blame(dealer, holder, "did not open")
+
+    def unmask(self) -> None:
+        """Take every mask off the total; raises before the first is off if one of them cannot be found."""
+        plus: list[bytes] = []
+        minus: list[bytes] = []
+        for place, client in enumerate(self._clients):
+            if client in self._state.uploaded:
+                minus.append(self._self_mask(client))
+            elif client in self._state.boxes:
+                for sign, key in self._left_over(place, client):
+                    (plus if sign > 0 else minus).append(key)
+        add_keystreams(self._state.total, plus, minus, threads=self._threads)
+
+    def _self_mask(self, client: ClientId) -> bytes:
+        expected = self._state.hashes[client]
+        seed = self._secret(client, lambda seed: self._keys.seed_hash(client, seed) == expected)
+        return self._keys.self_mask(client, seed)
+
+    def _left_over(self, place: int, client: ClientId) -> Iterator[tuple[int, bytes]]:
+        """The masks that survivors share with a client that dropped out, each with the sign that takes it off."""
+        adverts = self._state.adverts
+        near = [self._clients[other] for other in self._graph.neighbors(place)]
+        near = [other for other in near if other in self._state.uploaded]
+        if not near:
+            return
+        public = adverts[client][:KEY_BYTES]
+        own = AgreementKey(self._secret(client, lambda secret: AgreementKey(secret).public == public))
+        for other in near:
+            peer = adverts[other][:KEY_BYTES]
+            sign = -1 if other < client else 1  # the lower identity had added it
+            yield sign, self._keys.pairwise(own, peer, client, other)
+
+    def _secret(self, dealer: ClientId, accept: Callable[[bytes], bool]) -> bytes:
+        held = self._shares[dealer]
+        if len(held) < self._terms.threshold:
+            raise TooFewSurvivors(len(held), self._terms.threshold)
+        holders = tuple(held)
+        if holders not in self._combiners:
+            self._combiners[holders] = Combiner([holder + 1 for holder in holders], self._terms.threshold)
+        try:
+            secret, wrong = self._combiners[holders].combine(list(held.values()), accept)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"client {dealer} dealt bad shares: {error}", sender=dealer) from error
+        for at in sorted(wrong):
+            self._blame(dealer, at - 1, "is wrong")
+        return secret
+
+    def _blame(self, dealer: ClientId, holder: ClientId, what: str) -> None:
+        """Either of the two may have done it, so both are named."""
+        for client in (dealer, holder):
+            text = f"the share of dealer {dealer} held by client {holder} {what}"
+            known = self._state.blamed.get(client)
+            self._state.blamed[client] = text if known is None else f"{known}; {text}"
