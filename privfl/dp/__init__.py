@@ -1,1 +1,51 @@
-"""Differential privacy: mechanisms, ledger, accounting."""
+"""Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
+
+from privfl.dp.accounting import Accountant, Budget, what_if
+from privfl.dp.blocks import Segment, l1_bound, norm_bound
+from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
+from privfl.dp.ledger import Ledger, Token
+from privfl.dp.mechanism import Mechanism, NoisePlan
+from privfl.dp.release import Release
+from privfl.dp.report import EpsilonReport, format_epsilon
+from privfl.dp.sampler import rounded_gaussian, seeded_entropy
+from privfl.dp.unit import (
+    CLIENT_UNIT,
+    Everyone,
+    FixedSize,
+    Observer,
+    Poisson,
+    PrivacyUnit,
+    Sampling,
+    TruncatedPoisson,
+)
+
+__all__ = [
+    "CLIENT_UNIT",
+    "Accountant",
+    "Budget",
+    "Clip",
+    "Clipped",
+    "ElementClip",
+    "EpsilonReport",
+    "Everyone",
+    "FixedSize",
+    "FlatClip",
+    "LayerClip",
+    "Ledger",
+    "Mechanism",
+    "NoisePlan",
+    "Observer",
+    "Poisson",
+    "PrivacyUnit",
+    "Release",
+    "Sampling",
+    "Segment",
+    "Token",
+    "TruncatedPoisson",
+    "format_epsilon",
+    "l1_bound",
+    "norm_bound",
+    "rounded_gaussian",
+    "seeded_entropy",
+    "what_if",
+]

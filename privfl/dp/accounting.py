@@ -1,0 +1,336 @@
+"""Epsilon from releases: privacy loss distributions of dp-accounting, closed forms where they exist.
+
+The only module that imports dp_accounting, and only when a sampled event has to be composed. What it computes is an
+upper bound: discretised losses are pessimistic (Doroshenko et al. 2022, "Connect the dots"), the grid is refined until
+the next refinement would change little, and a slack for the rounding of the Fourier transforms is taken off delta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.dp.events import EVERYONE, Event, Profile, exposure, gaussian_event
+from privfl.dp.gaussian import gaussian_epsilon
+from privfl.dp.profiles import fixed_size_delta, profile_reach
+from privfl.dp.release import Release
+from privfl.dp.report import EpsilonReport
+from privfl.dp.unit import (
+    CLIENT_UNIT,
+    Everyone,
+    FixedSize,
+    Observer,
+    Poisson,
+    PrivacyUnit,
+    Sampling,
+    TruncatedPoisson,
+    check_count,
+    check_delta,
+    check_positive,
+)
+from privfl.errors import BudgetExceeded, MissingExtra, UnsupportedRelease
+
+CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
+PLD: Final = "PLD (dp-accounting, connect the dots)"
+LEAST_DELTA: Final = 1e-10
+
+_GRIDS: Final = (4e-3, 1e-3, 2.5e-4, 6.25e-5)
+_QUICK_GRID: Final = 1e-3
+_CLOSE: Final = 1e-3  # stop refining here: with grids four times finer, the error left is about a fifteenth of it
+_FFT_SLACK: Final = 1e-12
+_ORDERS: Final = (*range(2, 64), *range(64, 512, 16), 512, 1024)
+_MOST_POINTS: Final = 4_000_000
+
+
+class Accountant:
+    """Epsilon at `delta` for `unit` against `observer`, from any releases, with what was computed before kept.
+
+    Refuses seeded or floating-point noise (`UnsupportedRelease`) unless `assume_secure_noise`, whose reports are
+    labelled "epsilon if the noise were secure".
+    """
+
+    def __init__(
+        self,
+        unit: PrivacyUnit,
+        delta: float,
+        *,
+        observer: Observer = "outsider",
+        assume_secure_noise: bool = False,
+    ) -> None:
+        check_delta(delta)
+        self.unit, self.delta, self.observer = unit, delta, observer
+        self.assume_secure_noise = assume_secure_noise
+
+    def spent(self, releases: Sequence[Release]) -> float:
+        """Epsilon for a progress line: on one coarse grid, so an upper bound that may be 0.001 above `report`."""
+        return self._worst(releases, quick=True)[0]
+
+    def report(self, releases: Sequence[Release], *, cross_checks: bool = True) -> EpsilonReport:
+        """The full statement about these releases."""
+        epsilon, accountant, reason, worst = self._worst(releases, quick=False)
+        unit = _as_seen(self.unit, self.observer)
+        caveats = [reason] if reason else [_DROPOUTS, *_caveats(releases, self.observer)]
+        checks = _cross_checks(worst, unit, self.delta) if cross_checks and worst is not None else {}
+        return EpsilonReport(
+            epsilon,
+            self.delta,
+            accountant,
+            unit,
+            _sampling_in_words(releases, self.observer),
+            self.observer,
+            len({r.round for r in releases}),
+            secure=all(r.secure or r.placement == "none" for r in releases),
+            cross_checks=checks,
+            caveats=tuple(caveats),
+        )
+
+    def _worst(self, releases: Sequence[Release], *, quick: bool) -> tuple[float, str, str, Profile | None]:
+        insecure = [r.round for r in releases if not r.secure and r.placement != "none"]
+        if insecure and not self.assume_secure_noise:
+            raise UnsupportedRelease(
+                f"round {insecure[0]}: the noise was seeded or floating-point, and no epsilon can be claimed for it; "
+                "ask for the figure it would have if the noise were secure"
+            )
+        seen = exposure(releases, self.unit, self.observer)
+        if seen.unbounded:
+            return math.inf, "none", seen.unbounded, None
+        worst, accountant, profile = 0.0, CLOSED_FORM, seen.profiles[0]
+        for candidate in seen.profiles:
+            epsilon, name = compose(candidate, _as_seen(self.unit, self.observer), self.delta, quick=quick)
+            if epsilon >= worst:
+                worst, accountant, profile = epsilon, name, candidate
+        return worst, accountant, "", profile
+
+
+_DROPOUTS: Final = "assumes that who drops out does not depend on the data"
+
+
+class Budget:
+    """The most that a run may spend: `epsilon` at `delta` for `unit` against `observer`."""
+
+    def __init__(
+        self,
+        epsilon: float,
+        delta: float,
+        unit: PrivacyUnit,
+        *,
+        observer: Observer = "outsider",
+        assume_secure_noise: bool = False,
+    ) -> None:
+        check_positive("epsilon", epsilon)
+        self.epsilon = epsilon
+        self.accountant = Accountant(unit, delta, observer=observer, assume_secure_noise=assume_secure_noise)
+
+    def check(self, releases: Sequence[Release], worst: Release) -> float:
+        """Epsilon after `worst` was added to `releases`; raises `BudgetExceeded` when that is too much.
+
+        Call it before any client is asked. A figure on the edge is computed on finer grids before it is refused.
+        """
+        after = [*releases, worst]
+        epsilon = self.accountant.spent(after)
+        if epsilon > self.epsilon:
+            epsilon = self.accountant.report(after, cross_checks=False).epsilon
+        if epsilon > self.epsilon:
+            raise BudgetExceeded(epsilon, self.epsilon)
+        return epsilon
+
+
+def what_if(
+    *,
+    sampling: Sampling,
+    noise_multiplier: float,
+    rounds: int,
+    delta: float,
+    unit: PrivacyUnit = CLIENT_UNIT,
+    observer: Observer = "outsider",
+    cross_checks: bool = True,
+) -> EpsilonReport:
+    """Epsilon of `rounds` equal releases of central Gaussian noise, before anything was run.
+
+    Observers who know the cohorts get no amplification; for them the unit is one that takes part in every round.
+    """
+    check_count("rounds", rounds)
+    check_delta(delta)
+    check_positive("noise_multiplier", noise_multiplier)
+    known = sampling if observer == "outsider" else EVERYONE
+    profile: Profile = Counter({gaussian_event(float(noise_multiplier), known): rounds})
+    seen = _as_seen(unit, observer)
+    epsilon, accountant = compose(profile, seen, delta)
+    caveats = [_DROPOUTS]
+    if observer != "outsider":
+        caveats.append(f"for a {unit.level} that takes part in every round, seen by one who adds no noise itself")
+    if isinstance(sampling, FixedSize) and unit.adjacency == "zero_out" and observer == "outsider":
+        caveats.append(_ZERO_IS_REPLACE)
+    return EpsilonReport(
+        epsilon,
+        delta,
+        accountant,
+        seen,
+        known.describe(),
+        observer,
+        rounds,
+        cross_checks=_cross_checks(profile, seen, delta) if cross_checks else {},
+        caveats=tuple(caveats),
+    )
+
+
+_ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
+
+
+def compose(profile: Profile, unit: PrivacyUnit, delta: float, *, quick: bool = False) -> tuple[float, str]:
+    """Epsilon at `delta` of a composition of events under `unit`, and the accountant's name.
+
+    Raises `UnsupportedRelease` for an event that no accountant here can judge under this adjacency.
+    """
+    check_delta(delta)
+    for event in profile:
+        _check_event(event, unit)
+    return _compose(frozenset(profile.items()), unit, delta, quick)
+
+
+@lru_cache(maxsize=512)
+def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
+    whole = [(event, count) for event, count in items if isinstance(event.sampling, Everyone)]
+    sampled = sorted(((e, n) for e, n in items if not isinstance(e.sampling, Everyone)), key=repr)
+    # All unsampled Gaussian releases together are one: 1/z^2 adds up.
+    inverse = math.fsum(count * event.noise_multiplier**-2 for event, count in whole)
+    merged = unit.factor**-1 / math.sqrt(inverse) if inverse else math.inf
+    if not sampled:
+        return (gaussian_epsilon(merged, delta) if inverse else 0.0), CLOSED_FORM
+    if delta < LEAST_DELTA:
+        raise UnsupportedRelease(f"delta {delta:g} is below {LEAST_DELTA:g}, which the PLD accountant does not resolve")
+    previous = math.inf
+    for grid in (_QUICK_GRID,) if quick else _GRIDS:
+        epsilon = _on_grid(sampled, merged, unit, grid).get_epsilon_for_delta(delta - _FFT_SLACK)
+        if previous - epsilon < _CLOSE:
+            return float(min(previous, epsilon)), PLD
+        previous = min(previous, float(epsilon))
+        if not math.isfinite(previous):
+            continue
+        if _points(sampled, merged, unit, grid / 4) > _MOST_POINTS:
+            break
+    return previous, PLD
+
+
+def _on_grid(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyUnit, grid: float) -> Any:
+    total = None
+    for event, count in sampled:
+        part = _distribution(event.noise_multiplier, event.sampling, unit.adjacency == "replace_one", grid)
+        part = part.self_compose(count)
+        total = part if total is None else total.compose(part)
+    if math.isfinite(merged):
+        total = _distribution(merged, EVERYONE, False, grid).compose(total)
+    return total
+
+
+@lru_cache(maxsize=64)
+def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> Any:
+    """The privacy loss distribution of one event on a grid, pessimistic."""
+    pld = _library().pld.privacy_loss_distribution
+    if isinstance(sampling, FixedSize):
+        q = sampling.size / sampling.population
+        return _from_profile(lambda e: fixed_size_delta(z, q, e), z, grid)
+    if isinstance(sampling, TruncatedPoisson):
+        return pld.from_truncated_subsampled_gaussian_mechanism(
+            sampling.population, sampling.probability, sampling.cap, z, value_discretization_interval=grid
+        )
+    q = sampling.probability if isinstance(sampling, Poisson) else 1.0
+    relation = _library().NeighboringRelation
+    # Under replace_one: (1-q) N(0) + q N(-C) against (1-q) N(0) + q N(C); `profiles` proves that this pair dominates.
+    adjacency = relation.REPLACE_ONE if replace else relation.ADD_OR_REMOVE_ONE
+    return pld.from_gaussian_mechanism(
+        z, sampling_prob=q, value_discretization_interval=grid, neighboring_relation=adjacency
+    )
+
+
+def _from_profile(delta: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], z: float, grid: float) -> Any:
+    """The distribution whose hockey-stick divergence is `delta`, symmetric in the neighbors, by connecting the dots."""
+    library = _library().pld
+    top = math.ceil(profile_reach(z) / grid)
+    epsilons = np.arange(0, top + 1) * grid
+    upper = np.minimum.accumulate(np.clip(delta(epsilons.astype(np.float64)), 0.0, 1.0))
+    # delta(-e) = 1 - e^-e (1 - delta(e)) for a pair that is dominated in both orders alike.
+    lower = 1.0 - np.exp(-epsilons[:0:-1]) * (1.0 - upper[:0:-1])
+    pmf = library.pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+        grid, -top, top, np.minimum.accumulate(np.concatenate([lower, upper]))
+    )
+    return library.privacy_loss_distribution.PrivacyLossDistribution(pmf)
+
+
+def _points(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyUnit, grid: float) -> float:
+    """Roughly how many points the finest distribution would have on `grid`."""
+    reach = [profile_reach(e.noise_multiplier / (2 if _doubles(e, unit) else 1)) for e, _ in sampled]
+    if math.isfinite(merged):
+        reach.append(profile_reach(merged))
+    return 2 * max(reach) / grid
+
+
+def _doubles(event: Event, unit: PrivacyUnit) -> bool:
+    return unit.adjacency == "replace_one" or isinstance(event.sampling, FixedSize | TruncatedPoisson)
+
+
+def _check_event(event: Event, unit: PrivacyUnit) -> None:
+    if not event.gaussian:
+        raise UnsupportedRelease(f"no accountant here judges {event.looks[0].law} noise")
+    if isinstance(event.sampling, FixedSize) and unit.adjacency == "add_remove":
+        raise UnsupportedRelease(
+            "a cohort of fixed size out of a known population has no add_remove guarantee: one unit more would change "
+            "the draw of all others; use replace_one or zero_out"
+        )
+    if isinstance(event.sampling, TruncatedPoisson) and unit.adjacency == "replace_one":
+        raise UnsupportedRelease("truncated Poisson sampling is judged under add_remove and zero_out only")
+
+
+def _as_seen(unit: PrivacyUnit, observer: Observer) -> PrivacyUnit:
+    """Whoever knows the cohort cannot be told that a unit was absent: add_remove becomes zero_out."""
+    if observer != "outsider" and unit.adjacency == "add_remove":
+        return PrivacyUnit(unit.level, "zero_out")
+    return unit
+
+
+def _caveats(releases: Sequence[Release], observer: Observer) -> list[str]:
+    found = []
+    if observer == "participant" and any(r.placement == "distributed" for r in releases):
+        found.append("the participant's own noise and that of the tolerated colluders is not counted")
+    if observer != "outsider":
+        found.append("without amplification by sampling, for the client that took part most")
+    return found
+
+
+def _sampling_in_words(releases: Sequence[Release], observer: Observer) -> str:
+    if observer != "outsider":
+        return "the observer knows who took part: no amplification"
+    return "; ".join(dict.fromkeys(r.sampling.describe() for r in releases)) or "no round"
+
+
+def _cross_checks(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
+    """RDP's figure where dp-accounting's RDP accountant can be trusted: never under replace_one."""
+    if unit.adjacency == "replace_one" or not profile:
+        return {}
+    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) for e in profile):
+        return {}
+    library = _library()
+    accountant = library.rdp.RdpAccountant(_ORDERS)
+    for event, count in profile.items():
+        one = library.GaussianDpEvent(event.noise_multiplier)
+        if isinstance(event.sampling, Poisson):
+            one = library.PoissonSampledDpEvent(event.sampling.probability, one)
+        accountant.compose(one, count)
+    return {"RDP (dp-accounting)": float(accountant.get_epsilon(delta))}
+
+
+def _library() -> Any:
+    try:
+        import dp_accounting
+        import dp_accounting.pld
+        import dp_accounting.pld.pld_pmf
+        import dp_accounting.rdp
+    except ImportError as error:
+        raise MissingExtra("dp_accounting", "dp") from error
+    return dp_accounting

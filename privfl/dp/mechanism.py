@@ -1,0 +1,262 @@
+"""One mechanism, three places for its noise: on the opened sum, in shares inside the sum, or whole at each client.
+
+All noise is integer noise between encoding and decoding. `Mechanism` says what is wanted in real terms; `plan` turns
+it, for one codec and cohort, into integer terms: a `NoisePlan`, which adds the noise and writes the releases.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from privfl.codec import NOISE_DEVIATIONS
+from privfl.dp.blocks import Segment, l1_bound, norm_bound
+from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
+from privfl.dp.sampler import Entropy, rounded_gaussian, seeded_entropy
+from privfl.dp.unit import Sampling, check_choice, check_count, check_positive
+from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
+from privfl.ring import Ints
+from privfl.wire import ClientId
+
+NoiseSource = Literal["secure", "simulation"]
+SOURCES: Final[tuple[NoiseSource, ...]] = get_args(NoiseSource)
+
+Opening = Callable[[Ints, frozenset[ClientId]], Ints]
+"""What happens to the sum where it is opened (the same shape as privfl.sums.Opening)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanism:
+    """Noise of deviation noise_multiplier times the norm bound of one contribution, at `placement`.
+
+    `central`: rounded Gaussian noise where the sum is opened. `distributed`: Skellam shares inside the sum, sized so
+    that `least survivors - 1 - colluders` of them reach the declared noise: an observer subtracts its own share, and
+    the `colluders` theirs. `local`: each contribution carries the whole noise. `none`: no noise and no claim.
+    `source`: "secure" noise comes from the operating system's generator and never repeats; "simulation" noise is
+    reproducible, and its figure is only "epsilon if the noise were secure".
+    """
+
+    placement: Placement
+    noise_multiplier: float = 0.0
+    source: NoiseSource = "secure"
+    colluders: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("placement", self.placement, PLACEMENTS)
+        check_choice("source", self.source, SOURCES)
+        if self.placement == "distributed":
+            raise ConfigError("distributed noise needs the Skellam sampler, which this version lacks; use central")
+        if self.placement == "none":
+            if self.noise_multiplier != 0:
+                raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
+        else:
+            check_positive("noise_multiplier", self.noise_multiplier)
+        if not isinstance(self.colluders, int) or self.colluders < 0:
+            raise ConfigError(f"colluders must be an integer of at least 0, not {self.colluders!r}")
+
+    def plan(self, segments: Sequence[Segment], *, cohort: int, min_survivors: int) -> NoisePlan:
+        """This mechanism in integer units, for contributions made of `segments`.
+
+        Raises `ConfigError` when no share would be left beside those of the observer and the colluders.
+        """
+        check_count("cohort", cohort)
+        check_count("min_survivors", min_survivors)
+        if min_survivors > cohort:
+            raise ConfigError(f"min_survivors must be at most the cohort of {cohort}, not {min_survivors}")
+        counted = min_survivors - 1 - self.colluders
+        if self.placement == "distributed" and counted < 1:
+            raise ConfigError(
+                f"distributed noise needs at least {self.colluders + 2} survivors with {self.colluders} colluders, "
+                f"not {min_survivors}"
+            )
+        return NoisePlan(self, tuple(segments), cohort, counted if self.placement == "distributed" else cohort)
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePlan:
+    """A mechanism in integer units, made by `Mechanism.plan`; `counted` shares reach the declared noise."""
+
+    mechanism: Mechanism
+    segments: tuple[Segment, ...]
+    cohort: int
+    counted: int
+
+    @property
+    def length(self) -> int:
+        """Entries of the vector, all blocks."""
+        return sum(s.length for s in self.segments)
+
+    @property
+    def norm_bound(self) -> float:
+        """l2 norm bound (integer units) of one contribution before noise."""
+        return norm_bound(self.segments)
+
+    @property
+    def noise_stddev(self) -> float:
+        """Declared deviation (integer units): of the sum's noise, or of each contribution's when local; 0 for none."""
+        return self.mechanism.noise_multiplier * self.norm_bound
+
+    @property
+    def share_stddev(self) -> float:
+        """Deviation (integer units) of what one client adds; 0 when central or none."""
+        if self.mechanism.placement == "distributed":
+            return self.noise_stddev / math.sqrt(self.counted)
+        return self.noise_stddev if self.mechanism.placement == "local" else 0.0
+
+    @property
+    def total_stddev(self) -> float:
+        """Largest deviation (integer units) of the noise in the opened sum, for capacity checks."""
+        placement = self.mechanism.placement
+        return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.cohort)
+
+    @property
+    def law(self) -> Law:
+        """The law of the noise."""
+        placement = self.mechanism.placement
+        if placement == "none":
+            return "none"
+        return "skellam" if placement == "distributed" else "rounded_gaussian"
+
+    @property
+    def entry_bound(self) -> int:
+        """What no entry of a contribution exceeds, noise included, but for a probability below 2^-128.
+
+        For `SumTask.bound`. The entry of a clipped block is at most its norm bound; noise is given 20 deviations.
+        """
+        largest: int = max(math.floor(s.norm_bound) for s in self.segments)
+        placement = self.mechanism.placement
+        if placement == "local":
+            return largest + math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1
+        return largest
+
+    def contribute(self, ints: Ints, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Ints:
+        """Step 4 of a round, at the client: int64 `[length]` -> int64 `[length]`, with this client's noise if any.
+
+        Secure noise takes `entropy` (by default the operating system's). Simulation noise takes `key`, non-negative
+        integers such as (seed, round, client), which must never repeat.
+        """
+        self._check_length(ints)
+        if self.mechanism.placement in ("none", "central"):
+            return ints
+        source = self._entropy(entropy, key)
+        noisy: Ints = ints + rounded_gaussian(self.share_stddev, self.length, entropy=source)
+        return noisy
+
+    def opening(self, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Opening:
+        """Step 8 of a round, where the sum is opened: adds central noise, or nothing. It runs once; see `contribute`.
+
+        A second call raises `LocalProtocolError`: two openings of one sum with different noise tell more than one.
+        """
+        source = self._entropy(entropy, key) if self.mechanism.placement == "central" else os.urandom
+        return _CentralNoise(self, source)
+
+    def worst_case(
+        self,
+        *,
+        round: int,
+        attempt: int = 0,
+        sampling: Sampling,
+        server_sees: ServerView,
+        cohort: Iterable[ClientId],
+    ) -> Release:
+        """What is to be reserved before a client is asked: declared noise, and all of the cohort took part."""
+        participants = tuple(sorted(cohort))
+        if len(participants) > self.cohort:
+            raise PrivacyError(f"the plan is for a cohort of at most {self.cohort}, not {len(participants)}")
+        return self._release(
+            self.noise_stddev,
+            participants,
+            round=round,
+            attempt=attempt,
+            sampling=sampling,
+            server_sees=server_sees,
+        )
+
+    def release(
+        self,
+        *,
+        round: int,
+        attempt: int = 0,
+        sampling: Sampling,
+        server_sees: ServerView,
+        survivors: Iterable[ClientId],
+    ) -> Release:
+        """What is to be settled after the opening. Raises `PrivacyError` when the surviving noise is below declared."""
+        participants = tuple(sorted(survivors))
+        return self._release(
+            self.realised_stddev(len(participants)),
+            participants,
+            round=round,
+            attempt=attempt,
+            sampling=sampling,
+            server_sees=server_sees,
+        )
+
+    def realised_stddev(self, survivors: int) -> float:
+        """Deviation (integer units) of the noise that counts when `survivors` vectors are in the sum."""
+        if self.mechanism.placement != "distributed":
+            return self.noise_stddev
+        counted = survivors - 1 - self.mechanism.colluders
+        return self.noise_stddev if counted == self.counted else self.share_stddev * math.sqrt(max(counted, 0))
+
+    def _release(
+        self,
+        realised: float,
+        participants: tuple[ClientId, ...],
+        *,
+        round: int,
+        attempt: int,
+        sampling: Sampling,
+        server_sees: ServerView,
+    ) -> Release:
+        if self.mechanism.placement != "none" and realised < self.noise_stddev:
+            raise PrivacyError(
+                f"the surviving noise has deviation {realised:.6g}, and {self.noise_stddev:.6g} was declared: no "
+                "epsilon can be claimed"
+            )
+        return Release(
+            round=round,
+            attempt=attempt,
+            placement=self.mechanism.placement,
+            law=self.law,
+            secure=self.mechanism.source == "secure",
+            declared_stddev=self.noise_stddev,
+            realised_stddev=realised,
+            norm_bound=self.norm_bound,
+            l1_bound=l1_bound(self.segments) if self.law == "skellam" else None,
+            sampling=sampling,
+            server_sees=server_sees,
+            participants=participants,
+        )
+
+    def _check_length(self, ints: Ints) -> None:
+        if ints.shape != (self.length,):
+            raise ConfigError(f"the blocks have {self.length} entries together, not {ints.shape}")
+
+    def _entropy(self, entropy: Entropy | None, key: tuple[int, ...] | None) -> Entropy:
+        if self.mechanism.source == "secure":
+            if key is not None:
+                raise ConfigError("secure noise takes no key: whoever knows the key can subtract the noise")
+            return os.urandom if entropy is None else entropy
+        if key is None or entropy is not None:
+            raise ConfigError("simulation noise takes a key such as (seed, round, client), and no entropy")
+        return seeded_entropy(*key)
+
+
+@dataclass(slots=True)
+class _CentralNoise:
+    plan: NoisePlan
+    entropy: Entropy = field(repr=False)
+    used: bool = False
+
+    def __call__(self, total: Ints, survivors: frozenset[ClientId]) -> Ints:
+        if self.used:
+            raise LocalProtocolError("this sum was opened before; a second opening must be charged as a further one")
+        self.used = True
+        self.plan._check_length(total)
+        if self.plan.mechanism.placement != "central":
+            return total
+        return total + rounded_gaussian(self.plan.noise_stddev, self.plan.length, entropy=self.entropy)

@@ -1,0 +1,103 @@
+"""An epsilon with everything without which it would mean nothing, and in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, Final
+
+from privfl.dp.unit import Observer, PrivacyUnit
+
+_AGAINST: Final[Mapping[Observer, str]] = {
+    "outsider": "somebody who sees the released models but not who took part in which round",
+    "participant": "another participant, who sees the models, knows who took part, and knows its own noise",
+    "server": "the server, which also sees the traffic and any sum it opens",
+    "key_holder": "the key holder, who opens the sum",
+}
+_NEIGHBORS: Final[Mapping[str, str]] = {
+    "add_remove": "took part or not",
+    "replace_one": "had these data or any other",
+    "zero_out": "contributed or sent zeros",
+}
+
+
+def format_epsilon(epsilon: float, digits: int = 4) -> str:
+    """Epsilon with `digits` decimals, always rounded up: what is printed is never below what was computed."""
+    if math.isinf(epsilon):
+        return "infinity"
+    return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonReport:
+    """Epsilon at `delta` for one unit against one observer.
+
+    `secure` is False when some noise was not from a cryptographic stream: then `epsilon` is only what it would be if
+    the noise were secure, and `label` says so. `cross_checks` holds other accountants' figures by name, each an upper
+    bound of its own; `caveats` are assumptions in words.
+    """
+
+    epsilon: float
+    delta: float
+    accountant: str
+    unit: PrivacyUnit
+    sampling: str
+    observer: Observer
+    rounds: int
+    secure: bool = True
+    cross_checks: Mapping[str, float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the figure may be called."""
+        return "epsilon" if self.secure else "epsilon if the noise were secure"
+
+    def __str__(self) -> str:
+        return f"{self.label} {format_epsilon(self.epsilon)} at delta {self.delta:g}"
+
+    @property
+    def sentence(self) -> str:
+        """What the number promises, and against whom."""
+        against = f"{_AGAINST[self.observer]}"
+        if math.isinf(self.epsilon):
+            return f"Nothing is promised against {against}: {self.caveats[0] if self.caveats else 'no noise'}."
+        who = "client (with all its data)" if self.unit.level == "client" else "row of the data"
+        odds = _odds(self.epsilon)
+        promise = (
+            f"Against {against}: whether any single {who} {_NEIGHBORS[self.unit.adjacency]} changes the odds of "
+            f"whatever can be concluded by a factor of at most {odds}, except with probability {self.delta:g}"
+        )
+        return promise + ("." if self.secure else " - if the noise were secure, which it is not in this run.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for `--json`; an infinite epsilon is the string "infinity".
+
+        Without secure noise there is no key `epsilon`: the figure stands under `epsilon_if_the_noise_were_secure`.
+        """
+        name = "epsilon" if self.secure else "epsilon_if_the_noise_were_secure"
+        return {
+            name: _json(self.epsilon),
+            "delta": self.delta,
+            "accountant": self.accountant,
+            "unit": self.unit.level,
+            "adjacency": self.unit.adjacency,
+            "sampling": self.sampling,
+            "observer": self.observer,
+            "rounds": self.rounds,
+            "cross_checks": {key: _json(value) for key, value in self.cross_checks.items()},
+            "caveats": list(self.caveats),
+            "sentence": self.sentence,
+        }
+
+
+def _json(value: float) -> float | str:
+    return "infinity" if math.isinf(value) else value
+
+
+def _odds(epsilon: float) -> str:
+    if epsilon > 20:
+        return f"e^{format_epsilon(epsilon, 2)}, which is no protection in practice"
+    return str(Decimal(math.exp(epsilon) * (1 + 1e-12)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))

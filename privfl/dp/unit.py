@@ -1,0 +1,171 @@
+"""What is protected, and how those who take part were chosen: without which epsilon means nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
+
+from privfl.errors import ConfigError
+
+Level = Literal["client", "sample"]
+Adjacency = Literal["add_remove", "replace_one", "zero_out"]
+Observer = Literal["outsider", "participant", "server", "key_holder"]
+
+OBSERVERS: Final[tuple[Observer, ...]] = get_args(Observer)
+ADJACENCIES: Final[tuple[Adjacency, ...]] = get_args(Adjacency)
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyUnit:
+    """Whose presence is hidden (`level`: a client with all its rows, or one row), and what "presence" means.
+
+    `adjacency`: two data sets are neighbors when one has one more unit (`add_remove`), when one unit's data were
+    exchanged for other data (`replace_one`), or when one unit's contribution became zero (`zero_out`).
+    """
+
+    level: Level = "client"
+    adjacency: Adjacency = "add_remove"
+
+    def __post_init__(self) -> None:
+        check_choice("level", self.level, LEVELS)
+        check_choice("adjacency", self.adjacency, ADJACENCIES)
+
+    @property
+    def factor(self) -> int:
+        """Sensitivity over the norm bound of one contribution: 2 under `replace_one`, else 1."""
+        return 2 if self.adjacency == "replace_one" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Each unit takes part in each round."""
+
+    def describe(self) -> str:
+        """In words."""
+        return "everyone takes part in every round"
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Each unit takes part in a round with `probability`, in (0, 1], independently of all others."""
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        check_probability("probability", self.probability)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"each takes part with probability {self.probability:g}, independently (Poisson)"
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedPoisson:
+    """Poisson sampling of `population` units, of whom a uniformly random `cap` are kept if more were drawn."""
+
+    probability: float
+    cap: int
+    population: int
+
+    def __post_init__(self) -> None:
+        check_probability("probability", self.probability)
+        check_count("population", self.population)
+        check_count("cap", self.cap)
+
+    def describe(self) -> str:
+        """In words."""
+        return (
+            f"each of {self.population} takes part with probability {self.probability:g}, independently, and at most "
+            f"{self.cap} in a round (truncated Poisson)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSize:
+    """A uniformly random cohort of exactly `size` of `population` units, without replacement, afresh each round."""
+
+    size: int
+    population: int
+
+    def __post_init__(self) -> None:
+        check_count("population", self.population)
+        check_count("size", self.size)
+        if self.size > self.population:
+            raise ConfigError(f"size must be at most the population of {self.population}, not {self.size}")
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{self.size} of {self.population} take part, drawn without replacement"
+
+
+Sampling = Everyone | Poisson | TruncatedPoisson | FixedSize
+"""What a cohort sampler declares that it really does; a user never types a probability beside it."""
+
+_KINDS: Final[Mapping[str, type[Sampling]]] = {
+    "everyone": Everyone,
+    "poisson": Poisson,
+    "truncated_poisson": TruncatedPoisson,
+    "fixed_size": FixedSize,
+}
+
+
+def sampling_kind(sampling: Sampling) -> str:
+    """The declaration's name in a ledger: everyone, poisson, truncated_poisson or fixed_size."""
+    return next(name for name, of in _KINDS.items() if type(sampling) is of)
+
+
+def sampling_record(sampling: Sampling) -> dict[str, Any]:
+    """The declaration as a JSON object."""
+    return {"kind": sampling_kind(sampling), **asdict(sampling)}
+
+
+def read_sampling(record: Mapping[str, Any]) -> Sampling:
+    """The declaration from its JSON object; raises `ConfigError` for anything else."""
+    fields = dict(record)
+    kind = fields.pop("kind", None)
+    check_choice("sampling", kind, tuple(_KINDS))
+    try:
+        return _KINDS[str(kind)](**fields)
+    except TypeError as error:
+        raise ConfigError(f"sampling {kind!r} does not have the fields {sorted(fields)}") from error
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise `ConfigError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise `ConfigError` unless 0 < value <= 1."""
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ConfigError(f"{name} must be in (0, 1], not {value!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise `ConfigError` unless `value` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise `ConfigError` unless `value` is positive and finite."""
+    if not _is_number(value) or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be a positive finite number, not {value!r}")
+
+
+def check_delta(delta: float) -> None:
+    """Raise `ConfigError` unless 0 < delta < 1."""
+    if not _is_number(delta) or not 0 < delta < 1:
+        raise ConfigError(f"delta must be in (0, 1), not {delta!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+CLIENT_UNIT: Final = PrivacyUnit()
+"""Whole clients, added or removed: the default."""
