@@ -1,0 +1,33 @@
+"""Local training and measurement of any `torch.nn.Module` over one flat vector. Needs the extra `torch`."""
+
+from privfl.errors import MissingExtra
+
+try:
+    import torch  # noqa: F401 - so that its absence is told here, once, with the line that installs it
+except ModuleNotFoundError as error:
+    raise MissingExtra("torch", "torch") from error
+
+from privfl.adapters.torch.flat import FlatModule
+from privfl.adapters.torch.layout import Buffers, Entry, Layout
+from privfl.adapters.torch.losses import accuracy, binary_cross_entropy, cross_entropy, squared_error
+from privfl.adapters.torch.measure import TorchMeasure
+from privfl.adapters.torch.optim import OptimizerFactory, Sgd
+from privfl.adapters.torch.state import one_thread
+from privfl.adapters.torch.train import TensorRows, TorchTrain
+
+__all__ = [
+    "Buffers",
+    "Entry",
+    "FlatModule",
+    "Layout",
+    "OptimizerFactory",
+    "Sgd",
+    "TensorRows",
+    "TorchMeasure",
+    "TorchTrain",
+    "accuracy",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "one_thread",
+    "squared_error",
+]

@@ -1,0 +1,165 @@
+"""Where each tensor of a module lies in the one flat vector.
+
+The rule. Parameters come first, in the order of `named_parameters`, then the buffers; tied weights have one place.
+- Parameters are always part of the vector, frozen ones too.
+- `buffers="shared"`: so are floating-point buffers that `state_dict` would save, such as the running mean and variance
+  of BatchNorm: they are averaged like weights (McMahan et al. 2017 average all of a model's state).
+- `buffers="local"`: no buffer is; statistics of BatchNorm never leave a client (as in SiloBN, Andreux et al. 2020,
+  section 3). Choose it, or a model with GroupNorm, when the sum carries noise or the server optimizer is adaptive: both
+  can make a running variance negative.
+- Integer buffers (`num_batches_tracked`) and buffers that `state_dict` leaves out are local either way.
+A client keeps nothing from one round to the next: what is local starts from the module's own value in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from privfl.codec import Vector
+from privfl.errors import ConfigError
+
+Buffers = Literal["shared", "local"]
+
+DTYPES: Final[dict[torch.dtype, np.dtype[Any]]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+"""What a vector is made of; a module has one of these throughout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor: the vector's entries from `start` up to `stop`, in row-major order."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    kind: Literal["parameter", "buffer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A map between a module's tensors and a vector `[size]` of `dtype`, exact in both directions."""
+
+    entries: tuple[Entry, ...]
+    dtype: np.dtype[Any]
+    buffers: Buffers = "shared"
+
+    @classmethod
+    def of(cls, module: nn.Module, *, buffers: Buffers = "shared") -> Layout:
+        """The layout of `module`; raises `ConfigError` for tensors that no flat vector can hold."""
+        entries, at = [], 0
+        found = named_tensors(module, buffers)
+        for name, tensor, kind in found:
+            entries.append(Entry(name, tuple(tensor.shape), at, at + tensor.numel(), kind))
+            at += tensor.numel()
+        dtype: np.dtype[Any] = DTYPES[found[0][1].dtype] if found else np.dtype(np.float32)
+        return cls(tuple(entries), dtype, buffers)
+
+    @property
+    def size(self) -> int:
+        """Entries of the vector."""
+        return self.entries[-1].stop if self.entries else 0
+
+    @property
+    def parameters(self) -> int:
+        """Entries that are parameters: they come first."""
+        return max((entry.stop for entry in self.entries if entry.kind == "parameter"), default=0)
+
+    def flatten(self, module: nn.Module) -> Vector:
+        """A copy of the tensors of `module` as one vector `[size]`."""
+        vector = np.empty(self.size, self.dtype)
+        for entry, tensor in self.tensors(module):
+            vector[entry.start : entry.stop] = tensor.detach().cpu().numpy().ravel()
+        return vector
+
+    def load(self, vector: Vector, module: nn.Module) -> None:
+        """Copy a vector `[size]` into the tensors of `module`; float64 is rounded where the module is float32."""
+        values = self.checked(vector)
+        for entry, tensor in self.tensors(module):
+            part = values[entry.start : entry.stop].astype(self.dtype)  # a copy: torch warns of read-only memory
+            tensor.data.copy_(torch.from_numpy(part.reshape(entry.shape)))
+
+    def split(self, vector: Vector) -> dict[str, npt.NDArray[np.floating[Any]]]:
+        """The named arrays that `vector` holds, as views."""
+        values = self.checked(vector)
+        return {entry.name: values[entry.start : entry.stop].reshape(entry.shape) for entry in self.entries}
+
+    def join(self, arrays: Mapping[str, npt.NDArray[np.floating[Any]]]) -> Vector:
+        """The vector `[size]` of named arrays: the inverse of `split`; raises `ConfigError` unless they all fit."""
+        names = {entry.name for entry in self.entries}
+        if names != set(arrays):
+            raise ConfigError(f"missing or unknown arrays: {sorted(names ^ set(arrays))}")
+        vector = np.empty(self.size, self.dtype)
+        for entry in self.entries:
+            if arrays[entry.name].shape != entry.shape:
+                raise ConfigError(f"{entry.name} has shape {arrays[entry.name].shape}, not {entry.shape}")
+            vector[entry.start : entry.stop] = arrays[entry.name].ravel()
+        return vector
+
+    def checked(self, vector: Vector) -> Vector:
+        """`vector`, if it is one of this layout."""
+        if vector.shape != (self.size,) or vector.dtype.kind != "f":
+            raise ConfigError(f"floats of shape ({self.size},) are expected, not {vector.dtype} of {vector.shape}")
+        return vector
+
+    def tensors(self, module: nn.Module) -> list[tuple[Entry, torch.Tensor]]:
+        """Each entry with its tensor of `module`, which must have this layout."""
+        found = named_tensors(module, self.buffers)
+        theirs = [(name, tuple(tensor.shape), kind, DTYPES[tensor.dtype]) for name, tensor, kind in found]
+        mine = [(entry.name, entry.shape, entry.kind, self.dtype) for entry in self.entries]
+        if mine != theirs:
+            odd = [f"{name} {shape}" for name, shape, *_ in (*mine, *theirs)]
+            raise ConfigError(f"the module has another layout; look at {sorted({n for n in odd if odd.count(n) < 2})}")
+        return [(entry, tensor) for entry, (_, tensor, _) in zip(self.entries, found, strict=True)]
+
+
+Named = tuple[str, torch.Tensor, Literal["parameter", "buffer"]]
+
+
+def named_tensors(module: nn.Module, buffers: Buffers) -> list[Named]:
+    """The tensors of `module` that belong to the vector, in its order."""
+    if buffers not in ("shared", "local"):
+        raise ConfigError(f"buffers must be 'shared' or 'local', not {buffers!r}")
+    found: list[Named] = [(name, parameter, "parameter") for name, parameter in module.named_parameters()]
+    for name, tensor, _ in found:
+        if nn.parameter.is_lazy(tensor):
+            raise ConfigError(f"{name} has no shape yet: run the module once before it is trained")
+    if buffers == "shared":
+        saved = module.state_dict(keep_vars=True).keys()
+        found += [
+            (name, buffer, "buffer")
+            for name, buffer in module.named_buffers()
+            if name in saved and buffer.is_floating_point()
+        ]
+    _check(found)
+    return found
+
+
+def _check(found: list[Named]) -> None:
+    for name, tensor, _ in found:
+        if tensor.dtype not in DTYPES or tensor.dtype != found[0][1].dtype:
+            raise ConfigError(
+                f"{name} is {tensor.dtype} and {found[0][0]} is {found[0][1].dtype}: a module is trained in float32 or "
+                "float64 throughout"
+            )
+    # Two tensors that share memory without being one object would silently come apart in the vector.
+    spans = sorted((tensor.data_ptr(), _extent(tensor), name) for name, tensor, _ in found if tensor.data_ptr())
+    for (start, extent, name), (other, _, after) in pairwise(spans):
+        if other < start + extent:
+            raise ConfigError(f"{name} and {after} share memory; tie them by using one parameter object for both")
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Bytes from a tensor's first element to the end of its last."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (steps + 1) * tensor.element_size()

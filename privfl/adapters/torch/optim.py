@@ -1,0 +1,98 @@
+"""Local optimizers: plain SGD on the flat vector, or any of torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from privfl.adapters.torch.flat import FlatModule
+from privfl.errors import ConfigError
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Called for every client with the parameters to train: an optimizer's state never goes from one client to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """torch.optim.SGD's rule, in a few operations over the whole flat vector instead of a few for each tensor.
+
+    `learning_rate` is positive; `momentum` in [0, 1); `weight_decay` at least 0. Unlike torch's it also decays a
+    parameter that did not take part in the forward pass.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must be in [0, 1), not {self.momentum!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be finite and at least 0, not {self.weight_decay!r}")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov needs a momentum above 0")
+
+
+class FlatStep:
+    """One client's `Sgd`: `zero` before a backward pass, `step` after it."""
+
+    def __init__(self, rule: Sgd, flat: FlatModule, rate: float) -> None:
+        self._rule, self._rate, self._gradient = rule, rate, flat.gradient
+        self._runs = [(flat.values[start:stop], flat.gradient[start:stop]) for start, stop in flat.runs]
+        self._velocities: list[torch.Tensor] = []
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        self._gradient.zero_()
+
+    def step(self) -> None:
+        """Move the trained parameters."""
+        rule = self._rule
+        if rule.weight_decay:
+            for values, gradient in self._runs:
+                gradient.add_(values, alpha=rule.weight_decay)
+        if not rule.momentum:
+            for values, gradient in self._runs:
+                values.add_(gradient, alpha=-self._rate)
+            return
+        if self._velocities:
+            for velocity, (_, gradient) in zip(self._velocities, self._runs, strict=True):
+                velocity.mul_(rule.momentum).add_(gradient)
+        else:
+            self._velocities = [gradient.clone() for _, gradient in self._runs]
+        for velocity, (values, gradient) in zip(self._velocities, self._runs, strict=True):
+            if rule.nesterov:
+                values.add_(gradient.add_(velocity, alpha=rule.momentum), alpha=-self._rate)
+            else:
+                values.add_(velocity, alpha=-self._rate)
+
+
+class TorchStep:
+    """One client's torch optimizer, with the same two methods."""
+
+    def __init__(self, factory: OptimizerFactory, flat: FlatModule, rate: float | None) -> None:
+        self._optimizer = factory(flat.trained)
+        if rate is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Move the trained parameters."""
+        self._optimizer.step()
+
+
+def check_rate(rate: float) -> float:
+    """`rate`, if it can be a learning rate."""
+    if not 0 < rate < math.inf:
+        raise ConfigError(f"a learning rate must be positive and finite, not {rate!r}")
+    return rate

@@ -1,0 +1,226 @@
+"""Local training of a torch module: a `Train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from privfl.adapters.torch.flat import FlatModule
+from privfl.adapters.torch.layout import Buffers, Layout
+from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
+from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Sgd, TorchStep, check_rate
+from privfl.adapters.torch.state import borrowed, seeded
+from privfl.codec import Vector
+from privfl.errors import ConfigError
+from privfl.fl.client import ClientUpdate
+from privfl.fl.linear import minibatches
+from privfl.wire import ClientId
+
+Array = npt.NDArray[Any] | torch.Tensor
+TensorRows = Callable[[ClientId], tuple[Array, Array]]
+"""Client -> its (features `[n, ...]`, targets `[n, ...]`), as numpy arrays or tensors."""
+
+
+class TorchTrain:
+    """Trains a copy of `module` at each client, from the vector it is given.
+
+    Runs `steps` minibatches, or `epochs` shuffled passes when steps is None, of `batch_size` rows (None: all rows),
+    with `optimizer`: an `Sgd`, or any function from parameters to an optimizer of torch's. `learning_rate`, where
+    given, maps the round to the rate that replaces the optimizer's own. `loss` is a mean over rows; `metrics` are
+    reported beside it as means over all rows seen in training, each as it was when seen (by default accuracy, if
+    targets are integers). `update="gradient"` is FedSGD: the delta of a parameter is minus the gradient of the mean
+    loss over all rows, taken `batch_size` rows at a time with no step in between.
+
+    `buffers`: see `layout`. All of torch's randomness comes from the client's own generator, and torch's global state
+    is as before afterwards. With `threads=1` (None: as many as torch has) a CPU training is repeatable bit by bit.
+    A client that holds no rows returns a zero delta and no metrics. NaN goes into the delta; the codec refuses it.
+    Raises `ConfigError` for parameters outside their range.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        rows: TensorRows,
+        *,
+        optimizer: Sgd | OptimizerFactory = Sgd(0.1),  # noqa: B008 - frozen
+        learning_rate: Callable[[int], float] | None = None,
+        loss: BatchMean = cross_entropy,
+        metrics: Mapping[str, BatchMean] | None = None,
+        epochs: int = 1,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        update: Literal["delta", "gradient"] = "delta",
+        buffers: Buffers = "shared",
+        device: str = "cpu",
+        threads: int | None = 1,
+    ) -> None:
+        counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "threads": threads}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if update not in ("delta", "gradient"):
+            raise ConfigError(f"update must be 'delta' or 'gradient', not {update!r}")
+        self._rows, self._optimizer, self._learning_rate = rows, optimizer, learning_rate
+        self._loss, self._metrics = loss, metrics
+        self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
+        self._update, self._threads = update, threads
+        self._flat = _trained(module, buffers, device)
+        self._first = self.layout.flatten(self._flat.module)
+
+    @property
+    def layout(self) -> Layout:
+        """Where each tensor lies in the vector."""
+        return self._flat.layout
+
+    def initial(self) -> Vector:
+        """The vector `[size]` of the module as it was handed over."""
+        return self._first.copy()
+
+    def module(self, model: Vector) -> nn.Module:
+        """An independent module with the values of `model`, in evaluation mode: to predict with, or to save."""
+        self._flat.load(model)
+        return self._flat.unbound().eval()
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+        """Train `client` from `model` (float `[size]`)."""
+        flat = self._flat
+        features, targets = (to_tensor(part, flat) for part in self._rows(client))
+        count = len(targets)
+        if len(features) != count:
+            raise ConfigError(f"client {client} has {len(features)} rows of features and {count} targets")
+        flat.load(model)
+        if not count:
+            return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
+        if not targets.is_floating_point():
+            targets = targets.long()
+        whole = self._update == "gradient"
+        flat_gradients = whole or isinstance(self._optimizer, Sgd)
+        batches = minibatches(
+            count, self._batch_size, 1 if whole else self._epochs, None if whole else self._steps, rng
+        )
+        tally = _Tally(self._named_metrics(targets))
+        with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), flat.device):
+            flat.watch(flat_gradients)
+            if whole:
+                self._gradient(features, targets, batches, tally)
+            else:
+                self._descend(features, targets, batches, tally, round)
+        flat.check(flat_gradients)
+        delta = flat.change(model)
+        if whole:
+            delta[: self.layout.parameters] = -flat.gradient.cpu().numpy()
+        return ClientUpdate(delta, count, tally.means())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a spawned worker: views of one tensor would each bring the whole of it along."""
+        buffers, device = self.layout.buffers, str(self._flat.device)
+        return {**self.__dict__, "_flat": (self.module(self._first), buffers, device)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        module, buffers, device = state["_flat"]
+        self.__dict__.update(state, _flat=_trained(module, buffers, device))
+
+    def _descend(
+        self,
+        features: torch.Tensor,
+        targets: torch.Tensor,
+        batches: list[npt.NDArray[np.intp]],
+        tally: _Tally,
+        round: int,
+    ) -> None:
+        rate = None if self._learning_rate is None else check_rate(self._learning_rate(round))
+        stepper: FlatStep | TorchStep
+        if isinstance(self._optimizer, Sgd):
+            stepper = FlatStep(self._optimizer, self._flat, rate or self._optimizer.learning_rate)
+        else:
+            stepper = TorchStep(self._optimizer, self._flat, rate)
+        module, loss_of = self._flat.module, self._loss
+        for batch in batches:
+            x, y = select(features, targets, batch)
+            stepper.zero()
+            output = module(x)
+            loss = loss_of(output, y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            stepper.step()
+            tally.add(loss, output, y, len(batch))
+
+    def _gradient(
+        self, features: torch.Tensor, targets: torch.Tensor, batches: list[npt.NDArray[np.intp]], tally: _Tally
+    ) -> None:
+        self._flat.gradient.zero_()
+        for batch in batches:
+            x, y = select(features, targets, batch)
+            output = self._flat.module(x)
+            loss = self._loss(output, y)
+            (loss * (len(batch) / len(targets))).backward()  # type: ignore[no-untyped-call]
+            tally.add(loss, output, y, len(batch))
+
+    def _named_metrics(self, targets: torch.Tensor) -> Mapping[str, BatchMean]:
+        if self._metrics is not None:
+            return self._metrics
+        return {} if targets.is_floating_point() else {"accuracy": accuracy}
+
+
+def _trained(module: nn.Module, buffers: Buffers, device: str) -> FlatModule:
+    flat = FlatModule(module, buffers=buffers, device=open_device(device))
+    flat.module.train()
+    return flat
+
+
+class _Tally:
+    """Batch means, kept on their device until the end, so that a GPU need not wait for them."""
+
+    def __init__(self, metrics: Mapping[str, BatchMean]) -> None:
+        self._metrics = metrics
+        self._sizes: list[int] = []
+        self._values: dict[str, list[torch.Tensor]] = {name: [] for name in ("loss", *metrics)}
+
+    def add(self, loss: torch.Tensor, output: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
+        self._sizes.append(rows)
+        self._values["loss"].append(loss.detach())
+        if self._metrics:
+            output = output.detach()
+            for name, metric in self._metrics.items():
+                self._values[name].append(metric(output, targets))
+
+    def means(self) -> dict[str, float]:
+        total = sum(self._sizes)
+        return {
+            name: sum(value.item() * size for value, size in zip(values, self._sizes, strict=True)) / total
+            for name, values in self._values.items()
+        }
+
+
+def select(
+    features: torch.Tensor, targets: torch.Tensor, batch: npt.NDArray[np.intp]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of one minibatch; all of them need no copy, whatever their order."""
+    if len(batch) == len(targets):
+        return features, targets
+    index = torch.from_numpy(batch).to(features.device)
+    return features.index_select(0, index), targets.index_select(0, index)
+
+
+def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:
+    """An array as a tensor on the module's device; floats in the module's own precision."""
+    if isinstance(values, np.ndarray):
+        writable = values if values.flags.writeable and values.flags.c_contiguous else values.copy()
+        values = torch.from_numpy(writable)
+    if values.is_floating_point():
+        return values.to(flat.device, flat.values.dtype)
+    return values.to(flat.device)
+
+
+def open_device(name: str) -> torch.device:
+    """The device of that name; raises `ConfigError` unless it is "cpu", or a "cuda" that this machine has."""
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count():
+        return torch.device(name)
+    if name != "cpu":
+        raise ConfigError(f"device must be 'cpu' or a 'cuda' that torch finds on this machine, not {name!r}")
+    return torch.device("cpu")
