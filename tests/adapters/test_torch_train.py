@@ -186,7 +186,8 @@ def test_regression_and_binary_targets() -> None:
 
     update = run(TorchTrain(nn.Linear(6, 1), regression, loss=squared_error))
     assert set(update.metrics) == {"loss"}
-    binary = TorchTrain(nn.Linear(6, 1), lambda c: (X, X[:, 3] > 0), loss=binary_cross_entropy, optimizer=Sgd(0.5), epochs=200)
+    module = nn.Linear(6, 1)
+    binary = TorchTrain(module, lambda c: (X, X[:, 3] > 0), loss=binary_cross_entropy, optimizer=Sgd(0.5), epochs=200)
     assert run(binary).metrics["accuracy"] > 0.9
     assert accuracy(torch.tensor([[2.0], [-1.0], [3.0], [1.0]]), torch.tensor([1, 0, 0, 1])) == 0.75
     with pytest.raises(RuntimeError, match="shape"):
