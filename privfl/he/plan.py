@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -229,14 +230,11 @@ def _degree(length: int, prime_bits: int, security: int, wanted: int | None) -> 
 
 
 def _widest(plan: CkksPlan) -> CkksPlan | None:
-    """The plan at its largest slot scale, or None if even the smallest leaves too little room."""
-    best = None
-    for scale_bits in range(MIN_SCALE_BITS, plan.prime_bits):
-        wider = CkksPlan(plan.length, plan.clients, plan.bits, plan.degree, plan.prime_bits, scale_bits, plan.security)
-        noise = MIN_MARGIN * math.sqrt(plan.clients * (NOISE_VARIANCE + ROUNDING_VARIANCE))
+    """The plan at the largest slot scale that the prime holds, or None if that leaves too little room for noise."""
+    noise = MIN_MARGIN * math.sqrt(plan.clients * (NOISE_VARIANCE + ROUNDING_VARIANCE))
+    for scale_bits in range(plan.prime_bits, MIN_SCALE_BITS - 1, -1):
         # No coefficient of a sum exceeds its largest slot, which is sqrt(2) * 2^(bits-1) when both parts are full.
-        if math.sqrt(2) * 2.0 ** (scale_bits + plan.bits - 1) + noise >= plan.modulus / 2:
-            break
-        if wider.margin >= MIN_MARGIN:
-            best = wider
-    return best
+        if math.sqrt(2) * 2.0 ** (scale_bits + plan.bits - 1) + noise < plan.modulus / 2:
+            wider = dataclasses.replace(plan, scale_bits=scale_bits)
+            return wider if wider.margin >= MIN_MARGIN else None
+    return None

@@ -5,6 +5,7 @@ import pytest
 
 from privfl.codec import FixedPoint
 from privfl.crypto import generate_identities
+from privfl.errors import CapacityError
 from privfl.he import CkksSum, plan_for
 from privfl.ring import Ints, Ring
 from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
@@ -34,6 +35,26 @@ def test_all_values_at_the_bound(bits: int, sign: int) -> None:
     credentials, directory = generate_identities(task.clients)
     result = run_sum(CkksSum(directory), task, vectors, credentials=credentials)
     assert (result.total == 2 * sign * task.bound).all()
+
+
+def test_more_clients_than_unreduced_residues_fit_a_word() -> None:
+    task, vectors = make(40, 10, 40)
+    credentials, directory = generate_identities(task.clients)
+    assert plan_for(task).prime_bits == 60
+    result = run_sum(CkksSum(directory), task, vectors, credentials=credentials)
+    assert np.array_equal(result.total, sum(vectors.values()))
+
+
+def test_an_opening_that_leaves_the_ring_is_refused() -> None:
+    task, vectors = make(3, 10)
+    credentials, directory = generate_identities(task.clients)
+    for shift in (task.ring.half, -task.ring.modulus):
+
+        def opening(total: Ints, survivors: frozenset[int], shift: int = shift) -> Ints:
+            return total * 0 + shift
+
+        with pytest.raises(CapacityError, match="beyond a ring of 23 bits"):
+            run_sum(CkksSum(directory), task, vectors, credentials=credentials, opening=opening)
 
 
 def test_one_client_alone() -> None:

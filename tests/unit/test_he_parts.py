@@ -1,0 +1,238 @@
+"""Packing, tags, keys and the door to SEAL, piece by piece."""
+
+import ctypes
+import os
+import sys
+import types
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.errors import ConfigError, MissingExtra, WireError
+from privfl.he import plan_ckks, seal
+from privfl.he.keys import KeyedEntropy, KeyStore, key_id, keystream, secret_polynomial
+from privfl.he.messages import NO_KEY
+from privfl.he.packing import add_block, from_slots, pack, to_slots, unpack
+from privfl.he.plan import PRIMES
+from privfl.he.tags import Tagger
+from privfl.ring import Ints, Ring
+from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
+
+WIDTHS = [(23, 5), (31, 6), (39, 7), (43, 8)]
+KEY = bytes(range(32))
+
+
+@pytest.mark.parametrize(("bits", "size"), WIDTHS)
+def test_residues_survive_packing(bits: int, size: int) -> None:
+    plan = plan_ckks(100_000, 3, Ring(bits))
+    rng = np.random.default_rng(bits)
+    residues = rng.integers(0, plan.modulus, plan.chunks * plan.degree, dtype=np.uint64)
+    residues[:2] = 0, plan.modulus - 1
+    packed = pack(residues, size)
+    assert plan.residue_bytes == size
+    assert len(packed) == plan.block_bytes
+    assert packed[size : 2 * size] == (plan.modulus - 1).to_bytes(size, "little")
+    assert np.array_equal(unpack(packed, plan), residues)
+    total = residues.copy()
+    add_block(total, packed, plan)
+    assert np.array_equal(total, 2 * residues)
+
+
+@pytest.mark.parametrize(("bits", "size"), WIDTHS)
+def test_a_residue_at_the_prime_is_refused_and_nothing_is_added(bits: int, size: int) -> None:
+    plan = plan_ckks(100_000, 3, Ring(bits))
+    residues = np.zeros(plan.chunks * plan.degree, np.uint64)
+    residues[-1] = plan.modulus
+    total = np.zeros_like(residues)
+    total[0] = 1
+    packed = pack(np.ones_like(residues), size)[:-size] + pack(residues[-1:], size)
+    with pytest.raises(WireError, match="below the prime"):
+        add_block(total, packed, plan)
+    assert total.sum() == 1
+    with pytest.raises(WireError, match="bytes"):
+        unpack(packed + b"\0", plan)
+
+
+def test_slots_hold_two_values_each() -> None:
+    values = np.arange(1, 6)
+    slots = to_slots(values, 4)
+    assert np.array_equal(slots, [[1 + 3j, 2 + 4j], [5, 0]])
+    assert np.array_equal(np.concatenate([from_slots(row) for row in slots]), [1, 2, 3, 4, 5, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("bits", "size"), WIDTHS)
+def test_tags_of_frames_add_up_to_the_tag_of_the_sum(bits: int, size: int) -> None:
+    plan = plan_ckks(200_000, 3, Ring(bits))
+    tagger = Tagger(plan, KEY, bytes(32))
+    rng = np.random.default_rng(0)
+    count = plan.chunks * plan.degree
+    blocks = [rng.integers(0, plan.modulus, count, dtype=np.uint64) for _ in range(3)]
+    total = (sum(block.astype(object) for block in blocks) % plan.modulus).astype(np.uint64)
+    tags = [(client, tagger.sign(block, client)) for client, block in enumerate(blocks)]
+    assert tagger.total(tags) == tagger.block(total)
+    for at in (0, 1, count - 1):
+        changed = total.copy()
+        changed[at] = (int(changed[at]) + 1) % plan.modulus
+        assert tagger.total(tags) != tagger.block(changed)
+    assert Tagger(plan, KEY, bytes([1]) * 32).block(total) != tagger.block(total)
+    assert Tagger(plan, bytes(32), bytes(32)).block(total) != tagger.block(total)
+
+
+def test_a_tag_is_the_polynomial_of_its_docstring() -> None:
+    plan = plan_ckks(5000, 3, Ring(23))
+    tagger = Tagger(plan, KEY, bytes(32))
+    residues = np.random.default_rng(1).integers(0, plan.modulus, 2 * 4096, dtype=np.uint64)
+    weights = [
+        [int(sum(int(x) << 20 * i for i, x in enumerate(row[3 * t : 3 * t + 3]))) for row in tagger._inner]
+        for t in (0, 1)
+    ]
+    for t, tag in enumerate(tagger.block(residues)):
+        inner = [sum(int(c) * r for c, r in zip(row, weights[t], strict=True)) for row in residues.reshape(2, 4096)]
+        assert tag == sum(int(w) * v for w, v in zip(tagger._outer[t], inner, strict=True)) % plan.modulus
+
+
+def test_the_secret_is_uniform_ternary_and_fixed_by_the_key() -> None:
+    plan = plan_ckks(10_000, 3, Ring(23))
+    secret = secret_polynomial(KEY, plan)
+    assert np.array_equal(secret, secret_polynomial(KEY, plan))
+    assert secret.shape == (4096,)
+    counts = [(secret == value).sum() for value in (-1, 0, 1)]
+    assert sum(counts) == 4096
+    assert all(abs(count - 4096 / 3) < 5 * 30.2 for count in counts)
+    assert not np.array_equal(secret, secret_polynomial(bytes(32), plan))
+    assert not np.array_equal(secret, secret_polynomial(KEY, plan_ckks(10_000, 3, Ring(31))))
+
+
+def test_keyed_entropy_is_one_stream() -> None:
+    one, two = KeyedEntropy(KEY, b"t"), KeyedEntropy(KEY, b"t")
+    whole = two(200_000)
+    assert b"".join([one(1), one(0), one(70_000), one(129_999)]) == whole
+    assert KeyedEntropy(KEY, b"u")(200_000) != whole
+    assert len({whole[i : i + 16] for i in range(0, 200_000, 16)}) == 12_500
+    assert len(keystream(KEY, 13)) == 13
+
+
+def test_a_store_keeps_a_key_for_its_rotation_and_remembers_tasks() -> None:
+    store = KeyStore(rotation=2)
+    assert store.held == NO_KEY
+    store.keep(KEY)
+    assert store.held == key_id(KEY)
+    assert store.get(key_id(KEY)) == KEY
+    assert store.get(NO_KEY) is None
+    store.keep(KEY)
+    assert store.held == NO_KEY
+    assert store.get(key_id(KEY)) is None
+    assert "_key" not in repr(KeyStore.holding(KEY))
+    for n in range(5000):
+        store.begin(n.to_bytes(4, "little"))
+    store.begin((0).to_bytes(4, "little"))  # forgotten by now
+
+
+def test_a_keyed_opening_works_at_a_server_too() -> None:
+    def make(entropy: Any) -> Any:
+        def opening(total: Ints, survivors: frozenset[int]) -> Ints:
+            assert len(entropy(8)) == 8
+            return total + len(survivors)
+
+        return opening
+
+    task = SumTask(b"", (1, 2), 1, 2, Ring(16), 5)
+    result = run_sum(PlainSum(), task, {1: np.array([1, 2]), 2: np.array([3, 4])}, opening=KeyedOpening(make))
+    assert result.total.tolist() == [6, 8]
+
+
+# SEAL
+
+
+@pytest.mark.parametrize(("degree", "bits"), list(PRIMES))
+def test_the_self_test_knows_this_tenseal(degree: int, bits: int) -> None:
+    seal.self_test(degree, bits)
+
+
+def test_another_layout_or_generator_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = seal._Parameters(2048, PRIMES[2048, 40], 128)
+    pinned = seal._PINNED[2048, 40]
+    parts.test(pinned)
+    with pytest.raises(ConfigError, match=r"use tenseal 0\.3\.15 to 0\.3\.18"):
+        parts.test("0" * 64)
+    for name, value in (
+        ("_front", lambda scale: bytes(97)),
+        ("_generator", lambda: bytes(17)),
+        ("_written", lambda thing: b"short"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, name, value)
+            with pytest.raises(ConfigError, match="lays out"):
+                parts.test(pinned)
+    with monkeypatch.context() as patch:
+        patch.setattr(seal, "to_slots", lambda values, degree: to_slots(values[::-1], degree))
+        with pytest.raises(ConfigError, match="lays out"):
+            parts.test(pinned)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts._channel, "read", lambda: bytes(100))
+        with pytest.raises(ConfigError, match="lays out"):
+            parts.test(pinned)
+    parts.test(pinned)
+
+
+def test_parameters_that_seal_refuses() -> None:
+    with pytest.raises(ConfigError, match="SEAL refuses"):
+        seal._Parameters(1024, PRIMES[2048, 40], 128)
+
+
+def test_a_missing_tenseal_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
+    with pytest.raises(MissingExtra, match=r"privfl\[he\]"):
+        seal._sealapi()
+
+
+def test_what_seal_compressed_is_inflated() -> None:
+    assert seal._inflate(0, b"as it is", 100) == b"as it is"
+    assert seal._inflate(1, zlib.compress(b"packed"), 100) == b"packed"
+    with pytest.raises(ValueError, match="Zstandard"):
+        seal._inflate(2, b"nonsense", 100)
+
+
+def test_a_build_that_hides_zstandard_falls_back_to_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: types.SimpleNamespace())
+    package = types.ModuleType("zstandard")
+    package.decompress = lambda data: data[::-1]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "zstandard", package)
+    decode = seal._zstandard.__wrapped__()
+    assert decode(b"abc", 10) == b"cba"
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingExtra, match="zstandard"):
+        seal._zstandard.__wrapped__()
+
+
+def test_a_forked_child_gets_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = seal._Channel()
+    first = channel.path
+    with channel:
+        channel.write(b"parent")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with channel:
+        assert channel.path != first
+        assert channel.read() == b""
+
+
+def test_a_system_without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    channel = seal._Channel()
+    assert Path(channel.path).stat().st_mode & 0o077 == 0
+    with channel:
+        channel.write(b"abc")
+        channel.patch(b"X")
+        assert channel.read() == b"abX"
+    path = channel.path
+    del channel
+    assert not Path(path).exists()
+
+
+def test_a_cipher_does_not_show_its_key() -> None:
+    plan = plan_ckks(10, 2, Ring(23))
+    assert repr(seal.SealCipher(plan, secret_polynomial(KEY, plan))) == "SealCipher(degree=2048, prime_bits=40)"
