@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final, Literal
@@ -21,10 +22,17 @@ Rounding = Literal["nearest", "stochastic"]
 NOISE_DEVIATIONS: Final = 20
 """Noise is given room for this many standard deviations: a Gaussian leaves it with probability below 2^-290."""
 
-_CHUNK: Final = 1 << 14  # values a pass: 128 KiB of float64 stays in the cache
+SCALE_RANGE: Final = (2.0**-512, 2.0**512)
+"""Scales outside would let scale*factor leave the normal floats, and with them the proof of `encode`."""
+
+_CHUNK: Final = 1 << 14  # values a step: 128 KiB of float64 stays in the cache
 _TRIES: Final = 4
 _EXACT: Final = 2.0**53  # float64 holds every integer up to here
-_LARGEST: Final = 2.0**62  # larger values do not fit the clear int64 words with room for a sum
+_QUICK: Final = 2.0**62  # a chunk whose squares sum to less has entries below 2^31
+_LARGEST: Final = 2.0**63  # what int64 cannot hold
+_MAGIC: Final = 1.5 * 2.0**52  # added to an integer below 2^51, leaves that integer in the low bits of the float
+_MAGIC_BITS: Final = np.float64(_MAGIC).view(np.int64)
+_MARGIN: Final = 1.0 - 2.0**-40  # covers the handful of float roundings between two norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +43,48 @@ class FixedPoint:
     ring: Ring
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"scale must be a positive finite number, not {self.scale!r}")
+        low, high = SCALE_RANGE
+        if not low <= self.scale <= high:
+            raise ConfigError(f"scale must be in [2^-512, 2^512], not {self.scale!r}")
 
     @classmethod
     def fit(cls, ring: Ring, *, clip_norm: float, cohort: int, noise_multiplier: float = 0.0) -> FixedPoint:
         """The finest codec, with a power of two as scale, that holds `cohort` contributions and their noise."""
         _check_positive(clip_norm=clip_norm, cohort=cohort)
-        room = clip_norm * (cohort + NOISE_DEVIATIONS * noise_multiplier)
-        codec = cls(2.0 ** math.floor(math.log2((ring.half - 1) / room)), ring)
-        codec.check_capacity(
-            clip_norm=clip_norm, cohort=cohort, noise_stddev=codec.scale * clip_norm * noise_multiplier
-        )
-        return codec
+        _check_not_negative(noise_multiplier=noise_multiplier)
+        _check_not_negative(noise=clip_norm * noise_multiplier)
+        # A power of two scales the float `clip_norm * noise_multiplier` exactly, so that this is check_capacity's sum.
+        room = int(cohort) * Fraction(clip_norm) + NOISE_DEVIATIONS * Fraction(clip_norm * noise_multiplier)
+        exponent = ring.half.bit_length() + room.denominator.bit_length() - room.numerator.bit_length()
+        while Fraction(2) ** exponent * room >= ring.half:
+            exponent -= 1
+        low, high = SCALE_RANGE
+        return cls(min(max(math.ldexp(1.0, min(exponent, 600)), low), high), ring)
 
     def bound(self, max_abs: float) -> int:
         """The largest integer entry of a vector whose entries (or norm) are at most `max_abs`: floor(scale*max_abs)."""
+        _check_not_negative(max_abs=max_abs)
         return math.floor(Fraction(self.scale) * Fraction(max_abs))
 
     def sensitivity(self, clip_norm: float) -> float:
-        """Integer l2 norm bound of one contribution, scale*clip_norm: rounding adds nothing to it."""
-        return self.scale * clip_norm
+        """Integer l2 norm bound of one contribution: scale*clip_norm, rounded up to a float. Rounding adds nothing."""
+        _check_positive(clip_norm=clip_norm)
+        product = self.scale * clip_norm
+        exact = Fraction(self.scale) * Fraction(clip_norm)
+        return product if math.isinf(product) or Fraction(product) >= exact else math.nextafter(product, math.inf)
 
     def check_capacity(self, *, clip_norm: float, cohort: int, noise_stddev: float = 0.0) -> None:
         """Raise `CapacityError` unless `cohort` contributions and 20 deviations of noise (integer units) fit."""
         _check_positive(clip_norm=clip_norm, cohort=cohort)
-        if not (math.isfinite(noise_stddev) and noise_stddev >= 0):
-            raise ConfigError(f"noise_stddev must be finite and at least 0, not {noise_stddev!r}")
-        need = cohort * Fraction(self.scale) * Fraction(clip_norm) + NOISE_DEVIATIONS * Fraction(noise_stddev)
+        _check_not_negative(noise_stddev=noise_stddev)
+        need = int(cohort) * Fraction(self.scale) * Fraction(clip_norm) + NOISE_DEVIATIONS * Fraction(noise_stddev)
         if need >= self.ring.half:
             bits = math.floor(need).bit_length() + 1
             remedy = f"{bits} bits would suffice" if bits <= MAX_BITS else "lower the scale or the clip"
             raise CapacityError(
                 f"a sum of {cohort} contributions of norm {clip_norm:g} at scale {self.scale:g} with noise deviation "
-                f"{noise_stddev:g} reaches {float(need):.4g}, and a ring of {self.ring.bits} bits holds less than "
-                f"{self.ring.half}: {remedy}"
+                f"{noise_stddev:g} can reach 2^{bits - 2} or more, and a ring of {self.ring.bits} bits holds less than "
+                f"2^{self.ring.bits - 1}: {remedy}"
             )
 
     def encode(
@@ -82,21 +97,28 @@ class FixedPoint:
     ) -> Ints:
         """Real `[d]` -> int64 `[d]` with an integer l2 norm of at most scale*max_norm, exactly.
 
-        Rounds to the nearest integer, or up with the probability of the fraction (`rounding="stochastic"`, which
-        needs a seeded or fresh `rng`: it is not a privacy mechanism). A vector whose rounding is too long is shrunk
-        and rounded again, and after four tries rounded toward zero. Raises `ConfigError` for NaN, infinities, values
-        beyond 2^62 after scaling and arrays that are not flat.
+        Rounds to the nearest integer (ties to even), or up with the probability of the fraction
+        (`rounding="stochastic"`, which needs a seeded or fresh `rng`: it is not a privacy mechanism). A vector whose
+        rounding is too long is shrunk and rounded again, and after four tries rounded toward zero: at most six passes
+        over `x`. Raises `ConfigError` for NaN, infinities, values of 2^63 or more after scaling, and whatever is not a
+        flat array of floats.
         """
         _check_positive(max_norm=max_norm)
         limit = math.floor((Fraction(self.scale) * Fraction(max_norm)) ** 2)
-        draws = _draws(rounding, rng)
+        to_integers = _rounding(rounding, rng)
+        values = _space(x)
         factor = 1.0
-        for attempt in range(_TRIES):
-            values, square = _round(x, self.scale * factor, draws)
+        for attempt in range(1, _TRIES + 1):
+            square = _pass(x, self.scale * factor, to_integers, values)
             if square <= limit:
                 return values
-            factor *= math.sqrt(limit / square) * (1.0 - 2.0 ** (attempt - 40))
-        return _toward_zero(x, self.scale, limit)
+            # From try to try, rounding moves a long vector's norm by 0.41 units (one deviation): aim a unit lower.
+            spare = attempt / max(8.0, math.sqrt(limit))
+            factor *= math.sqrt(limit / square) * (1.0 - spare)
+        # |x*scale| <= its rounding away from zero, whose integer norm is known exactly, and truncation only shortens.
+        square = _pass(x, self.scale, _away_from_zero, values)
+        _pass(x, self.scale * (math.sqrt(limit / square) * _MARGIN), _toward_zero, values)
+        return values
 
     def encode_entries(
         self,
@@ -110,12 +132,13 @@ class FixedPoint:
         _check_positive(max_abs=max_abs)
         bound = self.bound(max_abs)
         if bound >= _LARGEST:
-            raise ConfigError(f"scale*max_abs must be below 2^62, not {bound}")
-        values, _ = _round(x, self.scale, _draws(rounding, rng))
+            raise ConfigError(f"scale*max_abs must be below 2^63, not {bound}")
+        to_integers, values = _rounding(rounding, rng), _space(x)
+        _pass(x, self.scale, to_integers, values)
         return np.clip(values, -bound, bound, out=values)
 
     def decode(self, total: Ints) -> npt.NDArray[np.float64]:
-        """int64 `[d]` -> float64 `[d]`."""
+        """int64 `[d]` -> float64 `[d]`: each value as a float, times the float nearest to 1/scale."""
         return np.multiply(total, 1.0 / self.scale)
 
 
@@ -133,78 +156,106 @@ def _square(real: npt.NDArray[np.float64], exact: Ints) -> int:
     """The exact squared norm of one chunk, given as float64 and as int64.
 
     A float64 sum of squares of integers that comes out below 2^53 is exact whatever the order of summation: every
-    partial sum is an integer below 2^53. Anything larger is summed in 31-bit limbs.
+    partial sum is an integer below 2^53. Anything larger is summed in 32-bit limbs.
     """
     square = float(np.dot(real, real))
     if square < _EXACT:
         return int(square)
-    magnitude = np.abs(exact).astype(np.uint64)
-    low, high = magnitude & np.uint64(0x7FFF_FFFF), magnitude >> np.uint64(31)
+    magnitude = np.abs(exact).astype(np.uint64)  # also of -2^63, which abs leaves as it is
+    low, high = magnitude & _LOW, magnitude >> _HALF
     low_low, low_high, high_high = (_limb_dot(a, b) for a, b in ((low, low), (low, high), (high, high)))
-    return low_low + (low_high << 32) + (high_high << 62)
+    return low_low + (low_high << 33) + (high_high << 64)
+
+
+_LOW: Final = np.uint64(0xFFFF_FFFF)
+_HALF: Final = np.uint64(32)
 
 
 def _limb_dot(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> int:
-    products = a * b  # below 2^62 (2^64 for a high limb of 2^32): split again so that the sums of 2^14 fit
-    return int((products & np.uint64(0xFFFF_FFFF)).sum()) + (int((products >> np.uint64(32)).sum()) << 32)
+    products = a * b  # below 2^64: split again, so that the sums of 2^14 of them fit
+    return int((products & _LOW).sum()) + (int((products >> _HALF).sum()) << 32)
 
 
-def _round(x: Vector, scale: float, rng: np.random.Generator | None) -> tuple[Ints, int]:
-    """round(x*scale) as int64 `[d]`, and its exact squared norm, in one pass over memory."""
-    if x.ndim != 1 or x.dtype.kind != "f":
-        raise ConfigError(f"a flat array of floats is expected, not {x.dtype} of shape {x.shape}")
-    values = np.empty(len(x), np.int64)
+_Reals = npt.NDArray[np.float64]
+_ToIntegers = Callable[[_Reals], object]
+"""Replaces float64 `[n]` by integers, in place."""
+
+
+def _rounding(rounding: Rounding, rng: np.random.Generator | None) -> _ToIntegers:
+    if rounding == "nearest":
+        return lambda real: np.rint(real, out=real)
+    if rounding != "stochastic":
+        raise ConfigError(f"rounding must be 'nearest' or 'stochastic', not {rounding!r}")
+    if rng is None:
+        raise ConfigError("stochastic rounding needs an rng")
+
+    def stochastic(real: _Reals) -> None:
+        # The sum is exact to 2^-24 for entries below 2^29: so much may the probability of going up be off.
+        np.add(real, rng.random(len(real), dtype=np.float32), out=real)
+        np.floor(real, out=real)
+
+    return stochastic
+
+
+def _toward_zero(real: _Reals) -> None:
+    np.trunc(real, out=real)
+
+
+def _away_from_zero(real: _Reals) -> None:
+    np.ceil(np.abs(real, out=real), out=real)
+
+
+def _space(x: Vector) -> Ints:
+    if not isinstance(x, np.ndarray) or x.ndim != 1 or x.dtype.kind != "f":
+        found = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise ConfigError(f"a flat numpy array of floats is expected, not {found}")
+    return np.empty(len(x), np.int64)
+
+
+def _pass(x: Vector, scale: float, to_integers: _ToIntegers, values: Ints) -> int:
+    """Put the integers of x*scale into `values`, int64 `[d]`, in one pass; their exact squared norm."""
     buffer = np.empty(min(len(x), _CHUNK))
     square = 0
     for start in range(0, len(x), _CHUNK):
         part = x[start : start + _CHUNK]
-        real = buffer[: len(part)]
-        np.multiply(part, scale, out=real, dtype=np.float64)
-        if rng is None:
-            np.rint(real, out=real)
-        else:
-            np.add(real, rng.random(len(part), dtype=np.float32), out=real)
-            np.floor(real, out=real)
-        rough = float(np.dot(real, real))
-        if not rough < _LARGEST:  # NaN too
+        real, out = buffer[: len(part)], values[start : start + _CHUNK]
+        with np.errstate(over="ignore", invalid="ignore"):  # both are looked for below
+            np.copyto(real, part, casting="same_kind")
+            np.multiply(real, scale, out=real)
+            to_integers(real)
+            rough = float(np.dot(real, real))
+        if rough < _QUICK:
+            square += int(rough) if rough < _EXACT else _square_of_quick(real)
+            # The same as out[:] = real, which costs twice as much.
+            np.add(real, _MAGIC, out=real)
+            np.subtract(real.view(np.int64), _MAGIC_BITS, out=out)
+        else:  # NaN, infinite, or merely large
             _check_range(part, real, start)
-        out = values[start : start + _CHUNK]
-        out[:] = real
-        square += int(rough) if rough < _EXACT else _square(real, out)
-    return values, square
+            out[:] = real
+            square += _square(real, out)
+    return square
 
 
-def _check_range(part: Vector, scaled: npt.NDArray[np.float64], start: int) -> None:
+def _square_of_quick(real: _Reals) -> int:
+    return _square(real, real.astype(np.int64))
+
+
+def _check_range(part: Vector, scaled: _Reals, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(part))
     if len(bad):
         raise ConfigError(f"entry {start + int(bad[0])} is {part[bad[0]]}: only finite values can be encoded")
     big = np.flatnonzero(~(np.abs(scaled) < _LARGEST))
     if len(big):
-        raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: beyond 2^62 units after scaling")
-
-
-def _toward_zero(x: Vector, scale: float, limit: int) -> Ints:
-    """trunc(x*scale*shrink) with a shrink that puts the real norm, and so the truncated one, below the limit."""
-    real = scale * float(np.linalg.norm(x.astype(np.float64)))
-    shrink = min(1.0, math.sqrt(limit) / real)
-    while True:
-        shrink *= 1.0 - 2.0**-20  # more than the rounding errors of the norm itself
-        values = np.trunc(np.multiply(x, scale * shrink, dtype=np.float64)).astype(np.int64)
-        if square_norm(values) <= limit:
-            return values
-
-
-def _draws(rounding: Rounding, rng: np.random.Generator | None) -> np.random.Generator | None:
-    if rounding == "nearest":
-        return None
-    if rounding != "stochastic":
-        raise ConfigError(f"rounding must be 'nearest' or 'stochastic', not {rounding!r}")
-    if rng is None:
-        raise ConfigError("stochastic rounding needs an rng")
-    return rng
+        raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: 2^63 units or more after scaling")
 
 
 def _check_positive(**values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive finite number, not {value!r}")
+
+
+def _check_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} must be a finite number of at least 0, not {value!r}")
