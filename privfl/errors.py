@@ -22,7 +22,10 @@ from __future__ import annotations
 
 
 class PrivflError(Exception):
-    """The root: `except PrivflError` catches whatever privfl raises on purpose."""
+    """The root: `except PrivflError` catches whatever privfl raises on purpose.
+
+    Every error survives a trip between processes: `args` are what the constructor takes, `__str__` makes the sentence.
+    """
 
 
 class ConfigError(PrivflError, ValueError):
@@ -49,9 +52,12 @@ class ClientFailed(PrivflError):
     """A client's training raised an error, or the process it ran in died; `client` says whose."""
 
     def __init__(self, client: int, reason: str) -> None:
-        super().__init__(f"client {client} failed: {reason}")
+        super().__init__(client, reason)
         self.client = client
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"client {self.client} failed: {self.reason}"
 
 
 class ProtocolError(PrivflError):
@@ -77,17 +83,23 @@ class TooFewSurvivors(ProtocolError):
     """Fewer clients are left than the threshold; nothing is opened."""
 
     def __init__(self, survivors: int, threshold: int) -> None:
-        super().__init__(f"{survivors} clients are left, and {threshold} are needed: nothing was opened")
+        super().__init__(survivors, threshold)
         self.survivors = survivors
         self.threshold = threshold
+
+    def __str__(self) -> str:
+        return f"{self.survivors} clients are left, and {self.threshold} are needed: nothing was opened"
 
 
 class PlanRejected(ProtocolError):
     """This client's own policy refuses the plan; `reason` says which demand was not met."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"plan rejected: {reason}")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"plan rejected: {self.reason}"
 
 
 class PrivacyError(PrivflError):
@@ -98,9 +110,12 @@ class BudgetExceeded(PrivacyError):
     """The next round could cost more than is left; raised before any client is asked."""
 
     def __init__(self, spent: float, budget: float) -> None:
-        super().__init__(f"the next round would bring epsilon to {spent:.4f}, above the budget of {budget:.4f}")
+        super().__init__(spent, budget)
         self.spent = spent
         self.budget = budget
+
+    def __str__(self) -> str:
+        return f"the next round would bring epsilon to {self.spent:.4f}, above the budget of {self.budget:.4f}"
 
 
 class UnsupportedRelease(PrivacyError):
@@ -111,6 +126,9 @@ class MissingExtra(PrivflError, ImportError):
     """An optional package is not installed; the message is the pip line that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; run: pip install 'privfl[{extra}]'")
+        super().__init__(package, extra)
         self.package = package
         self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed; run: pip install 'privfl[{self.extra}]'"

@@ -8,9 +8,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from privfl.errors import StateError
+from privfl.errors import ConfigError, StateError
 
 GENESIS: Final = "0" * 64
 """The `prev` of the first line of every chain."""
@@ -34,8 +34,11 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def canonical_json(value: Any) -> bytes:
     """The one JSON text of `value`: sorted keys, no spaces, shortest round-trip numbers, no NaN or infinity."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise ConfigError(f"only finite, plain JSON values have a canonical form: {error}") from error
 
 
 def link(prev: str, record: Mapping[str, Any]) -> str:
@@ -47,21 +50,21 @@ class HashChain:
     """An append-only file of JSON lines, `{"hash": ..., "prev": ..., "record": {...}}`, synced on every append.
 
     A last line without its newline is a write that a crash cut short: nobody was told that it happened, so it is
-    dropped. Any other departure from the chain raises `StateError` naming the line.
+    not read, and the next append removes it. Any other departure from the chain raises `StateError` naming the line.
+    Reading never writes. One writer at a time: an append to a file that somebody else changed raises `StateError`.
+    What a chain cannot see is the loss of whole lines at its end; keep `head` elsewhere where that matters.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._records: list[dict[str, Any]] = []
         self.head = GENESIS
-        if path.exists():
-            whole = path.read_bytes()
-            kept = whole[: whole.rfind(b"\n") + 1]
-            for record, digest in verify_chain(kept, str(path)):
-                self._records.append(record)
-                self.head = digest
-            if len(kept) != len(whole):
-                atomic_write(path, kept)
+        whole = path.read_bytes() if path.exists() else b""
+        kept = whole[: whole.rfind(b"\n") + 1]
+        for record, digest in verify_chain(kept, str(path)):
+            self._records.append(record)
+            self.head = digest
+        self._found, self._kept = len(whole), len(kept)
 
     @property
     def records(self) -> tuple[dict[str, Any], ...]:
@@ -73,10 +76,23 @@ class HashChain:
         digest = link(self.head, record)
         line = canonical_json({"hash": digest, "prev": self.head, "record": dict(record)}) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with self.path.open("ab", buffering=0) as file:
+            if file.tell() != self._found:
+                raise StateError(
+                    f"{self.path} has {file.tell()} bytes, {self._found} were left in it: another writer is at work"
+                )
+            try:
+                file.truncate(self._kept)
+                _write_all(file, line)
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(self._kept)  # nobody was told of a line: the next append starts where this one did
+                self._found = self._kept
+                raise
+        if not self._kept:
+            _sync_folder(self.path.parent)
+        self._kept += len(line)
+        self._found = self._kept
         # The record is kept as it will be read back, so that a reader of either sees the same value.
         self._records.append(json.loads(canonical_json(dict(record))))
         self.head = digest
@@ -89,14 +105,24 @@ def verify_chain(data: bytes, name: str = "chain") -> Iterator[tuple[dict[str, A
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
-            record, digest = entry["record"], entry["hash"]
-            whole = entry["prev"] == prev and digest == link(prev, record) and canonical_json(entry) == line
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            record = entry["record"]
+            if not isinstance(record, dict):
+                raise TypeError("a record is an object")
+            digest = link(prev, record)
+            # The whole line is compared, so that it has one form, no further keys, and no value the hash leaves out.
+            expected = canonical_json({"hash": digest, "prev": prev, "record": record})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # ConfigError is a ValueError
             raise StateError(f"{name}, line {number}: not a line of a hash chain") from error
-        if not whole:
+        if line != expected:
             raise StateError(f"{name}, line {number}: the hash does not fit; the file was altered")
         yield record, digest
         prev = digest
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -78,8 +78,9 @@ class Ring:
 
     def pack(self, words: Words, *, dense: bool = False) -> bytes:
         """Reduced words -> bytes: native little-endian words, or `bits` bits a value, least bit first, if `dense`."""
+        words = np.ascontiguousarray(words, self.dtype)
         if not dense or self.bits == 8 * self.dtype.itemsize:
-            return words.astype(self.dtype, copy=False).tobytes()
+            return words.tobytes()
         return b"".join(_pack_bits(words[i : i + _CHUNK], self.bits) for i in range(0, len(words), _CHUNK))
 
     def packed_bytes(self, length: int, *, dense: bool = False) -> int:
@@ -88,7 +89,7 @@ class Ring:
 
     def unpack(self, data: bytes | memoryview, length: int, *, dense: bool = False) -> Words:
         """Bytes -> words `[length]`, read-only where no copy is needed; raises `WireError` unless canonical."""
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         expected = self.packed_bytes(length, dense=dense)
         if view.nbytes != expected:
             raise WireError(f"{view.nbytes} bytes hold no {length} values of {self.bits} bits: {expected} expected")
@@ -118,6 +119,6 @@ _CHUNK: Final = 1 << 16
 
 
 def _pack_bits(words: Words, bits: int) -> bytes:
-    raw = words.astype(words.dtype, copy=False).reshape(-1, 1).view(np.uint8)
+    raw = words.reshape(-1, 1).view(np.uint8)
     matrix = np.unpackbits(raw, axis=1, bitorder="little")[:, :bits]
     return np.packbits(matrix.ravel(), bitorder="little").tobytes()

@@ -46,7 +46,7 @@ class Reader:
     __slots__ = ("_at", "_view")
 
     def __init__(self, data: bytes | memoryview) -> None:
-        self._view = memoryview(data)
+        self._view = _octets(data)
         self._at = 0
 
     def take(self, count: int) -> memoryview:
@@ -125,7 +125,7 @@ class Blob:
     max_length: int
 
     def write(self, value: Any) -> bytes | memoryview:
-        view = memoryview(value)
+        view = _octets(value)
         if view.nbytes > self.max_length:
             raise WireError(f"{view.nbytes} bytes, at most {self.max_length} allowed")
         return b"".join((U64.write(view.nbytes), view))
@@ -145,7 +145,7 @@ class ListOf:
     max_count: int
 
     def write(self, value: Any) -> bytes:
-        items = tuple(value)
+        items = _items(value)
         if len(items) > self.max_count:
             raise WireError(f"{len(items)} items, at most {self.max_count} allowed")
         return b"".join((U32.write(len(items)), *map(self.item.write, items)))
@@ -164,9 +164,10 @@ class IdSet:
     max_count: int
 
     def write(self, value: Any) -> bytes:
-        ids = tuple(value)
+        ids = _items(value)
+        data = ListOf(CLIENT, self.max_count).write(ids)
         _check_increasing(ids)
-        return ListOf(CLIENT, self.max_count).write(ids)
+        return data
 
     def read(self, reader: Reader) -> tuple[ClientId, ...]:
         ids = ListOf(CLIENT, self.max_count).read(reader)
@@ -238,7 +239,7 @@ class Message:
 
 def peek(data: bytes | memoryview, *, max_length: int) -> tuple[Header, memoryview]:
     """The header and the unparsed body of one message of at most `max_length` bytes in all."""
-    view = memoryview(data)
+    view = _octets(data)
     if view.nbytes > max_length:
         raise WireError(f"{view.nbytes} bytes, at most {max_length} allowed")
     if view.nbytes < HEADER_BYTES:
@@ -260,13 +261,31 @@ def decode(data: bytes | memoryview, kinds: Sequence[type[Message]], *, max_leng
     raise WireError(f"unexpected message kind {header.kind:#06x}")
 
 
+_KNOWN: Final[dict[type[Any], list[tuple[str, Codec]]]] = {}
+
+
 def _codecs(of: type[Any]) -> list[tuple[str, Codec]]:
-    return [(field.name, field.metadata["codec"]) for field in dataclasses.fields(of)]
+    if of not in _KNOWN:
+        _KNOWN[of] = [(field.name, field.metadata["codec"]) for field in dataclasses.fields(of)]
+    return _KNOWN[of]
 
 
 def _check_increasing(ids: tuple[int, ...]) -> None:
     if any(a >= b for a, b in itertools.pairwise(ids)):
         raise WireError("identities must be strictly increasing")
+
+
+def _octets(value: Any) -> memoryview:
+    try:
+        return memoryview(value).cast("B")
+    except TypeError as error:  # no buffer, or one that is not contiguous
+        raise WireError(f"contiguous bytes expected, not {type(value).__name__}") from error
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):  # a set has no order, and an iterator no second encoding
+        raise WireError(f"a tuple or list expected, not {type(value).__name__}")
+    return tuple(value)
 
 
 def _u32(value: int) -> int:

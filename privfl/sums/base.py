@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -15,7 +15,9 @@ from privfl.ring import Ints, Ring
 from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
 
 MAX_CLIENTS: Final = 100_000
-MAX_LENGTH: Final = 1 << 32
+MAX_LENGTH: Final = 1 << 28
+"""2 GiB of 64-bit words: what fits a message, whose body length is a u32."""
+
 _LABEL: Final = b"privfl/1 sum-task"
 
 Opening = Callable[[Ints, frozenset[ClientId]], Ints]
@@ -60,9 +62,13 @@ class SumTask:
     length: int
     ring: Ring
     bound: int
+    _digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         cohort = len(self.clients)
+        for name, value in self._integers():
+            if type(value) is not int:  # a numpy integer overflows, and has no canonical form
+                raise ConfigError(f"{name} must be an int, not {value!r} of {type(value).__name__}")
         if len(self.context) > 1024:
             raise ConfigError(f"the context has {len(self.context)} bytes, at most 1024 are allowed")
         if not 1 <= cohort <= MAX_CLIENTS:
@@ -80,11 +86,20 @@ class SumTask:
             raise CapacityError(
                 f"{cohort} clients with entries up to {self.bound} need a ring of {bits} bits, not {self.ring.bits}"
             )
+        form = _TaskForm(self.context, self.clients, self.min_survivors, self.length, self.ring.bits, self.bound)
+        # Once for all: with 10^4 clients in one process it would otherwise be most of the work.
+        object.__setattr__(self, "_digest", hashlib.sha256(_LABEL + write_fields(form)).digest())
 
     def digest(self) -> bytes:
         """32 bytes: SHA-256 of the canonical form under its label."""
-        form = _TaskForm(self.context, self.clients, self.min_survivors, self.length, self.ring.bits, self.bound)
-        return hashlib.sha256(_LABEL + write_fields(form)).digest()
+        return self._digest
+
+    def _integers(self) -> Iterator[tuple[str, object]]:
+        yield "min_survivors", self.min_survivors
+        yield "length", self.length
+        yield "bound", self.bound
+        for client in self.clients:
+            yield "a client", client
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +112,7 @@ class _TaskForm:
     bound: int = wired(U64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SumResult:
     """The opened sum: int64 `[length]`, centered, with the opening applied.
 

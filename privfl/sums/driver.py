@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from privfl.errors import RemoteProtocolError
+from privfl.errors import ConfigError, RemoteProtocolError
 from privfl.ring import Ints
 from privfl.sums.base import (
     ClientSession,
@@ -58,8 +58,14 @@ def run_sum(
     """
     server = scheme.server(task, opening=opening)
     sessions: dict[ClientId, ClientSession] = {}
+    met: set[ClientId] = set()
     pairs = vectors.items() if isinstance(vectors, Mapping) else vectors
     for client, vector in pairs:
+        if client in met:
+            raise ConfigError(f"client {client} has two vectors")
+        met.add(client)
+        if credentials is not None and client not in credentials:
+            raise ConfigError(f"client {client} has no credentials")
         keys = credentials[client] if credentials is not None else None
         session = scheme.client(task, client, vector, credentials=keys, policy=policy, opening=opening, entropy=entropy)
         if not drop(client, 0):

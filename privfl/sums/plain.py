@@ -131,4 +131,10 @@ class PlainServer:
         header, body = peek(message, max_length=HEADER_BYTES + 8 + size)
         if (header.kind, header.sender, header.task) != (Upload.KIND, sender, self._digest):
             raise WireError("the header names another kind, sender or task")
-        return self._task.ring.unpack(Upload.from_body(body).values, self._task.length)
+        words = self._task.ring.unpack(Upload.from_body(body).values, self._task.length)
+        ring, bound = self._task.ring, self._task.bound
+        # Moved up by the bound, entries in [-bound, bound] are the words of [0, 2*bound]. What the server sees it can
+        # check: beyond the bound the sum could leave the ring and come out wrong.
+        if int(ring.mask(words + words.dtype.type(bound)).max()) > 2 * bound:
+            raise WireError(f"an entry is beyond the task's bound of {bound}")
+        return words
