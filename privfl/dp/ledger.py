@@ -69,6 +69,22 @@ class Ledger:
         """Reservations that were neither settled nor refunded (after a crash: charged in full)."""
         return tuple(Token(digest) for digest in self._open)
 
+    def reserved(self, token: Token) -> Release:
+        """The worst case behind an unsettled reservation; raises `PrivacyError` for any other token."""
+        return self._pending(token)
+
+    def pending(self, worst: Release) -> Token | None:
+        """The unsettled reservation of exactly `worst`, if a crash left one.
+
+        Only a replay that repeats the very same noise may use it; a new opening with fresh noise is charged anew.
+        """
+        return next((Token(digest) for digest, release in self._open.items() if release == worst), None)
+
+    def charged(self, release: Release) -> bool:
+        """Whether this opening of this round and attempt is charged already."""
+        key = (release.round, release.attempt, release.opening)
+        return any((r.round, r.attempt, r.opening) == key for r in self._releases.values())
+
     def reserve(self, worst: Release) -> Token:
         """Charge the worst case of an opening, durably, before any client is asked.
 
@@ -119,8 +135,7 @@ class Ledger:
         return self._open[token.digest]
 
     def _check_new(self, release: Release) -> None:
-        key = (release.round, release.attempt, release.opening)
-        if any((r.round, r.attempt, r.opening) == key for r in self._releases.values()):
+        if self.charged(release):
             raise PrivacyError(
                 f"opening {release.opening} of round {release.round}, attempt {release.attempt}, is charged already: "
                 "a second opening with other noise is charged as a further one"

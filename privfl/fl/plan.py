@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import FixedPoint, Rounding, Vector
+from privfl.dp import ElementClip, FlatClip, LayerClip
 from privfl.errors import ConfigError, PlanRejected
 from privfl.files import canonical_json
 from privfl.fl.client import ClientUpdate
-from privfl.ring import Ints, Ring
+from privfl.ring import Ints
 from privfl.sums import SumPolicy, SumTask
 from privfl.wire import ClientId
 
@@ -35,34 +37,30 @@ class Metric:
 class UpdatePlan:
     """How an update becomes integers, the same in every round.
 
-    The vector is [update | metrics | weight]. `clip_norm` bounds the l2 norm of the update and `clip_entries` the size
-    of each entry; exactly one is given. With `weighting="examples"` a client with n examples contributes
-    min(n, max_weight)/max_weight times its update and its metrics, and min(n, max_weight) as its weight, so that the
-    mean over examples is exact and the contribution stays within the clip; with "uniform" there is no weight.
+    The vector is [update | metrics | weight]. `clip` bounds the update, by norm, by layer or by element. With
+    `weighting="examples"` a client with n examples contributes min(n, max_weight)/max_weight times its update and its
+    metrics, and min(n, max_weight) as its weight, so that the mean over examples is exact and the contribution stays
+    within the clip; with "uniform" there is no weight.
     """
 
     length: int
     codec: FixedPoint
-    clip_norm: float | None = None
-    clip_entries: float | None = None
+    clip: FlatClip | LayerClip | ElementClip
     weighting: Weighting = "uniform"
     max_weight: int = 1
     metrics: tuple[Metric, ...] = ()
     rounding: Rounding = "nearest"
-    noise_stddev: float = 0.0
 
     def __post_init__(self) -> None:
-        if (self.clip_norm is None) == (self.clip_entries is None):
-            raise ConfigError("give exactly one of clip_norm and clip_entries")
         if self.weighting not in ("uniform", "examples"):
             raise ConfigError(f"weighting must be 'uniform' or 'examples', not {self.weighting!r}")
         if self.length < 1 or self.max_weight < 1:
             raise ConfigError(f"length and max_weight must be at least 1, not {self.length} and {self.max_weight}")
 
     @property
-    def clip(self) -> float:
+    def largest(self) -> float:
         """The largest entry that a clipped update can have, in the model's unit."""
-        return self.clip_entries if self.clip_norm is None else self.clip_norm  # type: ignore[return-value]
+        return self.clip.max_abs if isinstance(self.clip, ElementClip) else self.clip.clip_norm
 
     @property
     def total_length(self) -> int:
@@ -73,21 +71,19 @@ class UpdatePlan:
     def entry_bound(self) -> int:
         """The largest entry of one contribution, in integer units, before noise of its own."""
         metrics = [self.codec.bound(metric.bound) for metric in self.metrics]
-        return max(self.codec.bound(self.clip), *metrics, self.max_weight if self.weighting == "examples" else 0)
+        return max(self.codec.bound(self.largest), *metrics, self.max_weight if self.weighting == "examples" else 0)
 
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> Ints:
         """ClientUpdate -> int64 `[total_length]`; a NaN or infinite update contributes zeros and no weight."""
         out = np.zeros(self.total_length, np.int64)
         if update.delta.shape != (self.length,):
             raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.length}")
-        sound = bool(np.isfinite(update.delta).all()) and all(map(math.isfinite, update.metrics.values()))
-        if not sound:
-            return out
+        clipped = self.clip(update.delta)
         weight = min(update.examples, self.max_weight) if self.weighting == "examples" else 1
-        share = weight / self.max_weight if self.weighting == "examples" else 1.0
-        if not weight:
+        if not weight or not clipped.finite or not all(map(math.isfinite, update.metrics.values())):
             return out
-        out[: self.length] = self._encode_delta(update.delta, share, rng)
+        share = weight / self.max_weight if self.weighting == "examples" else 1.0
+        out[: self.length] = self._encode_delta(clipped.vector * share if share < 1.0 else clipped.vector, rng)
         for at, metric in enumerate(self.metrics, start=self.length):
             value = min(max(update.metrics.get(metric.name, 0.0), -metric.bound), metric.bound)
             out[at] = round(self.codec.scale * value * share)
@@ -95,14 +91,11 @@ class UpdatePlan:
             out[-1] = weight
         return out
 
-    def _encode_delta(self, delta: Vector, share: float, rng: np.random.Generator) -> Ints:
+    def _encode_delta(self, delta: Vector, rng: np.random.Generator) -> Ints:
         draws = rng if self.rounding == "stochastic" else None
-        if self.clip_norm is None:
-            clipped = np.clip(delta, -self.clip, self.clip)
-            return self.codec.encode_entries(clipped * share, max_abs=self.clip, rounding=self.rounding, rng=draws)
-        norm = float(np.linalg.norm(delta.astype(np.float64)))
-        factor = share * min(1.0, self.clip_norm / norm) if norm else share
-        return self.codec.encode(delta * factor, max_norm=self.clip_norm, rounding=self.rounding, rng=draws)
+        if isinstance(self.clip, ElementClip):
+            return self.codec.encode_entries(delta, max_abs=self.clip.max_abs, rounding=self.rounding, rng=draws)
+        return self.codec.encode(delta, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
 
     def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
         """The opened sum int64 `[total_length]` -> (mean update float64 `[length]`, mean metrics).
@@ -124,8 +117,10 @@ class UpdatePlan:
 class RoundPlan:
     """One round: which model, which clients, how many must survive, and how their updates are summed.
 
-    `attempt` counts the tries of this round, from 0. `terms` are further settings that the parties agree on (the
-    mechanism and its noise): any JSON value.
+    `attempt` counts the tries of this round, from 0. `denominator` is the fixed, public one of a private mean; None:
+    the survivors are counted. `noise_stddev` is the declared deviation in the model's unit, and `noise_room` the room
+    for noise that each client adds itself, in integer units. `seed` is each party's own affair. `terms` are further
+    settings that the parties agree on (the mechanism): any JSON value.
     """
 
     round: int
@@ -136,7 +131,9 @@ class RoundPlan:
     update: UpdatePlan
     scheme: str
     seed: int
-    denominator: float
+    denominator: float | None = None
+    noise_stddev: float = 0.0
+    noise_room: int = 0
     terms: Mapping[str, object] = field(default_factory=dict)
 
     def digest(self) -> bytes:
@@ -150,24 +147,24 @@ class RoundPlan:
             "min_survivors": self.min_survivors,
             "scheme": self.scheme,
             "denominator": self.denominator,
+            "noise_stddev": self.noise_stddev,
+            "noise_room": self.noise_room,
             "terms": dict(self.terms),
             "length": update.length,
             "scale": update.codec.scale,
             "bits": update.codec.ring.bits,
-            "clip_norm": update.clip_norm,
-            "clip_entries": update.clip_entries,
+            "clip": {"kind": type(update.clip).__name__, **dataclasses.asdict(update.clip)},
             "weighting": update.weighting,
             "max_weight": update.max_weight,
             "metrics": [[metric.name, metric.bound] for metric in update.metrics],
             "rounding": update.rounding,
-            "noise_stddev": update.noise_stddev,
         }
         return hashlib.sha256(_LABEL + canonical_json(form)).digest()
 
-    def task(self, *, contribution_noise: int = 0) -> SumTask:
-        """The sum of this round; `contribution_noise` is the room for noise that each client adds, integer units."""
+    def task(self) -> SumTask:
+        """The sum of this round."""
         update = self.update
-        bound = update.entry_bound + contribution_noise
+        bound = update.entry_bound + self.noise_room
         return SumTask(self.digest(), self.cohort, self.min_survivors, update.total_length, update.codec.ring, bound)
 
 
@@ -181,11 +178,14 @@ class ClientPolicy:
 
     def check(self, plan: RoundPlan) -> None:
         """Raise `PlanRejected` unless the plan meets every demand; noise is compared in the model's unit."""
-        noise = plan.update.noise_stddev / plan.update.codec.scale
-        if noise < self.least_noise_stddev:
-            raise PlanRejected(f"noise stddev is {noise:g}, and this client insists on {self.least_noise_stddev:g}")
-        if plan.update.clip > self.greatest_clip:
-            raise PlanRejected(f"clip is {plan.update.clip:g}, and this client allows {self.greatest_clip:g}")
+        if plan.noise_stddev < self.least_noise_stddev:
+            raise PlanRejected(
+                f"noise stddev is {plan.noise_stddev:g}, and this client insists on {self.least_noise_stddev:g}"
+            )
+        if plan.update.clip.clip_norm > self.greatest_clip:
+            raise PlanRejected(
+                f"clip norm is {plan.update.clip.clip_norm:g}, and this client allows {self.greatest_clip:g}"
+            )
         self.sum.check(plan.task())
 
 
@@ -193,8 +193,3 @@ def model_hash(model: Vector) -> str:
     """64 hex digits: SHA-256 of dtype, length and little-endian bytes of a flat model."""
     header = f"{model.dtype.name}:{len(model)}\n".encode()
     return hashlib.sha256(header + model.astype(model.dtype.newbyteorder("<")).tobytes()).hexdigest()
-
-
-def choose_codec(bits: int, *, clip: float, cohort: int, noise_multiplier: float = 0.0) -> FixedPoint:
-    """The finest codec for `cohort` clipped updates in a ring of `bits` bits."""
-    return FixedPoint.fit(Ring(bits), clip_norm=clip, cohort=cohort, noise_multiplier=noise_multiplier)

@@ -6,6 +6,7 @@ parent's hash and the round's report. That one write is the moment at which a ro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from privfl.codec import Vector
@@ -64,9 +66,7 @@ class ModelStore:
         version = Version(round, model, moments, model_hash(model), parent, report)
         tensors = {"model": np.ascontiguousarray(model)}
         tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in moments.items()}
-        facts = {"round": round, "hash": version.hash, "parent": parent, "report": dict(report)}
-        data = save(tensors, metadata={_KEY: canonical_json(facts).decode()})
-        atomic_write(self._path(round), data)
+        atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
         return version
 
     def load(self, round: int) -> Version:
@@ -81,12 +81,12 @@ class ModelStore:
             model = tensors.pop("model")
             moments = {name.removeprefix("moments."): value for name, value in tensors.items()}
             version = Version(
-                int(facts["round"]), model, moments, str(facts["hash"]), str(facts["parent"]), facts["report"]
+                facts["round"], model, moments, model_hash(model), str(facts["parent"]), dict(facts["report"])
             )
-        except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StateError(f"{path} is not a model of privfl: {error}") from error
-        if version.hash != model_hash(version.model) or version.round != round:
-            raise StateError(f"{path}: the model does not have the hash that it was stored under")
+        if version.round != round or _facts(version) != facts:
+            raise StateError(f"{path}: the content does not have the hash that it was stored under")
         return version
 
     def latest(self) -> Version | None:
@@ -106,6 +106,17 @@ class ModelStore:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:06}.safetensors"
+
+
+def _facts(version: Version) -> dict[str, Any]:
+    facts = {
+        "round": version.round,
+        "hash": version.hash,
+        "parent": version.parent,
+        "moments": {name: model_hash(value) for name, value in version.moments.items()},
+        "report": dict(version.report),
+    }
+    return facts | {"seal": hashlib.sha256(canonical_json(facts)).hexdigest()}
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""One round: a straight pipe from a model to the next, in which only the secure sum talks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.dp import NoisePlan
+from privfl.errors import TooFewSurvivors
+from privfl.fl.client import Executor, Train
+from privfl.fl.optimizers import Moments, ServerOptimizer, ServerSGD
+from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
+from privfl.ring import Ints
+from privfl.sums import Drop, KeyedOpening, Opening, SecureSum, SumResult, Tap, identity, ignore, never, run_sum
+from privfl.wire import ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A client's part of a round, from the model to the vector that it sums: a `Work`."""
+
+    train: Train
+    update: UpdatePlan
+    noise: NoisePlan | None
+    seed: int
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
+        """Model float `[d]` -> int64 `[update.total_length]`."""
+        update = self.train(model, client, round, rng)  # 2: train
+        vector = self.update.encode(update, rng)  # 3: clip and encode
+        if self.noise is None:
+            return vector
+        key = None if self.noise.mechanism.source == "secure" else (self.seed, round, client)
+        return self.noise.contribute(vector, key=key)  # 4: noise contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a round is made of, the same in every round."""
+
+    work: Contribution
+    scheme: SecureSum
+    executor: Executor
+    optimizer: ServerOptimizer = field(default_factory=ServerSGD)
+    credentials: Mapping[ClientId, Any] | None = None
+    policy: ClientPolicy = field(default_factory=ClientPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The next model and moments, the mean training metrics, the mean update's l2 norm, and the sum it came from."""
+
+    model: Vector = field(repr=False)
+    moments: Moments = field(repr=False)
+    metrics: Mapping[str, float]
+    update_norm: float
+    sum: SumResult
+
+
+def run_round(
+    model: Vector, moments: Moments, plan: RoundPlan, parts: Parts, *, drop: Drop = never, tap: Tap = ignore
+) -> Outcome:
+    """Run `plan` on `model` (float `[d]`); raises `TooFewSurvivors`, and `PlanRejected` where a client refuses."""
+    if not plan.cohort:
+        return _empty_round(model, moments, plan, parts)
+    if len(plan.cohort) < plan.min_survivors:
+        raise TooFewSurvivors(len(plan.cohort), plan.min_survivors)
+    parts.policy.check(plan)
+    uploads = parts.executor.run(parts.work, model, plan.cohort, round=plan.round, seed=plan.seed)
+    summed = run_sum(  # 5, 6, 8: sessions, secure sum, noise on the sum where it is opened
+        parts.scheme,
+        plan.task(),
+        uploads,
+        credentials=parts.credentials,
+        policy=parts.policy.sum,
+        opening=central_noise(parts.work.noise, plan),
+        drop=drop,
+        tap=tap,
+    )
+    return _finish(model, moments, plan, parts, summed)
+
+
+def _finish(model: Vector, moments: Moments, plan: RoundPlan, parts: Parts, summed: SumResult) -> Outcome:
+    denominator = plan.denominator or float(len(summed.survivors))
+    mean, metrics = plan.update.decode(summed.total, denominator)  # 9: decode, mean
+    stepped, moments = parts.optimizer.step(model, mean, moments)  # 10: server optimizer
+    return Outcome(stepped, moments, metrics, math.sqrt(float(np.square(mean).sum())), summed)
+
+
+def _empty_round(model: Vector, moments: Moments, plan: RoundPlan, parts: Parts) -> Outcome:
+    """Nobody was drawn. With central noise the noise alone is released, as the accountant assumes; else nothing is."""
+    noise = parts.work.noise
+    if noise is None or noise.mechanism.placement != "central":
+        raise TooFewSurvivors(0, plan.min_survivors)
+    total = central_noise(noise, plan)(np.zeros(plan.update.total_length, np.int64), frozenset())
+    return _finish(model, moments, plan, parts, SumResult(total, frozenset(), plan.digest()))
+
+
+def central_noise(noise: NoisePlan | None, plan: RoundPlan) -> Opening:
+    """What is done to the sum where it is opened: central noise, or nothing."""
+    if noise is None or noise.mechanism.placement != "central":
+        return identity
+    if noise.mechanism.source == "secure":
+        return KeyedOpening(lambda entropy: noise.opening(entropy=entropy))
+    # No client has the identity 2^32: this key never meets that of a contribution's noise.
+    return KeyedOpening(lambda entropy: noise.opening(key=(plan.seed, plan.round, 2**32)))

@@ -1,0 +1,268 @@
+"""Many rounds: choosing cohorts, paying for them, storing what came out, and going on after a crash.
+
+A round has happened when its model is on the disk; see `store`. Its cost was reserved in the ledger before that, so a
+crash in between leaves a charge that stands, and a round that is run again is charged again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from privfl.codec import Vector
+from privfl.dp import Accountant, Budget, Ledger, Token
+from privfl.dp.release import ServerView
+from privfl.errors import ConfigError, StateError, TooFewSurvivors
+from privfl.fl.dropout import Dropouts, nobody
+from privfl.fl.plan import RoundPlan, model_hash
+from privfl.fl.round import Outcome, Parts, run_round
+from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
+from privfl.fl.store import ModelStore, Version
+from privfl.sums import Tap, ignore
+from privfl.wire import ClientId
+
+Evaluate = Callable[[Vector], Mapping[str, float]]
+"""Model -> metrics, computed on public data or through a secure sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What one round came to. `status` "skipped": too few survived, or nobody was drawn, and the model is unchanged.
+
+    `bytes_up` and `bytes_down` count all messages of all clients; `seconds` is the wall time without evaluation.
+    `epsilon` is what was spent so far against an outsider, None without a claim.
+    """
+
+    round: int
+    status: Literal["trained", "skipped"]
+    attempts: int
+    cohort: int
+    survivors: int
+    dropouts: tuple[ClientId, ...]
+    model: str
+    parent: str
+    update_norm: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> RoundReport:
+        """The report from its JSON object."""
+        values = dict(record)
+        for name in ("dropouts", "caveats"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Where rounds are charged: the ledger, its accountant, what the server sees, and perhaps a budget."""
+
+    ledger: Ledger
+    accountant: Accountant
+    server_sees: ServerView
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedRun:
+    """A federation and its rules, the same in every round.
+
+    `survivor_share` of a cohort must survive (rounded up), and `least_survivors` in any case. A round with too few is
+    skipped, or tried again with the *same* cohort up to `retries` times. `uniforms` draws the coins of a round's
+    cohort. `denominator` is the fixed, public one of a private mean; None: the survivors are counted.
+    """
+
+    population: int
+    parts: Parts
+    sampler: CohortSampler
+    store: ModelStore
+    seed: int
+    survivor_share: float = 0.5
+    least_survivors: int = 1
+    retries: int = 0
+    denominator: float | None = None
+    payment: Payment | None = None
+    dropouts: Dropouts = nobody
+    evaluate: Evaluate | None = None
+    evaluate_every: int = 1
+    terms: Mapping[str, object] = field(default_factory=dict)
+    uniforms: Callable[[int, int], Uniforms] = seeded_uniforms
+    tap: Tap = ignore
+
+    def __post_init__(self) -> None:
+        if self.population < 1:
+            raise ConfigError(f"population must be at least 1, not {self.population}")
+        if not 0 < self.survivor_share <= 1:
+            raise ConfigError(f"survivor_share must be in (0, 1], not {self.survivor_share!r}")
+
+    def run(self, initial: Vector, rounds: int) -> Iterator[RoundReport]:
+        """Yield a report after each round, from where the store ends up to `rounds`.
+
+        Raises `BudgetExceeded` before the first round that could cost too much; the model of the last paid round is
+        in the store.
+        """
+        latest = self.store.latest() or self.store.save(0, initial, {}, parent="", report={})
+        if latest.model.shape != initial.shape or latest.model.dtype != initial.dtype:
+            raise StateError(
+                f"the stored model is {latest.model.dtype} {latest.model.shape}, this run's {initial.dtype} "
+                f"{initial.shape}"
+            )
+        self._settle_stored(latest)
+        for round in range(latest.round + 1, rounds + 1):
+            latest, report = self._round(latest, round, last=round == rounds)
+            yield report
+
+    def _round(self, latest: Version, round: int, *, last: bool) -> tuple[Version, RoundReport]:
+        started, traffic = time.perf_counter(), _Traffic(self.tap)
+        cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
+        outcome, attempts, token = self._attempt(latest, round, cohort, traffic)
+        seconds = time.perf_counter() - started
+        survivors = outcome.sum.survivors if outcome else frozenset()
+        model, moments = (outcome.model, outcome.moments) if outcome else (latest.model, latest.moments)
+        report = RoundReport(
+            round=round,
+            status="trained" if outcome else "skipped",
+            attempts=attempts,
+            cohort=len(cohort),
+            survivors=len(survivors),
+            dropouts=tuple(client for client in cohort if client not in survivors),
+            model=model_hash(model),
+            parent=latest.hash,
+            update_norm=outcome.update_norm if outcome else 0.0,
+            bytes_up=traffic.up,
+            bytes_down=traffic.down,
+            seconds=seconds,
+            epsilon=self._spent(),
+            metrics=dict(outcome.metrics) if outcome else {},
+            evaluation=self._measure(model, round, last=last),
+            caveats=outcome.sum.caveats if outcome else (),
+        )
+        version = self.store.save(round, model, moments, parent=latest.hash, report=report.record())
+        if token is not None:
+            self._settle(token, report.dropouts)
+        return version, report
+
+    def _attempt(
+        self, latest: Version, round: int, cohort: tuple[ClientId, ...], tap: Tap
+    ) -> tuple[Outcome | None, int, Token | None]:
+        """Try a round until enough clients survive; a cohort is never drawn anew."""
+        for attempt in range(self.retries + 1):
+            plan = self._plan(latest, round, attempt, cohort)
+            token = self._reserve(plan)
+            try:
+                drop = self.dropouts(round, attempt)
+                outcome = run_round(latest.model, latest.moments, plan, self.parts, drop=drop, tap=tap)
+            except TooFewSurvivors:
+                # The scheme raised before it opened anything: this is the proof that the ledger asks for.
+                if token is not None:
+                    self._ledger.refund(token, "too_few_survivors")
+                continue
+            return outcome, attempt + 1, token
+        return None, self.retries + 1, None
+
+    def _plan(self, latest: Version, round: int, attempt: int, cohort: tuple[ClientId, ...]) -> RoundPlan:
+        update, noise = self.parts.work.update, self.parts.work.noise
+        return RoundPlan(
+            round=round,
+            attempt=attempt,
+            model_hash=latest.hash,
+            cohort=cohort,
+            min_survivors=max(self.least_survivors, math.ceil(self.survivor_share * len(cohort))),
+            update=update,
+            scheme=self.parts.scheme.name,
+            seed=self.seed,
+            denominator=self.denominator,
+            noise_stddev=noise.noise_stddev / update.codec.scale if noise else 0.0,
+            noise_room=max(noise.entry_bound - update.entry_bound, 0) if noise else 0,
+            terms=self.terms,
+        )
+
+    @property
+    def _ledger(self) -> Ledger:
+        if self.payment is None:
+            raise ConfigError("this run keeps no ledger")
+        return self.payment.ledger
+
+    def _reserve(self, plan: RoundPlan) -> Token | None:
+        """Check the budget, then charge the worst case durably, before a client is asked."""
+        noise, payment = self.parts.work.noise, self.payment
+        if noise is None or payment is None:
+            return None
+        worst = noise.worst_case(
+            round=plan.round,
+            attempt=plan.attempt,
+            sampling=self.sampler.declare(self.population),
+            server_sees=payment.server_sees,
+            cohort=plan.cohort,
+        )
+        interrupted = payment.ledger.pending(worst)
+        if interrupted is not None and noise.mechanism.source == "simulation":
+            return interrupted  # seeded noise repeats to the last bit, so that this is the same release
+        while payment.ledger.charged(worst):
+            worst = dataclasses.replace(worst, attempt=worst.attempt + 1)  # fresh noise: a further release
+        if payment.budget is not None:
+            payment.budget.check(payment.ledger.releases, worst)
+        return payment.ledger.reserve(worst)
+
+    def _settle(self, token: Token, dropouts: tuple[ClientId, ...]) -> None:
+        """Replace the worst case by what happened."""
+        ledger, noise = self._ledger, self.parts.work.noise
+        worst = ledger.reserved(token)
+        if noise is None or worst.participants is None:
+            raise StateError(f"the reservation of round {worst.round} is not one of this run")
+        release = noise.release(
+            round=worst.round,
+            attempt=worst.attempt,
+            sampling=worst.sampling,
+            server_sees=worst.server_sees,
+            survivors=set(worst.participants) - set(dropouts),
+        )
+        ledger.settle(token, release)
+
+    def _settle_stored(self, latest: Version) -> None:
+        """Settle the round that was stored, but not yet settled, when the run was killed."""
+        if self.payment is None or not latest.report:
+            return
+        report = RoundReport.read(latest.report)
+        for token in self.payment.ledger.unsettled:
+            if self.payment.ledger.reserved(token).round == latest.round and report.status == "trained":
+                self._settle(token, report.dropouts)
+                return
+
+    def _spent(self) -> float | None:
+        if self.payment is None or self.parts.work.noise is None:
+            return None
+        return self.payment.accountant.spent(self.payment.ledger.releases)
+
+    def _measure(self, model: Vector, round: int, *, last: bool) -> dict[str, float]:
+        due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)
+        return dict(self.evaluate(model)) if self.evaluate is not None and due else {}
+
+
+class _Traffic:
+    """A tap that counts bytes, in front of another tap."""
+
+    def __init__(self, behind: Tap) -> None:
+        self.up = self.down = 0
+        self._behind = behind
+
+    def __call__(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
+        if direction == "up":
+            self.up += len(message)
+        else:
+            self.down += len(message)
+        self._behind(direction, client, message)

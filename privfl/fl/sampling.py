@@ -1,0 +1,161 @@
+"""Who takes part in a round. Every sampler declares to the accountant what it really does.
+
+A sampler of your own is a small class with `declare` and `sample`; what it declares is what the accountant believes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.dp.unit import Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
+from privfl.errors import ConfigError
+from privfl.wire import ClientId
+
+Uniforms = Callable[[int], npt.NDArray[np.float64]]
+"""n -> n independent uniforms in [0, 1)."""
+
+
+class CohortSampler(Protocol):
+    """Chooses cohorts, and says how."""
+
+    def declare(self, population: int) -> Sampling:
+        """What this sampler does over clients 0 .. population-1, in the accountant's terms."""
+        ...
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """One cohort, increasing; may be empty under Poisson sampling."""
+        ...
+
+    def expected_size(self, population: int) -> float:
+        """The public, fixed denominator of a private mean."""
+        ...
+
+    def largest_size(self, population: int) -> int:
+        """The most clients that a cohort can have: what the ring must hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EveryoneSampler:
+    """All clients in every round."""
+
+    def declare(self, population: int) -> Sampling:
+        """No amplification."""
+        return Everyone()
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """Everyone."""
+        return tuple(range(population))
+
+    def expected_size(self, population: int) -> float:
+        """The population."""
+        return float(population)
+
+    def largest_size(self, population: int) -> int:
+        """The population."""
+        return population
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonSampler:
+    """Each client independently with `probability`; a cohort is never redrawn, not even an empty one."""
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+
+    def declare(self, population: int) -> Sampling:
+        """Poisson sampling."""
+        return Poisson(self.probability)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """One coin a client."""
+        return tuple(np.flatnonzero(uniforms(population) < self.probability).tolist())
+
+    def expected_size(self, population: int) -> float:
+        """probability x population."""
+        return self.probability * population
+
+    def largest_size(self, population: int) -> int:
+        """The population, though it is hardly ever reached: the ring must not overflow even then."""
+        return population
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedPoissonSampler:
+    """Poisson sampling, and of a cohort above `cap` a uniform subset of `cap` clients."""
+
+    probability: float
+    cap: int
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+        if self.cap < 1:
+            raise ConfigError(f"cap must be at least 1, not {self.cap}")
+
+    def declare(self, population: int) -> Sampling:
+        """Truncated Poisson sampling."""
+        return TruncatedPoisson(self.probability, self.cap, population)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """The clients whose coin fell; if they are too many, those with the `cap` smallest coins."""
+        coins = uniforms(population)
+        chosen = np.flatnonzero(coins < self.probability)
+        if len(chosen) > self.cap:
+            # Given that a coin is below the probability its value is uniform, so the order of the coins is a shuffle.
+            chosen = np.sort(chosen[np.argsort(coins[chosen], kind="stable")[: self.cap]])
+        return tuple(chosen.tolist())
+
+    def expected_size(self, population: int) -> float:
+        """min(probability x population, cap): public and fixed, slightly above the true mean."""
+        return min(self.probability * population, float(self.cap))
+
+    def largest_size(self, population: int) -> int:
+        """The cap."""
+        return min(self.cap, population)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSizeSampler:
+    """A uniform subset of exactly `size` clients, without replacement."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size must be at least 1, not {self.size}")
+
+    def declare(self, population: int) -> Sampling:
+        """Sampling of a fixed size without replacement."""
+        return FixedSize(self.size, population)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """The clients with the smallest coins; raises `ConfigError` when there are fewer clients than `size`."""
+        if self.size > population:
+            raise ConfigError(f"a cohort of {self.size} cannot be drawn from {population} clients")
+        return tuple(np.sort(np.argsort(uniforms(population), kind="stable")[: self.size]).tolist())
+
+    def expected_size(self, population: int) -> float:
+        """The size."""
+        return float(self.size)
+
+    def largest_size(self, population: int) -> int:
+        """The size."""
+        return self.size
+
+
+def seeded_uniforms(seed: int, round: int) -> Uniforms:
+    """The coins of one round of a simulation: the same for the same seed, and so no secret to anybody."""
+    return np.random.default_rng(np.random.SeedSequence([seed, round, 2**32])).random
+
+
+def _check_probability(value: float) -> None:
+    if not (0 < value <= 1 and math.isfinite(value)):
+        raise ConfigError(f"probability must be in (0, 1], not {value!r}")
