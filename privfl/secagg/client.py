@@ -77,7 +77,7 @@ class _Peer:
     """What a client keeps of one holder (possibly itself)."""
 
     client: ClientId
-    mask_public: bytes
+    mask: bytes = field(default=b"", repr=False)  # the key of the pairwise mask
     shared: bytes = field(default=b"", repr=False)  # the agreed secret of the box keys
     key_share: bytes | None = field(default=None, repr=False)
     seed_share: bytes | None = field(default=None, repr=False)
@@ -195,8 +195,9 @@ class MaskedClient:
                 self._directory.verify_key(client).verify(
                     roster.signature(place), keys.ADVERTISE, *parts, sender=client
                 )
-            self._peers[place] = peer = _Peer(client, public[:KEY_BYTES])
+            self._peers[place] = peer = _Peer(client)
             if place != own:
+                peer.mask = self._keys.pairwise(self._own.mask_key, public[:KEY_BYTES], self._me, client)
                 peer.shared = self._own.box_key.agree(public[KEY_BYTES:], sender=client)
         return self._share(holders)
 
@@ -235,7 +236,8 @@ class MaskedClient:
         good = sum(peer.key_share is not None for peer in self._peers.values())
         if good < self._terms.threshold:
             raise TooFewSurvivors(good, self._terms.threshold)
-        return MaskedInput(self._masked(others))
+        values = self._masked(others)
+        return MaskedInput(self._keys.input_check(me, values), values)
 
     def _masked(self, others: list[_Peer]) -> bytes:
         me, ring = self._me, self._terms.task.ring
@@ -243,8 +245,7 @@ class MaskedClient:
         plus = [self._keys.self_mask(me, self._own.seed)]
         minus: list[bytes] = []
         for peer in others:
-            key = self._keys.pairwise(self._own.mask_key, peer.mask_public, me, peer.client)
-            (plus if me < peer.client else minus).append(key)
+            (plus if me < peer.client else minus).append(peer.mask)
         add_keystreams(words, plus, minus, threads=self._threads)
         return ring.pack(ring.mask(words), dense=self._terms.packed)
 

@@ -10,7 +10,7 @@ Up is client to server, down is server to client. A *place* is an index into the
     0x0203  ShareKeys      up    seed_hash 32; boxes: blob, one box of 94 bytes for each neighbor, increasing
     0x0204  Boxes          down  sharers: bitmap over places; boxes: blob, the box from each neighbor that shared,
                                increasing
-    0x0205  MaskedInput    up    values: blob, the masked vector, packed
+    0x0205  MaskedInput    up    check 32; values: blob, the masked vector, packed
     0x0206  Survivors      down  survivors: bitmap over places
     0x0207  ConsistencyCheck up  signature 64
     0x0208  Signatures     down  signers: bitmap over the receiver's neighbors; signatures: blob, 64 bytes for each
@@ -33,7 +33,7 @@ from privfl.wire import U32, Blob, Fixed, Message, Reader, wired
 
 KEYS_BYTES: Final = 64
 BOX_BYTES: Final = 2 * SHARE_BYTES + SEAL_OVERHEAD
-SEED_HASH_BYTES: Final = 32
+HASH_BYTES: Final = 32
 
 _RECORD_MAX: Final = 4 + KEYS_BYTES + SIGNATURE_BYTES
 Bytes = bytes | memoryview
@@ -114,7 +114,7 @@ class ShareKeys(Message):
     """A client's two secrets, shared among its holders, and the hash that a reconstructed seed must have."""
 
     KIND: ClassVar[int] = 0x0203
-    seed_hash: bytes = wired(Fixed(SEED_HASH_BYTES))
+    seed_hash: bytes = wired(Fixed(HASH_BYTES))
     boxes: Bytes = wired(Blob(BOX_BYTES * MAX_CLIENTS))
 
 
@@ -129,9 +129,10 @@ class Boxes(Message):
 
 @dataclass(frozen=True, slots=True)
 class MaskedInput(Message):
-    """A client's vector under all its masks."""
+    """A client's vector under all its masks, and a hash that tells a damaged upload from a whole one."""
 
     KIND: ClassVar[int] = 0x0205
+    check: bytes = wired(Fixed(HASH_BYTES))
     values: Bytes = wired(Blob(1 << 35))
 
 

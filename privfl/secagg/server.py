@@ -16,6 +16,7 @@ from privfl.secagg.graph import Graph
 from privfl.secagg.machine import SERVER_CLOSED, server_table
 from privfl.secagg.messages import (
     BOX_BYTES,
+    HASH_BYTES,
     KEYS_BYTES,
     AdvertiseKeys,
     Bitmap,
@@ -223,7 +224,10 @@ class MaskedServer:
 
     def _take_input(self, sender: ClientId, body: memoryview) -> None:
         task = self._terms.task
-        words = task.ring.unpack(MaskedInput.from_body(body).values, task.length, dense=self._terms.packed)
+        upload = MaskedInput.from_body(body)
+        if self._keys.input_check(sender, upload.values) != upload.check:
+            raise WireError("the upload was damaged")
+        words = task.ring.unpack(upload.values, task.length, dense=self._terms.packed)
         task.ring.add(self.state.total, words)
         self.state.uploaded.add(sender)
 
@@ -281,7 +285,7 @@ class MaskedServer:
         """A bound on an honest message of this kind, so that nothing larger is even parsed."""
         task = self._terms.task
         if kind is MaskedInput:
-            return HEADER_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)
+            return HEADER_BYTES + HASH_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)
         return HEADER_BYTES + 128 + BOX_BYTES * len(task.clients)
 
 

@@ -1,0 +1,408 @@
+"""What a server may try on the clients of a masked sum, each attack by its name, and that it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.crypto import SHARE_BYTES, AgreementKey, Credentials, MemoryDirectory, SigningKey, add_keystreams
+from privfl.errors import (
+    ConfigError,
+    LocalProtocolError,
+    PlanRejected,
+    ProtocolError,
+    RemoteProtocolError,
+    TooFewSurvivors,
+)
+from privfl.ring import Ring
+from privfl.secagg import MaskedSum, keys
+from privfl.secagg.messages import (
+    BOX_BYTES,
+    AdvertiseKeys,
+    Bitmap,
+    Boxes,
+    MaskedInput,
+    Roster,
+    ShareKeys,
+    Signatures,
+    Survivors,
+    Unmask,
+)
+from privfl.sums import SumPolicy, SumTask
+from privfl.wire import HEADER_BYTES, Message
+
+Make = Callable[..., Any]
+RECORD = 4 + 64 + 64
+
+
+def body(kind: type[Message], message: bytes) -> Any:
+    return kind.from_body(memoryview(message)[HEADER_BYTES:])
+
+
+def refuse(game: Any, client: int, message: bytes, error: type[ProtocolError] = RemoteProtocolError) -> None:
+    """The client refuses the message, and then everything else, the honest message included."""
+    session = game.clients[client]
+    with pytest.raises(error):
+        session.receive(message)
+    assert session.state == "aborted"
+    with pytest.raises(LocalProtocolError):
+        session.receive(game.mail[client])
+
+
+def survivors(game: Any, *members: int, count: int | None = None) -> bytes:
+    return bytes(game.down(Survivors(Bitmap.of(count or len(game.clients), members))))
+
+
+# --- asking twice --------------------------------------------------------------------------------------------------
+
+
+def test_second_unmask_request(play: Make) -> None:
+    game = play().until(4)
+    game.clients[0].receive(game.mail[0])
+    for again in (game.mail[0], survivors(game, 0, 1, 2, 3)):
+        with pytest.raises(LocalProtocolError):
+            game.clients[0].receive(again)
+
+
+def test_both_share_types_in_one_message(play: Make) -> None:
+    """A client gives one share of each dealer, of the kind that its one list of survivors says."""
+    game = play().until(2).answer().send(silent=frozenset({4})).answer().send()
+    seeds = [p.seed_share for p in game.clients[0]._peers.values()]
+    others = [p.key_share for p in game.clients[0]._peers.values()]
+    message = body(Unmask, game.clients[0].receive(game.mail[0]))
+    shares = [bytes(message.shares)[i : i + SHARE_BYTES] for i in range(0, 5 * SHARE_BYTES, SHARE_BYTES)]
+    assert len(message.shares) == 5 * SHARE_BYTES
+    assert shares == [*seeds[:4], others[4]]
+
+
+@pytest.mark.parametrize("second", [(0, 1, 2, 3), (0, 1, 2, 4), (0, 1, 2, 3, 4)])
+def test_both_share_types_in_two_messages(play: Make, second: tuple[int, ...]) -> None:
+    """A second list, before or after the first was acted on, finds a closed session."""
+    game = play().until(3)
+    game.clients[0].receive(game.mail[0])
+    with pytest.raises(RemoteProtocolError, match="kind"):
+        game.clients[0].receive(survivors(game, *second))
+    with pytest.raises(LocalProtocolError):
+        game.clients[0].receive(survivors(game, *second))
+
+
+def test_both_share_types_in_two_messages_without_signatures(play: Make) -> None:
+    game = play(scheme=MaskedSum(mode="semi-honest")).until(3)
+    game.clients[0].receive(game.mail[0])
+    with pytest.raises(LocalProtocolError):
+        game.clients[0].receive(survivors(game, 0, 1, 2, 3))
+
+
+def test_both_share_types_in_two_sessions(play: Make) -> None:
+    """A session of the same client under the same task has fresh secrets and takes no roster but its own."""
+    game, other = play().until(1), play().until(1)
+    assert game.session == other.session
+    first, second = game.clients[0]._own, other.clients[0]._own
+    assert first.seed != second.seed
+    assert first.mask_key != second.mask_key
+    refuse(game, 0, other.mail[0])
+
+
+# --- lists ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "count"),
+    [((1, 2, 3, 4), 5), ((0, 1, 2, 3, 5), 6), ((0, 1, 2, 3), 4), ((0, 1, 2, 3, 4), 100)],
+    ids=["without the receiver", "with a stranger", "over a smaller roster", "over a larger roster"],
+)
+@pytest.mark.parametrize("step", [2, 3])
+def test_lists_that_name_the_wrong_clients(play: Make, members: tuple[int, ...], count: int, step: int) -> None:
+    game = play().until(step)
+    named = Bitmap.of(count, members)
+    refuse(game, 0, game.down(Boxes(named, bytes(4 * BOX_BYTES)) if step == 2 else Survivors(named)))
+
+
+def test_list_with_bits_behind_its_end(play: Make) -> None:
+    game = play().until(3)
+    message = bytearray(game.mail[0])
+    message[-1] |= 0x20
+    refuse(game, 0, bytes(message))
+
+
+def test_list_that_grows_again(play: Make) -> None:
+    """Client 4 never shared its keys; as a survivor it would be a vector without masks to take off."""
+    game = play().until(1).answer().send(silent=frozenset({4})).answer().send()
+    refuse(game, 0, survivors(game, 0, 1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("members", [(0,), (0, 1), (0, 1, 2)])
+def test_list_below_the_threshold(play: Make, members: tuple[int, ...]) -> None:
+    game = play().until(3)
+    refuse(game, 0, survivors(game, *members), TooFewSurvivors)
+
+
+def test_list_below_the_least_number_of_vectors(play: Make) -> None:
+    game = play(scheme=MaskedSum(mode="semi-honest", share_threshold=1))
+    game.until(3)
+    refuse(game, 0, survivors(game, 0), TooFewSurvivors)
+
+
+def test_sharers_below_the_threshold(play: Make) -> None:
+    game = play().until(2)
+    refuse(game, 0, game.down(Boxes(Bitmap.of(5, (0, 1)), bytes(BOX_BYTES))), TooFewSurvivors)
+
+
+# --- split view ----------------------------------------------------------------------------------------------------
+
+
+def test_split_view_of_survivors(play: Make) -> None:
+    """Two halves are shown different lists: each signs its own, and neither list has enough signatures."""
+    game = play(6).until(3)
+    views = {c: (0, 1, 2, 3, 4) if c < 3 else (0, 1, 2, 3, 4, 5) for c in range(5)}
+    signed = {c: game.clients[c].receive(survivors(game, *views[c]))[-64:] for c in views}
+    for victim in range(5):
+        same = [c for c in views if views[c] == views[victim] and c != victim]
+        everybody = [c for c in views if c != victim]
+        attempts = []
+        for chosen in (same, everybody):
+            places = Bitmap.of(5, (c - (c > victim) for c in chosen))
+            attempts.append(game.down(Signatures(places, b"".join(signed[c] for c in chosen))))
+        fork = game.fork()
+        with pytest.raises(TooFewSurvivors):
+            fork.clients[victim].receive(attempts[0])
+        with pytest.raises(RemoteProtocolError):
+            game.clients[victim].receive(attempts[1])
+
+
+def test_split_view_of_the_roster(play: Make) -> None:
+    """Half the clients see a roster without client 5: what they seal, the other half cannot open."""
+    game = play(6, scheme=MaskedSum(mode="semi-honest", share_threshold=4)).until(1)
+    entries = bytes(body(Roster, game.mail[0]).entries)
+    short = game.down(Roster(entries[: 5 * 68]))
+    shared = {c: body(ShareKeys, game.clients[c].receive(short if c < 3 else game.mail[c])) for c in range(5)}
+    boxes = {
+        c: [bytes(m.boxes)[i : i + BOX_BYTES] for i in range(0, len(m.boxes), BOX_BYTES)] for c, m in shared.items()
+    }
+    inbox = b"".join(boxes[dealer][0] for dealer in (1, 2, 3, 4))
+    with pytest.raises(TooFewSurvivors):
+        game.clients[0].receive(game.down(Boxes(Bitmap.of(5, range(5)), inbox)))
+
+
+# --- the same signature twice, signatures of others ----------------------------------------------------------------
+
+
+def test_signatures_that_are_not_those_of_survivors(play: Make) -> None:
+    game = play().until(3)
+    signed = {c: game.clients[c].receive(survivors(game, 0, 1, 2, 3))[-64:] for c in (0, 1, 2, 3)}
+    three = b"".join(signed[c] for c in (1, 2, 3))
+    for places, joined, error in [
+        ((0, 1, 3), three, RemoteProtocolError),  # client 3's word in the name of client 4, who is no survivor
+        ((0, 2, 1), three[:64] + three[128:] + three[64:128], RemoteProtocolError),  # swapped
+        ((0, 1), three[:128], TooFewSurvivors),
+        ((0, 1), three[:64] * 2, RemoteProtocolError),
+        ((0, 1, 2), three[:-1], RemoteProtocolError),
+    ]:
+        fork = game.fork()
+        with pytest.raises(error):
+            fork.clients[0].receive(game.down(Signatures(Bitmap.of(4, places), joined)))
+        assert fork.clients[0].state == "aborted"
+    with pytest.raises(RemoteProtocolError, match="neighbors"):
+        game.clients[0].receive(game.down(Signatures(Bitmap.of(5, (0, 1, 2)), three)))
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+
+def replaced(game: Any, place: int, keys_: bytes, signature: bytes) -> bytes:
+    entries = bytearray(body(Roster, game.mail[0]).entries)
+    entries[place * RECORD + 4 : (place + 1) * RECORD] = keys_ + signature
+    return bytes(game.down(Roster(bytes(entries))))
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_key_substitution_by_the_server(play: Make, place: int) -> None:
+    """For another client or for the receiver, with its old signature, a stranger's, or one of another session."""
+    game, other = play().until(1), play(context=b"round 2").until(1)
+    fake = AgreementKey.generate().public + AgreementKey.generate().public
+    old = bytes(body(Roster, game.mail[0]).entries)[place * RECORD + 68 : (place + 1) * RECORD]
+    forged = SigningKey.generate().sign(keys.ADVERTISE, game.session, keys.id_bytes(place), fake)
+    elsewhere = bytes(body(Roster, other.mail[0]).entries)[place * RECORD + 4 : (place + 1) * RECORD]
+    for public, signature in [(fake, old), (fake, forged), (elsewhere[:64], elsewhere[64:])]:
+        refuse(game.fork(), 0, replaced(game, place, public, signature))
+
+
+def test_one_key_for_two_identities(play: Make, identities: tuple[Mapping[int, Credentials], MemoryDirectory]) -> None:
+    """In a roster, although correctly signed by both; in a directory it is refused outright."""
+    game = play().until(1)
+    entries = bytes(body(Roster, game.mail[0]).entries)
+    public = entries[RECORD + 4 : RECORD + 68]
+    signature = identities[0][2].signing.sign(keys.ADVERTISE, game.session, keys.id_bytes(2), public)
+    refuse(game, 0, replaced(game, 2, public, signature))
+    with pytest.raises(ConfigError):
+        MemoryDirectory({1: identities[0][1].signing.public, 2: identities[0][1].signing.public})
+
+
+@pytest.mark.parametrize("low", [bytes(32), (1).to_bytes(32, "little")])
+@pytest.mark.parametrize("which", ["mask", "box"])
+def test_low_order_points(play: Make, low: bytes, which: str) -> None:
+    """Without signatures only the points themselves stand between the server and the shared secret."""
+    game = play(scheme=MaskedSum(mode="semi-honest")).until(1)
+    entries = bytearray(body(Roster, game.mail[0]).entries)
+    at = 3 * 68 + (4 if which == "mask" else 36)
+    entries[at : at + 32] = low
+    fork = game.fork()
+    with pytest.raises(RemoteProtocolError, match="low order") as caught:
+        fork.clients[0].receive(game.down(Roster(bytes(entries))))
+    assert caught.value.sender == 3
+    refuse(game, 0, game.down(Roster(bytes(entries))))
+
+
+def test_rosters_that_are_no_rosters(play: Make) -> None:
+    game = play().until(1)
+    entries = bytes(body(Roster, game.mail[0]).entries)
+    records = [entries[i : i + RECORD] for i in range(0, len(entries), RECORD)]
+    stranger = (99).to_bytes(4, "little") + AgreementKey.generate().public + AgreementKey.generate().public + bytes(64)
+    for bad in (
+        entries[:-1],
+        b"".join([records[1], records[0], *records[2:]]),
+        b"".join([records[0], *records]),
+        b"".join([*records, stranger]),
+        b"".join(records[:3]),
+        b"".join(records[1:]),
+        b"",
+    ):
+        refuse(game.fork(), 0, game.down(Roster(bad)))
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------------
+
+
+def test_reflected_share_boxes(play: Make) -> None:
+    """A client's own boxes come back to it in the names of the others: none opens."""
+    game = play().until(1).answer()
+    mine = bytes(body(ShareKeys, game.uplink[0]).boxes)
+    game.send()
+    refuse(game, 0, game.down(Boxes(Bitmap.of(5, range(5)), mine)), TooFewSurvivors)
+
+
+def test_rerouted_share_boxes(play: Make) -> None:
+    """Boxes for client 1 reach client 0: none opens. One alone is a missing share, and the round completes."""
+    game = play().until(2)
+    theirs = body(Boxes, game.mail[1])
+    refuse(game.fork(), 0, game.down(theirs), TooFewSurvivors)
+    own = bytes(body(Boxes, game.mail[0]).boxes)
+    one = bytes(theirs.boxes)[BOX_BYTES : 2 * BOX_BYTES] + own[BOX_BYTES:]
+    game.mail[0] = game.down(Boxes(Bitmap.of(5, range(5)), one))
+    game.finish()
+    assert "dealer 1 held by client 0" in game.server.result.blamed[1]
+    assert "dealer 1 held by client 0" in game.server.result.blamed[0]
+
+
+def test_boxes_of_another_number(play: Make) -> None:
+    game = play().until(2)
+    own = bytes(body(Boxes, game.mail[0]).boxes)
+    for boxes in (own[:-1], own + own[:BOX_BYTES], b""):
+        refuse(game.fork(), 0, game.down(Boxes(Bitmap.of(5, range(5)), boxes)))
+
+
+# --- replay, order, policy -----------------------------------------------------------------------------------------
+
+
+def test_replay_across_rounds(play: Make) -> None:
+    for step in (1, 2, 3, 4):
+        game, other = play().until(step), play(context=b"round 2").until(step)
+        refuse(game, 0, other.mail[0])
+
+
+def test_replay_across_steps(play: Make) -> None:
+    game = play().start()
+    seen = []
+    while game.server.result is None:
+        for old in seen:
+            fork = game.fork()
+            refuse(fork, 0, old)
+        seen.append(game.mail[0])
+        game.answer().send()
+
+
+def test_message_before_the_start(play: Make) -> None:
+    game = play().until(1)
+    session = game.client(0)
+    with pytest.raises(LocalProtocolError):
+        session.receive(game.mail[0])
+    with pytest.raises(LocalProtocolError):
+        session.start()
+
+
+def test_threshold_or_cohort_below_policy(play: Make) -> None:
+    game = play()
+    assert game.client(0, policy=SumPolicy(least_cohort=5, least_survivors=2, least_threshold=4)).state == "new"
+    for policy in (SumPolicy(least_cohort=6), SumPolicy(least_survivors=3), SumPolicy(least_threshold=5)):
+        with pytest.raises(PlanRejected):
+            game.client(0, policy=policy)
+
+
+def test_late_upload_of_a_client_declared_dead(play: Make) -> None:
+    """The server knows the dead client's mask key, and so all its pairwise masks; its own mask still covers it."""
+    game = play(length=2000).until(2).answer()
+    late = body(MaskedInput, game.uplink[4])
+    fork = game.fork().send(silent=frozenset({4}))
+    with pytest.raises(RemoteProtocolError, match="nothing is awaited"):
+        fork.server.receive(4, game.uplink[4])
+    mask_key, seed = (
+        game.clients[4]._own.mask_key,
+        game.clients[4]._own.seed,
+    )  # the first is what the survivors' shares give
+    game.send(silent=frozenset({4})).finish()
+    server, words = game.server, np.frombuffer(late.values, "<u4").copy()
+    for peer in range(4):
+        public = server.state.adverts[peer][:32]
+        add_keystreams(words, [server._keys.pairwise(mask_key, public, 4, peer)])
+    opened = Ring(32).center(words)
+    assert np.count_nonzero(np.abs(opened) <= game.task.bound) < 50  # of 2000; a bare vector would have them all
+    add_keystreams(words, [], [server._keys.self_mask(4, seed)])
+    np.testing.assert_array_equal(Ring(32).center(words), game.vectors[4])  # the seed is all that was missing ...
+    for client in range(4):  # ... and nobody gives it any more
+        with pytest.raises(LocalProtocolError):
+            game.clients[client].receive(survivors(game, 0, 1, 2, 3, 4))
+
+
+# --- mismatches ----------------------------------------------------------------------------------------------------
+
+
+def test_mismatch_of_model_or_plan(play: Make) -> None:
+    """A client with another model hash is dropped at its first message; the others' sum is whole."""
+    game, other = play(), play(context=b"round 1, another model")
+    game.clients[2] = other.client(2)
+    game.start().finish()
+    assert game.server.result.survivors == {0, 1, 3, 4}
+    assert "session" in game.server.result.blamed[2]
+
+
+def test_hidden_mismatch(play: Make) -> None:
+    """The headers are forged so that the mismatch stays hidden: its signature fails there, and all others' here."""
+    game, other = play(), play(context=b"round 1, another model")
+    stray = other.client(2)
+    game.clients[2] = stray
+    game.uplink = {c: session.start() for c, session in game.clients.items()}
+    forged = body(AdvertiseKeys, game.uplink[2])
+    game.uplink[2] = forged.to_bytes(sender=2, task=game.session)
+    entries = b"".join(
+        c.to_bytes(4, "little") + a.keys + bytes(a.signature)
+        for c, a in ((c, body(AdvertiseKeys, m)) for c, m in game.uplink.items())
+    )
+    with pytest.raises(RemoteProtocolError, match="verify"):
+        stray.receive(Roster(entries).to_bytes(sender=0xFFFF_FFFF, task=other.session))
+    game.send().finish()
+    assert game.server.result.survivors == {0, 1, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"share_threshold": 5}, {"packed": True}, {"graph": 4, "corrupt": 0, "share_threshold": 4}],
+)
+def test_every_term_is_in_the_session(play: Make, change: dict[str, Any], identities: Any) -> None:
+    game = play()
+    assert MaskedSum(identities[1], **change).terms(game.task).digest() != game.session
+    assert MaskedSum(mode="semi-honest", share_threshold=4).terms(game.task).digest() != game.session
+    task = SumTask(b"round 1", (0, 1, 2, 3, 4), 3, 4, Ring(32), 1 << 20)
+    assert game.scheme.terms(task).digest() != game.session
