@@ -14,6 +14,7 @@ from privfl.crypto import (
 )
 from privfl.ring import Ring
 from privfl.secagg.client import MaskedClient
+from privfl.secagg.plan import Speed, SumPlan, measure_speed, plan_sum
 from privfl.secagg.planner import GraphPlan, plan_graph
 from privfl.secagg.scheme import MaskedSum
 from privfl.secagg.server import MaskedServer
@@ -31,12 +32,16 @@ __all__ = [
     "MemoryDirectory",
     "Ring",
     "SigningKey",
+    "Speed",
+    "SumPlan",
     "SumPolicy",
     "SumResult",
     "SumTask",
     "Terms",
     "VerifyKey",
     "generate_identities",
+    "measure_speed",
     "plan_graph",
+    "plan_sum",
     "run_sum",
 ]

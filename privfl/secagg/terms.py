@@ -94,19 +94,19 @@ def resolve(
 ) -> Terms:
     """The terms of `task`; raises `ConfigError` for thresholds under which the scheme would promise nothing."""
     cohort = len(task.clients)
-    plan = _choose(cohort, signed, graph, threshold, assume)
+    plan = choose_graph(cohort, signed, graph, threshold, assume)
     if plan is None:
-        chosen = _complete_threshold(cohort, signed, threshold, assume.corrupt)
+        chosen = complete_threshold(cohort, signed, threshold, assume.corrupt)
         return Terms(task, signed, packed, 0, chosen, 0, max(chosen, task.min_survivors))
     stay = math.ceil(cohort * (1 - assume.dropout) - 1e-9)
     least = max(plan.degree + 1, task.min_survivors, stay)
     return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least)
 
 
-def _choose(
+def choose_graph(
     cohort: int, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
 ) -> GraphPlan | None:
-    """The ring, or None for the complete graph."""
+    """The ring for a cohort, or None for the complete graph; raises `ConfigError`."""
     if graph == "complete" or (graph == "auto" and cohort <= COMPLETE_UP_TO):
         return None
     if graph == "auto":
@@ -149,7 +149,8 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
     return plan
 
 
-def _complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt: float) -> int:
+def complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt: float) -> int:
+    """The share threshold of a complete graph, given or by default; raises `ConfigError` outside its range."""
     colluding = math.floor(corrupt * cohort + 1e-9)
     chosen = threshold if threshold is not None else 2 * cohort // 3 + 1 if signed else cohort // 2 + 1
     low = (cohort + colluding) // 2 + 1 if signed else colluding + 1
