@@ -54,30 +54,29 @@ class FixedPoint:
         _check_not_negative(noise_multiplier=noise_multiplier)
         _check_not_negative(noise=clip_norm * noise_multiplier)
         # A power of two scales the float `clip_norm * noise_multiplier` exactly, so that this is check_capacity's sum.
-        room = int(cohort) * Fraction(clip_norm) + NOISE_DEVIATIONS * Fraction(clip_norm * noise_multiplier)
+        room = int(cohort) * _exact(clip_norm) + NOISE_DEVIATIONS * _exact(clip_norm * noise_multiplier)
         exponent = ring.half.bit_length() + room.denominator.bit_length() - room.numerator.bit_length()
         while Fraction(2) ** exponent * room >= ring.half:
             exponent -= 1
-        low, high = SCALE_RANGE
-        return cls(min(max(math.ldexp(1.0, min(exponent, 600)), low), high), ring)
+        return cls(min(math.ldexp(1.0, max(-600, min(exponent, 600))), SCALE_RANGE[1]), ring)
 
     def bound(self, max_abs: float) -> int:
         """The largest integer entry of a vector whose entries (or norm) are at most `max_abs`: floor(scale*max_abs)."""
         _check_not_negative(max_abs=max_abs)
-        return math.floor(Fraction(self.scale) * Fraction(max_abs))
+        return math.floor(_exact(self.scale) * _exact(max_abs))
 
     def sensitivity(self, clip_norm: float) -> float:
         """Integer l2 norm bound of one contribution: scale*clip_norm, rounded up to a float. Rounding adds nothing."""
         _check_positive(clip_norm=clip_norm)
-        product = self.scale * clip_norm
-        exact = Fraction(self.scale) * Fraction(clip_norm)
-        return product if math.isinf(product) or Fraction(product) >= exact else math.nextafter(product, math.inf)
+        product = float(self.scale * clip_norm)
+        exact = _exact(self.scale) * _exact(clip_norm)
+        return product if math.isinf(product) or _exact(product) >= exact else math.nextafter(product, math.inf)
 
     def check_capacity(self, *, clip_norm: float, cohort: int, noise_stddev: float = 0.0) -> None:
         """Raise `CapacityError` unless `cohort` contributions and 20 deviations of noise (integer units) fit."""
         _check_positive(clip_norm=clip_norm, cohort=cohort)
         _check_not_negative(noise_stddev=noise_stddev)
-        need = int(cohort) * Fraction(self.scale) * Fraction(clip_norm) + NOISE_DEVIATIONS * Fraction(noise_stddev)
+        need = int(cohort) * _exact(self.scale) * _exact(clip_norm) + NOISE_DEVIATIONS * _exact(noise_stddev)
         if need >= self.ring.half:
             bits = math.floor(need).bit_length() + 1
             remedy = f"{bits} bits would suffice" if bits <= MAX_BITS else "lower the scale or the clip"
@@ -104,7 +103,7 @@ class FixedPoint:
         flat array of floats.
         """
         _check_positive(max_norm=max_norm)
-        limit = math.floor((Fraction(self.scale) * Fraction(max_norm)) ** 2)
+        limit = math.floor((_exact(self.scale) * _exact(max_norm)) ** 2)
         to_integers = _rounding(rounding, rng)
         values = _space(x)
         factor = 1.0
@@ -247,6 +246,10 @@ def _check_range(part: Vector, scaled: _Reals, start: int) -> None:
     big = np.flatnonzero(~(np.abs(scaled) < _LARGEST))
     if len(big):
         raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: 2^63 units or more after scaling")
+
+
+def _exact(value: float) -> Fraction:
+    return Fraction(value if isinstance(value, (int, float)) else float(value))  # numpy's numbers are floats here
 
 
 def _check_positive(**values: float) -> None:
