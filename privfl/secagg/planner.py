@@ -66,7 +66,7 @@ def plan_graph(
             f"{1 - dropout:.3g} of them are sure to stay (corrupt {corrupt:g}, dropout {dropout:g})"
         )
     for degree in range(2, min(clients - 1, MAX_DEGREE) + 1, 2):
-        arc = _arc(clients, dropout, degree // 2, correctness_bits)
+        arc = arc_for(clients, dropout, degree // 2, correctness_bits)
         for threshold in range(degree // 2 + 1 if malicious else 1, degree + 1):
             plan = assess_graph(
                 clients, corrupt, dropout, degree=degree, threshold=threshold, arc=arc, malicious=malicious
@@ -105,7 +105,7 @@ def assess_graph(
     return GraphPlan(clients, degree, threshold, arc, security, -max(late, thin))
 
 
-def _arc(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
+def arc_for(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
     """The most survivors that every arc of `half` places can be held to."""
     silent = _Tail(clients - 1, _count(clients, dropout), half)
     budget = math.log2(2 * clients)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from privfl.errors import ConfigError
-from privfl.secagg.planner import GraphPlan, assess_graph, plan_graph
+from privfl.secagg.planner import GraphPlan, arc_for, assess_graph, plan_graph
 from privfl.sums.base import MAX_CLIENTS, SumTask
 from privfl.wire import U8, U32, Fixed, Uint, wired, write_fields
 
@@ -137,7 +137,8 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
     low = degree // 2 + 1 if signed else 1
     if not low <= threshold <= degree:
         raise ConfigError(f"share_threshold must be in [{low}, {degree}] for degree {degree}, not {threshold}")
-    arc = max(1, threshold - degree // 2)
+    half = degree // 2
+    arc = max(1, threshold - half, arc_for(cohort, assume.dropout, half, assume.correctness_bits))
     plan = assess_graph(
         cohort, assume.corrupt, assume.dropout, degree=degree, threshold=threshold, arc=arc, malicious=signed
     )
