@@ -10,6 +10,7 @@ from privfl.data.preprocess import (
     public_standardize,
     standardize,
 )
+from privfl.data.public import public_standardizer
 from privfl.data.registry import NAMES, SPECS, load, partition
 from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping, Rows
 
@@ -31,5 +32,6 @@ __all__ = [
     "noised_standardizer",
     "partition",
     "public_standardize",
+    "public_standardizer",
     "standardize",
 ]

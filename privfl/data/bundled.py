@@ -26,6 +26,11 @@ def breast_cancer() -> Dataset:
     )
 
 
+def breast_cancer_description() -> str:
+    """The text that is published with the set; among others, the least and the greatest value of each feature."""
+    return str(_sklearn().load_breast_cancer().DESCR)
+
+
 def digits() -> Dataset:
     """Handwritten digits of 8 x 8 pixels: 1797 rows, 64 features in [0, 1], ten classes.
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from privfl.crypto import add_keystreams, derive
 from privfl.dp.unit import Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError
 from privfl.wire import ClientId
@@ -154,6 +155,20 @@ class FixedSizeSampler:
 def seeded_uniforms(seed: int, round: int) -> Uniforms:
     """The coins of one round of a simulation: the same for the same seed, and so no secret to anybody."""
     return np.random.default_rng(np.random.SeedSequence([seed, round, 2**32])).random
+
+
+def secret_uniforms(secret: bytes, round: int) -> Uniforms:
+    """The coins of one round from a cryptographic stream: amplification by sampling rests on nobody knowing them.
+
+    `secret` is 32 bytes of full entropy that stay with whoever draws the cohorts; the same secret repeats the coins.
+    """
+
+    def uniforms(count: int) -> npt.NDArray[np.float64]:
+        words = np.zeros(count, "<u8")
+        add_keystreams(words, [derive(secret, "cohort", round.to_bytes(8, "little"))])
+        return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
+
+    return uniforms
 
 
 def _check_probability(value: float) -> None:

@@ -1,0 +1,262 @@
+"""`Experiment`: the Python API over which the command line and the notebooks stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from privfl.codec import Vector
+from privfl.data import Dataset, FederatedData
+from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit
+from privfl.errors import ConfigError, PrivacyError, StateError
+from privfl.experiment import build
+from privfl.experiment.config import Config, load_config, to_mapping, to_toml
+from privfl.experiment.federation import build_federation, prepare
+from privfl.files import atomic_write, canonical_json
+from privfl.fl.client import Train
+from privfl.fl.dropout import Dropouts, RandomDropouts
+from privfl.fl.metrics import LARGEST_LOSS, Measure, evaluate, finish
+from privfl.fl.plan import UpdatePlan
+from privfl.fl.round import Contribution, Parts
+from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.sampling import secret_uniforms, seeded_uniforms
+from privfl.fl.store import ModelStore
+from privfl.sums import Tap, ignore
+
+CONFIG: Final = "config.toml"
+METRICS: Final = "metrics.jsonl"
+LEDGER: Final = "ledger.jsonl"
+MODELS: Final = "models"
+COHORT_KEY: Final = "cohorts.key"
+
+
+class Experiment:
+    """One federated training, from a configuration.
+
+    `data` replaces the data set of the configuration, and `train` with `initial` (float `[d]`) the built-in models;
+    `measure` then says how the model is evaluated at a client. `runs` is the folder under which `runs/<name>` is
+    kept; None keeps it in a temporary folder. Other keywords override the configuration: `rounds=5`, or
+    `overrides={"sum.scheme": "masked"}`. Raises `ConfigError` where settings contradict each other, and
+    `PrivacyError` where they would make an epsilon untrue.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        data: Dataset | FederatedData | None = None,
+        train: Train | None = None,
+        initial: Vector | None = None,
+        measure: Measure | None = None,
+        dropouts: Dropouts | None = None,
+        runs: Path | str | None = None,
+        tap: Tap = ignore,
+        overrides: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = (config or Config()).with_overrides({**settings, **(overrides or {})})
+        if (train is None) != (initial is None):
+            raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
+        if self.config.privacy.placement == "none" and self.config.privacy.epsilon is not None:
+            raise PrivacyError("privacy.epsilon is a budget for noise, and privacy.placement is 'none'")
+        self._temporary = tempfile.TemporaryDirectory(prefix="privfl-") if runs is None else None
+        self.folder = Path(self._temporary.name if self._temporary else str(runs)) / self.config.name
+        self._own = (train, initial, measure)
+        federation = build_federation(self.config, data)
+        self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
+        self.federation = prepare(federation, self.config, self.scheme, self._credentials)
+        self.learner = self._learner()
+        self._dropouts, self._tap = dropouts or self._simulated_dropouts(), tap
+        self.sampler = build.build_sampler(self.config.cohort)
+        self.update, self._least = self._update()
+        self.reports: list[RoundReport] = []
+
+    @classmethod
+    def from_file(cls, path: Path | str, **settings: Any) -> Experiment:
+        """The experiment that a TOML file describes."""
+        return cls(load_config(Path(path)), **settings)
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added."""
+        return self.config.privacy.placement != "none"
+
+    @property
+    def store(self) -> ModelStore:
+        """The versions of the global model."""
+        return ModelStore(self.folder / MODELS)
+
+    @property
+    def model(self) -> Vector:
+        """The latest global model, float `[d]`."""
+        latest = self.store.latest()
+        return self.learner.initial if latest is None else latest.model
+
+    def run(self, *, resume: bool = False) -> Iterator[RoundReport]:
+        """Yield a report after each round; with `resume` go on after the last stored one, to the last bit.
+
+        Raises `ConfigError` when the folder holds a run and `resume` is not asked for, `StateError` when it holds
+        another run, and `BudgetExceeded` before a round that could cost too much.
+        """
+        self._open_folder(resume=resume)
+        executor = build.build_executor(self.config, torch=self.config.model.kind in ("mlp", "cnn"))
+        try:
+            run = self._federated_run(executor)
+            self.reports = [RoundReport.read(v.report) for v in self.store.lineage() if v.report]
+            self._write_metrics()
+            for report in run.run(self.learner.initial, self.config.rounds):
+                self.reports.append(report)
+                self._write_metrics()
+                yield report
+        finally:
+            executor.close()
+
+    def evaluate(self, model: Vector) -> dict[str, float]:
+        """Metrics of `model`: on the public test rows, or as sums over the clients' own through the secure sum.
+
+        A run that claims privacy measures on public rows only; without any, nothing is measured.
+        """
+        if self.learner.public_measure is not None:
+            return finish(self.learner.public_measure(model, 0))
+        if self.private or not any(len(client.test) for client in self.federation.clients):
+            return {}
+        rows = max(len(client.test) for client in self.federation.clients)
+        return evaluate(
+            self.scheme,
+            self.learner.measure,
+            model,
+            tuple(range(len(self.federation.clients))),
+            ring=self.update.codec.ring,
+            bound=rows * self._row_bound(),
+            context=b"privfl/1 evaluate",
+            credentials=self._credentials,
+        )
+
+    def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
+        """What the rounds so far are worth against `observer`; None for a run without noise.
+
+        With simulation noise the report is labeled "epsilon if the noise were secure".
+        """
+        if not self.private:
+            return None
+        ledger = self._ledger()
+        accountant = self._accountant(delta or self.config.privacy.delta, observer)
+        return accountant.report(ledger.releases)
+
+    def _learner(self) -> build.Learner:
+        train, initial, measure = self._own
+        if train is None or initial is None:
+            return build.build_learner(self.config, self.federation)
+        public = measure if measure is not None and len(self.federation.test) else None
+        return build.Learner(initial, train, measure or _no_measure, public)
+
+    def _update(self) -> tuple[UpdatePlan, int]:
+        clients = len(self.federation.clients)
+        cohort = self.sampler.largest_size(clients)
+        expected = min(self.sampler.expected_size(clients), cohort)
+        # Shares of distributed noise are sized for a number of survivors that is fixed before anybody is drawn.
+        placement = self.config.privacy.placement
+        least = max(1, int(self.config.cohort.min_survivors * expected)) if placement == "distributed" else 1
+        weight = int(self.federation.sizes.max())
+        length = len(self.learner.initial)
+        return build.build_update(self.config, length, cohort=cohort, least=least, max_weight=weight), least
+
+    def _federated_run(self, executor: Any) -> FederatedRun:
+        config, clients = self.config, len(self.federation.clients)
+        noise = build.build_noise(config, self.update, cohort=self.sampler.largest_size(clients), least=self._least)
+        parts = Parts(
+            Contribution(self.learner.train, self.update, noise, config.seed),
+            self.scheme,
+            executor,
+            build.build_optimizer(config.server),
+            self._credentials,
+        )
+        return FederatedRun(
+            population=clients,
+            parts=parts,
+            sampler=self.sampler,
+            store=self.store,
+            seed=config.seed,
+            survivor_share=config.cohort.min_survivors,
+            least_survivors=self._least,
+            retries=config.cohort.retries if config.cohort.too_few == "retry" else 0,
+            denominator=self.sampler.expected_size(clients) if self.private else None,
+            payment=self._payment(),
+            dropouts=self._dropouts,
+            evaluate=self.evaluate,
+            evaluate_every=config.evaluate_every,
+            terms={"privacy": to_mapping(config.privacy), "name": config.name},
+            uniforms=self._uniforms,
+            tap=self._tap,
+        )
+
+    def _payment(self) -> Payment | None:
+        privacy = self.config.privacy
+        if not self.private:
+            return None
+        budget = None
+        if privacy.epsilon is not None:
+            assume = privacy.noise == "simulation"
+            budget = Budget(privacy.epsilon, privacy.delta, self._unit, assume_secure_noise=assume)
+        accountant = self._accountant(privacy.delta, "outsider")
+        return Payment(self._ledger(), accountant, build.SERVER_SEES[self.config.sum.scheme], budget)
+
+    @property
+    def _unit(self) -> PrivacyUnit:
+        return PrivacyUnit("client", self.config.privacy.adjacency)
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self._unit, self.folder / LEDGER)
+
+    def _accountant(self, delta: float, observer: Observer) -> Accountant:
+        assume = self.config.privacy.noise == "simulation"
+        return Accountant(self._unit, delta, observer=observer, assume_secure_noise=assume)
+
+    def _uniforms(self, seed: int, round: int) -> Any:
+        """A claim that rests on sampling draws cohorts from a secret of the run; all else from the seed."""
+        if not self.private or self.config.privacy.noise == "simulation":
+            return seeded_uniforms(seed, round)
+        return secret_uniforms(self._secret(), round)
+
+    def _secret(self) -> bytes:
+        path = self.folder / COHORT_KEY
+        if not path.exists():
+            path.touch(mode=0o600)
+            atomic_write(path, os.urandom(32))
+        secret = path.read_bytes()
+        if len(secret) != 32:
+            raise StateError(f"{path} holds {len(secret)} bytes, 32 were expected")
+        return secret
+
+    def _simulated_dropouts(self) -> Dropouts:
+        steps = 1 if self.config.sum.scheme == "plain" else 5
+        return RandomDropouts(self.config.cohort.dropout, self.config.seed, steps)
+
+    def _open_folder(self, *, resume: bool) -> None:
+        path = self.folder / CONFIG
+        if not path.exists():
+            atomic_write(path, to_toml(self.config).encode())
+            return
+        if not resume:
+            raise ConfigError(f"{self.folder} holds a run already: resume it, or choose another name")
+        if dataclasses.replace(load_config(path), rounds=self.config.rounds) != self.config:
+            raise StateError(f"{self.folder} was started with other settings (see {path}): they cannot be mixed")
+        atomic_write(path, to_toml(self.config).encode())
+
+    def _write_metrics(self) -> None:
+        lines = [canonical_json(report.record()) + b"\n" for report in self.reports]
+        atomic_write(self.folder / METRICS, b"".join(lines))
+
+    def _row_bound(self) -> float:
+        """The most that one test row can add to any sum; public: it comes from the task, not from the rows."""
+        if self.federation.dataset.task == "regression":
+            return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
+        return LARGEST_LOSS
+
+
+def _no_measure(model: Vector, client: int) -> Any:
+    raise ConfigError("this model has no `measure`: give one to evaluate it at the clients")
