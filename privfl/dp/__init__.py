@@ -3,11 +3,13 @@
 from privfl.dp.accounting import Accountant, Budget, what_if
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
+from privfl.dp.discrete_gaussian import discrete_gaussian
 from privfl.dp.ledger import Ledger, Token
 from privfl.dp.mechanism import Mechanism, NoisePlan
 from privfl.dp.release import Release
 from privfl.dp.report import EpsilonReport, format_epsilon
 from privfl.dp.sampler import rounded_gaussian, seeded_entropy
+from privfl.dp.skellam import skellam, skellam_reach
 from privfl.dp.unit import (
     CLIENT_UNIT,
     Everyone,
@@ -42,10 +44,13 @@ __all__ = [
     "Segment",
     "Token",
     "TruncatedPoisson",
+    "discrete_gaussian",
     "format_epsilon",
     "l1_bound",
     "norm_bound",
     "rounded_gaussian",
     "seeded_entropy",
+    "skellam",
+    "skellam_reach",
     "what_if",
 ]

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from privfl.dp.events import EVERYONE, Event, Profile, exposure, gaussian_event
 from privfl.dp.gaussian import gaussian_epsilon
 from privfl.dp.profiles import fixed_size_delta, profile_reach
+from privfl.dp.rdp import NAME as RDP
+from privfl.dp.rdp import rdp_epsilon
 from privfl.dp.release import Release
 from privfl.dp.report import EpsilonReport
 from privfl.dp.unit import (
@@ -196,6 +198,8 @@ def compose(profile: Profile, unit: PrivacyUnit, delta: float, *, quick: bool = 
 
 @lru_cache(maxsize=512)
 def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
+    if not all(event.gaussian for event, _ in items):
+        return rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor), RDP
     whole = [(event, count) for event, count in items if isinstance(event.sampling, Everyone)]
     sampled = sorted(((e, n) for e, n in items if not isinstance(e.sampling, Everyone)), key=repr)
     # All unsampled Gaussian releases together are one: 1/z^2 adds up.
@@ -276,8 +280,6 @@ def _doubles(event: Event, unit: PrivacyUnit) -> bool:
 
 
 def _check_event(event: Event, unit: PrivacyUnit) -> None:
-    if not event.gaussian:
-        raise UnsupportedRelease(f"no accountant here judges {event.looks[0].law} noise")
     if isinstance(event.sampling, FixedSize) and unit.adjacency == "add_remove":
         raise UnsupportedRelease(
             "a cohort of fixed size out of a known population has no add_remove guarantee: one unit more would change "
@@ -313,7 +315,7 @@ def _cross_checks(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[
     """RDP's figure where dp-accounting's RDP accountant can be trusted: never under replace_one."""
     if unit.adjacency == "replace_one" or not profile:
         return {}
-    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) for e in profile):
+    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) or not e.gaussian for e in profile):
         return {}
     library = _library()
     accountant = library.rdp.RdpAccountant(_ORDERS)

@@ -16,6 +16,7 @@ from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
 from privfl.dp.sampler import Entropy, rounded_gaussian, seeded_entropy
+from privfl.dp.skellam import skellam, skellam_reach
 from privfl.dp.unit import Sampling, check_choice, check_count, check_positive
 from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
 from privfl.ring import Ints
@@ -23,6 +24,8 @@ from privfl.wire import ClientId
 
 NoiseSource = Literal["secure", "simulation"]
 SOURCES: Final[tuple[NoiseSource, ...]] = get_args(NoiseSource)
+
+_UP: Final = 1 + 2.0**-40  # so that shares reach the declared noise in spite of rounding
 
 Opening = Callable[[Ints, frozenset[ClientId]], Ints]
 """What happens to the sum where it is opened (the same shape as privfl.sums.Opening)."""
@@ -47,8 +50,6 @@ class Mechanism:
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("source", self.source, SOURCES)
-        if self.placement == "distributed":
-            raise ConfigError("distributed noise needs the Skellam sampler, which this version lacks; use central")
         if self.placement == "none":
             if self.noise_multiplier != 0:
                 raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
@@ -103,7 +104,7 @@ class NoisePlan:
     def share_stddev(self) -> float:
         """Deviation (integer units) of what one client adds; 0 when central or none."""
         if self.mechanism.placement == "distributed":
-            return self.noise_stddev / math.sqrt(self.counted)
+            return self.noise_stddev / math.sqrt(self.counted) * _UP
         return self.noise_stddev if self.mechanism.placement == "local" else 0.0
 
     @property
@@ -128,6 +129,8 @@ class NoisePlan:
         """
         largest: int = max(math.floor(s.norm_bound) for s in self.segments)
         placement = self.mechanism.placement
+        if placement == "distributed":
+            return largest + skellam_reach(self.share_stddev**2)
         if placement == "local":
             return largest + math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1
         return largest
@@ -142,7 +145,11 @@ class NoisePlan:
         if self.mechanism.placement in ("none", "central"):
             return ints
         source = self._entropy(entropy, key)
-        noisy: Ints = ints + rounded_gaussian(self.share_stddev, self.length, entropy=source)
+        if self.mechanism.placement == "distributed":
+            noise = skellam(self.share_stddev**2, self.length, entropy=source)
+        else:
+            noise = rounded_gaussian(self.share_stddev, self.length, entropy=source)
+        noisy: Ints = ints + noise
         return noisy
 
     def opening(self, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Opening:
@@ -200,7 +207,7 @@ class NoisePlan:
         if self.mechanism.placement != "distributed":
             return self.noise_stddev
         counted = survivors - 1 - self.mechanism.colluders
-        return self.noise_stddev if counted == self.counted else self.share_stddev * math.sqrt(max(counted, 0))
+        return self.share_stddev * math.sqrt(max(counted, 0))
 
     def _release(
         self,

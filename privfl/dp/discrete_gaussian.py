@@ -1,0 +1,57 @@
+"""The discrete Gaussian of Canonne, Kamath and Steinke (2020): P(k) proportional to exp(-k^2/(2 s^2)) on the integers.
+
+An option beside the rounded Gaussian. It is not post-processing of a real Gaussian, so that the Gaussian's privacy
+loss does not cover it; its own accounting is in `privfl.dp.profiles`.
+"""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final
+
+from privfl.dp.lattice import CONTEXT, Floats, Hat, LogConcave, Table
+from privfl.dp.sampler import Entropy
+from privfl.dp.unit import check_positive
+from privfl.ring import Ints
+
+_TABLE_STDDEV: Final = 64.0
+
+
+def discrete_gaussian(sigma: float, length: int, *, entropy: Entropy = os.urandom) -> Ints:
+    """int64 `[length]`: independent draws with parameter `sigma` in (0, 2^44] integer units.
+
+    The law is exact up to a total variation of 2^-100 a draw. Raises `ConfigError` outside the range.
+    """
+    check_positive("sigma", sigma)
+    return _sampler(float(sigma)).draw(length, entropy)
+
+
+@lru_cache(maxsize=64)
+def _sampler(sigma: float) -> Table | Hat:
+    exact = _Exact(sigma)
+    if sigma < _TABLE_STDDEV:
+        weights: list[Decimal] = []
+        while not weights or weights[-1] > Decimal("1e-60"):
+            weights.append(CONTEXT.exp(exact(len(weights))))
+        return Table(weights)
+    return Hat(LogConcave(sigma, 0.0, _Fast(sigma), exact))
+
+
+class _Fast:
+    def __init__(self, sigma: float) -> None:
+        self._sigma = sigma
+
+    def __call__(self, k: Floats) -> Floats:
+        ratio = k / self._sigma
+        square: Floats = -0.5 * ratio * ratio
+        return square
+
+
+class _Exact:
+    def __init__(self, sigma: float) -> None:
+        self._twice = CONTEXT.multiply(Decimal(-2), CONTEXT.power(Decimal(sigma), 2))
+
+    def __call__(self, k: int) -> Decimal:
+        return CONTEXT.divide(Decimal(k * k), self._twice)
