@@ -62,10 +62,9 @@ def test_the_server_sees_the_noisy_sum_and_knows_the_cohort():
 def shifted_skellam_renyi(order, shift, variance):
     """D_a of a shifted Skellam from an unshifted one, summed directly."""
     k = np.arange(-2000, 2001)
-    log_p = np.log(special.ive(np.abs(k), variance))
-    log_q = np.log(special.ive(np.abs(k - shift), variance))
-    keep = np.isfinite(log_p) & np.isfinite(log_q)
-    return special.logsumexp((order * log_q - (order - 1) * log_p)[keep]) / (order - 1)
+    p, q = special.ive(np.abs(k), variance), special.ive(np.abs(k - shift), variance)
+    keep = (p > 0) & (q > 0)
+    return special.logsumexp(order * np.log(q[keep]) - (order - 1) * np.log(p[keep])) / (order - 1)
 
 
 @pytest.mark.parametrize("variance", [0.5, 2.0, 30.0, 400.0])
@@ -79,7 +78,7 @@ def test_the_bound_holds_for_one_coordinate(order, shift, variance):
 
 def test_the_sampled_direction_that_is_bounded_is_the_larger_one():
     q, variance, shift = 0.2, 4.0, 2
-    k = np.arange(-60, 61)
+    k = np.arange(-40, 41)
     p, moved = (special.ive(np.abs(k - s), variance) for s in (0, shift))
     mixed = (1 - q) * p + q * moved
     for order in (2, 5, 12):
