@@ -78,12 +78,12 @@ def test_the_bound_holds_for_one_coordinate(order, shift, variance):
 
 def test_the_sampled_direction_that_is_bounded_is_the_larger_one():
     q, variance, shift = 0.2, 4.0, 2
-    k = np.arange(-40, 41)
-    p, moved = (special.ive(np.abs(k - s), variance) for s in (0, shift))
-    mixed = (1 - q) * p + q * moved
+    k = np.arange(-100, 101)
+    p, moved = (np.log(special.ive(np.abs(k - s), variance)) for s in (0, shift))
+    mixed = np.logaddexp(math.log(1 - q) + p, math.log(q) + moved)
     for order in (2, 5, 12):
-        there = (mixed**order * p ** (1.0 - order)).sum()
-        back = (p**order * mixed ** (1.0 - order)).sum()
+        there = special.logsumexp(order * mixed - (order - 1) * p)
+        back = special.logsumexp(order * p - (order - 1) * mixed)
         assert there >= back
 
 
