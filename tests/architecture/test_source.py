@@ -1,0 +1,118 @@
+"""Rules that a linter has no name for, read off the syntax trees of the library."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "privfl"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {file.relative_to(PACKAGE.parent).as_posix(): ast.parse(file.read_text()) for file in FILES}
+SECURE = ("privfl/crypto/", "privfl/secagg/", "privfl/he/")
+PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg"}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted names that a tree imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Names and attributes as they are written, such as `np.random.default_rng`."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield ast.unparse(node)
+
+
+def offences(tree: ast.AST, *, secure: bool, speaks: bool) -> list[str]:
+    """What a file of the library may not do."""
+    found = []
+    for name in imports(tree):
+        if name.split(".")[0] in PICKLES:
+            found.append(f"imports {name}")
+        if secure and (name.split(".")[0] == "random" or name.startswith("numpy.random")):
+            found.append(f"draws from {name}")
+    for name in names(tree):
+        if secure and name.startswith(("np.random", "numpy.random", "random.")):
+            found.append(f"draws from {name}")
+        if name in ("torch.load", "np.load", "numpy.load", "np.save", "np.savez"):
+            found.append(f"pickles through {name}")
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called == "print" and not speaks:
+            found.append("prints")
+        if called in ("eval", "exec", "time.sleep"):
+            found.append(f"calls {called}")
+        if any(keyword.arg == "allow_pickle" for keyword in node.keywords):
+            found.append("allows pickle")
+    return found
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_the_rules_are_kept(path: str) -> None:
+    assert offences(TREES[path], secure=path.startswith(SECURE), speaks=path.startswith("privfl/cli/")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "def f():\n    import joblib.memory",
+        "np.load(path)",
+        "torch.load(path)",
+        "load(path, allow_pickle=True)",
+        "import random",
+        "from random import choice",
+        "from numpy.random import default_rng",
+        "rng = np.random.default_rng(seed)",
+        "x: np.random.Generator",
+        "print(1)",
+        "eval(text)",
+        "time.sleep(1)",
+    ],
+)
+def test_each_rule_can_fail(line: str) -> None:
+    assert offences(ast.parse(line), secure=True, speaks=False)
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_every_module_says_what_it_is(path: str) -> None:
+    text = ast.get_docstring(TREES[path]) or ""
+    assert len(text.split()) >= 2, f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_whatever_is_public_says_what_it_is(path: str) -> None:
+    body = TREES[path].body
+    silent = [
+        node.name
+        for node in body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_files_stay_readable_in_one_sitting(path: str) -> None:
+    assert len((PACKAGE.parent / path).read_text().splitlines()) <= 420
+
+
+@pytest.mark.parametrize(
+    "path", [p for p, tree in TREES.items() if any("__all__" in name for name in names(tree)) and "adapters" not in p]
+)
+def test_whatever_is_exported_exists_once_and_in_order(path: str) -> None:
+    module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    exported = module.__all__
+    assert len(set(exported)) == len(exported)
+    assert all(hasattr(module, name) for name in exported)
