@@ -171,7 +171,7 @@ class AskOpener(Message):
 
 @dataclass(frozen=True, slots=True)
 class Opened(Message):
-    """Opener: the sum, rounded and with the opening applied, densely packed in the task's ring; signed."""
+    """Opener: the sum, rounded and with the opening applied, as words of the task's ring; signed."""
 
     KIND: ClassVar[int] = 0x030A
     signature: bytes = wired(Fixed(SIGNATURE_BYTES))
@@ -199,8 +199,8 @@ def transcript(task: bytes, headers: Iterable[FrameHeader]) -> bytes:
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
-    """SHA-256 of the concatenation."""
-    state = hashlib.sha256()
+    """BLAKE2b-256 of the concatenation: the fastest of the standard hashes where SHA-2 has no hardware."""
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         state.update(part)
     return state.digest()

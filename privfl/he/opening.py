@@ -38,7 +38,7 @@ def open_sum(
     tagger: Tagger,
     opening: Opening,
 ) -> tuple[bytes, bytes]:
-    """(released sum packed densely in the task's ring, transcript), after every check of SPEC.md, section 7.
+    """(released sum as words of the task's ring, transcript), after every check of SPEC.md, section 7.
 
     `survivors` is the one list that this opener itself signed, `own` the header that it sent. Raises
     `RemoteProtocolError`, or `TooFewSurvivors` below the quorum; `CapacityError` if the opening leaves the ring.
@@ -57,7 +57,7 @@ def open_sum(
     if low < -task.ring.half or high >= task.ring.half:
         found = low if low < -task.ring.half else high
         raise CapacityError(f"the opened sum reaches {found}, beyond a ring of {task.ring.bits} bits")
-    return task.ring.pack(task.ring.reduce(released), dense=True), record
+    return task.ring.pack(task.ring.reduce(released)), record
 
 
 def round_sum(
@@ -66,7 +66,7 @@ def round_sum(
     """The exact sum, int64 `[length]`; refuses slots that no honest frames add up to."""
     total = decrypt_sum(plan, block, [header.seeds for header in headers], cipher)
     assert isinstance(total, np.ndarray)  # noqa: S101 - the safe form was asked for
-    if total[task.length :].any() or int(np.abs(total).max()) > len(headers) * task.bound:
+    if total[task.length :].any() or max(int(total.max()), -int(total.min())) > len(headers) * task.bound:
         raise RemoteProtocolError("a slot holds more than the clients' bounds allow: not an honest sum")
     return total[: task.length]
 
@@ -96,14 +96,18 @@ def decrypt_sum(
     Raises `RemoteProtocolError` when a slot is more than 10 deviations off an integer. `unsafe_approximate` gives the
     values before rounding instead, for experiments; no sum ever asks for them.
     """
-    values = cipher.decrypt(block, seeds)
+    chunks = cipher.decrypt(block, seeds)
     if unsafe_approximate:
-        return ApproximateSum(values)
-    rounded = np.rint(values)
+        return ApproximateSum(np.concatenate(list(chunks)))
     limit = REFUSE_DEVIATIONS * plan.noise_stddev(len(seeds))
-    worst = float(np.abs(values - rounded).max())
-    if not worst <= limit:
-        raise RemoteProtocolError(
-            f"a slot is {worst:.3g} off an integer, and {limit:.3g} is allowed: not an honest sum"
-        )
-    return rounded.astype(np.int64)
+    total = np.empty(plan.chunks * plan.degree, np.int64)
+    for at, values in enumerate(chunks):
+        rounded = np.rint(values)
+        total[at * plan.degree : (at + 1) * plan.degree] = rounded
+        off = values - rounded
+        worst = max(float(off.max()), -float(off.min()))
+        if not worst <= limit:
+            raise RemoteProtocolError(
+                f"a slot is {worst:.3g} off an integer, and {limit:.3g} is allowed: not an honest sum"
+            )
+    return total

@@ -36,7 +36,8 @@ def to_slots(values: Ints, degree: int) -> Slots:
     padded = np.zeros(chunks * degree)
     padded[: len(values)] = values
     halves = padded.reshape(chunks, 2, degree // 2)
-    slots: Slots = halves[:, 0] + 1j * halves[:, 1]
+    slots = np.empty((chunks, degree // 2), np.complex128)
+    slots.real, slots.imag = halves[:, 0], halves[:, 1]
     return slots
 
 
@@ -67,12 +68,13 @@ def add_block(total: Residues, block: bytes | memoryview, plan: CkksPlan) -> Non
         raise WireError(f"a c0 block has {plan.block_bytes} bytes, not {view.nbytes}")
     packed = np.frombuffer(view, _record(plan.residue_bytes))
     fields = _FIELDS[plan.residue_bytes]
-    parts = [_words(packed[at : at + _BLOCK], fields) for at in range(0, len(packed), _BLOCK)]
-    for at, words in zip(range(0, len(packed), _BLOCK), parts, strict=True):
+    for at in range(0, len(packed), _BLOCK):
+        words = _words(packed[at : at + _BLOCK], fields)
         if int(words.max()) >= plan.modulus:
+            for undo in range(0, at, _BLOCK):
+                total[undo : undo + _BLOCK] -= _words(packed[undo : undo + _BLOCK], fields)
             raise WireError(f"a residue from {at} on is not below the prime {plan.modulus}")
-    for at, words in zip(range(0, len(packed), _BLOCK), parts, strict=True):
-        np.add(total[at : at + len(words)], words, out=total[at : at + len(words)])
+        total[at : at + _BLOCK] += words
 
 
 def _words(packed: npt.NDArray[Any], fields: list[tuple[str, str, int]]) -> Residues:

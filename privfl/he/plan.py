@@ -127,8 +127,8 @@ class CkksPlan:
 
     @property
     def bytes_opened(self) -> int:
-        """What the opener sends back: the sum, densely packed in the task's ring, and a signature."""
-        return HEADER_BYTES + 8 + -(-self.length * self.bits // 8) + 64
+        """What the opener sends back: the sum as words of the task's ring, and a signature."""
+        return HEADER_BYTES + 8 + Ring(self.bits).packed_bytes(self.length) + 64
 
     def noise_stddev(self, clients: int | None = None) -> float:
         """The deviation, in integer units, of a slot's real or imaginary part in a sum of `clients` vectors.

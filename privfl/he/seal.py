@@ -18,7 +18,7 @@ import tempfile
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Self
@@ -69,26 +69,22 @@ class SealCipher:
         plain = self._seal.Plaintext()
         for chunk, slots in enumerate(to_slots(values, plan.degree)):
             parts.encoder.encode(slots.tolist(), plan.scale, plain)
-            residues[chunk], seed = parts.take_apart(self._encryptor.encrypt_symmetric(plain))
-            seeds.append(seed)
+            seeds.append(parts.take_apart(self._encryptor.encrypt_symmetric(plain), residues[chunk]))
         return residues.reshape(-1), b"".join(seeds)
 
-    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> npt.NDArray[np.float64]:
-        """Summed c0 residues and every client's seeds -> float64 `[chunks * degree]`: approximate values.
+    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> Iterator[npt.NDArray[np.float64]]:
+        """Summed c0 residues and every client's seeds -> float64 `[degree]`, chunk by chunk: approximate values.
 
         These are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
         """
         plan, parts = self._plan, self._parts
-        values = np.empty(plan.chunks * plan.degree)
         rows = total.reshape(plan.chunks, plan.degree)
         plain = self._seal.Plaintext()
-        for chunk in range(plan.chunks):
+        for chunk, row in enumerate(rows):
             at = chunk * SEED_BYTES
-            cipher = parts.put_together(rows[chunk], [bytes(own[at : at + SEED_BYTES]) for own in seeds], plan.scale)
+            cipher = parts.put_together(row, [bytes(own[at : at + SEED_BYTES]) for own in seeds], plan.scale)
             self._decryptor.decrypt(cipher, plain)
-            slots = np.fromiter(parts.encoder.decode_complex(plain), np.complex128, plan.degree // 2)
-            values[chunk * plan.degree : (chunk + 1) * plan.degree] = from_slots(slots)
-        return values
+            yield from_slots(np.fromiter(parts.encoder.decode_complex(plain), np.complex128, plan.degree // 2))
 
 
 class _Parameters:
@@ -110,6 +106,7 @@ class _Parameters:
         self._evaluator = seal.Evaluator(self.context)
         self._identity = np.array(self.context.first_parms_id(), np.uint64).tobytes()
         self._channel = _Channel()
+        self._buffer = ctypes.create_string_buffer(16 * degree + 4096)  # no secret passes here, only ciphertexts
         written = seal.Serialization.SEALHeader()
         self._version = (written.version_major, written.version_minor)
 
@@ -133,18 +130,23 @@ class _Parameters:
             channel.write(b"")
         return key
 
-    def take_apart(self, serializable: Any) -> tuple[Residues, bytes]:
-        """(c0, seed) of what SEAL's symmetric encryption returned."""
-        body = self._written(serializable)
-        end = _FIXED + 8 * self.degree
-        return np.frombuffer(body, np.uint64, self.degree, _FIXED), body[end + _GENERATOR :]
+    def take_apart(self, serializable: Any, out: Residues) -> bytes:
+        """Write the c0 of what SEAL's symmetric encryption returned to `out`, and return the seed of its c1."""
+        end = _FIXED + 8 * self.degree + _GENERATOR
+        with self._channel:
+            body = self._written(serializable)
+            out[:] = np.frombuffer(body, np.uint64, self.degree, _FIXED)
+            return bytes(body[end:])
 
     def put_together(self, block: Residues, seeds: Sequence[bytes], scale: float) -> Any:
         """The SEAL ciphertext (block, sum of what the seeds expand to)."""
         with self._channel as channel:
-            total, other = self.seal.Ciphertext(self.context), self.seal.Ciphertext(self.context)
+            total = self.seal.Ciphertext(self.context)
             channel.write(self._form(block.tobytes(), seeds[0], scale))
             total.load(self.context, channel.path)
+            if len(seeds) == 1:
+                return total
+            other = self.seal.Ciphertext(self.context)
             channel.write(self._form(bytes(8 * self.degree), seeds[0], scale))
             for seed in seeds[1:]:
                 channel.patch(seed)  # the seed is the end of the file; the rest stays
@@ -170,13 +172,15 @@ class _Parameters:
         plain = self.seal.Plaintext()
         self.encoder.encode(to_slots(values, self.degree)[0].tolist(), 2.0**16, plain)
         fresh = self.seal.Encryptor(self.context, key).encrypt_symmetric(plain)
-        body = self._written(fresh)
+        with self._channel:
+            body = bytes(self._written(fresh))
         end = _FIXED + 8 * self.degree
         if len(body) != end + _GENERATOR + SEED_BYTES or body[:_FIXED] != self._front(2.0**16):
             raise ValueError("another layout")
         if body[end : end + _GENERATOR] != self._generator():
             raise ValueError("another generator")
-        block, seed = self.take_apart(fresh)
+        block = np.empty(self.degree, np.uint64)
+        seed = self.take_apart(fresh, block)
         cipher = self.put_together(block, [seed], 2.0**16)
         self.seal.Decryptor(self.context, key).decrypt(cipher, plain)
         slots = np.array(self.encoder.decode_complex(plain))
@@ -204,14 +208,14 @@ class _Parameters:
     def _header(self, size: int) -> bytes:
         return _OUTER.pack(_MAGIC, _OUTER.size, *self._version, 0, 0, size)
 
-    def _written(self, thing: Any) -> bytes:
-        with self._channel as channel:
-            thing.save(channel.path)
-            raw = channel.read()
+    def _written(self, thing: Any) -> memoryview:
+        """What SEAL writes, inflated; good until the next exchange, and only within the channel's lock."""
+        thing.save(self._channel.path)
+        raw = self._channel.read()
         magic, header, _, _, compression, _, size = _OUTER.unpack_from(raw)
         if magic != _MAGIC or header != _OUTER.size or size != len(raw):
             raise ValueError("not a SEAL header")
-        return _inflate(compression, raw[header:], 16 * self.degree + 4096)
+        return _inflate(compression, raw, header, self._buffer)
 
 
 class _Channel:
@@ -275,17 +279,20 @@ def _unknown_layout() -> str:
     return "this TenSEAL lays out or draws ciphertexts in a way that privfl does not know: use tenseal 0.3.15 to 0.3.18"
 
 
-def _inflate(compression: int, data: bytes, limit: int) -> bytes:
-    """What SEAL compressed: 0 not at all, 1 with zlib, 2 with Zstandard."""
+Buffer = ctypes.Array[ctypes.c_char]
+
+
+def _inflate(compression: int, raw: bytes, header: int, buffer: Buffer) -> memoryview:
+    """What SEAL compressed after a header, in a scratch buffer: 0 not at all, 1 with zlib, 2 with Zstandard."""
     if compression == 0:
-        return data
+        return memoryview(raw)[header:]
     if compression == 1:
-        return zlib.decompress(data)
-    return _zstandard()(data, limit)
+        return memoryview(zlib.decompress(raw[header:]))
+    return _zstandard()(raw[header:], buffer)
 
 
 @lru_cache(maxsize=1)
-def _zstandard() -> Callable[[bytes, int], bytes]:
+def _zstandard() -> Callable[[bytes, Buffer], memoryview]:
     """A Zstandard decoder: the one inside TenSEAL's own library, or Python's or the zstandard package's."""
     library = ctypes.CDLL(importlib.import_module("_sealapi_cpp").__file__)
     try:
@@ -295,21 +302,20 @@ def _zstandard() -> Callable[[bytes, int], bytes]:
     decode.restype = ctypes.c_size_t
     decode.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
-    def inflate(data: bytes, limit: int) -> bytes:
-        buffer = ctypes.create_string_buffer(limit)
-        size = decode(buffer, limit, data, len(data))
-        if size > limit:  # error codes are huge
+    def inflate(data: bytes, buffer: Buffer) -> memoryview:
+        size = decode(buffer, len(buffer), data, len(data))
+        if size > len(buffer):  # error codes are huge
             raise ValueError("not a Zstandard frame")
-        return ctypes.string_at(buffer, size)
+        return memoryview(buffer).cast("B")[:size]
 
     return inflate
 
 
-def _packaged_zstandard() -> Callable[[bytes, int], bytes]:
+def _packaged_zstandard() -> Callable[[bytes, Buffer], memoryview]:
     for name in ("compression.zstd", "zstandard"):
         try:
             module = importlib.import_module(name)
         except ImportError:
             continue
-        return lambda data, limit: bytes(module.decompress(data))
+        return lambda data, buffer: memoryview(module.decompress(data))
     raise MissingExtra("zstandard", "he")

@@ -250,7 +250,7 @@ class CkksServer:
         record = transcript(terms.digest, [self._headers[client] for client in sorted(self._headers)])
         key = terms.directory.verify_key(sender)
         key.verify(message.signature, "ckks-sum opened", terms.digest, record, digest(message.total), sender=sender)
-        words = terms.task.ring.unpack(message.total, terms.task.length, dense=True)
+        words = terms.task.ring.unpack(message.total, terms.task.length)
         survivors = frozenset(self._headers)
         blamed = MappingProxyType(dict(self._blamed))
         self._result = SumResult(terms.task.ring.center(words), survivors, record, blamed, CAVEATS)

@@ -26,9 +26,9 @@ from privfl.he.plan import CkksPlan
 from privfl.wire import ClientId
 
 _TAGS: Final = 2
-_LIMB_BITS: Final = 20
-_LIMBS: Final = 3
-_ROWS: Final = 32  # chunks a pass
+_DATA_BITS: Final = 24
+_WEIGHT_BITS: Final = 17
+_ROWS: Final = 8  # chunks a pass: 256 KiB stay in the cache
 
 Reals = npt.NDArray[np.float64]
 
@@ -41,26 +41,25 @@ class Tagger:
         self._pads = derive(session_key, "ckks-sum tag pads", task)
         weights = self._draw(derive(session_key, "ckks-sum tag weights", task), _TAGS * (plan.degree + plan.chunks))
         inner = weights[: _TAGS * plan.degree].reshape(_TAGS, plan.degree)
-        # float64 matrix products of 20-bit limbs over at most 8192 entries stay below 2^53, and so are exact.
-        self._inner = np.concatenate([_limbs(row) for row in inner]).T.copy()
+        # Matrix products of 24-bit by 17-bit limbs over at most 4096 entries stay below 2^53: float64 is exact.
+        self._inner = np.concatenate([_limbs(row, _WEIGHT_BITS, plan.prime_bits) for row in inner]).T.copy()
         self._outer = weights[_TAGS * plan.degree :].reshape(_TAGS, plan.chunks)
 
     def block(self, residues: Residues) -> tuple[int, ...]:
         """The tag of one block of reduced residues, without any pad."""
-        q = self._plan.modulus
-        rows = residues.reshape(self._plan.chunks, self._plan.degree)
+        q, chunks = self._plan.modulus, self._plan.chunks
+        rows = residues.reshape(chunks, self._plan.degree)
         totals = [0] * _TAGS
-        for at in range(0, len(rows), _ROWS):
-            part = rows[at : at + _ROWS]
-            products = [_limb(part, limb) @ self._inner for limb in range(_LIMBS)]
-            for k in range(len(part)):
-                for tag in range(_TAGS):
+        for at in range(0, chunks, _ROWS):
+            products = _limbs(rows[at : at + _ROWS], _DATA_BITS, self._plan.prime_bits) @ self._inner
+            for tag, columns in enumerate(np.split(products, _TAGS, axis=2)):
+                for row, weight in enumerate(self._outer[tag, at : at + _ROWS]):
                     inner = sum(
-                        int(products[i][k, tag * _LIMBS + j]) << _LIMB_BITS * (i + j)
-                        for i in range(_LIMBS)
-                        for j in range(_LIMBS)
+                        int(product) << (_DATA_BITS * i + _WEIGHT_BITS * j)
+                        for i, line in enumerate(columns[:, row])
+                        for j, product in enumerate(line)
                     )
-                    totals[tag] = (totals[tag] + int(self._outer[tag, at + k]) * inner) % q
+                    totals[tag] = (totals[tag] + int(weight) * inner) % q
         return tuple(totals)
 
     def sign(self, residues: Residues, sender: ClientId) -> bytes:
@@ -86,10 +85,10 @@ class Tagger:
         return np.where(words >= self._plan.modulus, words - np.uint64(self._plan.modulus), words)
 
 
-def _limb(words: Residues, index: int) -> Reals:
-    mask = np.uint64((1 << _LIMB_BITS) - 1)
-    return ((words >> np.uint64(_LIMB_BITS * index)) & mask).astype(np.float64)
-
-
-def _limbs(words: Residues) -> Reals:
-    return np.stack([_limb(words, index) for index in range(_LIMBS)])
+def _limbs(words: Residues, bits: int, whole: int) -> Reals:
+    """uint64 `[...]` -> float64 `[limbs, ...]`, least significant limb first."""
+    mask = np.uint64((1 << bits) - 1)
+    limbs = np.empty((-(-whole // bits), *words.shape))
+    for index, limb in enumerate(limbs):
+        limb[...] = (words >> np.uint64(bits * index)) & mask
+    return limbs
