@@ -17,7 +17,7 @@ from privfl.crypto.identity import (
 )
 from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, derive, framed
 from privfl.crypto.keystream import CHUNK_BYTES, add_keystreams
-from privfl.crypto.sealed import SEAL_OVERHEAD, seal, unseal
+from privfl.crypto.sealed import SEAL_OVERHEAD, TAG_BYTES, seal, tag, unseal
 from privfl.crypto.shamir import PRIME, SHARE_BYTES, Combiner, share_from_bytes, share_to_bytes, split
 from privfl.crypto.signing import SIGNATURE_BYTES, SigningKey, VerifyKey
 
@@ -29,6 +29,7 @@ __all__ = [
     "SEAL_OVERHEAD",
     "SHARE_BYTES",
     "SIGNATURE_BYTES",
+    "TAG_BYTES",
     "AgreementKey",
     "Combiner",
     "Credentials",
@@ -48,5 +49,6 @@ __all__ = [
     "share_from_bytes",
     "share_to_bytes",
     "split",
+    "tag",
     "unseal",
 ]

@@ -9,7 +9,8 @@ derive() are those of privfl/crypto/kdf.py.
     box              derive(X25519(box keys),   "masked-sum box",           session, roster, from, to)
                      associated data            framed(session, "ShareKeys", from, to)
     seed hash        SHA-256(framed("privfl/1 masked-sum seed hash", session, roster, id, seed))
-    input check      SHA-256(framed("privfl/1 masked-sum input", session, roster, id, values))
+    input check      AES-256-GCM tag of the packed values as associated data, empty text, nonce of zeros, under
+                     derive(roster,             "masked-sum input",         session, id)
     ring             derive(roster,             "masked-sum ring",          session)
     advertisement    Ed25519 over framed("privfl/1 masked-sum advertise", session, id, keys)
     consistency      Ed25519 over framed("privfl/1 masked-sum survivors", session, roster, id, bitmap)
@@ -25,7 +26,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.crypto import PROTOCOL_LABEL, AgreementKey, derive, framed
+from privfl.crypto import PROTOCOL_LABEL, AgreementKey, derive, framed, tag
 from privfl.secagg.messages import Bitmap
 from privfl.wire import ClientId
 
@@ -66,7 +67,7 @@ class RosterKeys:
 
     def input_check(self, client: ClientId, values: bytes | memoryview) -> bytes:
         """What an upload is checked against. It catches damage, not lies: a client may sum whatever it likes."""
-        return _hash("masked-sum input", self.session, self.roster, id_bytes(client), values)
+        return tag(derive(self.roster, "masked-sum input", self.session, id_bytes(client)), values)
 
     def box(self, shared: bytes, sender: ClientId, receiver: ClientId) -> bytes:
         """The key of the one box from `sender` to `receiver`; `shared` is the agreed secret of their box keys."""
@@ -92,9 +93,5 @@ class RosterKeys:
         return derive(secret, label, self.session, self.roster, *parts)
 
 
-def _hash(label: str, *parts: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(framed((PROTOCOL_LABEL + label).encode("ascii")))
-    for part in parts:  # framed(), without a copy of a long part
-        digest.update(len(part).to_bytes(4, "little"))
-        digest.update(part)
-    return digest.digest()
+def _hash(label: str, *parts: bytes) -> bytes:
+    return hashlib.sha256(framed((PROTOCOL_LABEL + label).encode("ascii"), *parts)).digest()

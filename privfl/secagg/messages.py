@@ -10,7 +10,7 @@ Up is client to server, down is server to client. A *place* is an index into the
     0x0203  ShareKeys      up    seed_hash 32; boxes: blob, one box of 94 bytes for each neighbor, increasing
     0x0204  Boxes          down  sharers: bitmap over places; boxes: blob, the box from each neighbor that shared,
                                increasing
-    0x0205  MaskedInput    up    check 32; values: blob, the masked vector, packed
+    0x0205  MaskedInput    up    check 16; values: blob, the masked vector, packed
     0x0206  Survivors      down  survivors: bitmap over places
     0x0207  ConsistencyCheck up  signature 64
     0x0208  Signatures     down  signers: bitmap over the receiver's neighbors; signatures: blob, 64 bytes for each
@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from privfl.crypto import SEAL_OVERHEAD, SHARE_BYTES, SIGNATURE_BYTES
+from privfl.crypto import SEAL_OVERHEAD, SHARE_BYTES, SIGNATURE_BYTES, TAG_BYTES
 from privfl.errors import WireError
 from privfl.sums.base import MAX_CLIENTS
 from privfl.wire import U32, Blob, Fixed, Message, Reader, wired
@@ -129,10 +129,10 @@ class Boxes(Message):
 
 @dataclass(frozen=True, slots=True)
 class MaskedInput(Message):
-    """A client's vector under all its masks, and a hash that tells a damaged upload from a whole one."""
+    """A client's vector under all its masks, and a tag that tells a damaged upload from a whole one."""
 
     KIND: ClassVar[int] = 0x0205
-    check: bytes = wired(Fixed(HASH_BYTES))
+    check: bytes = wired(Fixed(TAG_BYTES))
     values: Bytes = wired(Blob(1 << 35))
 
 

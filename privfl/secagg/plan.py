@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.crypto import SHARE_BYTES, SIGNATURE_BYTES, AgreementKey, SigningKey, add_keystreams
+from privfl.crypto import SHARE_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, SigningKey, add_keystreams
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 from privfl.secagg.messages import BOX_BYTES, HASH_BYTES, KEYS_BYTES
@@ -155,7 +155,7 @@ def _bytes(clients: int, degree: int, holders: int, signed: bool, vector: int) -
     up = [
         KEYS_BYTES + _LENGTH + signature,
         HASH_BYTES + _LENGTH + BOX_BYTES * degree,
-        HASH_BYTES + _LENGTH + vector,
+        TAG_BYTES + _LENGTH + vector,
         _bitmap(holders) + _LENGTH + SHARE_BYTES * holders,
     ]
     down = [

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
-from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, AgreementKey, KeyDirectory
+from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, KeyDirectory
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
 from privfl.secagg.graph import Graph
 from privfl.secagg.machine import SERVER_CLOSED, server_table
 from privfl.secagg.messages import (
     BOX_BYTES,
-    HASH_BYTES,
     KEYS_BYTES,
     AdvertiseKeys,
     Bitmap,
@@ -285,7 +284,7 @@ class MaskedServer:
         """A bound on an honest message of this kind, so that nothing larger is even parsed."""
         task = self._terms.task
         if kind is MaskedInput:
-            return HEADER_BYTES + HASH_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)
+            return HEADER_BYTES + TAG_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)
         return HEADER_BYTES + 128 + BOX_BYTES * len(task.clients)
 
 

@@ -22,6 +22,7 @@ from privfl.crypto import (
     derive,
     framed,
     seal,
+    tag,
     unseal,
 )
 from privfl.errors import ConfigError, RemoteProtocolError
@@ -185,3 +186,14 @@ def test_mask_streams_refuse_what_they_cannot_fill() -> None:
         add_keystreams(np.zeros(4, "<u4"), [bytes(16)])
     with pytest.raises(ConfigError, match="threads"):
         add_keystreams(np.zeros(4, "<u4"), [KEY], threads=0)
+
+
+def test_a_tag_tells_every_byte_and_key() -> None:
+    data = bytes(range(100))
+    assert len(tag(KEY, data)) == 16
+    others = {tag(KEY, data[:i] + b"\xff" + data[i + 1 :]) for i in range(100)} | {
+        tag(KEY, data[:-1]),
+        tag(bytes(32), data),
+    }
+    assert len(others) == 102
+    assert tag(KEY, memoryview(data)) == tag(KEY, data) not in others
