@@ -1,11 +1,21 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
-from privfl.dp.accounting import Accountant, Budget, what_if
+from privfl.dp.accounting import Accountant, Budget
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
 from privfl.dp.discrete_gaussian import discrete_gaussian
-from privfl.dp.ledger import Ledger, Token
+from privfl.dp.ledger import Ledger, Token, combined
 from privfl.dp.mechanism import Mechanism, NoisePlan
+from privfl.dp.questions import (
+    Plan,
+    calibrate,
+    default_delta,
+    least_population,
+    most_rounds,
+    over_delta,
+    over_rounds,
+    what_if,
+)
 from privfl.dp.release import Release
 from privfl.dp.report import EpsilonReport, format_epsilon
 from privfl.dp.sampler import rounded_gaussian, seeded_entropy
@@ -37,6 +47,7 @@ __all__ = [
     "Mechanism",
     "NoisePlan",
     "Observer",
+    "Plan",
     "Poisson",
     "PrivacyUnit",
     "Release",
@@ -44,10 +55,17 @@ __all__ = [
     "Segment",
     "Token",
     "TruncatedPoisson",
+    "calibrate",
+    "combined",
+    "default_delta",
     "discrete_gaussian",
     "format_epsilon",
     "l1_bound",
+    "least_population",
+    "most_rounds",
     "norm_bound",
+    "over_delta",
+    "over_rounds",
     "rounded_gaussian",
     "seeded_entropy",
     "skellam",

@@ -8,7 +8,6 @@ the next refinement would change little, and a slack for the rounding of the Fou
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.events import EVERYONE, Event, Profile, exposure, gaussian_event
+from privfl.dp.events import EVERYONE, Event, Profile, exposure
 from privfl.dp.gaussian import gaussian_epsilon
 from privfl.dp.profiles import fixed_size_delta, profile_reach
 from privfl.dp.rdp import NAME as RDP
@@ -24,7 +23,6 @@ from privfl.dp.rdp import rdp_epsilon
 from privfl.dp.release import Release
 from privfl.dp.report import EpsilonReport
 from privfl.dp.unit import (
-    CLIENT_UNIT,
     Everyone,
     FixedSize,
     Observer,
@@ -32,7 +30,6 @@ from privfl.dp.unit import (
     PrivacyUnit,
     Sampling,
     TruncatedPoisson,
-    check_count,
     check_delta,
     check_positive,
 )
@@ -76,9 +73,9 @@ class Accountant:
     def report(self, releases: Sequence[Release], *, cross_checks: bool = True) -> EpsilonReport:
         """The full statement about these releases."""
         epsilon, accountant, reason, worst = self._worst(releases, quick=False)
-        unit = _as_seen(self.unit, self.observer)
-        caveats = [reason] if reason else [_DROPOUTS, *_caveats(releases, self.observer)]
-        checks = _cross_checks(worst, unit, self.delta) if cross_checks and worst is not None else {}
+        unit = as_seen(self.unit, self.observer)
+        caveats = [reason] if reason else [DROPOUTS, *_caveats(releases, self.observer)]
+        checks = cross_figures(worst, unit, self.delta) if cross_checks and worst is not None else {}
         return EpsilonReport(
             epsilon,
             self.delta,
@@ -104,13 +101,15 @@ class Accountant:
             return math.inf, "none", seen.unbounded, None
         worst, accountant, profile = 0.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
-            epsilon, name = compose(candidate, _as_seen(self.unit, self.observer), self.delta, quick=quick)
+            epsilon, name = compose(
+                candidate, as_seen(self.unit, self.observer), self.delta, observer=self.observer, quick=quick
+            )
             if epsilon >= worst:
                 worst, accountant, profile = epsilon, name, candidate
         return worst, accountant, "", profile
 
 
-_DROPOUTS: Final = "assumes that who drops out does not depend on the data"
+DROPOUTS: Final = "assumes that who drops out does not depend on the data"
 
 
 class Budget:
@@ -143,55 +142,23 @@ class Budget:
         return epsilon
 
 
-def what_if(
-    *,
-    sampling: Sampling,
-    noise_multiplier: float,
-    rounds: int,
+def compose(
+    profile: Mapping[Event, int],
+    unit: PrivacyUnit,
     delta: float,
-    unit: PrivacyUnit = CLIENT_UNIT,
+    *,
     observer: Observer = "outsider",
-    cross_checks: bool = True,
-) -> EpsilonReport:
-    """Epsilon of `rounds` equal releases of central Gaussian noise, before anything was run.
-
-    Observers who know the cohorts get no amplification; for them the unit is one that takes part in every round.
-    """
-    check_count("rounds", rounds)
-    check_delta(delta)
-    check_positive("noise_multiplier", noise_multiplier)
-    known = sampling if observer == "outsider" else EVERYONE
-    profile: Profile = Counter({gaussian_event(float(noise_multiplier), known): rounds})
-    seen = _as_seen(unit, observer)
-    epsilon, accountant = compose(profile, seen, delta)
-    caveats = [_DROPOUTS]
-    if observer != "outsider":
-        caveats.append(f"for a {unit.level} that takes part in every round, seen by one who adds no noise itself")
-    if isinstance(sampling, FixedSize) and unit.adjacency == "zero_out" and observer == "outsider":
-        caveats.append(_ZERO_IS_REPLACE)
-    return EpsilonReport(
-        epsilon,
-        delta,
-        accountant,
-        seen,
-        known.describe(),
-        observer,
-        rounds,
-        cross_checks=_cross_checks(profile, seen, delta) if cross_checks else {},
-        caveats=tuple(caveats),
-    )
-
-
-_ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
-
-
-def compose(profile: Profile, unit: PrivacyUnit, delta: float, *, quick: bool = False) -> tuple[float, str]:
+    quick: bool = False,
+) -> tuple[float, str]:
     """Epsilon at `delta` of a composition of events under `unit`, and the accountant's name.
 
-    Raises `UnsupportedRelease` for an event that no accountant here can judge under this adjacency.
+    Raises `UnsupportedRelease` for an event that no accountant here can judge under this adjacency, and for
+    amplification by sampling against an observer who knows the cohorts.
     """
     check_delta(delta)
     for event in profile:
+        if observer != "outsider" and not isinstance(event.sampling, Everyone):
+            raise UnsupportedRelease(f"the {observer} knows who took part: there is no amplification by sampling")
         _check_event(event, unit)
     return _compose(frozenset(profile.items()), unit, delta, quick)
 
@@ -233,7 +200,7 @@ def _on_grid(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyU
     return total
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> Any:
     """The privacy loss distribution of one event on a grid, pessimistic."""
     pld = _library().pld.privacy_loss_distribution
@@ -289,7 +256,7 @@ def _check_event(event: Event, unit: PrivacyUnit) -> None:
         raise UnsupportedRelease("truncated Poisson sampling is judged under add_remove and zero_out only")
 
 
-def _as_seen(unit: PrivacyUnit, observer: Observer) -> PrivacyUnit:
+def as_seen(unit: PrivacyUnit, observer: Observer) -> PrivacyUnit:
     """Whoever knows the cohort cannot be told that a unit was absent: add_remove becomes zero_out."""
     if observer != "outsider" and unit.adjacency == "add_remove":
         return PrivacyUnit(unit.level, "zero_out")
@@ -311,7 +278,7 @@ def _sampling_in_words(releases: Sequence[Release], observer: Observer) -> str:
     return "; ".join(dict.fromkeys(r.sampling.describe() for r in releases)) or "no round"
 
 
-def _cross_checks(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
+def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
     """RDP's figure where dp-accounting's RDP accountant can be trusted: never under replace_one."""
     if unit.adjacency == "replace_one" or not profile:
         return {}

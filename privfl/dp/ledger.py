@@ -8,13 +8,13 @@ Specification and vectors: protocols/privacy-ledger.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from privfl.dp.release import Release
 from privfl.dp.unit import PrivacyUnit, check_choice
-from privfl.errors import ConfigError, PrivacyError, StateError
+from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
 from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
 
 VERSION: Final = 1
@@ -82,6 +82,9 @@ class Ledger:
 
     def charged(self, release: Release) -> bool:
         """Whether this opening of this round and attempt is charged already."""
+        for other in self._releases.values():
+            if other.round == release.round and not _same_draw(other, release):
+                raise PrivacyError(f"round {release.round}: a cohort that was drawn is never redrawn for a retry")
         key = (release.round, release.attempt, release.opening)
         return any((r.round, r.attempt, r.opening) == key for r in self._releases.values())
 
@@ -179,6 +182,30 @@ class Ledger:
             del self._open[record["token"]], self._releases[record["token"]]
         else:
             raise StateError(f"ledger line {number}: unknown type {kind!r}")
+
+
+def combined(ledgers: Iterable[Ledger]) -> Ledger:
+    """All releases of several ledgers of one unit, as one in memory; rounds are renumbered apart.
+
+    Raises `UnsupportedRelease` for ledgers of different units: their figures do not add up to one number.
+    """
+    parts = list(ledgers)
+    if len({part.unit for part in parts}) != 1:
+        raise UnsupportedRelease("ledgers of different units, or of none, do not add up to one number")
+    whole, offset = Ledger(parts[0].unit), 0
+    for part in parts:
+        for release in part.releases:
+            whole.reserve(replace(release, round=release.round + offset))
+        offset += 1 + max((release.round for release in part.releases), default=-1)
+    return whole
+
+
+def _same_draw(one: Release, other: Release) -> bool:
+    """Whether two releases of a round can come from one draw: one cohort within the other's, where both are known."""
+    if one.participants is None or other.participants is None:
+        return True
+    mine, theirs = set(one.participants), set(other.participants)
+    return mine <= theirs or theirs <= mine
 
 
 class _Memory:

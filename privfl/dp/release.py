@@ -18,7 +18,7 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.wire import SERVER, ClientId
 
 Placement = Literal["none", "central", "distributed", "local"]
-Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian"]
+Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian"]
 ServerView = Literal["vectors", "sum", "ciphertexts"]
 
 PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
@@ -78,6 +78,8 @@ class Release:
             if self.declared_stddev != 0 or self.realised_stddev != 0:
                 raise ConfigError("a release without noise declares a deviation of 0")
             return
+        if self.law == "float_gaussian" and self.secure:
+            raise ConfigError("floating-point noise is not secure: its low bits tell the sum")
         check_positive("declared_stddev", self.declared_stddev)
         check_positive("realised_stddev", self.realised_stddev)
         if self.realised_stddev < self.declared_stddev:

@@ -1,0 +1,39 @@
+"""What a run that claims privacy must not do beside its noise, as checks that a configuration calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from privfl.dp.blocks import Segment
+from privfl.errors import PrivacyError
+
+
+def check_weighting(weighting: Literal["uniform", "examples"], bound: float | None) -> None:
+    """Raise `PrivacyError` for weights by example count without a finite bound, which would unbound the sensitivity.
+
+    With `bound`, a client's weight is min(examples, bound)/bound, so that its contribution stays within the clip.
+    """
+    if weighting == "examples" and (bound is None or not math.isfinite(bound) or bound <= 0):
+        raise PrivacyError(f"weights by example count need a finite bound, not {bound!r}; or use uniform weights")
+
+
+def check_denominator(denominator: float | None) -> None:
+    """Raise `PrivacyError` unless the mean's denominator is a public, fixed positive number.
+
+    None stands for the number of survivors or examples, which depends on who takes part.
+    """
+    if denominator is None or not math.isfinite(denominator) or denominator <= 0:
+        raise PrivacyError(f"a private mean has a public, fixed denominator, not {denominator!r}")
+
+
+def check_metrics(metrics: Iterable[str], segments: Sequence[Segment]) -> None:
+    """Raise `PrivacyError` for a metric over private data that is not a noised block of the ledgered vector."""
+    covered = {segment.name for segment in segments}
+    for name in metrics:
+        if name not in covered:
+            raise PrivacyError(
+                f"metric {name!r} would be released outside the ledger: make it a noised block of the vector, or "
+                "compute it on public data"
+            )

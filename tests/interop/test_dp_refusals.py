@@ -1,0 +1,209 @@
+"""What is refused with a typed error and no epsilon: one test each."""
+
+import math
+
+import numpy as np
+import pytest
+
+from privfl.dp import (
+    Accountant,
+    Everyone,
+    FixedSize,
+    FlatClip,
+    Ledger,
+    Mechanism,
+    Poisson,
+    PrivacyUnit,
+    Release,
+    Segment,
+    TruncatedPoisson,
+    combined,
+    what_if,
+)
+from privfl.dp.accounting import compose
+from privfl.dp.contract import check_denominator, check_metrics, check_weighting
+from privfl.dp.events import gaussian_event
+from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
+
+UNIT = PrivacyUnit()
+DELTA = 1e-5
+
+
+POISSON = Poisson(0.1)
+
+
+def release(round=0, sampling=POISSON, **changes):
+    base = {
+        "round": round,
+        "placement": "central",
+        "law": "rounded_gaussian",
+        "secure": True,
+        "declared_stddev": 1024.0,
+        "realised_stddev": 1024.0,
+        "norm_bound": 1024.0,
+        "sampling": sampling,
+        "server_sees": "sum",
+        "participants": (1, 2, 3),
+    }
+    return Release(**{**base, **changes})
+
+
+def test_amplification_for_a_cohort_that_was_not_poisson_sampled():
+    # The same cohort in a further attempt must be the same: under Poisson sampling a cohort is never redrawn.
+    ledger = Ledger(UNIT)
+    ledger.reserve(release())
+    with pytest.raises(PrivacyError, match="never redrawn"):
+        ledger.reserve(release(attempt=1, participants=(4, 5)))
+    # One draw has one sampling, and no more take part than were drawn.
+    for bad in (release(attempt=1, sampling=Everyone()),):
+        with pytest.raises(UnsupportedRelease):
+            Accountant(UNIT, DELTA).report([release(), bad])
+    for sampling in (FixedSize(2, 100), TruncatedPoisson(0.1, 2, 100)):
+        with pytest.raises(UnsupportedRelease):
+            Accountant(PrivacyUnit("client", "zero_out"), DELTA).report([release(sampling=sampling)])
+
+
+@pytest.mark.parametrize("observer", ["participant", "server", "key_holder"])
+def test_amplification_against_an_observer_who_knows_the_cohort(observer):
+    with pytest.raises(UnsupportedRelease, match="knows who took part"):
+        compose({gaussian_event(1.0, Poisson(0.1)): 1}, UNIT, DELTA, observer=observer)
+    assert what_if(sampling=Poisson(0.1), noise_multiplier=1, rounds=1, delta=DELTA, observer=observer).epsilon > 4.37
+
+
+@pytest.mark.parametrize("bound", [None, math.inf, math.nan, 0.0])
+def test_unbounded_example_count_weights(bound):
+    check_weighting("uniform", None)
+    check_weighting("examples", 10.0)
+    with pytest.raises(PrivacyError, match="bound"):
+        check_weighting("examples", bound)
+
+
+@pytest.mark.parametrize("denominator", [None, math.nan, 0.0, -3.0])
+def test_data_dependent_denominators(denominator):
+    check_denominator(100.0)
+    with pytest.raises(PrivacyError, match="denominator"):
+        check_denominator(denominator)
+
+
+def test_surviving_noise_below_declared():
+    # z = 10 over 100 rounds is 4.377 at declared noise; with a fifth of the shares lost it would be 4.983.
+    with pytest.raises(PrivacyError, match="surviving noise"):
+        release(declared_stddev=10240.0, realised_stddev=10240.0 * math.sqrt(0.8))
+    honest = [
+        release(i, Everyone(), declared_stddev=1e4 * math.sqrt(0.8), realised_stddev=1e4, norm_bound=1e3)
+        for i in range(100)
+    ]
+    assert Accountant(UNIT, DELTA).report(honest).epsilon == pytest.approx(4.983, abs=1e-3)
+
+
+@pytest.mark.parametrize("noise", [math.nan, 0.0, -1.0, math.inf])
+def test_noise_that_is_none(noise):
+    for make in (
+        lambda: release(declared_stddev=noise, realised_stddev=noise),
+        lambda: Mechanism("central", noise),
+        lambda: what_if(sampling=Everyone(), noise_multiplier=noise, rounds=1, delta=DELTA),
+    ):
+        with pytest.raises(ConfigError):
+            make()
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, math.inf])
+def test_delta_outside_the_unit_interval(delta):
+    with pytest.raises(ConfigError, match="delta"):
+        Accountant(UNIT, delta)
+    with pytest.raises(ConfigError, match="delta"):
+        what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=delta)
+
+
+def test_a_delta_that_the_transforms_do_not_resolve():
+    with pytest.raises(UnsupportedRelease, match="does not resolve"):
+        what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, delta=1e-14)
+    assert what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=1e-14, cross_checks=False).epsilon > 7
+
+
+def test_replace_one_through_an_rdp_event():
+    skellam = release(placement="distributed", law="skellam", l1_bound=1024.0)
+    with pytest.raises(UnsupportedRelease):
+        Accountant(PrivacyUnit("client", "replace_one"), DELTA).report([skellam])
+    report = what_if(
+        sampling=Poisson(0.1), noise_multiplier=1, rounds=1, delta=DELTA, unit=PrivacyUnit("client", "replace_one")
+    )
+    assert report.cross_checks == {}
+
+
+def test_fixed_size_and_truncated_sampling_outside_their_adjacency():
+    with pytest.raises(UnsupportedRelease, match="add_remove"):
+        what_if(sampling=FixedSize(10, 100), noise_multiplier=1.0, rounds=1, delta=DELTA)
+    with pytest.raises(UnsupportedRelease, match="truncated"):
+        what_if(
+            sampling=TruncatedPoisson(0.1, 20, 100),
+            noise_multiplier=1.0,
+            rounds=1,
+            delta=DELTA,
+            unit=PrivacyUnit("client", "replace_one"),
+        )
+
+
+def test_a_run_resumed_under_another_unit(tmp_path):
+    Ledger(UNIT, tmp_path / "ledger").reserve(release())
+    with pytest.raises(StateError, match="cannot be continued"):
+        Ledger(PrivacyUnit("sample"), tmp_path / "ledger")
+
+
+def test_sample_and_client_level_in_one_number():
+    client, sample = Ledger(UNIT), Ledger(PrivacyUnit("sample"))
+    client.reserve(release())
+    sample.reserve(release(1))
+    assert len(combined([client, client]).releases) == 2
+    with pytest.raises(UnsupportedRelease, match="one number"):
+        combined([client, sample])
+    with pytest.raises(UnsupportedRelease, match="one number"):
+        combined([client, Ledger(PrivacyUnit("client", "zero_out"))])
+
+
+def test_metrics_outside_the_ledger():
+    segments = (Segment("update", 10, 1.0, 1.0), Segment("loss", 1, 1.0, 1.0))
+    check_metrics(["loss"], segments)
+    with pytest.raises(PrivacyError, match="accuracy"):
+        check_metrics(["loss", "accuracy"], segments)
+
+
+@pytest.mark.parametrize("law", ["rounded_gaussian", "float_gaussian"])
+def test_a_claim_over_seeded_or_floating_point_noise(law):
+    seeded = release(secure=False, law=law)
+    with pytest.raises(UnsupportedRelease, match="seeded or floating-point"):
+        Accountant(UNIT, DELTA).report([seeded])
+    report = Accountant(UNIT, DELTA, assume_secure_noise=True).report([seeded])
+    assert str(report).startswith("epsilon if the noise were secure ")
+    assert "epsilon" not in report.as_dict()
+    assert "were secure" in report.sentence
+    with pytest.raises(ConfigError, match="floating-point"):
+        release(law="float_gaussian")
+
+
+def test_two_openings_of_one_sum():
+    ledger = Ledger(UNIT)
+    ledger.reserve(release())
+    with pytest.raises(PrivacyError, match="charged already"):
+        ledger.reserve(release())
+
+
+def test_a_client_whose_update_is_not_finite_contributes_zeros():
+    update = np.ones(10)
+    update[7] = np.nan
+    clipped = FlatClip(1.0)(update)
+    assert not clipped.finite
+    assert not clipped.vector.any()
+
+
+def test_whoever_sees_a_sum_before_its_noise_gets_infinity():
+    for sees, observer in (("sum", "server"), ("vectors", "server"), ("ciphertexts", "key_holder")):
+        report = Accountant(UNIT, DELTA, observer=observer).report([release(server_sees=sees)])
+        assert report.epsilon == math.inf
+        assert report.as_dict()["epsilon"] == "infinity"
+        assert report.sentence.startswith("Nothing is promised")
+    assert Accountant(UNIT, DELTA, observer="server").report([release(server_sees="ciphertexts")]).epsilon < 5
+    with pytest.raises(UnsupportedRelease, match="no key holder"):
+        Accountant(UNIT, DELTA, observer="key_holder").report([release()])
+    nothing = release(placement="none", law="none", declared_stddev=0.0, realised_stddev=0.0)
+    assert Accountant(UNIT, DELTA).report([nothing]).epsilon == math.inf
