@@ -11,7 +11,7 @@ demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
 
 test: $(VENV)/.all ## the test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --ignore tests/notebooks
 
 test-slow: $(VENV)/.all ## MNIST, kill tests, long fuzzing, statistics
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -35,7 +35,7 @@ notebooks: $(VENV)/.all
 notebooks-quick: $(VENV)/.all
 	$(BIN)/python -m pytest tests/notebooks
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.all
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 clean:
@@ -51,7 +51,3 @@ $(VENV)/.demo: $(NEEDS) | $(BIN)/python
 $(VENV)/.all: $(NEEDS) | $(BIN)/python
 	$(PIP) '.[all]'
 	touch $@ $(VENV)/.demo
-
-$(VENV)/.docs: $(NEEDS) | $(BIN)/python
-	$(PIP) '.[docs]'
-	touch $@

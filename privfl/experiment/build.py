@@ -42,7 +42,7 @@ class Learner:
 
     initial: Vector
     train: Train
-    measure: Measure
+    measure: Measure | None
     public_measure: Measure | None
 
 

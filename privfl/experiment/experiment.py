@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +40,7 @@ class Experiment:
     """One federated training, from a configuration.
 
     `data` replaces the data set of the configuration, and `train` with `initial` (float `[d]`) the built-in models;
-    `measure` then says how the model is evaluated at a client. `runs` is the folder under which `runs/<name>` is
+    `measure` then says how the model is evaluated at a client (without it, it is not). `runs` is the folder under which `runs/<name>` is
     kept; None keeps it in a temporary folder. Other keywords override the configuration: `rounds=5`, or
     `overrides={"sum.scheme": "masked"}`. Raises `ConfigError` where settings contradict each other, and
     `PrivacyError` where they would make an epsilon untrue.
@@ -63,8 +65,10 @@ class Experiment:
             raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
         if self.config.privacy.placement == "none" and self.config.privacy.epsilon is not None:
             raise PrivacyError("privacy.epsilon is a budget for noise, and privacy.placement is 'none'")
-        self._temporary = tempfile.TemporaryDirectory(prefix="privfl-") if runs is None else None
-        self.folder = Path(self._temporary.name if self._temporary else str(runs)) / self.config.name
+        if runs is None:
+            runs = tempfile.mkdtemp(prefix="privfl-")
+            weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
+        self.folder = Path(runs) / self.config.name
         self._own = (train, initial, measure)
         federation = build_federation(self.config, data)
         self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
@@ -122,12 +126,13 @@ class Experiment:
         """
         if self.learner.public_measure is not None:
             return finish(self.learner.public_measure(model, 0))
-        if self.private or not any(len(client.test) for client in self.federation.clients):
+        measure = self.learner.measure
+        if self.private or measure is None or not any(len(client.test) for client in self.federation.clients):
             return {}
         rows = max(len(client.test) for client in self.federation.clients)
         return evaluate(
             self.scheme,
-            self.learner.measure,
+            measure,
             model,
             tuple(range(len(self.federation.clients))),
             ring=self.update.codec.ring,
@@ -152,7 +157,7 @@ class Experiment:
         if train is None or initial is None:
             return build.build_learner(self.config, self.federation)
         public = measure if measure is not None and len(self.federation.test) else None
-        return build.Learner(initial, train, measure or _no_measure, public)
+        return build.Learner(initial, train, measure, public)
 
     def _update(self) -> tuple[UpdatePlan, int]:
         clients = len(self.federation.clients)
@@ -256,7 +261,3 @@ class Experiment:
         if self.federation.dataset.task == "regression":
             return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
         return LARGEST_LOSS
-
-
-def _no_measure(model: Vector, client: int) -> Any:
-    raise ConfigError("this model has no `measure`: give one to evaluate it at the clients")

@@ -1,0 +1,26 @@
+"""Sphinx: the pages of this folder, and the API from the docstrings."""
+
+project = "privfl"
+author = "The privfl authors"
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "myst_parser"]
+html_theme = "furo"
+html_title = "privfl"
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+default_role = "code"
+suppress_warnings = ["autodoc.mocked_object"]
+
+
+def _plain(app, what, name, obj, options, lines):
+    """Docstrings are plain text with `names` in backquotes: shield what reStructuredText would read as markup."""
+    if name == "privfl.errors":
+        lines[2:] = ["::", "", *("    " + line for line in lines[2:])]
+    else:
+        lines[:] = [line.replace("\\", "\\\\").replace("|", "\\|") for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _plain)
