@@ -40,10 +40,10 @@ class Experiment:
     """One federated training, from a configuration.
 
     `data` replaces the data set of the configuration, and `train` with `initial` (float `[d]`) the built-in models;
-    `measure` then says how the model is evaluated at a client (without it, it is not). `runs` is the folder under which `runs/<name>` is
-    kept; None keeps it in a temporary folder. Other keywords override the configuration: `rounds=5`, or
-    `overrides={"sum.scheme": "masked"}`. Raises `ConfigError` where settings contradict each other, and
-    `PrivacyError` where they would make an epsilon untrue.
+    `measure` then says how the model is evaluated at a client (without it, it is not). `runs` is the folder under
+    which `runs/<name>` is kept; None keeps it in a temporary folder. Other keywords override the configuration:
+    `rounds=5`, or `overrides={"sum.scheme": "masked"}`. Raises `ConfigError` where settings contradict each other,
+    and `PrivacyError` where they would make an epsilon untrue.
     """
 
     def __init__(
