@@ -18,6 +18,7 @@ from privfl.crypto import (
     SIGNATURE_BYTES,
     AgreementKey,
     KeyDirectory,
+    MemoryDirectory,
     SigningKey,
     add_keystreams,
     seal,
@@ -100,7 +101,8 @@ class MaskedClient:
         if terms.signed != (directory is not None) or terms.signed != (signing is not None):
             raise ConfigError("a signing key and a key directory belong to signed terms, and to no others")
         self._terms, self._me, self._session = terms, me, terms.digest()
-        self._signing, self._directory = signing, directory
+        self._signing = signing
+        self._directory: KeyDirectory = MemoryDirectory({}) if directory is None else directory  # knows nobody
         self._entropy, self._threads = entropy, threads
         self._table = client_table(signed=terms.signed)
         self._handlers: dict[type[Message], Callable[[Any], Message]] = {
@@ -190,7 +192,7 @@ class MaskedClient:
         holders = self._graph.holders(own)
         for place in holders:
             client, public = roster.client(place), roster.keys(place)
-            if self._directory is not None:
+            if terms.signed:
                 parts = (self._session, keys.id_bytes(client), public)
                 self._directory.verify_key(client).verify(
                     roster.signature(place), keys.ADVERTISE, *parts, sender=client
@@ -282,9 +284,8 @@ class MaskedClient:
             if neighbors[index] not in self._survivors:
                 raise RemoteProtocolError("a signature is shown of a client that is not among the survivors")
             client = self._peers[neighbors[index]].client
-            if self._directory is not None:
-                parts = self._keys.said_by(client, self._survivors)
-                self._directory.verify_key(client).verify(signature, keys.SURVIVORS, *parts, sender=client)
+            parts = self._keys.said_by(client, self._survivors)
+            self._directory.verify_key(client).verify(signature, keys.SURVIVORS, *parts, sender=client)
             count += 1
         if count < self._terms.threshold:
             raise TooFewSurvivors(count, self._terms.threshold)

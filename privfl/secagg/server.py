@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
-from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, KeyDirectory
+from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, KeyDirectory, MemoryDirectory
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
 from privfl.secagg.graph import Graph
@@ -50,7 +50,8 @@ class MaskedServer:
         if terms.signed != (directory is not None):
             raise ConfigError("a key directory belongs to signed terms, and to no others")
         task = terms.task
-        self._terms, self._directory, self._opening, self._threads = terms, directory, opening, threads
+        self._terms, self._opening, self._threads = terms, opening, threads
+        self._directory: KeyDirectory = MemoryDirectory({}) if directory is None else directory  # knows nobody
         self.state = ServerState(
             terms, terms.digest(), "AdvertiseKeys", task.ring.zeros(task.length), set(task.clients)
         )
@@ -132,7 +133,7 @@ class MaskedServer:
         public, signature = advert.keys, bytes(advert.signature)
         if len(signature) != (SIGNATURE_BYTES if self._terms.signed else 0):
             raise WireError(f"a signature of {len(signature)} bytes")
-        if self._directory is not None:
+        if self._terms.signed:
             key = self._directory.verify_key(sender)
             key.verify(signature, keys.ADVERTISE, self.state.session, keys.id_bytes(sender), public, sender=sender)
         if self._seen_keys is None:
@@ -243,9 +244,8 @@ class MaskedServer:
 
     def _take_signature(self, sender: ClientId, body: memoryview) -> None:
         signature = ConsistencyCheck.from_body(body).signature
-        if self._directory is not None:
-            parts = self._keys.said_by(sender, self._survivors)
-            self._directory.verify_key(sender).verify(signature, keys.SURVIVORS, *parts, sender=sender)
+        parts = self._keys.said_by(sender, self._survivors)
+        self._directory.verify_key(sender).verify(signature, keys.SURVIVORS, *parts, sender=sender)
         self.state.signatures[sender] = signature
 
     def _send_signatures(self) -> dict[ClientId, bytes]:

@@ -82,8 +82,6 @@ class Opener:
         adverts = self._state.adverts
         near = [self._clients[other] for other in self._graph.neighbors(place)]
         near = [other for other in near if other in self._state.uploaded]
-        if not near:
-            return
         public = adverts[client][:KEY_BYTES]
         own = AgreementKey(self._secret(client, lambda secret: AgreementKey(secret).public == public))
         for other in near:

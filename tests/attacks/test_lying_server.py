@@ -187,6 +187,26 @@ def test_split_view_of_the_roster(play: Make) -> None:
         game.clients[0].receive(game.down(Boxes(Bitmap.of(5, range(5)), inbox)))
 
 
+def test_arc_of_the_ring_cut_off(play: Make, identities: Any) -> None:
+    """The list leaves out all of two arcs of degree / 2 places, so that the sum of what lies between stands alone.
+
+    Those near a gap lack neighbors; those far from it, whose neighbors are all there, see the gap on the list.
+    """
+    scheme = MaskedSum(identities[1], graph=6, share_threshold=4, corrupt=0, dropout=0.5)
+    game = play(30, scheme=scheme).until(3)
+    order = game.server._graph._order.tolist()
+    named = set(range(30)) - {order[i] for i in (0, 1, 2, 15, 16, 17)}
+    message = game.down(Survivors(Bitmap.of(30, named)))
+    far, near = order[7], order[3]
+    assert set(game.server._graph.holders(far)) <= named
+    for client in (far, near):
+        with pytest.raises(TooFewSurvivors):
+            game.clients[client].receive(message)
+    assert game.server._graph.least_arc(Bitmap.of(30, named)) == 0
+    whole = set(range(30)) - {order[i] for i in (0, 1, 9, 15, 16)}  # five fewer, and no arc without a survivor
+    assert game.clients[order[20]].receive(game.down(Survivors(Bitmap.of(30, whole))))
+
+
 # --- the same signature twice, signatures of others ----------------------------------------------------------------
 
 

@@ -85,3 +85,39 @@ def test_random_patterns_on_a_ring(seed: int) -> None:
     scheme = MaskedSum(DIRECTORY, graph=16, share_threshold=9, corrupt=0, dropout=0.3)
     falls = {c: rng.randrange(5) if rng.random() < 0.1 else STAYS for c in clients}
     assert run(scheme, task, falls) is not None
+
+
+def test_a_gap_in_the_ring_opens_nothing() -> None:
+    """Three in a row fall silent on a ring of degree 6: the server stops before it could cut the sum in two."""
+    scheme = MaskedSum(DIRECTORY, graph=6, share_threshold=4, corrupt=0, dropout=0.5)
+    task = SumTask(b"round", tuple(range(30)), 2, 5, RING, 1000)
+    clients = {c: scheme.client(task, c, np.zeros(5, np.int64), credentials=CREDENTIALS[c]) for c in task.clients}
+    server = scheme.server(task)
+    uplink = {c: session.start() for c, session in clients.items()}
+    for client, message in uplink.items():
+        server.receive(client, message)
+    uplink = {c: clients[c].receive(m) or b"" for c, m in server.advance().items()}
+    gap = set(server._graph._order[10:13].tolist())
+    for client in set(uplink) - gap:
+        server.receive(client, uplink[client])
+    with pytest.raises(TooFewSurvivors):
+        server.advance()
+
+
+def test_a_client_without_enough_neighbors_is_left_in_peace() -> None:
+    """Its neighbors fell silent here and there: nobody asks it for what it would refuse, and the rest goes on."""
+    scheme = MaskedSum(DIRECTORY, graph=8, share_threshold=5, corrupt=0, dropout=0.5)
+    task = SumTask(b"round", tuple(range(40)), 2, 5, RING, 1000)
+    clients = {c: scheme.client(task, c, np.ones(5, np.int64), credentials=CREDENTIALS[c]) for c in task.clients}
+    server = scheme.server(task)
+    uplink = {c: session.start() for c, session in clients.items()}
+    for client, message in uplink.items():
+        server.receive(client, message)
+    uplink = {c: clients[c].receive(m) or b"" for c, m in server.advance().items()}
+    order = server._graph._order.tolist()
+    gone = {order[i] for i in (18, 19, 21, 22)}  # four of the eight neighbors of order[20]
+    for client in set(uplink) - gone:
+        server.receive(client, uplink[client])
+    mail = server.advance()
+    assert order[20] not in mail
+    assert order[0] in mail
