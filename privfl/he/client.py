@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, derive, framed, seal, unseal
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.he.keys import KeyStore, key_id, secret_polynomial
+from privfl.he.machine import CLIENT, ClientState, Kind
 from privfl.he.messages import (
     NO_KEY,
     Advert,
@@ -40,18 +40,6 @@ from privfl.sums import Entropy, Opening
 from privfl.wire import SERVER, ClientId, Message, decode, peek
 
 _SMALL: Final = 1 << 16
-
-
-class ClientState(enum.Enum):
-    """Where a client stands; machine.toml holds the same table."""
-
-    NEW = "new"
-    ADVERTISED = "advertised"
-    DEALING = "dealing"
-    SENT = "sent"
-    CONSENTED = "consented"
-    OPENED = "opened"
-    ABORTED = "aborted"
 
 
 @dataclass(slots=True)
@@ -90,13 +78,12 @@ class CkksClient:
         self._header: FrameHeader | None = None
         self._survivors: tuple[ClientId, ...] = ()
         self.state = ClientState.NEW
-        self._handlers: dict[tuple[ClientState, type[Message]], Callable[[Held, Message], Message]] = {
-            (ClientState.ADVERTISED, AskDealer): self._deal,
-            (ClientState.ADVERTISED, Dealt): self._dealt,
-            (ClientState.ADVERTISED, UseKey): self._use_key,
-            (ClientState.DEALING, Dealt): self._own_deal,
-            (ClientState.SENT, Survivors): self._consent,
-            (ClientState.CONSENTED, AskOpener): self._open,
+        self._handlers: dict[Kind, Callable[[Held, Message], Message]] = {
+            AskDealer: self._deal,
+            Dealt: self._dealt,
+            UseKey: self._use_key,
+            Survivors: self._consent,
+            AskOpener: self._open,
         }
 
     def start(self) -> bytes:
@@ -123,13 +110,17 @@ class CkksClient:
 
     def _answer(self, held: Held, message: bytes) -> Message:
         terms = self._terms
-        kinds = [kind for state, kind in self._handlers if state is self.state]
         limit = max(terms.plan.bytes_down, _SMALL + 200 * len(terms.task.clients))
         header, _ = peek(message, max_length=limit)
         if header.sender != SERVER or header.task != terms.digest:
             raise WireError("the header names another sender or task")
-        _, content = decode(message, kinds, max_length=limit)
-        return self._handlers[self.state, type(content)](held, content)
+        due = {step.receives: step for step in CLIENT if step.state is self.state and step.receives is not None}
+        _, content = decode(message, list(due), max_length=limit)
+        answer = self._handlers[type(content)](held, content)
+        self.state = due[type(content)].then
+        if self.state is ClientState.OPENED:
+            self._held = None
+        return answer
 
     def _bytes(self, message: Message) -> bytes:
         return message.to_bytes(sender=self._me, task=self._terms.digest)
@@ -139,7 +130,7 @@ class CkksClient:
         self._held = self._vector = self._header = None
 
     def _deal(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, AskDealer)  # noqa: S101 - the table above ties handler to type
+        assert isinstance(message, AskDealer)  # noqa: S101 - _handlers ties them
         terms, me = self._terms, self._me
         ids = [advert.client for advert in message.adverts]
         if ids != sorted(set(ids)) or not set(ids) <= set(terms.task.clients) or held.advert not in message.adverts:
@@ -156,7 +147,6 @@ class CkksClient:
             if advert.client != me
         ]
         signature = held.own.signing.sign("ckks-sum deal", *deal_parts(terms.digest, held.advert, name))
-        self.state = ClientState.DEALING
         return Deal(name, signature, tuple(boxes))
 
     def _seal_for(self, held: Held, advert: Advert, key: bytes, name: bytes) -> bytes:
@@ -164,15 +154,16 @@ class CkksClient:
         secret = derive(held.box.agree(advert.public, sender=advert.client), "ckks-sum box", *context)
         return seal(secret, key, associated=framed(*context), entropy=self._entropy)
 
-    def _own_deal(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, Dealt)  # noqa: S101 - the table above ties handler to type
+    def _own_deal(self, held: Held, message: Dealt) -> Message:
         key = held.session_key
         if key is None or message.dealer != held.advert or message.key != key_id(key) or message.box:
             raise RemoteProtocolError("the server passes on another deal than this client's own")
         return self._frame(held, key)
 
     def _dealt(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, Dealt)  # noqa: S101 - the table above ties handler to type
+        assert isinstance(message, Dealt)  # noqa: S101 - _handlers ties them
+        if self.state is ClientState.DEALING:
+            return self._own_deal(held, message)
         terms, dealer = self._terms, message.dealer
         if dealer.client not in terms.task.clients or dealer.client == self._me:
             raise RemoteProtocolError(f"client {dealer.client} cannot be the dealer", sender=dealer.client)
@@ -190,7 +181,7 @@ class CkksClient:
         return self._frame(held, key)
 
     def _use_key(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, UseKey)  # noqa: S101 - the table above ties handler to type
+        assert isinstance(message, UseKey)  # noqa: S101 - _handlers ties them
         key = held.store.get(message.key) if message.key == held.advert.held != NO_KEY else None
         if key is None:
             raise RemoteProtocolError("the server names a session key that this client does not hold")
@@ -210,11 +201,10 @@ class CkksClient:
         tag = held.tagger.sign(residues, me)
         header = FrameHeader(me, terms.plan.identifier, key_id(key), seeds, digest(block), tag, bytes(SIGNATURE_BYTES))
         self._header = header.sign(terms.digest, held.own.signing)
-        self.state = ClientState.SENT
         return Frame(self._header, block)
 
     def _consent(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, Survivors)  # noqa: S101 - the table above ties handler to type
+        assert isinstance(message, Survivors)  # noqa: S101 - _handlers ties them
         terms, survivors = self._terms, message.clients
         if not set(survivors) <= set(terms.task.clients) or self._me not in survivors:
             raise RemoteProtocolError("the survivor list names strangers, or lacks this client")
@@ -222,11 +212,10 @@ class CkksClient:
             raise TooFewSurvivors(len(survivors), terms.least)
         self._survivors = survivors
         parts = consent_parts(terms.digest, self._own_header().key, survivors)
-        self.state = ClientState.CONSENTED
         return Consent(held.own.signing.sign("ckks-sum survivors", *parts))
 
     def _open(self, held: Held, message: Message) -> Message:
-        assert isinstance(message, AskOpener)  # noqa: S101 - the table above ties handler to type
+        assert isinstance(message, AskOpener)  # noqa: S101 - _handlers ties them
         if (
             held.session_key is None or held.cipher is None or held.tagger is None
         ):  # pragma: no cover - set with the frame
@@ -247,8 +236,6 @@ class CkksClient:
             opening=self._opening,
         )
         signature = held.own.signing.sign("ckks-sum opened", terms.digest, transcript, digest(words))
-        self.state = ClientState.OPENED
-        self._held = None
         return Opened(signature, words)
 
     def _own_header(self) -> FrameHeader:

@@ -38,12 +38,12 @@ _FIXED: Final = 97  # bytes before the residues of a ciphertext, its own header 
 _GENERATOR: Final = 17  # bytes between the residues and the seed: a nested header and the generator's type
 _BLAKE2XB: Final = 1
 _PINNED: Final = {
-    (2048, 40): "8c7927fa78c9bbe9b4f620974809229ee4d10d2d7f6671f2f624f58fe5b733f6",
-    (2048, 48): "bfa46212156ccd6594dd9a9b18479103e19a277430501cd0fac8682fb1773ea1",
-    (4096, 40): "c59087400bbf868500fea6d83b7afdc6348b4ff31c4564f32555f9527460d0b0",
-    (4096, 48): "ea296ad801730203778750b4e0a532c915db2a052d662dc5fe2113444a6ddb20",
-    (4096, 56): "9a3f42913d2d092370f22ac2cd69eb2794d7bb1bacefc4661522ffb1a17abd43",
-    (4096, 60): "d3d16c50e77180e1b7e82d3edca4b85e9023cb6af26eecb590f39f9ceaa7e9d3",
+    (2048, 40): "84654c52c16894033b5092153e8e1ae06c26e4faebb516618c3b555b2c6c1f8e",
+    (2048, 48): "d3ec1fc92620646f28fe187b10b6070f08c41bae69738272484e3b54e64e5669",
+    (4096, 40): "8d8f4402d7cb60bbbcb95876bb675cd663ce4e83908228c614f634dfd07ed2ba",
+    (4096, 48): "389daaac870eb613dab3a7b20e25ff441051389889b7752002f77dcedf14e6d6",
+    (4096, 56): "1d35bb03bfaf8a512009582b033219f84df2226289ccbea865b447d45b2051e0",
+    (4096, 60): "173a58de146bdc0c371fac5badc767e7ee39ded49d857428de588f001fab0bb0",
 }
 
 
@@ -115,7 +115,7 @@ class _Parameters:
         from tenseal.sealapi import util
 
         tables = util.NTTTables(self.degree.bit_length() - 1, self._prime)
-        reduced = np.where(secret < 0, self.modulus - 1, secret).tolist()
+        reduced = (secret.astype(np.int64) % self.modulus).tolist()
         return np.array(util.ntt_negacyclic_harvey(reduced, tables), np.uint64)
 
     def secret_key(self, secret: Ternary) -> Any:

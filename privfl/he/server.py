@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -11,6 +10,8 @@ import numpy as np
 
 from privfl.errors import LocalProtocolError, PrivflError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.he.checks import check_header
+from privfl.he.machine import SERVER as TABLE
+from privfl.he.machine import Kind, ServerState
 from privfl.he.messages import (
     NO_KEY,
     Advert,
@@ -40,17 +41,6 @@ CAVEATS: Final = (
     "all clients share one session key: a client that colludes with the server can read every vector",
     "the value of the sum is the opener's word; the frames bind it, but only another key holder can check",
 )
-
-
-class ServerState(enum.Enum):
-    """Which step is open; machine.toml holds the same table."""
-
-    ADVERTISE = "advertise"
-    DEAL = "deal"
-    FRAME = "frame"
-    CONSENT = "consent"
-    OPEN = "open"
-    DONE = "done"
 
 
 class CkksServer:
@@ -122,15 +112,18 @@ class CkksServer:
     def _bytes(self, message: Message) -> bytes:
         return message.to_bytes(sender=SERVER, task=self._terms.digest)
 
-    def _expected(self) -> tuple[type[Message], int, Callable[[ClientId, Message], None]]:
+    def _expected(self) -> tuple[Kind, int, Callable[[ClientId, Message], None]]:
+        """What this step collects, how long it may be, and who takes it."""
         plan, clients = self._terms.plan, len(self._terms.task.clients)
-        return {
-            ServerState.ADVERTISE: (Advertise, HEADER_BYTES + 132, self._take_advert),
-            ServerState.DEAL: (Deal, HEADER_BYTES + 100 + 64 * clients, self._take_deal),
-            ServerState.FRAME: (Frame, plan.bytes_up, self._take_frame),
-            ServerState.CONSENT: (Consent, HEADER_BYTES + 64, self._take_consent),
-            ServerState.OPEN: (Opened, plan.bytes_opened, self._take_opened),
-        }[self.state]
+        limits: dict[Kind, tuple[int, Callable[[ClientId, Message], None]]] = {
+            Advertise: (HEADER_BYTES + 132, self._take_advert),
+            Deal: (HEADER_BYTES + 100 + 64 * clients, self._take_deal),
+            Frame: (plan.bytes_up, self._take_frame),
+            Consent: (HEADER_BYTES + 64, self._take_consent),
+            Opened: (plan.bytes_opened, self._take_opened),
+        }
+        kind = next(step.collects for step in TABLE if step.step is self.state)
+        return (kind, *limits[kind])
 
     def _need(self, found: int, least: int) -> None:
         if found < least:

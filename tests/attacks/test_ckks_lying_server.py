@@ -13,8 +13,9 @@ import pytest
 from privfl.crypto import AgreementKey, Credentials, generate_identities
 from privfl.errors import LocalProtocolError, PlanRejected, RemoteProtocolError, TooFewSurvivors
 from privfl.he import CkksSum, KeyStore, StandingCredentials, plan_for
-from privfl.he.client import CkksClient, ClientState
+from privfl.he.client import CkksClient
 from privfl.he.keys import key_id, secret_polynomial
+from privfl.he.machine import ClientState
 from privfl.he.messages import Advert, AskDealer, AskOpener, Box, Dealt, FrameHeader, Survivors, UseKey
 from privfl.he.opening import decrypt_sum
 from privfl.he.packing import pack, unpack

@@ -1,7 +1,10 @@
 """Dropouts of every subset at every step, key rotation, and every message in every state."""
 
+import dataclasses
 import itertools
+import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +12,12 @@ import pytest
 from privfl.crypto import Credentials, MemoryDirectory, generate_identities
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from privfl.he import CkksSum, KeyStore, StandingCredentials
-from privfl.he.client import CkksClient, ClientState
-from privfl.he.messages import Deal, Dealt, UseKey
-from privfl.he.server import ServerState
+from privfl.he.client import CkksClient
+from privfl.he.machine import CLIENT, SERVER, ClientState, ServerState
+from privfl.he.messages import NAME, Deal, Dealt, UseKey
 from privfl.ring import Ints, Ring
 from privfl.sums import PlainSum, SumTask, run_sum
-from privfl.wire import peek
+from privfl.wire import HEADER_BYTES, Message, peek
 
 STEPS = 6  # 0 never spoke; 1 as asked to deal; 2 after its key; 3 before consent; 4 as asked to open; 5 never
 
@@ -163,6 +166,81 @@ def test_a_quorum_that_leaves_room_for_corrupt_clients(people: tuple[dict[int, C
         CkksSum(directory, corrupt=-1)
     with pytest.raises(ConfigError):
         CkksSum(directory, security=100)
+
+
+# the tables
+
+
+MACHINE = Path(__file__).parents[2] / "protocols" / "ckks-sum" / "machine.toml"
+
+
+def name(kind: type[Message] | None) -> str | None:
+    return kind and kind.__name__
+
+
+def test_machine_toml_says_what_the_code_does() -> None:
+    told = tomllib.loads(MACHINE.read_text())
+    kinds = {k for step in CLIENT for k in (step.receives, step.sends) if k is not None}
+    up, down = {step.sends for step in CLIENT}, {step.receives for step in CLIENT}
+    assert told["protocol"] == NAME
+    assert told["header_bytes"] == HEADER_BYTES
+    assert {m["name"]: (m["kind"], m["direction"], m["fields"]) for m in told["message"]} == {
+        kind.__name__: (
+            kind.KIND,
+            "up" if kind in up else "down" if kind in down else "",
+            [field.name for field in dataclasses.fields(kind)],  # type: ignore[arg-type]
+        )
+        for kind in kinds
+    }
+    assert {(t["state"], t.get("receives"), t["sends"], t["then"]) for t in told["client"]} == {
+        (t.state.value, name(t.receives), name(t.sends), t.then.value) for t in CLIENT
+    }
+    assert {(t["step"], t["collects"], t.get("sends"), t["then"]) for t in told["server"]} == {
+        (t.step.value, name(t.collects), name(t.sends), t.then.value) for t in SERVER
+    }
+
+
+def test_every_transition_of_the_tables_is_walked_and_no_other(
+    people: tuple[dict[int, Credentials], MemoryDirectory],
+) -> None:
+    """Over all patterns in which at most one of three clients falls silent, and one sum under a held key."""
+    credentials, directory = people
+    shared = {c: Credentials(c, credentials[c].signing, credentials[c].box, bytes(32)) for c in range(3)}
+    by_kind = {step.sends.KIND: step.sends for step in SERVER if step.sends is not None}
+    clients: set[tuple[str, str | None, str]] = set()
+    servers: set[tuple[str, str | None, str]] = set()
+    alone = [pattern for pattern in patterns(3) if [*pattern.values()].count("done") >= 2]
+    for pattern in [*alone, {}]:
+        task = task_of(3, 1)
+        scheme, vectors = CkksSum(directory), vectors_of(task)
+        own = credentials if pattern else shared
+        order = [state.value for state in ServerState]
+        server = scheme.server(task)
+        sessions = {c: scheme.client(task, c, vectors[c], credentials=own[c]) for c in task.clients}
+        for client, session in sessions.items():
+            message = session.start()
+            clients.add(("new", None, session.state.value))
+            if pattern.get(client, "done") != "advertise":
+                server.receive(client, message)
+        while server.result is None:
+            before = server.state.value
+            try:
+                messages = server.advance()
+            except TooFewSurvivors:
+                break
+            for client, message in messages.items():
+                kind = by_kind[peek(message, max_length=1 << 30)[0].kind].__name__
+                servers.add((before, kind, server.state.value))
+                if order.index(server.state.value) < order.index(pattern.get(client, "done")):
+                    state, open_step = sessions[client].state.value, server.state.value
+                    answer = sessions[client].receive(message)
+                    clients.add((state, kind, sessions[client].state.value))
+                    assert answer is not None
+                    server.receive(client, answer)
+                    if server.result is not None:
+                        servers.add((open_step, None, server.state.value))
+    assert clients == {(t.state.value, name(t.receives), t.then.value) for t in CLIENT}
+    assert servers == {(t.step.value, name(t.sends), t.then.value) for t in SERVER}
 
 
 # keys that last

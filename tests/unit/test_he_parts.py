@@ -151,6 +151,14 @@ def test_the_self_test_knows_this_tenseal(degree: int, bits: int) -> None:
     seal.self_test(degree, bits)
 
 
+def test_the_transform_is_linear_over_small_coefficients() -> None:
+    """-1 must become q - 1, not a byte of it."""
+    parts = seal._Parameters(2048, PRIMES[2048, 40], 128)
+    secret = secret_polynomial(KEY, plan_ckks(10, 2, Ring(23)))
+    both = parts.transform(secret) + parts.transform(-secret)
+    assert set(both.tolist()) == {parts.modulus}
+
+
 def test_another_layout_or_generator_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = seal._Parameters(2048, PRIMES[2048, 40], 128)
     pinned = seal._PINNED[2048, 40]
