@@ -1,0 +1,172 @@
+"""privfl's masked sum against protocols/masked-sum: the same bytes at every step, and the same refusals."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.crypto import MemoryDirectory, SigningKey, VerifyKey
+from privfl.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
+from privfl.ring import Ring
+from privfl.secagg import MaskedClient, MaskedServer, Terms
+from privfl.sums import SumTask, identity
+
+FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
+ERRORS: dict[str, type[ProtocolError]] = {
+    "RemoteProtocolError": RemoteProtocolError,
+    "TooFewSurvivors": TooFewSurvivors,
+}
+VECTORS = {file.stem: json.loads(file.read_text()) for file in sorted((FOLDER / "vectors").glob("*.json"))}
+TRANSCRIPTS = [name for name, told in VECTORS.items() if told["kind"] == "transcript"]
+REFUSALS = [name for name, told in VECTORS.items() if told["kind"] == "refusal"]
+
+
+class Recorded:
+    """Entropy that was drawn before; whoever draws more, or in other pieces, gets other bytes and then none."""
+
+    def __init__(self, data: str) -> None:
+        self.left = bytes.fromhex(data)
+
+    def __call__(self, size: int) -> bytes:
+        part, self.left = self.left[:size], self.left[size:]
+        assert len(part) == size
+        return part
+
+
+def terms(told: dict[str, Any]) -> Terms:
+    p = told["parameters"]
+    ring, clients = Ring(p["bits"]), tuple(p["clients"])
+    task = SumTask(bytes.fromhex(p["context"]), clients, p["min_survivors"], p["length"], ring, p["bound"])
+    return Terms(task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["least_roster"])
+
+
+def directory(told: dict[str, Any]) -> MemoryDirectory | None:
+    keys = {int(client): VerifyKey(bytes.fromhex(key)) for client, key in told["directory"].items()}
+    return MemoryDirectory(keys) if told["parameters"]["signed"] else None
+
+
+def client(told: dict[str, Any], me: int, party: dict[str, Any]) -> MaskedClient:
+    return MaskedClient(
+        terms(told),
+        me,
+        np.array(party["vector"], np.int64),
+        signing=SigningKey(bytes.fromhex(party["signing_seed"])) if told["parameters"]["signed"] else None,
+        directory=directory(told),
+        entropy=Recorded(party["entropy"]),
+        threads=1,
+    )
+
+
+def server(told: dict[str, Any]) -> MaskedServer:
+    return MaskedServer(terms(told), directory=directory(told), opening=identity, threads=1)
+
+
+def hexed(messages: Any) -> dict[str, str]:
+    return {str(client): bytes(message).hex() for client, message in messages.items()}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_the_session_is_the_digest_of_the_terms(name: str) -> None:
+    assert terms(VECTORS[name]).digest().hex() == VECTORS[name]["session"]
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_the_server_sends_and_opens_what_the_reference_does(name: str) -> None:
+    told = VECTORS[name]
+    session = server(told)
+    for number, step in enumerate(told["steps"], start=1):
+        assert session.state.step == step["name"]
+        for sender, message in step["up"].items():
+            if int(sender) in step["refused"]:
+                with pytest.raises(RemoteProtocolError) as caught:
+                    session.receive(int(sender), bytes.fromhex(message))
+                assert caught.value.sender == int(sender)
+                assert int(sender) in session.state.blamed
+            else:
+                session.receive(int(sender), bytes.fromhex(message))
+        if "error" in told and number == len(told["steps"]):
+            with pytest.raises(ERRORS[told["error"]]):
+                session.advance()
+            assert session.result is None
+            with pytest.raises(LocalProtocolError):
+                session.advance()
+            return
+        assert hexed(session.advance()) == step["down"]
+    assert session.result is not None
+    expected = told["result"]
+    assert session.result.total.tolist() == expected["total"]
+    assert session.result.survivors == set(expected["survivors"])
+    assert session.result.transcript.hex() == expected["transcript"]
+    assert set(session.result.blamed) == set(expected["blamed"])
+    vectors = [told["clients"][str(client)]["vector"] for client in expected["survivors"]]
+    assert expected["total"] == [sum(entries) for entries in zip(*vectors, strict=True)]
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSCRIPTS if not name.startswith("blame-")])
+def test_every_client_sends_what_the_reference_does(name: str) -> None:
+    told = VECTORS[name]
+    sessions = {me: client(told, int(me), party) for me, party in told["clients"].items()}
+    mail: dict[str, str | None] = dict.fromkeys(sessions)
+    answered = 0
+    for step in told["steps"]:
+        for me, message in step["up"].items():
+            received = mail[me]
+            sent = sessions[me].start() if received is None else sessions[me].receive(bytes.fromhex(received))
+            assert sent is not None
+            assert sent.hex() == message
+            answered += 1
+        mail = step["down"]
+    assert answered >= 4 * told["parameters"]["min_survivors"]
+    for me in told["steps"][-1]["up"]:
+        assert sessions[me].state == "done"
+        assert not sessions[me]._entropy.left  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_client_refuses_what_the_reference_refuses(name: str) -> None:
+    told = VECTORS[name]
+    session = client(told, told["receiver"], told["client"])
+    assert session.start().hex() == told["outbox"][0]
+    *good, bad = told["inbox"]
+    for message, answer in zip(good, told["outbox"][1:], strict=True):
+        sent = session.receive(bytes.fromhex(message))
+        assert sent is not None
+        assert sent.hex() == answer
+    with pytest.raises(ERRORS[told["error"]]) as caught:
+        session.receive(bytes.fromhex(bad))
+    assert type(caught.value).__name__ == told["error"]
+    assert session.state == "aborted"
+    with pytest.raises(LocalProtocolError):
+        session.receive(bytes.fromhex(bad))
+
+
+def test_the_vectors_cover_what_they_are_there_for() -> None:
+    parameters = [VECTORS[name]["parameters"] for name in TRANSCRIPTS]
+    assert {p["degree"] > 0 for p in parameters} == {True, False}
+    assert {p["signed"] for p in parameters} == {True, False}
+    assert {p["packed"] for p in parameters} == {True, False}
+    assert {p["bits"] for p in parameters} >= {16, 20, 32, 33, 64}
+    refused = {step["name"] for name in TRANSCRIPTS for step in VECTORS[name]["steps"] if step["refused"]}
+    assert refused == {"AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"}
+    assert {len(VECTORS[name]["inbox"]) for name in REFUSALS} == {1, 2, 3, 4}
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"masked_sum_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_writes_these_files_and_imports_no_privfl() -> None:
+    assert load("scenarios").files() == {file.name: file.read_text() for file in (FOLDER / "vectors").iterdir()}
+    for name in ("reference", "scenarios"):
+        text = (FOLDER / f"{name}.py").read_text()
+        assert "import privfl" not in text
+        assert "from privfl" not in text
