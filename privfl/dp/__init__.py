@@ -1,6 +1,7 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
 from privfl.dp.accounting import Accountant, Budget
+from privfl.dp.adaptive import AdaptiveClip
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
 from privfl.dp.discrete_gaussian import discrete_gaussian
@@ -34,6 +35,7 @@ from privfl.dp.unit import (
 __all__ = [
     "CLIENT_UNIT",
     "Accountant",
+    "AdaptiveClip",
     "Budget",
     "Clip",
     "Clipped",

@@ -82,9 +82,6 @@ class Ledger:
 
     def charged(self, release: Release) -> bool:
         """Whether this opening of this round and attempt is charged already."""
-        for other in self._releases.values():
-            if other.round == release.round and not _same_draw(other, release):
-                raise PrivacyError(f"round {release.round}: a cohort that was drawn is never redrawn for a retry")
         key = (release.round, release.attempt, release.opening)
         return any((r.round, r.attempt, r.opening) == key for r in self._releases.values())
 
@@ -138,6 +135,9 @@ class Ledger:
         return self._open[token.digest]
 
     def _check_new(self, release: Release) -> None:
+        for other in self._releases.values():
+            if other.round == release.round and not _same_draw(other, release):
+                raise PrivacyError(f"round {release.round}: a cohort that was drawn is never redrawn for a retry")
         if self.charged(release):
             raise PrivacyError(
                 f"opening {release.opening} of round {release.round}, attempt {release.attempt}, is charged already: "

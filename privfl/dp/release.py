@@ -104,6 +104,9 @@ class Release:
     def read(cls, record: Mapping[str, Any]) -> Release:
         """The release from its JSON object; raises `StateError` when it is not one."""
         values = dict(record)
+        names = {f.name for f in fields(cls)}
+        if set(values) != names:
+            raise StateError(f"not a release: fields {sorted(set(values) ^ names)} are missing or too many")
         try:
             values["sampling"] = read_sampling(values["sampling"])
             if values["participants"] is not None:
@@ -129,7 +132,7 @@ class Release:
             all(getattr(self, name) == getattr(other, name) for name in same)
             and other.noise_multiplier >= self.noise_multiplier
             and _l1_ratio(other) <= _l1_ratio(self)
-            and other.declared_stddev >= self.declared_stddev * (1 - 1e-12)
+            and other.declared_stddev >= self.declared_stddev
             and (mine is None or (theirs is not None and set(theirs) <= set(mine)))
         )
 

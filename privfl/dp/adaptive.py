@@ -1,0 +1,101 @@
+"""Adaptive clipping to a quantile of the update norms (Andrew, Thakkar, McMahan and Ramaswamy 2021).
+
+Each client adds one block to its vector: whether its update was within the clip norm, minus one half. The noisy sum
+of these over a fixed denominator moves the norm geometrically: C <- C exp(-eta (b + 1/2 - quantile)). The block is
+under the one noise of the vector; the update is encoded in units of the clip norm that clipped it, so that integer
+bounds, noise and accounting stay the same in every round, and the noise in the model's unit follows the norm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from privfl.codec import FixedPoint
+from privfl.dp.blocks import Segment
+from privfl.dp.clip import FlatClip
+from privfl.dp.unit import check_count, check_positive
+from privfl.errors import ConfigError
+from privfl.ring import Ring
+
+BLOCK = "clip"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveClip:
+    """The state of adaptive clipping before a round; a value, `next` gives the following one.
+
+    `units`: integer units of one clip norm; `indicator_units`: even, integer units of the indicator's range of 1;
+    `denominator`: the fixed, public number of clients that a round expects.
+    """
+
+    clip_norm: float
+    units: int
+    indicator_units: int
+    denominator: float
+    quantile: float = 0.5
+    learning_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_positive("clip_norm", self.clip_norm)
+        check_positive("denominator", self.denominator)
+        check_positive("learning_rate", self.learning_rate)
+        check_count("units", self.units)
+        check_count("indicator_units", self.indicator_units)
+        if self.indicator_units % 2:
+            raise ConfigError(f"indicator_units must be even, not {self.indicator_units}: half of it is a value")
+        if not 0 < self.quantile < 1:
+            raise ConfigError(f"quantile must be in (0, 1), not {self.quantile!r}")
+
+    @classmethod
+    def plan(
+        cls,
+        clip_norm: float,
+        *,
+        units: int,
+        noise_multiplier: float,
+        denominator: float,
+        quantile: float = 0.5,
+        learning_rate: float = 0.2,
+        deviation: float = 0.05,
+    ) -> AdaptiveClip:
+        """With an indicator scaled so that the noisy quantile has a deviation of at most about `deviation` (1/20).
+
+        That takes S = noise_multiplier * sqrt(units^2 + (s/2)^2) and S/s = deviation * denominator together, and
+        raises `ConfigError` when the cohort is too small for it.
+        """
+        check_positive("noise_multiplier", noise_multiplier)
+        check_positive("deviation", deviation)
+        left = (deviation * denominator) ** 2 - (noise_multiplier / 2) ** 2
+        if left <= 0:
+            raise ConfigError(
+                f"a cohort of {denominator:g} cannot tell its quantile to {deviation:g} under a noise multiplier of "
+                f"{noise_multiplier:g}: allow a deviation above {noise_multiplier / (2 * denominator):.3g}"
+            )
+        half = noise_multiplier * units / math.sqrt(left) / 2
+        return cls(clip_norm, units, 2 * max(1, math.ceil(half)), denominator, quantile, learning_rate)
+
+    @property
+    def clip(self) -> FlatClip:
+        """The rule that clips this round's updates."""
+        return FlatClip(self.clip_norm)
+
+    def codec(self, ring: Ring) -> FixedPoint:
+        """This round's codec: `units` per clip norm."""
+        return FixedPoint(self.units / self.clip_norm, ring)
+
+    def segments(self, length: int) -> tuple[Segment, Segment]:
+        """The vector's blocks: an update of `length` entries, and the indicator."""
+        return (
+            Segment("update", length, self.units / self.clip_norm, self.clip_norm),
+            Segment(BLOCK, 1, float(self.indicator_units), 0.5),
+        )
+
+    def indicator(self, within: bool) -> int:
+        """The indicator's entry, in integer units: +1/2 when the update was within the norm, else -1/2."""
+        return self.indicator_units // 2 if within else -(self.indicator_units // 2)
+
+    def next(self, noisy_sum: int) -> AdaptiveClip:
+        """The state for the next round, from the opened, noisy entry of the indicator's block."""
+        within = noisy_sum / self.indicator_units / self.denominator + 0.5
+        return replace(self, clip_norm=self.clip_norm * math.exp(-self.learning_rate * (within - self.quantile)))
