@@ -1,6 +1,8 @@
 """privfl's masked sum against protocols/masked-sum: the same bytes at every step, and the same refusals."""
 
+import dataclasses
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,8 @@ from privfl.crypto import MemoryDirectory, SigningKey, VerifyKey
 from privfl.errors import LocalProtocolError, ProtocolError, RemoteProtocolError, TooFewSurvivors
 from privfl.ring import Ring
 from privfl.secagg import MaskedClient, MaskedServer, Terms
+from privfl.secagg.machine import client_table, server_table
+from privfl.secagg.messages import MESSAGES
 from privfl.sums import SumTask, identity
 
 FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
@@ -153,6 +157,31 @@ def test_the_vectors_cover_what_they_are_there_for() -> None:
     refused = {step["name"] for name in TRANSCRIPTS for step in VECTORS[name]["steps"] if step["refused"]}
     assert refused == {"AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"}
     assert {len(VECTORS[name]["inbox"]) for name in REFUSALS} == {1, 2, 3, 4}
+
+
+def rows(after: str) -> list[list[str]]:
+    """The cells of the first table behind a line of SPEC.md, without its head."""
+    lines = (FOLDER / "SPEC.md").read_text().split(after, 1)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table][2:]
+
+
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
+    names = {message.KIND: message.__name__ for message in MESSAGES}
+    assert {int(row[0], 16): row[1] for row in rows("## 4. Messages")} == names
+    for heading, table, semi_honest in (
+        ("## 10. State table", client_table(signed=True), client_table(signed=False)),
+        ("Server, signed;", server_table(signed=True), server_table(signed=False)),
+    ):
+        told = {row[0]: row for row in rows(heading)}
+        assert list(told) == list(table)
+        for state, row in table.items():
+            cells = [getattr(cell, "__name__", cell or "-") for cell in dataclasses.astuple(row)]
+            assert [cell.split(" (")[0] for cell in told[state]] == cells
+            for bare in (cell.split("(semi-honest: ")[1].rstrip(")") for cell in told[state] if "(" in cell):
+                assert bare in [getattr(c, "__name__", c) for c in dataclasses.astuple(semi_honest[state])]
+    assert len((FOLDER / "SPEC.md").read_text().splitlines()) <= 600
 
 
 def load(name: str) -> ModuleType:
