@@ -105,7 +105,7 @@ def test_tied_weights_have_one_place_and_stay_tied() -> None:
     flat = FlatModule(tied(), buffers="shared", device=CPU)
     assert [entry.name for entry in flat.layout.entries] == ["embed.weight", "norm.weight", "norm.bias"]
     assert flat.module["head"].weight is flat.module["embed"].weight
-    assert flat.runs == [(0, 45)]
+    assert flat.spans == [(0, 45)]
 
 
 def test_a_float64_vector_is_rounded_to_a_float32_module() -> None:

@@ -16,8 +16,9 @@ from privfl.errors import ConfigError
 class FlatModule:
     """A copy of `module` on `device`, bound to a flat tensor `values` `[size]`.
 
-    `gradient` `[parameters]` is what backward passes add to, once `watch` was called. Whatever state of the module is
-    not in the vector is put back to its first value by every `load`.
+    `gradient` `[parameters]` is what backward passes add to, once `watch` was called; `runs` are the pieces of both
+    that are trained, frozen parameters being the gaps between them. Whatever state of the module is not in the vector
+    is put back to its first value by every `load`.
     """
 
     def __init__(self, module: nn.Module, *, buffers: Buffers, device: torch.device) -> None:
@@ -29,7 +30,7 @@ class FlatModule:
         self.values = torch.empty(self.layout.size, dtype=dtype, device=device)
         self.gradient = torch.zeros(self.layout.parameters, dtype=dtype, device=device)
         self.trained: list[nn.Parameter] = []
-        self.runs: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []
         self._gradients: list[torch.Tensor] = []
         for entry, tensor in bound:
             view = self.values[entry.start : entry.stop].view(entry.shape)
@@ -37,6 +38,7 @@ class FlatModule:
             tensor.data = view
             if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
                 self._add_trained(tensor, entry.start, entry.stop)
+        self.runs = [(self.values[start:stop], self.gradient[start:stop]) for start, stop in self.spans]
         # On the CPU this is the memory of `values` itself; elsewhere a model passes through it.
         self._host = self.values.numpy() if device.type == "cpu" else np.empty(self.layout.size, self.layout.dtype)
         self._homes = self._find_homes()
@@ -63,6 +65,10 @@ class FlatModule:
         for parameter, gradient in zip(self.trained, self._gradients, strict=True):
             parameter.grad = gradient if flat else None
 
+    def gradients(self) -> dict[int, torch.Tensor]:
+        """The view of `gradient` for each trained parameter, by its id."""
+        return {id(parameter): view for parameter, view in zip(self.trained, self._gradients, strict=True)}
+
     def check(self, flat: bool) -> None:
         """Raise `ConfigError` if the training has put new tensors in the place of these views."""
         for owner, name, tensor in self._homes:
@@ -82,9 +88,9 @@ class FlatModule:
     def _add_trained(self, parameter: nn.Parameter, start: int, stop: int) -> None:
         self.trained.append(parameter)
         self._gradients.append(self.gradient[start:stop].view(parameter.shape))
-        if self.runs and self.runs[-1][1] == start:
-            start = self.runs.pop()[0]
-        self.runs.append((start, stop))
+        if self.spans and self.spans[-1][1] == start:
+            start = self.spans.pop()[0]
+        self.spans.append((start, stop))
 
     def _find_homes(self) -> list[tuple[nn.Module, str, torch.Tensor]]:
         homes = []

@@ -33,4 +33,4 @@ def accuracy(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         right = (output.reshape(targets.shape) > 0) == (targets > 0)
     else:
         right = output.argmax(1) == targets
-    return right.float().mean()
+    return right.mean(dtype=torch.float32)

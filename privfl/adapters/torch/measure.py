@@ -13,7 +13,7 @@ from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Buffers
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
 from privfl.adapters.torch.state import borrowed
-from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
+from privfl.adapters.torch.train import TensorRows, open_device, to_tensor, widened
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.metrics import MetricSums, measure_predictions, measure_scores
@@ -23,7 +23,8 @@ from privfl.wire import ClientId
 class TorchMeasure:
     """Sums over each client's own test rows, `batch_size` at a time, in evaluation mode.
 
-    `task="classification"`: the module gives logits `[n]` (binary) or `[n, outputs]`, targets are `[n]`;
+    `task="classification"`: the module gives logits `[n]` (binary), `[n, outputs]`, or for sequences
+    `[n, outputs, length]`, of which every position counts as a row; targets are `[n]` or `[n, length]`.
     "regression": predictions `[n]` or `[n, 1]`. `loss` is a mean over rows. With `buffers="local"` a module with
     BatchNorm needs `calibration`: rows of the same client (its training rows) from which the statistics are
     estimated anew, since no client keeps any. Raises `ConfigError` when a shared running variance has become negative.
@@ -71,8 +72,9 @@ class TorchMeasure:
                 if norm.running_var is not None and bool((norm.running_var < 0).any()):
                     raise ConfigError(f"the running variance of {name} is negative: use buffers='local' or GroupNorm")
             outputs, losses = self._predict(features, targets)
-        labels = targets.cpu().numpy()
-        scores = (outputs[:, None] if outputs.dim() == 1 else outputs.flatten(1)).double().cpu().numpy()
+        labels = targets.reshape(-1).cpu().numpy()
+        columns = outputs[:, None] if outputs.dim() == 1 else outputs.movedim(1, -1)
+        scores = columns.reshape(-1, columns.shape[-1]).double().cpu().numpy()
         if self._task == "regression":
             return measure_predictions(scores[:, 0], labels.astype(np.float64))
         return measure_scores(scores, labels, losses)
@@ -80,12 +82,11 @@ class TorchMeasure:
     def _predict(self, features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         outputs, losses = [], []
         for start in range(0, max(1, len(features)), self._batch_size):
-            x, y = features[start : start + self._batch_size], targets[start : start + self._batch_size]
+            x, y = (widened(part[start : start + self._batch_size]) for part in (features, targets))
             output = self._flat.module(x)
             outputs.append(output)
             if len(y):
-                y = y if y.is_floating_point() else y.long()
-                losses.append(np.full(len(y), self._loss(output, y).item()))
+                losses.append(np.full(y.numel(), self._loss(output, y).item()))
         return torch.cat(outputs), np.concatenate([np.zeros(0), *losses])
 
     def _calibrate(self, features: torch.Tensor) -> None:
@@ -96,7 +97,7 @@ class TorchMeasure:
             norm.momentum = None
             norm.train()
         for start in range(0, len(features), self._batch_size):
-            part = features[start : start + self._batch_size]
+            part = widened(features[start : start + self._batch_size])
             if len(part) > 1:
                 self._flat.module(part)
         for (_, norm), rate in zip(self._norms, rates, strict=True):

@@ -44,7 +44,7 @@ class FlatStep:
 
     def __init__(self, rule: Sgd, flat: FlatModule, rate: float) -> None:
         self._rule, self._rate, self._gradient = rule, rate, flat.gradient
-        self._runs = [(flat.values[start:stop], flat.gradient[start:stop]) for start, stop in flat.runs]
+        self._runs = flat.runs
         self._velocities: list[torch.Tensor] = []
 
     def zero(self) -> None:

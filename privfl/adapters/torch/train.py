@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from privfl.adapters.torch.chain import Chain
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Buffers, Layout
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
@@ -71,6 +73,7 @@ class TorchTrain:
         self._update, self._threads = update, threads
         self._flat = _trained(module, buffers, device)
         self._first = self.layout.flatten(self._flat.module)
+        self._chain = self._find_chain()
 
     @property
     def layout(self) -> Layout:
@@ -89,76 +92,83 @@ class TorchTrain:
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[size]`)."""
         flat = self._flat
-        features, targets = (to_tensor(part, flat) for part in self._rows(client))
-        count = len(targets)
-        if len(features) != count:
-            raise ConfigError(f"client {client} has {len(features)} rows of features and {count} targets")
+        x, y = self._rows(client)
+        features, targets = to_tensor(x, flat), to_tensor(y, flat)
+        count = targets.shape[0]
+        if features.shape[0] != count:
+            raise ConfigError(f"client {client} has {features.shape[0]} rows of features and {count} targets")
         flat.load(model)
         if not count:
             return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
-        if not targets.is_floating_point():
-            targets = targets.long()
         whole = self._update == "gradient"
-        flat_gradients = whole or isinstance(self._optimizer, Sgd)
         batches = minibatches(
             count, self._batch_size, 1 if whole else self._epochs, None if whole else self._steps, rng
         )
-        tally = _Tally(self._named_metrics(targets))
-        with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), flat.device):
-            flat.watch(flat_gradients)
-            if whole:
-                self._gradient(features, targets, batches, tally)
+        job = _Job(features, targets, batches, _Tally(self._named_metrics(targets)), round)
+        with borrowed(self._threads):
+            if self._chain is not None and self._chain.fits(features):
+                self._descend(job, self._chain)
             else:
-                self._descend(features, targets, batches, tally, round)
-        flat.check(flat_gradients)
+                with seeded(int(rng.integers(1 << 63)), flat.device):
+                    self._record(job)
         delta = flat.change(model)
         if whole:
             delta[: self.layout.parameters] = -flat.gradient.cpu().numpy()
-        return ClientUpdate(delta, count, tally.means())
+        return ClientUpdate(delta, count, job.tally.means())
 
     def __getstate__(self) -> dict[str, Any]:
         """For a spawned worker: views of one tensor would each bring the whole of it along."""
         buffers, device = self.layout.buffers, str(self._flat.device)
-        return {**self.__dict__, "_flat": (self.module(self._first), buffers, device)}
+        return {**self.__dict__, "_flat": (self.module(self._first), buffers, device), "_chain": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         module, buffers, device = state["_flat"]
         self.__dict__.update(state, _flat=_trained(module, buffers, device))
+        self._chain = self._find_chain()
 
-    def _descend(
-        self,
-        features: torch.Tensor,
-        targets: torch.Tensor,
-        batches: list[npt.NDArray[np.intp]],
-        tally: _Tally,
-        round: int,
-    ) -> None:
-        rate = None if self._learning_rate is None else check_rate(self._learning_rate(round))
+    def _record(self, job: _Job) -> None:
+        """Train with autograd."""
+        flat_gradients = self._update == "gradient" or isinstance(self._optimizer, Sgd)
+        self._flat.watch(flat_gradients)
+        if self._update == "gradient":
+            self._differentiate(job)
+        else:
+            self._descend(job)
+        self._flat.check(flat_gradients)
+
+    def _descend(self, job: _Job, chain: Chain | None = None) -> None:
+        rate = None if self._learning_rate is None else check_rate(self._learning_rate(job.round))
         stepper: FlatStep | TorchStep
         if isinstance(self._optimizer, Sgd):
             stepper = FlatStep(self._optimizer, self._flat, rate or self._optimizer.learning_rate)
         else:
             stepper = TorchStep(self._optimizer, self._flat, rate)
         module, loss_of = self._flat.module, self._loss
-        for batch in batches:
-            x, y = select(features, targets, batch)
-            stepper.zero()
-            output = module(x)
-            loss = loss_of(output, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+        for batch in job.batches:
+            x, y = select(job.features, job.targets, batch)
+            if chain is not None:
+                loss, output = chain.gradient(x, y)
+            else:
+                stepper.zero()
+                output = module(x)
+                loss = loss_of(output, y)
+                loss.backward()  # type: ignore[no-untyped-call]
             stepper.step()
-            tally.add(loss, output, y, len(batch))
+            job.tally.add(loss, output, y, len(batch))
 
-    def _gradient(
-        self, features: torch.Tensor, targets: torch.Tensor, batches: list[npt.NDArray[np.intp]], tally: _Tally
-    ) -> None:
+    def _differentiate(self, job: _Job) -> None:
         self._flat.gradient.zero_()
-        for batch in batches:
-            x, y = select(features, targets, batch)
+        for batch in job.batches:
+            x, y = select(job.features, job.targets, batch)
             output = self._flat.module(x)
             loss = self._loss(output, y)
-            (loss * (len(batch) / len(targets))).backward()  # type: ignore[no-untyped-call]
-            tally.add(loss, output, y, len(batch))
+            (loss * (len(batch) / job.targets.shape[0])).backward()  # type: ignore[no-untyped-call]
+            job.tally.add(loss, output, y, len(batch))
+
+    def _find_chain(self) -> Chain | None:
+        # A metric or a loss of the user's own may draw random numbers, which only the recorded way sets apart.
+        plain = isinstance(self._optimizer, Sgd) and not self._metrics and self._update == "delta"
+        return Chain.of(self._flat, self._loss) if plain else None
 
     def _named_metrics(self, targets: torch.Tensor) -> Mapping[str, BatchMean]:
         if self._metrics is not None:
@@ -170,6 +180,17 @@ def _trained(module: nn.Module, buffers: Buffers, device: str) -> FlatModule:
     flat = FlatModule(module, buffers=buffers, device=open_device(device))
     flat.module.train()
     return flat
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One client's training: its rows, the row numbers of each minibatch, what is told of it, and the round."""
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    batches: list[npt.NDArray[np.intp]]
+    tally: _Tally
+    round: int
 
 
 class _Tally:
@@ -199,11 +220,16 @@ class _Tally:
 def select(
     features: torch.Tensor, targets: torch.Tensor, batch: npt.NDArray[np.intp]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of one minibatch; all of them need no copy, whatever their order."""
-    if len(batch) == len(targets):
-        return features, targets
-    index = torch.from_numpy(batch).to(features.device)
-    return features.index_select(0, index), targets.index_select(0, index)
+    """The rows of one minibatch; all of them need no copy, whatever their order. Integers become int64."""
+    if len(batch) < targets.shape[0]:
+        index = torch.from_numpy(batch).to(features.device)
+        features, targets = features.index_select(0, index), targets.index_select(0, index)
+    return widened(features), widened(targets)
+
+
+def widened(values: torch.Tensor) -> torch.Tensor:
+    """Integers as int64, which embeddings and class numbers have to be; floats as they are."""
+    return values if values.is_floating_point() else values.long()
 
 
 def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:
