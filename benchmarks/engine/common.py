@@ -32,14 +32,22 @@ def machine() -> dict[str, Any]:
     }
 
 
-def timed(step: Callable[[int], None], *, warm: int, rounds: int) -> list[float]:
-    """Seconds of each of `rounds` calls, after `warm` that do not count."""
-    seconds = []
+def timed(step: Callable[[int], None], *, warm: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each of `rounds` calls, after `warm` that do not count: by the clock, and of this process's CPU.
+
+    By the clock is what a user waits for; the CPU's time is the steadier of the two where a machine is shared.
+    """
+    stamps = [(time.perf_counter(), time.process_time())]
     for number in range(warm + rounds):
-        start = time.perf_counter()
         step(number)
-        seconds.append(time.perf_counter() - start)
-    return seconds[warm:]
+        stamps.append((time.perf_counter(), time.process_time()))
+    return differences(stamps[warm:])
+
+
+def differences(stamps: list[tuple[float, float]]) -> dict[str, list[float]]:
+    """Seconds between (clock, CPU) stamps."""
+    clock, cpu = np.diff(np.array(stamps), axis=0).T
+    return {"seconds": clock.tolist(), "cpu_seconds": cpu.tolist()}
 
 
 def alternate(commands: Mapping[str, Sequence[str]], times: int) -> dict[str, list[dict[str, Any]]]:
@@ -49,14 +57,21 @@ def alternate(commands: Mapping[str, Sequence[str]], times: int) -> dict[str, li
         for name, command in commands.items():
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, **ONE_THREAD})
             results[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{name:>12}: {1e3 * statistics.median(results[name][-1]['seconds']):8.2f} ms a round", flush=True)
+            clock, cpu = (1e3 * statistics.median(results[name][-1][key]) for key in ("seconds", "cpu_seconds"))
+            print(f"{name:>12}: {clock:8.2f} ms a round, {cpu:8.2f} ms of CPU", flush=True)
     return results
 
 
-def medians(runs: list[dict[str, Any]]) -> dict[str, float]:
+def medians(runs: list[dict[str, Any]], key: str = "seconds") -> dict[str, float]:
     """Of every run its median round; of these the median and the least, in seconds."""
-    each = [statistics.median(run["seconds"]) for run in runs]
+    each = [statistics.median(run[key]) for run in runs]
     return {"median": statistics.median(each), "least": min(each)}
+
+
+def compare(slow: list[dict[str, Any]], fast: list[dict[str, Any]], key: str = "seconds") -> dict[str, float]:
+    """How many times as long `slow` takes as `fast`: by their medians, and by their least."""
+    a, b = medians(slow, key), medians(fast, key)
+    return {"of_medians": a["median"] / b["median"], "of_least": a["least"] / b["least"]}
 
 
 def report(name: str, result: dict[str, Any]) -> None:

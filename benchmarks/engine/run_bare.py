@@ -30,10 +30,10 @@ def main(job: str, model_name: str) -> None:
                 loss.backward()
                 optimizer.step()
 
-    seconds = timed(step, warm=settings["warm"], rounds=settings["rounds"])
+    times = timed(step, warm=settings["warm"], rounds=settings["rounds"])
     with torch.no_grad():
         accuracy = float((model(x).argmax(1) == y).float().mean())
-    print(json.dumps({"seconds": seconds, "accuracy": accuracy}))
+    print(json.dumps({**times, "accuracy": accuracy}))
 
 
 if __name__ == "__main__":

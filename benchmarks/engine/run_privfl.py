@@ -7,54 +7,51 @@ import sys
 
 import models
 import numpy as np
+import torch
 from common import load_job, timed
 
 from privfl.adapters.torch import Sgd, TorchTrain, one_thread
-from privfl.codec import FixedPoint, Vector
+from privfl.codec import FixedPoint
+from privfl.dp import FlatClip
 from privfl.engine import LoopExecutor, ProcessExecutor
-from privfl.ring import Ints, Ring
-from privfl.sums import PlainSum, SumTask, run_sum
+from privfl.fl.plan import RoundPlan, UpdatePlan, model_hash
+from privfl.fl.round import Contribution, Parts, run_round
+from privfl.ring import Ring
+from privfl.sums import PlainSum
 
 CLIP = 8.0
 
 
 def main(job: str, model_name: str, workers: str) -> None:
-    """Train, clip, encode, sum, decode, average, round after round."""
+    """Whole rounds: train, clip, encode, sum, decode, average."""
     features, targets, parts, settings = load_job(job)
-    cohort_size, seed = settings["cohort"], 0
+    size = settings["cohort"]
     train = TorchTrain(
         getattr(models, model_name)(),
         lambda client: (features[parts[client]], targets[parts[client]]),
         optimizer=Sgd(settings["learning_rate"]),
+        metrics={},
         batch_size=settings["batch_size"],
     )
-    codec = FixedPoint.fit(Ring(32), clip_norm=CLIP, cohort=cohort_size)
-
-    def work(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
-        delta = train(model, client, round, rng).delta
-        norm = float(np.linalg.norm(delta))
-        return codec.encode(delta * min(1.0, CLIP / norm) if norm > CLIP else delta, max_norm=CLIP)
-
+    model = train.initial()
+    update = UpdatePlan(len(model), FixedPoint.fit(Ring(32), clip_norm=CLIP, cohort=size), FlatClip(CLIP))
     executor = ProcessExecutor(int(workers), initializer=one_thread) if int(workers) else LoopExecutor()
-    model, draws = train.initial(), np.random.default_rng(seed)
+    pipe = Parts(Contribution(train, update, None, seed=0), PlainSum(), executor)
+    moments: dict[str, np.ndarray] = {}
+    draws = np.random.default_rng(0)
 
     def step(number: int) -> None:
-        nonlocal model
-        cohort = tuple(sorted(draws.choice(len(parts), cohort_size, replace=False).tolist()))
-        task = SumTask(b"", cohort, cohort_size, len(model), codec.ring, codec.bound(CLIP))
-        result = run_sum(PlainSum(), task, executor.run(work, model, cohort, round=number, seed=seed))
-        model = model + (codec.decode(result.total) / len(result.survivors)).astype(np.float32)
+        nonlocal model, moments
+        cohort = tuple(sorted(draws.choice(len(parts), size, replace=False).tolist()))
+        plan = RoundPlan(number, 0, model_hash(model), cohort, size, update, PlainSum.name, seed=0)
+        outcome = run_round(model, moments, plan, pipe)
+        model, moments = outcome.model, outcome.moments
 
-    seconds = timed(step, warm=settings["warm"], rounds=settings["rounds"])
+    times = timed(step, warm=settings["warm"], rounds=settings["rounds"])
     executor.close()
-    output = train.module(model)(_tensor(features)).argmax(1).numpy()
-    print(json.dumps({"seconds": seconds, "accuracy": float((output == targets).mean())}))
-
-
-def _tensor(array: object) -> object:
-    import torch
-
-    return torch.from_numpy(array)
+    with torch.no_grad():
+        output = train.module(model)(torch.from_numpy(features)).argmax(1).numpy()
+    print(json.dumps({**times, "accuracy": float((output == targets).mean())}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from privfl.adapters.torch import Sgd, TorchTrain, binary_cross_entropy, cross_entropy, squared_error
-from privfl.adapters.torch.chain import Chain
+from privfl.adapters.torch import accuracy as tensor_accuracy
+from privfl.adapters.torch.chain import Chain, accuracy
 from privfl.adapters.torch.flat import FlatModule
 from privfl.fl.client import client_rng
 
@@ -52,32 +53,51 @@ def test_the_gradient_is_autograds(name: str, rows: int, loss: Any) -> None:
     held = flat(module)
     chain = Chain.of(held, loss)
     assert chain is not None
-    x = torch.randn(rows, 6, dtype=held.values.dtype)
-    targets = torch.randint(0, 3, (rows,))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 6))
+    targets = rng.integers(0, 3, rows)
     if loss in (squared_error, binary_cross_entropy):
-        targets = torch.rand(rows * 3, dtype=held.values.dtype)
-    assert chain.fits(x)
+        targets = rng.uniform(size=rows * 3)
+    assert chain.takes(x, targets, rows)
     held.gradient.fill_(7.0)  # whatever was there before must not count
-    got, output = chain.gradient(x, targets)
-    expected = loss(module(x), targets)
+    got, output = chain.gradient(chain.prepare(x), targets)
+    ours = module(torch.from_numpy(x).to(held.values.dtype))
+    expected = loss(ours, torch.from_numpy(targets))
     expected.backward()
     gradient = torch.cat([parameter.grad.ravel() for parameter in module.parameters()])
     torch.testing.assert_close(held.gradient, gradient, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(got, expected.detach())
-    torch.testing.assert_close(output, module(x).detach())
+    assert got == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(output, ours.detach().numpy(), atol=1e-6)
+    assert output.dtype == held.layout.dtype
+    if loss is cross_entropy:
+        assert accuracy(output, targets) == pytest.approx(tensor_accuracy(ours, torch.from_numpy(targets)).item())
 
 
-def test_a_module_that_flattens_takes_images() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
-    chain = Chain.of(flat(module), cross_entropy)
+def test_the_accuracy_of_one_logit_is_that_of_its_sign() -> None:
+    output, targets = np.array([[2.0], [-1.0], [3.0], [1.0]]), np.array([1, 0, 0, 1])
+    assert accuracy(output, targets) == 0.75
+
+
+def test_rows_that_numpy_cannot_take_as_torch_would_are_left_to_autograd() -> None:
+    chain = Chain.of(flat(nn.Linear(6, 3)), cross_entropy)
+    images = Chain.of(flat(nn.Sequential(nn.Flatten(), nn.Linear(6, 3))), cross_entropy)
+    values = Chain.of(flat(nn.Linear(6, 1)), squared_error)
     assert chain is not None
-    assert chain.fits(torch.zeros(4, 2, 3))
-    assert not chain.fits(torch.zeros(4))
-    assert chain.gradient(torch.zeros(4, 2, 3), torch.zeros(4, dtype=torch.long))[1].shape == (4, 3)
-    plain = Chain.of(flat(nn.Linear(6, 3)), cross_entropy)
-    assert plain is not None
-    assert not plain.fits(torch.zeros(4, 5, 6))
-    assert not plain.fits(torch.zeros(4, 6, dtype=torch.long))
+    assert images is not None
+    assert values is not None
+    x, y = np.zeros((4, 6)), np.array([0, 1, 2, 0])
+    assert chain.takes(x, y, 4)
+    assert chain.takes(x, y, 1 << 13)
+    assert not chain.takes(x, y, 1 << 15)  # too large a product
+    assert not chain.takes(np.zeros((4, 5, 6)), y, 4)
+    assert not chain.takes(np.zeros((4, 6), np.int64), y, 4)
+    assert not chain.takes(x, np.array([0, 1, -100, 0]), 4)
+    assert not chain.takes(x, np.zeros((4, 3)), 4)  # probabilities
+    assert not chain.takes(x, y.astype(float), 4)
+    assert values.takes(x, y.astype(float), 4)
+    assert images.takes(np.zeros((4, 2, 3)), y, 4)
+    assert not images.takes(np.zeros(4), y, 4)
+    assert images.gradient(images.prepare(np.zeros((4, 2, 3))), y)[1].shape == (4, 3)
 
 
 def shared() -> nn.Module:
@@ -130,6 +150,12 @@ def test_anything_else_is_left_to_autograd(name: str) -> None:
 
 def test_a_loss_of_ones_own_is_left_to_autograd() -> None:
     assert Chain.of(flat(nn.Linear(6, 3)), lambda output, targets: output.sum()) is None
+
+
+def test_a_chain_that_diverges_says_so_in_its_delta_alone() -> None:
+    x, y = np.full((4, 6), 1e30, np.float32), np.array([0, 1, 2, 0])
+    train = TorchTrain(nn.Linear(6, 3), lambda c: (x, y), optimizer=Sgd(1e30), epochs=3)
+    assert not np.isfinite(train(train.initial(), 0, 0, client_rng(0, 0, 0)).delta).all()
 
 
 def test_training_by_the_chain_is_training_by_autograd() -> None:

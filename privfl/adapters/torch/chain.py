@@ -1,143 +1,177 @@
-"""Forward and backward of a chain of plain layers in closed form, for models so small that autograd is their cost.
+"""Forward and backward of small chains of plain layers in closed form.
 
-An MLP's step is some 15 operations. Recording and replaying a graph for them takes several times as long as they do,
-so a `Sequential` of linear layers and activations is differentiated here by the chain rule itself, straight into the
-flat gradient. The operations are the ones that autograd would call.
+The step of a small MLP on ten rows is some 15 operations of a microsecond or two. To record them as a graph and to walk
+it backward takes torch several times as long, so a `Sequential` of linear layers and activations under one of our own
+losses is differentiated here by the chain rule itself, in numpy, on the memory of the flat vector. It is taken only
+where every product is so small that it needs one thread, and where the result is autograd's up to rounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.losses import BatchMean, binary_cross_entropy, cross_entropy, squared_error
 
-_ATEN: Final[Any] = torch.ops.aten
-_FORWARD: Final[dict[type[nn.Module], Any]] = {
-    nn.ReLU: torch.relu,
-    nn.Tanh: torch.tanh,
-    nn.Sigmoid: torch.sigmoid,
-}
-_BACKWARD: Final[dict[type[nn.Module], Any]] = {
-    nn.ReLU: lambda gradient, output: _ATEN.threshold_backward.default(gradient, output, 0),
-    nn.Tanh: _ATEN.tanh_backward.default,
-    nn.Sigmoid: _ATEN.sigmoid_backward.default,
-}
-_CLOSED: Final[tuple[BatchMean, ...]] = (cross_entropy, nn.functional.cross_entropy)
-LOSSES: Final = (*_CLOSED, binary_cross_entropy, squared_error)
-"""Losses without randomness or state."""
+Floats = npt.NDArray[np.floating[Any]]
+
+LARGEST: Final = 1 << 18
+"""Multiplications in one product up to which OpenBLAS stays with one thread, and torch's bookkeeping is what costs."""
 
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HALF: Final = np.float32(0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class _Linear:
-    """Views of the flat values and of the flat gradient; transposed once, since they never move."""
+    """Views of the flat values and of the flat gradient; weight `[out, in]`, transposed once, since it never moves."""
 
-    weight: torch.Tensor
-    transposed: torch.Tensor
-    bias: torch.Tensor | None
-    weight_gradient: torch.Tensor
-    bias_gradient: torch.Tensor | None
+    weight: Floats
+    transposed: Floats
+    bias: Floats | None
+    weight_gradient: Floats
+    bias_gradient: Floats | None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.bias is None:
-            return torch.mm(x, self.transposed)
-        return torch.addmm(self.bias, x, self.transposed)
+    def forward(self, x: Floats) -> Floats:
+        y: Floats = x @ self.transposed
+        if self.bias is not None:
+            y += self.bias
+        return y
 
-    def backward(self, gradient: torch.Tensor, x: torch.Tensor) -> None:
-        torch.mm(gradient.t(), x, out=self.weight_gradient)
+    def backward(self, gradient: Floats, x: Floats) -> None:
+        np.matmul(gradient.T, x, out=self.weight_gradient)
         if self.bias_gradient is not None:
-            torch.sum(gradient, 0, out=self.bias_gradient)
+            np.add.reduce(gradient, 0, out=self.bias_gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    """`backward` takes (gradient, the layer's own output)."""
+
+    forward: Callable[[Floats], Floats]
+    backward: Callable[[Floats, Floats], Floats]
+
+
+_ACTIVATIONS: Final[dict[type[nn.Module], _Activation]] = {
+    nn.ReLU: _Activation(lambda x: np.maximum(x, 0), lambda g, y: g * (y > 0)),
+    nn.Tanh: _Activation(np.tanh, lambda g, y: g * (1 - y * y)),
+    nn.Sigmoid: _Activation(lambda x: _sigmoid(x), lambda g, y: g * (y * (1 - y))),  # noqa: PLW0108 - defined below
+}
 
 
 class Chain:
-    """The chain that `flat` holds: `gradient` does what `loss(module(x), y).backward()` would."""
+    """The chain that a `FlatModule` holds."""
 
-    def __init__(self, layers: list[_Linear | type[nn.Module]], flattens: bool, loss: BatchMean) -> None:
-        self._layers, self._flattens, self._loss = layers, flattens, loss
-        self._closed = loss in _CLOSED
-        self._one = torch.ones(())
+    def __init__(self, layers: list[_Linear | _Activation], flattens: bool, loss: BatchMean, dtype: Any) -> None:
+        self._layers, self._flattens, self._dtype = layers, flattens, dtype
+        self._classes = loss not in (binary_cross_entropy, squared_error)
+        self._loss = _LOSSES[loss]
+        self._size = max(layer.weight.size for layer in layers if isinstance(layer, _Linear))
 
     @classmethod
     def of(cls, flat: FlatModule, loss: BatchMean) -> Chain | None:
-        """The chain of a module on the CPU under one of `LOSSES`, or None where it is anything else."""
+        """The chain of a module on the CPU, or None where it is anything else."""
         parts = _parts(flat.module)
-        if (
-            parts is None
-            or loss not in LOSSES
-            or flat.device.type != "cpu"
-            or flat.layout.parameters != flat.layout.size
-        ):
+        buffers = flat.layout.parameters != flat.layout.size
+        if parts is None or loss not in _LOSSES or flat.device.type != "cpu" or buffers:
             return None
         flattens = (
             bool(parts) and isinstance(parts[0], nn.Flatten) and (parts[0].start_dim, parts[0].end_dim) == (1, -1)
         )
         parts = parts[flattens:]
-        owned = {id(parameter) for part in parts for parameter in part.parameters()}
-        count = sum(len(list(part.parameters())) for part in parts)
-        known = all(type(part) in (nn.Linear, *_FORWARD) for part in parts)
+        linears = [part for part in parts if type(part) is nn.Linear]
+        count = sum(len(list(part.parameters())) for part in linears)
+        known = all(type(part) in (nn.Linear, *_ACTIVATIONS) for part in parts)
         # Every parameter once, and all of them trained: a gradient is written here, and never added to.
-        if not (known and count == len(owned) == len(flat.trained) and any(type(p) is nn.Linear for p in parts)):
+        if not (known and linears and count == len(flat.trained)):
             return None
-        gradients = flat.gradients()
-        layers: list[_Linear | type[nn.Module]] = []
-        for part in parts:
-            if isinstance(part, nn.Linear):
-                weight, bias = part.weight.detach(), part.bias
-                layers.append(
-                    _Linear(
-                        weight,
-                        weight.t(),
-                        None if bias is None else bias.detach(),
-                        gradients[id(part.weight)],
-                        None if bias is None else gradients[id(bias)],
-                    )
-                )
-            else:
-                layers.append(type(part))
-        return cls(layers, flattens, loss)
+        gradients = {key: view.numpy() for key, view in flat.gradients().items()}
+        layers = [_linear(p, gradients) if isinstance(p, nn.Linear) else _ACTIVATIONS[type(p)] for p in parts]
+        return cls(layers, flattens, loss, flat.layout.dtype)
 
-    def fits(self, features: torch.Tensor) -> bool:
-        """Whether these rows are flat, or are made so by the module."""
-        return features.is_floating_point() and (features.dim() == 2 or (self._flattens and features.dim() > 2))
+    def takes(self, features: npt.NDArray[Any], targets: npt.NDArray[Any], rows: int) -> bool:
+        """Whether batches of up to `rows` of these rows are small, flat, and numbered or valued as the loss needs."""
+        flat = features.ndim == 2 or (self._flattens and features.ndim > 2)
+        if not flat or features.dtype.kind != "f" or targets.ndim != 1 or rows * self._size > LARGEST:
+            return False
+        # torch ignores a class number of -100, and complains of others below 0: it may do so.
+        return not self._classes or (targets.dtype.kind in "iu" and int(targets.min()) >= 0)
 
-    @torch.no_grad()
-    def gradient(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fill the flat gradient; returns (mean loss, output)."""
-        if self._flattens:
-            x = x.flatten(1)
+    def prepare(self, features: Floats) -> Floats:
+        """Features as `[n, inputs]` in the module's precision."""
+        return features.reshape(len(features), -1).astype(self._dtype, copy=False)
+
+    def gradient(self, x: Floats, targets: npt.NDArray[Any]) -> tuple[float, Floats]:
+        """Fill the flat gradient as `loss(module(x), targets).backward()` would; returns (mean loss, output)."""
         values = [x]
         for layer in self._layers:
-            x = layer.forward(x) if isinstance(layer, _Linear) else _FORWARD[layer](x)
+            x = layer.forward(x)
             values.append(x)
-        loss, gradient = self._loss_gradient(x, targets)
+        loss, gradient = self._loss(x, targets)
         for index in range(len(self._layers) - 1, -1, -1):
             layer = self._layers[index]
             if isinstance(layer, _Linear):
                 layer.backward(gradient, values[index])
                 if index:
-                    gradient = torch.mm(gradient, layer.weight)
+                    gradient = gradient @ layer.weight
             else:
-                gradient = _BACKWARD[layer](gradient, values[index + 1])
+                gradient = layer.backward(gradient, values[index + 1])
         return loss, x
 
-    def _loss_gradient(self, output: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._closed and targets.dim() == 1 and not targets.is_floating_point():
-            logs = torch.log_softmax(output, 1)
-            loss, weight = _ATEN.nll_loss_forward.default(logs, targets, None, 1, -100)
-            one = self._one if logs.dtype == torch.float32 else self._one.to(logs.dtype)
-            gradient = _ATEN.nll_loss_backward.default(one, logs, targets, None, 1, -100, weight)
-            return loss, _ATEN._log_softmax_backward_data.default(gradient, logs, 1, logs.dtype)
-        with torch.enable_grad():
-            leaf = output.detach().requires_grad_()
-            loss = self._loss(leaf, targets)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-        return loss.detach(), gradient
+
+def accuracy(output: Floats, targets: npt.NDArray[Any]) -> float:
+    """What `losses.accuracy` says, of arrays."""
+    right = (output.reshape(-1) > 0) == (targets > 0) if output.size == targets.size else output.argmax(1) == targets
+    return np.count_nonzero(right) / len(targets)
+
+
+def _cross_entropy(output: Floats, targets: npt.NDArray[Any]) -> tuple[float, Floats]:
+    count, numbers = len(targets), np.arange(len(targets))
+    shifted = output - np.maximum.reduce(output, 1, keepdims=True)
+    gradient: Floats = np.exp(shifted)
+    sums = np.add.reduce(gradient, 1, keepdims=True)
+    loss = float(np.add.reduce(np.log(sums[:, 0]) - shifted[numbers, targets])) / count
+    gradient /= sums
+    gradient[numbers, targets] -= 1
+    gradient /= count
+    return loss, gradient
+
+
+def _binary_cross_entropy(output: Floats, targets: npt.NDArray[Any]) -> tuple[float, Floats]:
+    flat = output.reshape(len(targets))
+    wanted = targets.astype(flat.dtype)
+    loss = float(np.add.reduce(np.logaddexp(0, flat) - wanted * flat)) / len(targets)
+    return loss, ((_sigmoid(flat) - wanted) / len(targets)).reshape(output.shape)
+
+
+def _squared_error(output: Floats, targets: npt.NDArray[Any]) -> tuple[float, Floats]:
+    errors = output.reshape(len(targets)) - targets.astype(output.dtype)
+    return 0.5 * float(np.dot(errors, errors)) / len(targets), (errors / len(targets)).reshape(output.shape)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    half = x * _HALF
+    return np.asarray(_HALF * np.tanh(half) + _HALF)
+
+
+_LOSSES: Final[dict[BatchMean, Callable[[Floats, npt.NDArray[Any]], tuple[float, Floats]]]] = {
+    cross_entropy: _cross_entropy,
+    nn.functional.cross_entropy: _cross_entropy,
+    binary_cross_entropy: _binary_cross_entropy,
+    squared_error: _squared_error,
+}
+
+
+def _linear(part: nn.Linear, gradients: dict[int, Floats]) -> _Linear:
+    weight, bias_gradient = part.weight.detach().numpy(), gradients.get(id(part.bias))
+    bias = None if bias_gradient is None else part.bias.detach().numpy()
+    return _Linear(weight, weight.T, bias, gradients[id(part.weight)], bias_gradient)
 
 
 def _parts(module: nn.Module) -> list[nn.Module] | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from privfl.adapters.torch.chain import Chain
+from privfl.adapters.torch.chain import accuracy as chain_accuracy
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Buffers, Layout
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
@@ -91,29 +92,28 @@ class TorchTrain:
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[size]`)."""
-        flat = self._flat
-        x, y = self._rows(client)
-        features, targets = to_tensor(x, flat), to_tensor(y, flat)
+        features, targets = self._rows(client)
         count = targets.shape[0]
         if features.shape[0] != count:
             raise ConfigError(f"client {client} has {features.shape[0]} rows of features and {count} targets")
-        flat.load(model)
+        self._flat.load(model)
         if not count:
             return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
         whole = self._update == "gradient"
         batches = minibatches(
             count, self._batch_size, 1 if whole else self._epochs, None if whole else self._steps, rng
         )
-        job = _Job(features, targets, batches, _Tally(self._named_metrics(targets)), round)
-        with borrowed(self._threads):
-            if self._chain is not None and self._chain.fits(features):
-                self._descend(job, self._chain)
-            else:
-                with seeded(int(rng.integers(1 << 63)), flat.device):
-                    self._record(job)
-        delta = flat.change(model)
+        if isinstance(features, np.ndarray) and isinstance(targets, np.ndarray):
+            metrics = self._follow(features, targets, batches, round)
+            if metrics is not None:
+                return ClientUpdate(self._flat.change(model), count, metrics)
+        x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
+        job = _Job(x, y, batches, _Tally(self._named_metrics(y)), round)
+        with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
+            self._record(job)
+        delta = self._flat.change(model)
         if whole:
-            delta[: self.layout.parameters] = -flat.gradient.cpu().numpy()
+            delta[: self.layout.parameters] = -self._flat.gradient.cpu().numpy()
         return ClientUpdate(delta, count, job.tally.means())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,23 +136,47 @@ class TorchTrain:
             self._descend(job)
         self._flat.check(flat_gradients)
 
-    def _descend(self, job: _Job, chain: Chain | None = None) -> None:
-        rate = None if self._learning_rate is None else check_rate(self._learning_rate(job.round))
-        stepper: FlatStep | TorchStep
+    def _step(self, round: int) -> FlatStep | TorchStep:
+        rate = None if self._learning_rate is None else check_rate(self._learning_rate(round))
         if isinstance(self._optimizer, Sgd):
-            stepper = FlatStep(self._optimizer, self._flat, rate or self._optimizer.learning_rate)
-        else:
-            stepper = TorchStep(self._optimizer, self._flat, rate)
+            return FlatStep(self._optimizer, self._flat, rate or self._optimizer.learning_rate)
+        return TorchStep(self._optimizer, self._flat, rate)
+
+    def _follow(
+        self,
+        features: npt.NDArray[Any],
+        targets: npt.NDArray[Any],
+        batches: list[npt.NDArray[np.intp]],
+        round: int,
+    ) -> dict[str, float] | None:
+        """Train a chain in closed form; returns the metrics, or None where autograd has to do it."""
+        chain = self._chain
+        if chain is None or not chain.takes(features, targets, len(batches[0])):
+            return None
+        features, stepper = chain.prepare(features), self._step(round)
+        scored = self._metrics is None and targets.dtype.kind != "f"
+        rows, loss_sum, right_sum = 0, 0.0, 0.0
+        with np.errstate(all="ignore"):  # an overflow shows in the delta, as it does with torch
+            for batch in batches:
+                whole = len(batch) == len(targets)  # all rows need no copy, whatever their order
+                x, y = (features, targets) if whole else (features[batch], targets[batch])
+                loss, output = chain.gradient(x, y)
+                stepper.step()
+                rows += len(batch)
+                loss_sum += loss * len(batch)
+                if scored:
+                    right_sum += chain_accuracy(output, y) * len(batch)
+        return {"loss": loss_sum / rows} | ({"accuracy": right_sum / rows} if scored else {})
+
+    def _descend(self, job: _Job) -> None:
+        stepper = self._step(job.round)
         module, loss_of = self._flat.module, self._loss
         for batch in job.batches:
             x, y = select(job.features, job.targets, batch)
-            if chain is not None:
-                loss, output = chain.gradient(x, y)
-            else:
-                stepper.zero()
-                output = module(x)
-                loss = loss_of(output, y)
-                loss.backward()  # type: ignore[no-untyped-call]
+            stepper.zero()
+            output = module(x)
+            loss = loss_of(output, y)
+            loss.backward()  # type: ignore[no-untyped-call]
             stepper.step()
             job.tally.add(loss, output, y, len(batch))
 
@@ -166,7 +190,7 @@ class TorchTrain:
             job.tally.add(loss, output, y, len(batch))
 
     def _find_chain(self) -> Chain | None:
-        # A metric or a loss of the user's own may draw random numbers, which only the recorded way sets apart.
+        # Metrics and losses of the user's own are functions of tensors.
         plain = isinstance(self._optimizer, Sgd) and not self._metrics and self._update == "delta"
         return Chain.of(self._flat, self._loss) if plain else None
 
