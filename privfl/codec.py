@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ class FixedPoint:
         flat array of floats.
         """
         _check_positive(max_norm=max_norm)
-        limit = math.floor((_exact(self.scale) * _exact(max_norm)) ** 2)
+        limit = _square_limit(self.scale, max_norm)
         to_integers = _rounding(rounding, rng)
         values = _space(x)
         factor = 1.0
@@ -246,6 +247,12 @@ def _check_range(part: Vector, scaled: _Reals, start: int) -> None:
     big = np.flatnonzero(~(np.abs(scaled) < _LARGEST))
     if len(big):
         raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: 2^63 units or more after scaling")
+
+
+@lru_cache(maxsize=64)
+def _square_limit(scale: float, max_norm: float) -> int:
+    """floor((scale*max_norm)^2), exactly; a run asks for the same one with every update."""
+    return math.floor((_exact(scale) * _exact(max_norm)) ** 2)
 
 
 def _exact(value: float) -> Fraction:
