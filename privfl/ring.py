@@ -104,21 +104,48 @@ class Ring:
         words = np.empty(length, self.dtype)
         step = _CHUNK * self.bits // 8
         for part, start in enumerate(range(0, length, _CHUNK)):
-            raw = np.frombuffer(view[part * step : (part + 1) * step], np.uint8)
-            count = min(_CHUNK, length - start)
-            bits = np.unpackbits(raw, bitorder="little")
-            if bits[count * self.bits :].any():
+            out = words[start : start + _CHUNK]
+            found = _unpack_groups(view[part * step : (part + 1) * step], self.bits)
+            if found[len(out) :].any():
                 raise WireError("the padding bits of a packed vector are not zero")
-            wide = np.zeros((count, 8 * self.dtype.itemsize), np.uint8)
-            wide[:, : self.bits] = bits[: count * self.bits].reshape(count, self.bits)
-            words[start : start + count] = np.packbits(wide, axis=1, bitorder="little").view(self.dtype)[:, 0]
+            out[:] = found[: len(out)]
         return words
 
 
 _CHUNK: Final = 1 << 16
+_GROUP: Final = 64
+"""So many packed values fill as many 64-bit words as they have bits: each value of a group has its fixed place."""
+
+
+def _places(bits: int) -> list[tuple[int, int]]:
+    """Where the values of a group begin: the index of a 64-bit word, and the bit in it."""
+    return [divmod(i * bits, 64) for i in range(_GROUP)]
 
 
 def _pack_bits(words: Words, bits: int) -> bytes:
-    raw = words.reshape(-1, 1).view(np.uint8)
-    matrix = np.unpackbits(raw, axis=1, bitorder="little")[:, :bits]
-    return np.packbits(matrix.ravel(), bitorder="little").tobytes()
+    groups = -(-len(words) // _GROUP)
+    values = np.zeros(groups * _GROUP, np.uint64)
+    values[: len(words)] = words
+    values &= np.uint64((1 << bits) - 1)
+    columns = np.ascontiguousarray(values.reshape(groups, _GROUP).T)
+    packed = np.zeros((bits, groups), np.uint64)
+    for column, (at, shift) in zip(columns, _places(bits), strict=True):
+        packed[at] |= column << np.uint64(shift)
+        if shift + bits > 64:
+            packed[at + 1] |= column >> np.uint64(64 - shift)
+    return packed.T.astype("<u8").tobytes()[: -(-len(words) * bits // 8)]
+
+
+def _unpack_groups(view: memoryview, bits: int) -> npt.NDArray[np.uint64]:
+    """All values of all groups that the bytes begin, as if zeros followed them."""
+    groups = -(-view.nbytes // (8 * bits))
+    raw = np.zeros(groups * 8 * bits, np.uint8)
+    raw[: view.nbytes] = np.frombuffer(view, np.uint8)
+    packed = np.ascontiguousarray(raw.view("<u8").reshape(groups, bits).T)
+    columns = np.empty((_GROUP, groups), np.uint64)
+    for column, (at, shift) in zip(columns, _places(bits), strict=True):
+        np.right_shift(packed[at], np.uint64(shift), out=column)
+        if shift + bits > 64:
+            np.bitwise_or(column, packed[at + 1] << np.uint64(64 - shift), out=column)
+    columns &= np.uint64((1 << bits) - 1)
+    return columns.T.ravel()
