@@ -1,0 +1,122 @@
+"""Every notebook runs, shows what its own code gave, and shows nothing of the machine that ran it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("jupytext")
+sys.path.insert(0, str(ROOT))
+from notebooks import build  # noqa: E402  (a folder beside the package, not on the path)
+
+
+def stored(name: str) -> Any:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_with_small_settings(name: str) -> None:
+    """In a process of its own: a kernel, a temporary folder, and no warning anywhere."""
+    pytest.importorskip("nbclient")
+    run = subprocess.run(
+        [sys.executable, "-m", "notebooks.build", "--quick", "--only", name[:2]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.rstrip().endswith("ran")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_outputs_are_those_of_the_code_that_it_shows(name: str) -> None:
+    source, notebook = build.read_source(FOLDER / f"{name}.py"), stored(name)
+    remedy = f"run `python -m notebooks.build --only {name[:2]}`"
+    shown = [(cell.cell_type, cell.source) for cell in notebook.cells]
+    assert shown == [(cell.cell_type, cell.source) for cell in source.cells], f"the pair differs: {remedy}"
+    assert build.stored_hash(notebook) == build.code_hash(source), f"the outputs are older than the code: {remedy}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_shows_nothing_that_it_should_not(name: str) -> None:
+    notebook = stored(name)
+    assert build.problems(notebook) == []
+    assert (FOLDER / f"{name}.ipynb").stat().st_size <= build.MAX_BYTES
+    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert pictures, "a notebook without a picture"
+    assert "What was shown, and what was not" in notebook.cells[-1].source
+
+
+def test_every_notebook_is_a_pair() -> None:
+    assert NAMES
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
+
+
+# --- the checks themselves can fail ------------------------------------------------------------------------------
+
+
+def notebook_of(*outputs: dict[str, Any], source: str = "1 + 1", count: int | None = 1) -> Any:
+    cell = nbformat.v4.new_code_cell(source, execution_count=count, outputs=[nbformat.from_dict(o) for o in outputs])
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), cell])
+
+
+def stream(text: str, name: str = "stdout") -> dict[str, Any]:
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (stream("saved to /home/someone/runs/x"), "path"),
+        (stream("/tmp/privfl-abc/run/models"), "path"),
+        (stream(r"C:\Users\someone\runs"), "path"),
+        (stream("x.py:3: DeprecationWarning: old"), "warning"),
+        (stream("anything", "stderr"), "stderr"),
+        ({"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}, "ValueError"),
+        (
+            {"output_type": "display_data", "data": {"text/html": "<a href='/root/report.html'>"}, "metadata": {}},
+            "path",
+        ),
+    ],
+)
+def test_what_must_not_be_shown_is_found(output: dict[str, Any], found: str) -> None:
+    assert any(found in problem for problem in build.problems(notebook_of(output)))
+
+
+def test_a_cell_that_never_ran_is_found() -> None:
+    assert build.problems(notebook_of(count=None)) == ["cell 1 was not executed"]
+
+
+def test_ordinary_outputs_are_fine() -> None:
+    picture = {"output_type": "display_data", "data": {"image/png": "/tmp/aaaa"}, "metadata": {}}
+    assert build.problems(notebook_of(stream("1/2 of the clients, 3 kB/s, and/or more: 5/7/8"), picture)) == []
+
+
+def test_changed_code_has_another_hash_and_changed_prose_has_not() -> None:
+    notebook = notebook_of()
+    before = build.code_hash(notebook)
+    notebook.cells[0].source = "# Another title"
+    assert build.code_hash(notebook) == before
+    notebook.cells[1].source = "1 + 2"
+    assert build.code_hash(notebook) != before
+    assert build.stored_hash(notebook) is None
+
+
+def test_an_unknown_notebook_is_an_error_that_names_those_that_exist(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build", "--only", "99"])
+    with pytest.raises(SystemExit):
+        build.main()
+    assert NAMES[0] in capsys.readouterr().err
