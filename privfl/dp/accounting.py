@@ -83,7 +83,7 @@ class Accountant:
             unit,
             _sampling_in_words(releases, self.observer),
             self.observer,
-            len({r.round for r in releases}),
+            _rounds(releases, self.unit),
             secure=all(r.secure or r.placement == "none" for r in releases),
             cross_checks=checks,
             caveats=tuple(caveats),
@@ -244,6 +244,11 @@ def _points(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyUn
 
 def _doubles(event: Event, unit: PrivacyUnit) -> bool:
     return unit.adjacency == "replace_one" or isinstance(event.sampling, FixedSize | TruncatedPoisson)
+
+
+def _rounds(releases: Sequence[Release], unit: PrivacyUnit) -> int:
+    """Rounds of clients, or steps over rows."""
+    return sum(r.count for r in releases) if unit.level == "sample" else len({r.round for r in releases})
 
 
 def _check_event(event: Event, unit: PrivacyUnit) -> None:

@@ -87,19 +87,25 @@ def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer)
         if reason:
             return Exposure((), reason)
     if observer == "outsider":
-        return Exposure((Counter(_event(looks, _one_sampling(looks)) for looks in _by_round(releases)),))
+        profile: Profile = Counter()
+        for looks in _by_draw(releases, unit):
+            profile[_event(looks, _one_sampling(looks))] += looks[0].count
+        return Exposure((profile,))
     if unit.level == "sample":
         # Whoever knows the batches knows in which steps a row was: the worst row is in all of them.
-        return Exposure((Counter(_event([release], EVERYONE) for release in releases),))
+        whole: Profile = Counter()
+        for release in releases:
+            whole[_event([release], EVERYONE)] += release.count
+        return Exposure((whole,))
     everyone: Profile = Counter()
     clients: defaultdict[ClientId, Profile] = defaultdict(Counter)
     for release in releases:
         event = _event([release], EVERYONE)
         if release.participants is not None:
             for client in release.participants:
-                clients[client][event] += 1
+                clients[client][event] += release.count
         elif isinstance(release.sampling, Everyone):
-            everyone[event] += 1
+            everyone[event] += release.count
         else:
             raise UnsupportedRelease(
                 f"round {release.round}: this ledger withholds who took part, and the {observer} knows it: only the "
@@ -124,18 +130,23 @@ def _unbounded(release: Release, observer: Observer) -> str:
     return ""
 
 
-def _by_round(releases: Iterable[Release]) -> list[list[Release]]:
-    """Releases of one draw of a cohort together: attempts and further openings of a round share their sampling."""
-    rounds: defaultdict[int, list[Release]] = defaultdict(list)
+def _by_draw(releases: Iterable[Release], unit: PrivacyUnit) -> list[list[Release]]:
+    """Releases of one draw together: attempts and further openings of a round share its cohort.
+
+    Of rows, each attempt draws its own batches, and only further openings share them.
+    """
+    draws: defaultdict[tuple[int, int], list[Release]] = defaultdict(list)
     for release in releases:
-        rounds[release.round].append(release)
-    return list(rounds.values())
+        draws[release.round, release.attempt if unit.level == "sample" else 0].append(release)
+    return list(draws.values())
 
 
 def _one_sampling(releases: list[Release]) -> Sampling:
     sampling = releases[0].sampling
     for release in releases:
         where = f"round {release.round}"
+        if len(releases) > 1 and release.count > 1:
+            raise UnsupportedRelease(f"{where}: a line for {release.count} draws cannot share one with another line")
         if release.sampling != sampling:
             raise UnsupportedRelease(f"{where}: one draw of a cohort has one sampling, not {release.sampling} too")
         taking_part = 0 if release.participants is None else len(release.participants)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 from privfl.dp.unit import (
     Sampling,
     check_choice,
+    check_count,
     check_positive,
     read_sampling,
     sampling_record,
@@ -36,7 +37,8 @@ class Release:
     its l1 norm bound, for the laws that need it; `secure`: the noise came from a cryptographic stream through an
     exact sampler; `server_sees`: single vectors (a plain sum), the opened sum (masks), or ciphertexts and what the
     key holder opened; `participants`: whose data may be in the sum, increasing, or None where that is withheld;
-    `opening`: 0 for a sum's first opening, 1 for a second one with fresh noise, and so on: each is charged.
+    `opening`: 0 for a sum's first opening, 1 for a second one with fresh noise, and so on: each is charged;
+    `count`: how many releases in a row, each with its own draw, the line stands for (steps of DP-SGD in a round).
     """
 
     round: int
@@ -52,6 +54,7 @@ class Release:
     sampling: Sampling
     server_sees: ServerView
     participants: tuple[ClientId, ...] | None = None
+    count: int = 1
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
@@ -64,6 +67,7 @@ class Release:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"{name} must be an integer of at least 0, not {value!r}")
+        check_count("count", self.count)
         self._check_noise()
         ids = self.participants
         if ids is not None and (
@@ -132,6 +136,7 @@ class Release:
             all(getattr(self, name) == getattr(other, name) for name in same)
             and other.noise_multiplier >= self.noise_multiplier
             and _l1_ratio(other) <= _l1_ratio(self)
+            and other.count <= self.count
             and other.declared_stddev >= self.declared_stddev
             and (mine is None or (theirs is not None and set(theirs) <= set(mine)))
         )

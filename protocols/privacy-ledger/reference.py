@@ -23,7 +23,7 @@ SAMPLINGS = {
 }
 FIELDS = {
     "round", "attempt", "opening", "placement", "law", "secure", "declared_stddev", "realised_stddev", "norm_bound",
-    "l1_bound", "sampling", "server_sees", "participants",
+    "l1_bound", "sampling", "server_sees", "participants", "count",
 }  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def check_release(r: Any) -> None:
     demand(isinstance(r, dict) and set(r) == FIELDS, "release fields")
     for name in ("round", "attempt", "opening"):
         demand(isinstance(r[name], int) and not isinstance(r[name], bool) and r[name] >= 0, name)
+    demand(isinstance(r["count"], int) and not isinstance(r["count"], bool) and r["count"] >= 1, "count")
     demand(r["placement"] in PLACEMENTS and r["law"] in LAWS, "placement or law")
     demand((r["placement"] == "none") == (r["law"] == "none"), "placement and law")
     demand(isinstance(r["secure"], bool), "secure")
@@ -114,7 +115,9 @@ def check_release(r: Any) -> None:
 
 def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
     same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "server_sees")
-    if any(worst[name] != real[name] for name in same) or real["declared_stddev"] < worst["declared_stddev"]:
+    if any(worst[name] != real[name] for name in same) or real["count"] > worst["count"]:
+        return False
+    if real["declared_stddev"] < worst["declared_stddev"]:
         return False
     if Fraction(real["declared_stddev"]) / Fraction(real["norm_bound"]) < Fraction(worst["declared_stddev"]) / Fraction(
         worst["norm_bound"]
@@ -185,6 +188,7 @@ def release(round: int, **changes: Any) -> dict[str, Any]:
         "round": round, "attempt": 0, "opening": 0, "placement": "central", "law": "rounded_gaussian", "secure": True,
         "declared_stddev": 2048.0, "realised_stddev": 2048.0, "norm_bound": 1024.0, "l1_bound": None,
         "sampling": {"kind": "poisson", "probability": 0.1}, "server_sees": "sum", "participants": [1, 4, 9],
+        "count": 1,
     }  # fmt: skip
     return {**base, **changes}
 
@@ -224,6 +228,7 @@ VALID = {
     ),
     "no noise": reserved(release(0, placement="none", law="none", declared_stddev=0.0, realised_stddev=0.0)),
     "seeded noise": reserved(release(0, secure=False), release(1, secure=False, law="float_gaussian")),
+    "steps of one round": reserved(release(0, placement="local", secure=False, law="float_gaussian", count=50)),
     "nobody was drawn": reserved(release(0, participants=[])),
 }
 
@@ -244,6 +249,8 @@ INVALID = {
     "a sampling with a field too many": reserved(release(0, sampling={"kind": "everyone", "probability": 0.5})),
     "participants out of order": reserved(release(0, participants=[4, 1])),
     "a participant that is the server": reserved(release(0, participants=[2**32 - 1])),
+    "a count of nothing": reserved(release(0, count=0)),
+    "settled with more steps": settled(release(0), release(0, count=2)),
     "a negative round": reserved(release(-1)),
     "a field missing": reserved({k: v for k, v in release(0).items() if k != "l1_bound"}),
     "a field too many": reserved(release(0, epsilon=1.0)),
