@@ -103,6 +103,8 @@ class _Parameters:
         if not self.context.parameters_set():
             raise ConfigError(f"SEAL refuses the parameters: {self.context.parameters_error_message()}")
         self.encoder = seal.CKKSEncoder(self.context)
+        self._util = seal.util
+        self._tables = self._util.NTTTables(degree.bit_length() - 1, self._prime)
         self._evaluator = seal.Evaluator(self.context)
         self._identity = np.array(self.context.first_parms_id(), np.uint64).tobytes()
         self._channel = _Channel()
@@ -112,11 +114,8 @@ class _Parameters:
 
     def transform(self, secret: Ternary) -> Residues:
         """The number-theoretic transform of small coefficients, in SEAL's order."""
-        from tenseal.sealapi import util
-
-        tables = util.NTTTables(self.degree.bit_length() - 1, self._prime)
         reduced = (secret.astype(np.int64) % self.modulus).tolist()
-        return np.array(util.ntt_negacyclic_harvey(reduced, tables), np.uint64)
+        return np.array(self._util.ntt_negacyclic_harvey(reduced, self._tables), np.uint64)
 
     def secret_key(self, secret: Ternary) -> Any:
         """A SEAL secret key of these coefficients."""
@@ -269,7 +268,7 @@ def _parameters(degree: int, modulus: int, security: int) -> _Parameters:
 
 def _sealapi() -> Any:
     try:
-        import tenseal.sealapi
+        import tenseal.sealapi.util
     except ImportError as error:
         raise MissingExtra("tenseal", "he") from error
     return tenseal.sealapi

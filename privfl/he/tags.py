@@ -87,8 +87,11 @@ class Tagger:
 
 def _limbs(words: Residues, bits: int, whole: int) -> Reals:
     """uint64 `[...]` -> float64 `[limbs, ...]`, least significant limb first."""
-    mask = np.uint64((1 << bits) - 1)
     limbs = np.empty((-(-whole // bits), *words.shape))
+    part = np.empty_like(words)
     for index, limb in enumerate(limbs):
-        limb[...] = (words >> np.uint64(bits * index)) & mask
+        np.right_shift(words, np.uint64(bits * index), out=part)
+        if index < len(limbs) - 1:  # nothing is above the last one
+            np.bitwise_and(part, np.uint64((1 << bits) - 1), out=part)
+        limb[...] = part
     return limbs

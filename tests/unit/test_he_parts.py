@@ -191,7 +191,7 @@ def test_parameters_that_seal_refuses() -> None:
 
 
 def test_a_missing_tenseal_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
+    monkeypatch.setitem(sys.modules, "tenseal.sealapi.util", None)
     with pytest.raises(MissingExtra, match=r"privfl\[he\]"):
         seal._sealapi()
 
