@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -43,9 +43,9 @@ class Terms:
     threshold: int
     arc: int
     least_roster: int
+    session: bytes = field(init=False, compare=False)
 
-    def digest(self) -> bytes:
-        """32 bytes: the session."""
+    def __post_init__(self) -> None:
         form = _TermsForm(
             self.task.digest(),
             int(self.signed),
@@ -55,7 +55,11 @@ class Terms:
             self.arc,
             self.least_roster,
         )
-        return hashlib.sha256(_LABEL + write_fields(form)).digest()
+        object.__setattr__(self, "session", hashlib.sha256(_LABEL + write_fields(form)).digest())
+
+    def digest(self) -> bytes:
+        """32 bytes: the session."""
+        return self.session
 
     @property
     def least_survivors(self) -> int:
@@ -89,6 +93,7 @@ class Assumptions:
                 raise ConfigError(f"{name} is a fraction in [0, 1), not {value!r}")
 
 
+@lru_cache(maxsize=8)  # in a simulation every client asks for the same
 def resolve(
     task: SumTask, *, signed: bool, packed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
 ) -> Terms:
@@ -153,8 +158,9 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
 def complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt: float) -> int:
     """The share threshold of a complete graph, given or by default; raises `ConfigError` outside its range."""
     colluding = math.floor(corrupt * cohort + 1e-9)
-    chosen = threshold if threshold is not None else 2 * cohort // 3 + 1 if signed else cohort // 2 + 1
     low = (cohort + colluding) // 2 + 1 if signed else colluding + 1
+    usual = 2 * cohort // 3 + 1 if signed else cohort // 2 + 1
+    chosen = max(low, usual) if threshold is None else threshold
     if not low <= chosen <= cohort:
         raise ConfigError(
             f"share_threshold must be in [{low}, {cohort}] for {cohort} clients of whom {colluding} may be corrupt, "

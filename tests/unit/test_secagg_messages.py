@@ -3,7 +3,7 @@
 import pytest
 
 from privfl.errors import WireError
-from privfl.secagg.messages import MESSAGES, Bitmap, BitmapCodec, Unmask, pieces
+from privfl.secagg.messages import BOX_BYTES, MESSAGES, Bitmap, BitmapCodec, Unmask, pieces
 from privfl.wire import Reader
 
 
@@ -39,4 +39,5 @@ def test_pieces_are_of_one_size_and_all_there() -> None:
 
 def test_kinds_are_distinct_and_shares_stay_out_of_reprs() -> None:
     assert len({message.KIND for message in MESSAGES}) == len(MESSAGES) == 9
+    assert BOX_BYTES == 94
     assert "secret" not in repr(Unmask(Bitmap(1, 1), b"secret"))

@@ -142,6 +142,11 @@ def test_default_thresholds_of_the_complete_graph(clients: int, threshold: int) 
     assert MaskedSum(mode="semi-honest").terms(task(clients)).threshold == clients // 2 + 1
 
 
+def test_more_corrupt_clients_raise_the_default_threshold() -> None:
+    assert MaskedSum(DIRECTORY, corrupt=0.6).terms(task(10)).threshold == 9
+    assert MaskedSum(mode="semi-honest", corrupt=0.6).terms(task(10)).threshold == 7
+
+
 def test_beyond_a_hundred_clients_the_planner_decides() -> None:
     plan = plan_graph(1000, 0.05, 0.1, malicious=True)
     terms = MaskedSum(DIRECTORY).terms(task(1000))
