@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import CohortConfig, Config, ServerConfig
 from privfl.fl.client import Executor, Train
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
-from privfl.fl.metrics import LinearMeasure, Measure
+from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
 from privfl.fl.plan import Metric, UpdatePlan
 from privfl.fl.sampling import (
@@ -38,12 +39,12 @@ SERVER_SEES: Mapping[str, ServerView] = {"plain": "vectors", "masked": "sum", "c
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A model that can be trained and measured: its first vector, a `Train`, and a maker of `Measure`s over rows."""
+    """A model that can be trained and measured: its first vector, a `Train`, and how: at a client, and on public rows."""
 
     initial: Vector
     train: Train
     measure: Measure | None
-    public_measure: Measure | None
+    public_measure: Callable[[Vector], MetricSums] | None
 
 
 def build_sampler(settings: CohortConfig) -> CohortSampler:
@@ -147,12 +148,10 @@ def _fitted(config: Config, plan: UpdatePlan, *, cohort: int, least: int) -> Upd
         room = cohort * bound + (math.ceil(20 * noise.total_stddev) if noise else 0)
         if room < ring.half:
             return plan
-        scale = plan.codec.scale / 2
         if plan.codec.bound(plan.largest) < 4:
             bits = room.bit_length() + 9
             raise ConfigError(f"sum.bits = {ring.bits} leaves no precision for {cohort} clients; {bits} would do")
-        codec = FixedPoint(scale, ring)
-        plan = UpdatePlan(plan.length, codec, plan.clip, plan.weighting, plan.max_weight, plan.metrics, plan.rounding)
+        plan = dataclasses.replace(plan, codec=FixedPoint(plan.codec.scale / 2, ring))
 
 
 def build_executor(config: Config, *, torch: bool) -> Executor:
@@ -192,13 +191,16 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
         client.batch_size,
         client.update,
     )
-    public = LinearMeasure(model, lambda _: federation.public_test()) if len(federation.test) else None
-    return Learner(model.initial(), train, LinearMeasure(model, federation.local_test), public)
+    public = _on_public(LinearMeasure(model, lambda _: federation.public_test()), federation)
+    initial = model.initial(config.model.init or "zeros", seed=config.seed)
+    return Learner(initial, train, LinearMeasure(model, federation.local_test), public)
 
 
 def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Learner:
     from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, losses, models
 
+    if config.model.init == "zeros":
+        raise ConfigError(f"model.init = 'zeros' would leave {kind!r} where it starts: every unit would learn the same")
     dataset, client = federation.dataset, config.client
     outputs = len(dataset.classes) if dataset.task == "multiclass" else 1
     module = models.build(kind, dataset.width, config.model.hidden, outputs, seed=config.seed)
@@ -224,8 +226,13 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
     def measure(rows: Rows) -> Measure:
         return TorchMeasure(module, rows, task=task, loss=loss, device=client.device)
 
-    public = measure(lambda _: federation.public_test()) if len(federation.test) else None
+    public = _on_public(measure(lambda _: federation.public_test()), federation)
     return Learner(train.initial(), train, measure(federation.local_test), public)
+
+
+def _on_public(measure: Measure, federation: FederatedData) -> Callable[[Vector], MetricSums] | None:
+    """`measure`, whose rows are the public ones whatever client it is asked for; None where there are none."""
+    return (lambda model: measure(model, 0)) if len(federation.test) else None
 
 
 def _doubled(rows: Rows) -> Rows:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from privfl.errors import ConfigError
 
 _T = TypeVar("_T")
+_LARGEST_INT = 1 << 53  # above, an integer would silently become another number
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text"}
 
 
@@ -40,11 +41,16 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Linear models run on numpy; "mlp" (with `hidden` layer widths) and "cnn" on torch. "auto": linear, by task."""
+    """Linear models run on numpy; "mlp" (with `hidden` layer widths) and "cnn" on torch. "auto": linear, by task.
+
+    `init` "zeros" or "uniform" (torch's start of a linear layer, drawn from the run's seed). Without it: zeros for
+    linear models, and uniform for networks, which could not learn from zeros.
+    """
 
     kind: Literal["auto", "linear", "logistic", "softmax", "mlp", "cnn"] = "auto"
     hidden: tuple[int, ...] = (200, 200)
     l2: float = 0.0
+    init: Literal["zeros", "uniform"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,7 @@ class Config:
             raise ConfigError(f"cohort.min_survivors is a share in (0, 1], not {self.cohort.min_survivors}")
         if not 0 <= self.cohort.dropout < 1:
             raise ConfigError(f"cohort.dropout is a probability in [0, 1), not {self.cohort.dropout}")
-        if not self.name or "/" in self.name or self.name.startswith("."):
+        if not self.name.isprintable() or not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"name must be usable as a folder's name, not {self.name!r}")
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
@@ -249,7 +255,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} must be a list, not {value!r}")
         return tuple(_convert(arguments[0], item, f"{where}[{at}]") for at, item in enumerate(value))
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= _LARGEST_INT:
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ConfigError(f"{where} must be {_WORDS[hint]}, not {value!r}")

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,17 +16,18 @@ from privfl.data import Dataset, FederatedData
 from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
-from privfl.experiment.config import Config, load_config, to_mapping, to_toml
+from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
 from privfl.experiment.federation import build_federation, prepare
 from privfl.files import atomic_write, canonical_json
 from privfl.fl.client import Train
 from privfl.fl.dropout import Dropouts, RandomDropouts
-from privfl.fl.metrics import LARGEST_LOSS, Measure, evaluate, finish
-from privfl.fl.plan import UpdatePlan
+from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
+from privfl.fl.plan import UpdatePlan, model_hash
 from privfl.fl.round import Contribution, Parts
 from privfl.fl.run import FederatedRun, Payment, RoundReport
 from privfl.fl.sampling import secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
+from privfl.ring import Ring
 from privfl.sums import Tap, ignore
 
 CONFIG: Final = "config.toml"
@@ -34,16 +35,19 @@ METRICS: Final = "metrics.jsonl"
 LEDGER: Final = "ledger.jsonl"
 MODELS: Final = "models"
 COHORT_KEY: Final = "cohorts.key"
+EVALUATION_RING: Final = Ring(40)
+"""Wide enough that counts of millions of rows stay exact beside losses, and narrow enough for every scheme."""
 
 
 class Experiment:
     """One federated training, from a configuration.
 
     `data` replaces the data set of the configuration, and `train` with `initial` (float `[d]`) the built-in models;
-    `measure` then says how the model is evaluated at a client (without it, it is not). `runs` is the folder under
-    which `runs/<name>` is kept; None keeps it in a temporary folder. Other keywords override the configuration:
-    `rounds=5`, or `overrides={"sum.scheme": "masked"}`. Raises `ConfigError` where settings contradict each other,
-    and `PrivacyError` where they would make an epsilon untrue.
+    `measure` then says how the model is evaluated at a client, and `public_measure` how on rows that nobody holds;
+    without them it is not evaluated there. `runs` is the folder under which `runs/<name>` is kept; None keeps it in a
+    temporary folder. Other keywords override the configuration: `rounds=5`, or `overrides={"sum.scheme": "masked"}`.
+    Raises `ConfigError` where settings contradict each other, and `PrivacyError` where they would make an epsilon
+    untrue.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Experiment:
         train: Train | None = None,
         initial: Vector | None = None,
         measure: Measure | None = None,
+        public_measure: Callable[[Vector], MetricSums] | None = None,
         dropouts: Dropouts | None = None,
         runs: Path | str | None = None,
         tap: Tap = ignore,
@@ -63,20 +68,30 @@ class Experiment:
         self.config = (config or Config()).with_overrides({**settings, **(overrides or {})})
         if (train is None) != (initial is None):
             raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
-        if self.config.privacy.placement == "none" and self.config.privacy.epsilon is not None:
-            raise PrivacyError("privacy.epsilon is a budget for noise, and privacy.placement is 'none'")
+        if train is None and (measure is not None or public_measure is not None):
+            raise ConfigError("`measure` and `public_measure` go with a `train` of your own")
+        privacy = self.config.privacy
+        if not self.private and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
+            raise PrivacyError(
+                "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
+                "'central', 'distributed' or 'local'"
+            )
         if runs is None:
             runs = tempfile.mkdtemp(prefix="privfl-")
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
         self.folder = Path(runs) / self.config.name
-        self._own = (train, initial, measure)
+        self._own = (train, initial, measure, public_measure)
         federation = build_federation(self.config, data)
         self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
         self.federation = prepare(federation, self.config, self.scheme, self._credentials)
         self.learner = self._learner()
         self._dropouts, self._tap = dropouts or self._simulated_dropouts(), tap
         self.sampler = build.build_sampler(self.config.cohort)
+        self.sampler.declare(len(federation.clients))
         self.update, self._least = self._update()
+        if self.private:  # what is wrong with the claim is told before a folder exists
+            self._accountant(privacy.delta, "outsider")
+            self._budget()
         self.reports: list[RoundReport] = []
 
     @classmethod
@@ -125,19 +140,19 @@ class Experiment:
         A run that claims privacy measures on public rows only; without any, nothing is measured.
         """
         if self.learner.public_measure is not None:
-            return finish(self.learner.public_measure(model, 0))
+            return finish(self.learner.public_measure(model))
         measure = self.learner.measure
-        if self.private or measure is None or not any(len(client.test) for client in self.federation.clients):
-            return {}
         rows = max(len(client.test) for client in self.federation.clients)
+        if self.private or not rows or measure is None:
+            return {}
         return evaluate(
             self.scheme,
             measure,
             model,
             tuple(range(len(self.federation.clients))),
-            ring=self.update.codec.ring,
+            ring=EVALUATION_RING,
             bound=rows * self._row_bound(),
-            context=b"privfl/1 evaluate",
+            context=b"privfl/1 evaluate " + model_hash(model).encode(),
             credentials=self._credentials,
         )
 
@@ -148,15 +163,15 @@ class Experiment:
         """
         if not self.private:
             return None
-        ledger = self._ledger()
+        path = self.folder / LEDGER
+        ledger = Ledger(self._unit, path if path.exists() else None)  # a question leaves no file behind
         accountant = self._accountant(delta or self.config.privacy.delta, observer)
         return accountant.report(ledger.releases)
 
     def _learner(self) -> build.Learner:
-        train, initial, measure = self._own
+        train, initial, measure, public = self._own
         if train is None or initial is None:
             return build.build_learner(self.config, self.federation)
-        public = measure if measure is not None and len(self.federation.test) else None
         return build.Learner(initial, train, measure, public)
 
     def _update(self) -> tuple[UpdatePlan, int]:
@@ -203,19 +218,20 @@ class Experiment:
         privacy = self.config.privacy
         if not self.private:
             return None
-        budget = None
-        if privacy.epsilon is not None:
-            assume = privacy.noise == "simulation"
-            budget = Budget(privacy.epsilon, privacy.delta, self._unit, assume_secure_noise=assume)
         accountant = self._accountant(privacy.delta, "outsider")
-        return Payment(self._ledger(), accountant, build.SERVER_SEES[self.config.sum.scheme], budget)
+        ledger = Ledger(self._unit, self.folder / LEDGER)
+        return Payment(ledger, accountant, build.SERVER_SEES[self.config.sum.scheme], self._budget())
+
+    def _budget(self) -> Budget | None:
+        privacy = self.config.privacy
+        if privacy.epsilon is None:
+            return None
+        assume = privacy.noise == "simulation"
+        return Budget(privacy.epsilon, privacy.delta, self._unit, assume_secure_noise=assume)
 
     @property
     def _unit(self) -> PrivacyUnit:
         return PrivacyUnit("client", self.config.privacy.adjacency)
-
-    def _ledger(self) -> Ledger:
-        return Ledger(self._unit, self.folder / LEDGER)
 
     def _accountant(self, delta: float, observer: Observer) -> Accountant:
         assume = self.config.privacy.noise == "simulation"
@@ -230,8 +246,7 @@ class Experiment:
     def _secret(self) -> bytes:
         path = self.folder / COHORT_KEY
         if not path.exists():
-            path.touch(mode=0o600)
-            atomic_write(path, os.urandom(32))
+            atomic_write(path, os.urandom(32))  # readable by the owner only, as all that atomic_write makes
         secret = path.read_bytes()
         if len(secret) != 32:
             raise StateError(f"{path} holds {len(secret)} bytes, 32 were expected")
@@ -244,11 +259,13 @@ class Experiment:
     def _open_folder(self, *, resume: bool) -> None:
         path = self.folder / CONFIG
         if not path.exists():
+            if (self.folder / LEDGER).exists() or self.store.rounds():
+                raise StateError(f"{self.folder} holds a run without its {CONFIG}: it cannot be told what it was")
             atomic_write(path, to_toml(self.config).encode())
             return
         if not resume:
             raise ConfigError(f"{self.folder} holds a run already: resume it, or choose another name")
-        if dataclasses.replace(load_config(path), rounds=self.config.rounds) != self.config:
+        if _essence(load_config(path)) != _essence(self.config):
             raise StateError(f"{self.folder} was started with other settings (see {path}): they cannot be mixed")
         atomic_write(path, to_toml(self.config).encode())
 
@@ -257,7 +274,13 @@ class Experiment:
         atomic_write(self.folder / METRICS, b"".join(lines))
 
     def _row_bound(self) -> float:
-        """The most that one test row can add to any sum; public: it comes from the task, not from the rows."""
+        """The most that one test row can add to any sum; for a regression it is taken from all targets."""
         if self.federation.dataset.task == "regression":
             return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
         return LARGEST_LOSS
+
+
+def _essence(config: Config) -> Config:
+    """What a resumed run must have in common with the stored one: all but its length and where it is computed."""
+    data = dataclasses.replace(config.data, folder=None)
+    return dataclasses.replace(config, rounds=1, data=data, engine=EngineConfig())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -53,6 +53,13 @@ class Executor(Protocol):
     def close(self) -> None:
         """Give back processes and memory."""
         ...
+
+
+NOISE_STREAM: Final = 2
+CENTRAL_STREAM: Final = 3
+"""Last words of the keys (seed, round, client, word) of simulation noise. Numpy pads a key with zeros, so that
+`client_rng`'s ends in 0; (seed, round, 2^32) of the cohorts is (seed, round, 0, 1), and equal streams would make the
+noise a function of the cohort."""
 
 
 def client_rng(seed: int, round: int, client: ClientId) -> np.random.Generator:

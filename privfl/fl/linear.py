@@ -5,6 +5,7 @@ One flat float64 vector holds the weights `[features, outputs]`, row by row, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ Rows = Callable[[ClientId], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 """Client -> its (features `[n, p]`, labels `[n]`); labels are class numbers, or real targets for "linear"."""
 
 Kind = Literal["linear", "logistic", "softmax"]
+Init = Literal["zeros", "uniform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,20 @@ class LinearModel:
         """Entries of the flat vector."""
         return (self.features + 1) * self.outputs
 
-    def initial(self) -> Floats:
-        """The zero model: these losses are convex, so no random start is needed."""
-        return np.zeros(self.length)
+    def initial(self, init: Init = "zeros", *, seed: int = 0) -> Floats:
+        """The first model: zeros, which is enough as these losses are convex, or "uniform" in +-1/sqrt(features).
+
+        The latter is how torch starts a linear layer, weights and biases alike; `seed` draws it. A benchmark that stops
+        long before it converges depends on this choice.
+        """
+        if init not in ("zeros", "uniform"):
+            raise ConfigError(f"init must be 'zeros' or 'uniform', not {init!r}")
+        if init == "zeros":
+            return np.zeros(self.length)
+        # Round 0 trains nobody, so that this key is no client's.
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 0, 2**34]))
+        limit = 1.0 / math.sqrt(self.features)
+        return rng.uniform(-limit, limit, self.length)
 
     def scores(self, model: Vector, features: npt.NDArray[Any]) -> Floats:
         """`[n, outputs]`: predictions for "linear", logits otherwise."""

@@ -12,7 +12,7 @@ import numpy as np
 from privfl.codec import Vector
 from privfl.dp import NoisePlan
 from privfl.errors import TooFewSurvivors
-from privfl.fl.client import Executor, Train
+from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, Executor, Train
 from privfl.fl.optimizers import Moments, ServerOptimizer, ServerSGD
 from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
 from privfl.ring import Ints
@@ -35,7 +35,7 @@ class Contribution:
         vector = self.update.encode(update, rng)  # 3: clip and encode
         if self.noise is None:
             return vector
-        key = None if self.noise.mechanism.source == "secure" else (self.seed, round, client)
+        key = None if self.noise.mechanism.source == "secure" else (self.seed, round, client, NOISE_STREAM)
         return self.noise.contribute(vector, key=key)  # 4: noise contribution
 
 
@@ -107,5 +107,4 @@ def central_noise(noise: NoisePlan | None, plan: RoundPlan) -> Opening:
         return identity
     if noise.mechanism.source == "secure":
         return KeyedOpening(lambda entropy: noise.opening(entropy=entropy))
-    # No client has the identity 2^32: this key never meets that of a contribution's noise.
-    return KeyedOpening(lambda entropy: noise.opening(key=(plan.seed, plan.round, 2**32)))
+    return KeyedOpening(lambda entropy: noise.opening(key=(plan.seed, plan.round, 0, CENTRAL_STREAM)))

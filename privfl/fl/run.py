@@ -116,15 +116,27 @@ class FederatedRun:
         in the store.
         """
         latest = self.store.latest() or self.store.save(0, initial, {}, parent="", report={})
+        self._check_start(latest, initial)
+        self._settle_stored(latest)
+        for round in range(latest.round + 1, rounds + 1):
+            latest, report = self._round(latest, round, last=round == rounds)
+            yield report
+
+    def _check_start(self, latest: Version, initial: Vector) -> None:
+        """Refuse another run's store, and, before a client is asked, releases that the accountant could not judge."""
         if latest.model.shape != initial.shape or latest.model.dtype != initial.dtype:
             raise StateError(
                 f"the stored model is {latest.model.dtype} {latest.model.shape}, this run's {initial.dtype} "
                 f"{initial.shape}"
             )
-        self._settle_stored(latest)
-        for round in range(latest.round + 1, rounds + 1):
-            latest, report = self._round(latest, round, last=round == rounds)
-            yield report
+        if self.store.load(0).hash != model_hash(initial):
+            raise StateError(f"the run in {self.store.folder} started from another model than this one")
+        noise = self.parts.work.noise
+        if noise is not None and self.payment is not None:
+            worst = noise.worst_case(
+                round=0, sampling=self.sampler.declare(self.population), server_sees=self.payment.server_sees, cohort=()
+            )
+            self.payment.accountant.spent([worst])
 
     def _round(self, latest: Version, round: int, *, last: bool) -> tuple[Version, RoundReport]:
         started, traffic = time.perf_counter(), _Traffic(self.tap)
@@ -238,7 +250,8 @@ class FederatedRun:
         if self.payment is None or not latest.report:
             return
         report = RoundReport.read(latest.report)
-        for token in self.payment.ledger.unsettled:
+        # The newest reservation is the one that was stored; an older one is of a try that was killed, and stays charged.
+        for token in reversed(self.payment.ledger.unsettled):
             if self.payment.ledger.reserved(token).round == latest.round and report.status == "trained":
                 self._settle(token, report.dropouts)
                 return
