@@ -39,7 +39,7 @@ SERVER_SEES: Mapping[str, ServerView] = {"plain": "vectors", "masked": "sum", "c
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A model that can be trained and measured: its first vector, a `Train`, and how: at a client, and on public rows."""
+    """A model that can be trained, and measured at a client or on public rows: its first vector and a `Train`."""
 
     initial: Vector
     train: Train

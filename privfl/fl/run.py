@@ -250,7 +250,7 @@ class FederatedRun:
         if self.payment is None or not latest.report:
             return
         report = RoundReport.read(latest.report)
-        # The newest reservation is the one that was stored; an older one is of a try that was killed, and stays charged.
+        # The newest reservation is the one that was stored; an older one is of a killed try, and stays charged.
         for token in reversed(self.payment.ledger.unsettled):
             if self.payment.ledger.reserved(token).round == latest.round and report.status == "trained":
                 self._settle(token, report.dropouts)
