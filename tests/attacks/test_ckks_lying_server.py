@@ -430,6 +430,20 @@ def test_no_key_and_no_decryptor_is_reachable_from_a_server() -> None:
         assert not any(secret in content for secret in secrets if secret)
 
 
+def test_a_server_holds_one_block_however_many_clients() -> None:
+    """Of a frame only header and seeds stay."""
+
+    def held(clients: int) -> int:
+        room = Room(clients=clients)
+        room.until("consent")
+        buffers = {id(thing): thing for thing in reachable(room.server, bytes, memoryview, np.ndarray)}
+        return sum(memoryview(thing).nbytes for thing in buffers.values())  # type: ignore[arg-type]
+
+    plan = Room(clients=4).plan
+    assert plan.degree * 8 <= held(4) < plan.degree * 8 + 4 * 1024
+    assert held(12) - held(4) < 8 * 1024 < plan.block_bytes
+
+
 def test_the_server_cannot_decrypt_with_what_it_has() -> None:
     """Under any other key the block is uniform noise."""
     room = Room()
