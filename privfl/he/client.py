@@ -158,6 +158,8 @@ class CkksClient:
         key = held.session_key
         if key is None or message.dealer != held.advert or message.key != key_id(key) or message.box:
             raise RemoteProtocolError("the server passes on another deal than this client's own")
+        parts = deal_parts(self._terms.digest, held.advert, message.key)
+        held.own.signing.public.verify(message.signature, "ckks-sum deal", *parts)
         return self._frame(held, key)
 
     def _dealt(self, held: Held, message: Message) -> Message:

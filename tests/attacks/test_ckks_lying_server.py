@@ -405,6 +405,32 @@ def test_a_task_below_the_clients_policy() -> None:
             scheme.client(room.task, 0, room.vectors[0], credentials=room.credentials[0], policy=policy)
 
 
+@pytest.mark.parametrize("step", ["deal", "frame", "consent", "open"])
+def test_four_hundred_mutations_of_each_message_of_the_server(step: str) -> None:
+    """Whatever byte is altered, inserted or lost: a typed error, and the message as it was is still answered."""
+    room = Room(clients=3, least=2)
+    client, message = next(iter(room.until(step).items()))
+    session = room.sessions[client]
+    kept = {name: getattr(session, name) for name in ("state", "_held", "_vector", "_header", "_survivors")}
+    rng = np.random.default_rng(len(step))
+    for _ in range(400):
+        changed = bytearray(message)
+        at = int(rng.integers(len(changed))) if rng.integers(2) else int(rng.integers(min(len(changed), 600)))
+        kind = rng.integers(3)
+        if kind == 0:
+            changed[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            del changed[at : at + int(rng.integers(1, 9))]
+        else:
+            changed[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        with pytest.raises((RemoteProtocolError, TooFewSurvivors)):
+            session.receive(bytes(changed))
+        assert session.state is ClientState.ABORTED
+        for name, value in kept.items():
+            setattr(session, name, value)
+    assert session.receive(message) is not None
+
+
 def test_a_second_session_for_one_task() -> None:
     room = Room()
     scheme = CkksSum(room.directory)
