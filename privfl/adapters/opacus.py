@@ -30,7 +30,7 @@ from privfl.adapters.torch.losses import BatchMean, cross_entropy
 from privfl.adapters.torch.state import borrowed
 from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
 from privfl.codec import Vector
-from privfl.dp import Accountant, EpsilonReport, Everyone, Ledger, Poisson, PrivacyUnit, Release
+from privfl.dp import Accountant, EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release
 from privfl.dp.unit import check_count, check_positive
 from privfl.fl.client import ClientUpdate
 from privfl.wire import ClientId
@@ -174,6 +174,25 @@ class OpacusTrain:
         found = self._opacus.ModuleValidator.validate(module, strict=False)
         if found:
             raise ConfigError(f"Opacus cannot clip this module by rows: {found[0]}")
+
+
+def prv_epsilon(plan: Plan, delta: float) -> float:
+    """A second opinion by Opacus's PRV accountant (Gopi et al. 2021): its own upper bound.
+
+    Only for Gaussian noise with Poisson or no sampling under add_remove or zero_out against the outsider; raises
+    `ConfigError` for other plans, and `MissingExtra` without opacus.
+    """
+    try:
+        from opacus.accountants import PRVAccountant
+    except ModuleNotFoundError as error:
+        raise MissingExtra("opacus", "opacus") from error
+    sampling = plan.known_sampling
+    rates = {Poisson: getattr(sampling, "probability", 1.0), Everyone: 1.0}
+    if type(sampling) not in rates or plan.unit.adjacency == "replace_one" or plan.placement == "distributed":
+        raise ConfigError("the PRV accountant judges Gaussian noise with Poisson sampling under add_remove only")
+    accountant = PRVAccountant()
+    accountant.history = [(plan.noise_multiplier, rates[type(sampling)], plan.rounds)]
+    return float(accountant.get_epsilon(delta=delta))
 
 
 class _Opacus:

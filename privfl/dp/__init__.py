@@ -1,6 +1,6 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
-from privfl.dp.accounting import Accountant, Budget
+from privfl.dp.accounting import Accountant, Budget, discrete_gaussian_epsilon
 from privfl.dp.adaptive import AdaptiveClip
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
@@ -61,6 +61,7 @@ __all__ = [
     "combined",
     "default_delta",
     "discrete_gaussian",
+    "discrete_gaussian_epsilon",
     "format_epsilon",
     "l1_bound",
     "least_population",

@@ -167,6 +167,8 @@ def _event(releases: list[Release], sampling: Sampling) -> Event:
 def _look(release: Release) -> Noise:
     if release.law in ("rounded_gaussian", "float_gaussian"):
         return Noise("rounded_gaussian", release.noise_multiplier)
+    if release.law == "discrete_gaussian":
+        return Noise(release.law, release.noise_multiplier)
     if release.l1_bound is None:
         raise UnsupportedRelease(f"round {release.round}: {release.law} noise needs the l1 bound of a contribution")
     return Noise(release.law, release.noise_multiplier, release.norm_bound, release.l1_bound)

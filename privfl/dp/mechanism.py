@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
+from privfl.dp.discrete_gaussian import discrete_gaussian
 from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
 from privfl.dp.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.skellam import skellam, skellam_reach
@@ -38,6 +39,7 @@ class Mechanism:
     `central`: rounded Gaussian noise where the sum is opened. `distributed`: Skellam shares inside the sum, sized so
     that `least survivors - 1 - colluders` of them reach the declared noise: an observer subtracts its own share, and
     the `colluders` theirs. `local`: each contribution carries the whole noise. `none`: no noise and no claim.
+    `discrete`: central and local noise is discrete Gaussian (Canonne et al. 2020), whose accounting is looser.
     `source`: "secure" noise comes from the operating system's generator and never repeats; "simulation" noise is
     reproducible, and its figure is only "epsilon if the noise were secure".
     """
@@ -46,10 +48,13 @@ class Mechanism:
     noise_multiplier: float = 0.0
     source: NoiseSource = "secure"
     colluders: int = 0
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("source", self.source, SOURCES)
+        if self.discrete and self.placement not in ("central", "local"):
+            raise ConfigError(f"the discrete Gaussian is for central and local noise, not {self.placement!r}")
         if self.placement == "none":
             if self.noise_multiplier != 0:
                 raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
@@ -119,7 +124,9 @@ class NoisePlan:
         placement = self.mechanism.placement
         if placement == "none":
             return "none"
-        return "skellam" if placement == "distributed" else "rounded_gaussian"
+        if placement == "distributed":
+            return "skellam"
+        return "discrete_gaussian" if self.mechanism.discrete else "rounded_gaussian"
 
     @property
     def entry_bound(self) -> int:
@@ -148,7 +155,7 @@ class NoisePlan:
         if self.mechanism.placement == "distributed":
             noise = skellam(self.share_stddev**2, self.length, entropy=source)
         else:
-            noise = rounded_gaussian(self.share_stddev, self.length, entropy=source)
+            noise = self._gaussian(source)
         noisy: Ints = ints + noise
         return noisy
 
@@ -239,6 +246,10 @@ class NoisePlan:
             participants=participants,
         )
 
+    def _gaussian(self, entropy: Entropy) -> Ints:
+        draw = discrete_gaussian if self.mechanism.discrete else rounded_gaussian
+        return draw(self.noise_stddev, self.length, entropy=entropy)
+
     def _check_length(self, ints: Ints) -> None:
         if ints.shape != (self.length,):
             raise ConfigError(f"the blocks have {self.length} entries together, not {ints.shape}")
@@ -266,4 +277,5 @@ class _CentralNoise:
         self.plan._check_length(total)
         if self.plan.mechanism.placement != "central":
             return total
-        return total + rounded_gaussian(self.plan.noise_stddev, self.plan.length, entropy=self.entropy)
+        noisy: Ints = total + self.plan._gaussian(self.entropy)
+        return noisy

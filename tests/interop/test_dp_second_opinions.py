@@ -1,0 +1,74 @@
+"""Other accountants beside ours: Opacus's PRV, the discrete Gaussian's own law, and three sums of one mechanism."""
+
+import pytest
+
+from privfl.dp import (
+    Accountant,
+    Everyone,
+    FixedSize,
+    Mechanism,
+    Plan,
+    Poisson,
+    PrivacyUnit,
+    Segment,
+    discrete_gaussian_epsilon,
+)
+
+SEGMENTS = [Segment("update", 100, 64.0, 1.0)]
+
+
+@pytest.mark.parametrize(("q", "z", "rounds"), [(0.01, 1.0, 1000), (0.1, 0.8, 100), (0.2, 3.0, 50)])
+def test_opacus_prv_agrees(q, z, rounds):
+    pytest.importorskip("opacus")
+    from privfl.adapters.opacus import prv_epsilon
+
+    plan = Plan(sampling=Poisson(q), noise_multiplier=z, rounds=rounds)
+    # PRV's own upper bound adds an error of 0.01 to epsilon.
+    assert plan.epsilon(1e-5) == pytest.approx(prv_epsilon(plan, 1e-5), abs=0.03)
+
+
+def test_opacus_prv_is_not_asked_what_it_does_not_know():
+    pytest.importorskip("opacus")
+    from privfl.adapters.opacus import prv_epsilon
+    from privfl.errors import ConfigError
+
+    replace = PrivacyUnit("client", "replace_one")
+    for plan in (
+        Plan(sampling=FixedSize(10, 100), noise_multiplier=1.0, rounds=1, unit=replace),
+        Plan(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, unit=replace),
+        Plan(sampling=Everyone(), noise_multiplier=1.0, rounds=1, placement="distributed", segments=tuple(SEGMENTS)),
+    ):
+        with pytest.raises(ConfigError):
+            prv_epsilon(plan, 1e-5)
+
+
+# One coordinate; dp-accounting's distribution of the discrete Gaussian. The Gaussian's epsilon is 4.377178.
+@pytest.mark.parametrize(("sigma", "epsilon"), [(2, 4.4079), (10, 4.377701)])
+def test_the_discrete_gaussian_is_not_covered_by_the_gaussian(sigma, epsilon):
+    found = discrete_gaussian_epsilon(sigma, sigma, 1e-5)
+    assert found == pytest.approx(epsilon, abs=5e-5)
+    assert found > 4.377178
+    plan = Mechanism("central", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
+    release = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[1])
+    report = Accountant(PrivacyUnit(), 1e-5).report([release])
+    assert report.epsilon > found
+    assert report.accountant.startswith("RDP")
+
+
+@pytest.mark.parametrize("placement", ["central", "distributed", "local"])
+@pytest.mark.parametrize("observer", ["outsider", "participant"])
+def test_equal_placement_is_worth_the_same_through_every_sum(placement, observer):
+    plan = Mechanism(placement, 2.0).plan(SEGMENTS, cohort=30, min_survivors=20)
+    reports = {
+        Accountant(PrivacyUnit(), 1e-5, observer=observer)
+        .report(
+            [
+                plan.worst_case(round=i, sampling=Poisson(0.1), server_sees=sees, cohort=range(i, 25 + i))
+                for i in range(5)
+            ]
+        )
+        .epsilon
+        for sees in ("vectors", "sum", "ciphertexts")
+    }
+    assert len(reports) == 1
+    assert 0 < reports.pop() < 10
