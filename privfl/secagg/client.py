@@ -116,8 +116,9 @@ class MaskedClient:
         self._own = _Secrets(AgreementKey.generate(entropy), AgreementKey.generate(entropy), entropy(KEY_BYTES))
         self._peers: dict[int, _Peer] = {}  # by place, increasing; includes this client in a complete graph
         self._keys = keys.RosterKeys(self._session, b"")
-        self._graph = Graph(0, 0, b"")
+        self._size = 0  # of the roster
         self._place = -1
+        self._holders: list[int] = []
         self._sharers = self._survivors = Bitmap(0, 0)
 
     @property
@@ -174,7 +175,7 @@ class MaskedClient:
 
     def _forget(self) -> None:
         """Drop every secret: an ended session has nothing left to give."""
-        self._words = self._words[:0]
+        self._words = self._terms.task.ring.zeros(0)
         self._peers = {}
         self._own = _NOTHING
 
@@ -186,11 +187,10 @@ class MaskedClient:
         own = roster.place_of(self._me)
         if own is None or roster.keys(own) != self._own.public:
             raise RemoteProtocolError("the roster does not show this client's own keys")
-        self._place = own
+        self._place, self._size = own, len(roster)
         self._keys = keys.RosterKeys(self._session, keys.roster_digest(self._session, entries))
-        self._graph = Graph(len(roster), terms.degree, self._keys.ring())
-        holders = self._graph.holders(own)
-        for place in holders:
+        self._holders = self._graph().holders(own)
+        for place in self._holders:
             client, public = roster.client(place), roster.keys(place)
             if terms.signed:
                 parts = (self._session, keys.id_bytes(client), public)
@@ -201,17 +201,21 @@ class MaskedClient:
             if place != own:
                 peer.mask = self._keys.pairwise(self._own.mask_key, public[:KEY_BYTES], self._me, client)
                 peer.shared = self._own.box_key.agree(public[KEY_BYTES:], sender=client)
-        return self._share(holders)
+        return self._share()
 
-    def _share(self, holders: list[int]) -> ShareKeys:
+    def _graph(self) -> Graph:
+        """Made anew when it is needed: its permutation is as long as the roster."""
+        return Graph(self._size, self._terms.degree, self._keys.ring())
+
+    def _share(self) -> ShareKeys:
         terms, me = self._terms, self._me
-        points = [point(self._peers[place].client) for place in holders]
+        points = [peer.client + 1 for peer in self._peers.values()]  # nobody may stand at zero
         key_shares = split(self._own.mask_key.secret, points, terms.threshold, self._entropy)
         seed_shares = split(self._own.seed, points, terms.threshold, self._entropy)
         boxes = []
-        for place, key_share, seed_share in zip(holders, key_shares, seed_shares, strict=True):
-            peer, pair = self._peers[place], (share_to_bytes(key_share), share_to_bytes(seed_share))
-            if place == self._place:
+        for peer, key_share, seed_share in zip(self._peers.values(), key_shares, seed_shares, strict=True):
+            pair = share_to_bytes(key_share), share_to_bytes(seed_share)
+            if peer.client == me:
                 peer.key_share, peer.seed_share = pair
                 continue
             key, context = self._keys.box(peer.shared, me, peer.client), self._keys.box_context(me, peer.client)
@@ -243,7 +247,7 @@ class MaskedClient:
 
     def _masked(self, others: list[_Peer]) -> bytes:
         me, ring = self._me, self._terms.task.ring
-        words, self._words = self._words, self._words[:0]
+        words, self._words = self._words, ring.zeros(0)
         plus = [self._keys.self_mask(me, self._own.seed)]
         minus: list[bytes] = []
         for peer in others:
@@ -263,7 +267,7 @@ class MaskedClient:
         near = sum(place in survivors for place in self._peers)
         if near < terms.threshold:
             raise TooFewSurvivors(near, terms.threshold)
-        arc = self._graph.least_arc(survivors)
+        arc = self._graph().least_arc(survivors)
         if arc < terms.arc:
             raise TooFewSurvivors(arc, terms.arc)
         self._survivors = survivors
@@ -274,7 +278,7 @@ class MaskedClient:
     # --- Signatures -> Unmask --------------------------------------------------------------------------------------
 
     def _on_signatures(self, message: Signatures) -> Message:
-        neighbors = self._graph.neighbors(self._place)
+        neighbors = [place for place in self._holders if place != self._place]
         signers = message.signers
         if signers.count != len(neighbors):
             raise WireError(f"{signers.count} neighbors announced, this client has {len(neighbors)}")
@@ -301,15 +305,10 @@ class MaskedClient:
         return Unmask(Bitmap.of(len(self._peers), given), b"".join(shares))
 
     def _check_members(self, members: Bitmap) -> None:
-        if members.count != self._graph.size:
-            raise WireError(f"a list over {members.count} places, where the roster has {self._graph.size}")
+        if members.count != self._size:
+            raise WireError(f"a list over {members.count} places, where the roster has {self._size}")
         if self._place not in members:
             raise RemoteProtocolError("this client is not on the list that it was sent")
-
-
-def point(client: ClientId) -> int:
-    """Where a client's shares are evaluated: its identity plus one, for nobody may stand at zero."""
-    return client + 1
 
 
 _NOTHING = _Secrets(AgreementKey(bytes(KEY_BYTES)), AgreementKey(bytes(KEY_BYTES)), b"")

@@ -28,28 +28,28 @@ class Graph:
     """
 
     def __init__(self, size: int, degree: int, key: bytes) -> None:
-        self.size, self._degree, self._key = size, degree, key
+        self._size, self._degree, self._key = size, degree, key
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
-        words = np.zeros(self.size, "<u8")
+        words = np.zeros(self._size, "<u8")
         add_keystreams(words, [self._key])
         return np.argsort(words, kind="stable")
 
     @cached_property
     def _rank(self) -> npt.NDArray[np.int64]:
-        rank = np.empty(self.size, np.int64)
-        rank[self._order] = np.arange(self.size)
+        rank = np.empty(self._size, np.int64)
+        rank[self._order] = np.arange(self._size)
         return rank
 
     def holders(self, place: int) -> list[int]:
         """The places of those who hold shares of the client at `place`, increasing; they are also its dealers."""
         if self._degree == 0:
-            return list(range(self.size))
+            return list(range(self._size))
         half = self._degree // 2
         rank = int(self._rank[place])
         steps = [*range(rank - half, rank), *range(rank + 1, rank + half + 1)]
-        return sorted(self._order[[step % self.size for step in steps]].tolist())
+        return sorted(self._order[[step % self._size for step in steps]].tolist())
 
     def neighbors(self, place: int) -> list[int]:
         """The holders without the client itself: with these it shares a pairwise mask."""
@@ -64,8 +64,8 @@ class Graph:
         """
         if self._degree == 0:
             return len(members)
-        raw = np.frombuffer(members.mask.to_bytes(-(-self.size // 8), "little"), np.uint8)
-        ring = np.unpackbits(raw, count=self.size, bitorder="little")[self._order]
+        raw = np.frombuffer(members.mask.to_bytes(-(-self._size // 8), "little"), np.uint8)
+        ring = np.unpackbits(raw, count=self._size, bitorder="little")[self._order]
         half = self._degree // 2
         sums = np.cumsum(np.concatenate([[0], ring, ring[:half]]), dtype=np.int64)
         return int((sums[half:] - sums[:-half]).min())
