@@ -49,7 +49,7 @@ def main() -> int:
             rounds=options.rounds,
         )
         commands = {
-            "privfl": [sys.executable, str(HERE / "run_privfl.py"), str(job), "mlp", "0"],
+            "privfl": [sys.executable, str(HERE / "run_privfl.py"), str(job), "mlp"],
             "pfl": [str(peer), str(HERE / "run_pfl.py"), str(job), "mlp"],
         }
         runs = alternate(commands, options.times)
