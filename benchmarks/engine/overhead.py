@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import models
+import numpy as np
+import torch
 from common import ONE_THREAD, compare, differences, medians, report
+from pipeline import Rounds
 
 OVERHEAD, SPEEDUP = 1.05, 1.6
 SETTINGS: dict[str, Any] = {"cohort": 20, "batch_size": 10, "learning_rate": 0.05}
@@ -28,11 +33,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    os.environ.update(ONE_THREAD)  # before the first import of numpy or torch
-
-    import models
-    import numpy as np
-    from pipeline import Rounds
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # it is read when numpy is imported, which is done already
+        return subprocess.run([sys.executable, *sys.argv], check=False, env={**os.environ, **ONE_THREAD}).returncode
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(CLIENTS * ROWS, 1, 28, 28)).astype(np.float32)  # the time does not depend on values
@@ -71,9 +73,6 @@ def main() -> int:
 
 def bare(model: Any, features: Any, targets: Any, parts: Any) -> Callable[[int], None]:
     """The loop of the tutorials - shuffle, forward, backward, step - over one client after the other."""
-    import numpy as np
-    import torch
-
     torch.set_num_threads(1)
     x, y = torch.from_numpy(features), torch.from_numpy(targets)
     indices = [torch.from_numpy(part) for part in parts]
