@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.dp.unit import check_positive
@@ -143,8 +144,13 @@ def _norm(update: Vector) -> float:
     """The l2 norm in float64; entries beyond 1e150 are scaled first, so that their squares do not overflow."""
     largest = float(np.abs(update).max())
     if largest <= 1e150:
-        return float(np.linalg.norm(update.astype(np.float64)))
-    return largest * float(np.linalg.norm(update.astype(np.float64) / largest))
+        return _root(np.square(update, dtype=np.float64))
+    return largest * _root(np.square(update.astype(np.float64) / largest))
+
+
+def _root(squares: npt.NDArray[np.float64]) -> float:
+    # Not np.linalg.norm: its dot product waits for several threads of the BLAS, and its last bits depend on how many.
+    return math.sqrt(float(np.add.reduce(squares)))
 
 
 def _scaled(update: Vector, norm: float, bound: float) -> Vector:
