@@ -1,0 +1,142 @@
+"""A run that is killed with SIGKILL, at moments nobody chose, goes on to the very model of a run that never was."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import privfl
+from privfl.data import Dataset
+from privfl.dp import CLIENT_UNIT, Ledger, mechanism
+from privfl.experiment import Experiment, RoundReport
+from privfl.fl.store import ModelStore
+
+ROUNDS = 12
+NOISE = {"privacy.placement": "central", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {"cohort.dropout": 0.2},
+    "masked": {"cohort.dropout": 0.1, "sum.scheme": "masked", "server.optimizer": "fedadam", "rounds": 6},
+    "simulation": NOISE | {"privacy.noise": "simulation", "cohort.too_few": "retry", "cohort.dropout": 0.4},
+    "secure": NOISE | {"cohort.dropout": 0.2},
+}
+
+
+def an_experiment(runs: Path, mode: str) -> Experiment:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(300, 6)).astype(np.float32)
+    data = Dataset("points", "binary", features, (features[:, 0] > 0).astype(np.int64), classes=("a", "b"))
+    common = {"name": mode, "rounds": ROUNDS, "data.clients": 8, "client.steps": 20, "client.batch_size": 5}
+    return Experiment(data=data, runs=runs, overrides=common | MODES[mode])
+
+
+def openings_written_to(log: Path) -> Callable[..., Any]:
+    """The sampler of noise, noting each draw on the disk first: what was truly opened, or was about to be."""
+    genuine = mechanism.rounded_gaussian
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        with log.open("ab", buffering=0) as file:
+            file.write(b".")
+        return genuine(*args, **kwargs)
+
+    return noting
+
+
+def child(runs: str, mode: str) -> None:
+    mechanism.rounded_gaussian = openings_written_to(Path(runs) / "openings")  # type: ignore[attr-defined]
+    experiment = an_experiment(Path(runs), mode)
+    os.write(1, b"ready\n")
+    list(experiment.run(resume=True))
+
+
+def run_child(runs: Path, mode: str, *, kill_after: float | None) -> bool:
+    """Start or resume the run in a process of its own; True when it came to its end before it was killed."""
+    home = str(Path(privfl.__file__).parents[1])
+    command = [sys.executable, __file__, str(runs), mode]
+    environment = {**os.environ, "PYTHONPATH": home}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        try:
+            _, errors = process.communicate(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return False
+    assert (ready, process.returncode) == (b"ready\n", 0), errors.decode()
+    return True
+
+
+def versions(runs: Path, mode: str) -> dict[int, str]:
+    return {version.round: version.hash for version in ModelStore(runs / mode / "models").lineage()}
+
+
+def killed_until_done(runs: Path, mode: str, seed: int, kills: int) -> tuple[int, list[dict[int, str]]]:
+    """How often the run was really killed, and what was stored after each time."""
+    dice, seen = random.Random(f"{mode} {seed}"), []
+    for _ in range(kills):
+        # Squared: half of the kills come in the first quarter, when a run is being set up or resumed.
+        if run_child(runs, mode, kill_after=0.4 * dice.random() ** 2):
+            break
+        seen.append(versions(runs, mode))
+    assert run_child(runs, mode, kill_after=None)
+    return len(seen), seen
+
+
+def check_plain(runs: Path, mode: str, seed: int, kills: int) -> None:
+    whole = list(an_experiment(runs / "whole", mode).run())
+    killed_until_done(runs, mode, seed, kills)
+    assert versions(runs, mode) == versions(runs / "whole", mode)
+    stored = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").lineage() if v.report]
+    for one, other in zip(whole, stored, strict=True):
+        for name in ("status", "attempts", "cohort", "dropouts", "evaluation", "metrics", "epsilon"):
+            assert getattr(one, name) == getattr(other, name), name
+    lines = (runs / mode / "metrics.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(whole)
+
+
+def check_simulation(runs: Path, mode: str, seed: int, kills: int) -> None:
+    check_plain(runs, mode, seed, kills)
+    mine, whole = (Ledger(CLIENT_UNIT, folder / mode / "ledger.jsonl") for folder in (runs, runs / "whole"))
+    assert mine.releases == whole.releases
+    assert not mine.unsettled
+
+
+def check_secure(runs: Path, mode: str, seed: int, kills: int) -> None:
+    count, seen = killed_until_done(runs, mode, seed, kills)
+    final = versions(runs, mode)
+    for stored in seen:
+        assert stored.items() <= final.items()
+    ledger = Ledger(CLIENT_UNIT, runs / mode / "ledger.jsonl")
+    charged = Counter(release.round for release in ledger.releases)
+    reports = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").lineage() if v.report]
+    trained = {report.round for report in reports if report.status == "trained"}
+    assert trained <= set(charged)
+    assert len(trained) <= (runs / "openings").stat().st_size <= len(ledger.releases) <= len(trained) + count
+    assert len(ledger.unsettled) == len(ledger.releases) - len(trained)
+    assert (runs / mode / "cohorts.key").stat().st_mode & 0o077 == 0
+
+
+CHECKS = {"plain": check_plain, "masked": check_plain, "simulation": check_simulation, "secure": check_secure}
+
+
+@pytest.mark.parametrize("mode", ["plain", "simulation", "secure"])
+def test_a_killed_run_goes_on(tmp_path: Path, mode: str) -> None:
+    CHECKS[mode](tmp_path, mode, 0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_many_killed_runs_go_on(tmp_path: Path, mode: str, seed: int) -> None:
+    CHECKS[mode](tmp_path, mode, seed, 8)
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])

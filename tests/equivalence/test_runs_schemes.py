@@ -1,0 +1,99 @@
+"""One experiment, three sums, any number of workers: the same model to the last bit, the same price per observer."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.data import Dataset
+from privfl.experiment import Experiment
+from privfl.sums import Drop
+
+SCHEMES = ("plain", "masked", "ckks")
+ROUNDS = 3
+CENTRAL = {
+    "privacy.placement": "central",
+    "privacy.clip_norm": 1.0,
+    "privacy.noise_multiplier": 2.0,
+    "privacy.noise": "simulation",
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "weighted": {"server.optimizer": "fedyogi", "sum.rounding": "stochastic"},
+    "uniform": {"server.weighting": "uniform", "cohort.sampling": "fixed-size", "cohort.size": 6},
+    "central": CENTRAL,
+    "poisson": CENTRAL | {"cohort.sampling": "poisson", "cohort.probability": 0.9},
+    "local": CENTRAL | {"privacy.placement": "local", "sum.bits": 36},
+}
+
+
+def first_message_lost(round: int, attempt: int) -> Drop:
+    """One of seven clients never speaks, another in every round: the survivors are the same whatever the sum.
+
+    Two would leave a masked sum over a cohort of six below its threshold of shares, and that round would be skipped.
+    """
+    return lambda client, step: (client + 3 * round) % 7 == 0
+
+
+def run(scheme: str, **overrides: Any) -> Experiment:
+    rng = np.random.default_rng(7)
+    features = rng.normal(size=(140, 5)).astype(np.float32)
+    data = Dataset("points", "binary", features, (features[:, 1] > 0).astype(np.int64), classes=("a", "b"))
+    common = {
+        "rounds": ROUNDS,
+        "data.clients": 7,
+        "data.partition": "dirichlet:1",
+        "client.steps": 6,
+        "client.batch_size": 4,
+        "sum.scheme": scheme,
+        "sum.bits": 30,
+    }
+    experiment = Experiment(data=data, dropouts=first_message_lost, overrides=common | overrides)
+    list(experiment.run())
+    return experiment
+
+
+@pytest.mark.parametrize("setting", sorted(SETTINGS))
+def test_three_sums_give_one_model(setting: str) -> None:
+    runs = {scheme: run(scheme, **SETTINGS[setting]) for scheme in SCHEMES}
+    plain = runs["plain"]
+    assert any(report.dropouts for report in plain.reports)
+    assert plain.model.any()
+    for scheme in ("masked", "ckks"):
+        other = runs[scheme]
+        assert [r.dropouts for r in other.reports] == [r.dropouts for r in plain.reports]
+        assert [r.model for r in other.reports] == [r.model for r in plain.reports]
+        assert other.model.tobytes() == plain.model.tobytes()
+        assert [r.metrics for r in other.reports] == [r.metrics for r in plain.reports]
+        assert [r.evaluation for r in other.reports] == [r.evaluation for r in plain.reports]
+        assert [r.epsilon for r in other.reports] == [r.epsilon for r in plain.reports]
+
+
+def epsilon(experiment: Experiment, observer: Any) -> float:
+    report = experiment.epsilon(observer)
+    assert report is not None
+    return report.epsilon
+
+
+def test_the_price_is_one_for_those_who_see_only_models_and_grows_with_what_the_server_sees() -> None:
+    runs = {scheme: run(scheme, **CENTRAL) for scheme in SCHEMES}
+    for observer in ("outsider", "participant"):
+        prices = {epsilon(runs[scheme], observer) for scheme in SCHEMES}
+        assert len(prices) == 1, observer
+        assert 0 < prices.pop() < math.inf
+    # Central noise comes after a plain or masked server has seen the sum; of a CKKS sum it sees ciphertexts only.
+    assert [epsilon(runs[s], "server") for s in ("plain", "masked")] == [math.inf, math.inf]
+    assert epsilon(runs["ckks"], "server") < math.inf
+
+
+@pytest.mark.parametrize("setting", ["weighted", "local"])
+def test_any_number_of_workers_gives_one_model(setting: str) -> None:
+    models = [run("plain", **SETTINGS[setting], **{"engine.workers": n}).model.tobytes() for n in (0, 1, 2, 3)]
+    assert len(set(models)) == 1
+
+
+def test_secure_noise_is_another_in_every_run_and_keyed_to_the_sum_in_ckks() -> None:
+    secure = CENTRAL | {"privacy.noise": "secure"}
+    for scheme in ("plain", "ckks"):
+        # The clients' session key is fresh in every run, so that nobody can repeat the noise of a keyed opening.
+        assert run(scheme, **secure).model.tobytes() != run(scheme, **secure).model.tobytes()
