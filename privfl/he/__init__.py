@@ -2,6 +2,6 @@
 
 from privfl.he.ckks_sum import CkksSum
 from privfl.he.keys import KeyStore, StandingCredentials
-from privfl.he.plan import CkksPlan, plan_ckks, plan_for
+from privfl.he.plan import CkksPlan, CkksSpeed, plan_ckks, plan_for
 
-__all__ = ["CkksPlan", "CkksSum", "KeyStore", "StandingCredentials", "plan_ckks", "plan_for"]
+__all__ = ["CkksPlan", "CkksSpeed", "CkksSum", "KeyStore", "StandingCredentials", "plan_ckks", "plan_for"]

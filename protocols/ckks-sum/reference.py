@@ -230,6 +230,11 @@ def secret_polynomial(session_key, plan):
     return [-1 if value == 2 else value for value in kept]
 
 
+@functools.cache
+def transformed_secret(session_key, plan):
+    return transform(secret_polynomial(session_key, plan), plan)
+
+
 def encode(values, plan):
     """The polynomial with values[i] + i*values[N/2 + i], times D, at zeta^(3^i)."""
     n = plan.degree
@@ -256,13 +261,13 @@ def encrypt(values, session_key, plan, randomness):
     coins = coins.reshape(plan.degree, 48).astype(int)
     noise = coins[:, :21].sum(1) - coins[:, 21:42].sum(1)
     message = np.array(encode(values, plan), object) + noise
-    secret = transform(secret_polynomial(session_key, plan), plan)
+    secret = transformed_secret(session_key, plan)
     return (transform(message, plan) - expand(seed, plan) * secret) % plan.q, seed
 
 
 def decrypt(block, seeds, session_key, plan):
     half = sum((expand(seed, plan) for seed in seeds), np.zeros(plan.degree, object))
-    secret = transform(secret_polynomial(session_key, plan), plan)
+    secret = transformed_secret(session_key, plan)
     return decode(inverse_transform((block + half * secret) % plan.q, plan), plan)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from privfl.errors import CapacityError, ConfigError
-from privfl.he import CkksPlan, plan_ckks, plan_for
+from privfl.he import CkksPlan, CkksSpeed, plan_ckks, plan_for
 from privfl.he.plan import HE_STANDARD, MIN_MARGIN, PRIMES
 from privfl.ring import Ring
 from privfl.sums import SumTask
@@ -104,6 +104,17 @@ def test_parameters_beyond_the_table_are_refused() -> None:
 def test_contradictions_are_config_errors(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         plan_ckks(**arguments)  # type: ignore[arg-type]
+
+
+def test_times_grow_with_clients_and_length_as_the_work_does() -> None:
+    one, ten, long = (plan_ckks(n, c, Ring(23)) for n, c in ((10**6, 1), (10**6, 10), (10**7, 10)))
+    assert one.client_seconds() == ten.client_seconds()
+    assert ten.server_seconds() == pytest.approx(10 * one.server_seconds())
+    assert 9 < long.client_seconds() / ten.client_seconds() < 10
+    assert 9 < long.opener_seconds() / ten.opener_seconds() < 10
+    slow = CkksSpeed(encrypt=1e-6, setup=0.0, verification=0.0)
+    assert ten.client_seconds(slow) == pytest.approx(ten.chunks * 4096e-6)
+    assert one.opener_seconds() < ten.opener_seconds()
 
 
 def test_every_party_derives_the_same_plan_from_a_task() -> None:

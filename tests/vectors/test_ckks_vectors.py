@@ -176,6 +176,7 @@ def test_primitives() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_vectors_are_what_the_reference_writes_today() -> None:
     reference = runpy.run_path(str(HOME / "reference.py"))
     for name, content in reference["everything"]().items():
