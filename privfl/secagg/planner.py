@@ -66,7 +66,7 @@ def plan_graph(
             f"{1 - dropout:.3g} of them are sure to stay (corrupt {corrupt:g}, dropout {dropout:g})"
         )
     for degree in range(2, min(clients - 1, MAX_DEGREE) + 1, 2):
-        arc = arc_for(clients, dropout, degree // 2, correctness_bits)
+        arc = max(1, arc_for(clients, dropout, degree // 2, correctness_bits))
         for threshold in range(degree // 2 + 1 if malicious else 1, degree + 1):
             plan = assess_graph(
                 clients, corrupt, dropout, degree=degree, threshold=threshold, arc=arc, malicious=malicious
