@@ -105,6 +105,11 @@ class Experiment:
         return self.config.privacy.placement != "none"
 
     @property
+    def own_train(self) -> bool:
+        """Whether the model is the caller's own, given as `train`."""
+        return self._own[0] is not None
+
+    @property
     def store(self) -> ModelStore:
         """The versions of the global model."""
         return ModelStore(self.folder / MODELS)

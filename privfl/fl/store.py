@@ -104,6 +104,12 @@ class ModelStore:
             yield version
             previous = version
 
+    @staticmethod
+    def export(version: Version) -> bytes:
+        """A safetensors file with the model alone, as the tensor `model`; its metadata names hash and round."""
+        facts = {"hash": version.hash, "round": str(version.round)}
+        return bytes(save({"model": np.ascontiguousarray(version.model)}, metadata=facts))
+
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:06}.safetensors"
 

@@ -1,0 +1,103 @@
+"""The application: global options, the verbs, and what happens to errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import privfl
+from privfl.cli import demo, doctor, epsilon, plan, runs
+from privfl.cli import run as run_verb
+from privfl.errors import (
+    BudgetExceeded,
+    ConfigError,
+    PrivflError,
+    StateError,
+    TooFewSurvivors,
+    UnsupportedRelease,
+)
+
+app = typer.Typer(
+    name="privfl",
+    help="Privacy-preserving federated learning with secure aggregation.",
+    epilog="Start with: [bold]privfl demo[/]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+app.command("run", epilog=run_verb.EXAMPLE)(run_verb.run)
+app.add_typer(runs.app, name="runs")
+app.command("epsilon", epilog=epsilon.EXAMPLE)(epsilon.epsilon)
+app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+_REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
+    (TooFewSurvivors, "Lower cohort.min_survivors or cohort.dropout."),
+    (StateError, "Start it anew under another name: --set name=NAME."),
+    (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
+    (ConfigError, "`privfl --help` and examples/ show what is allowed."),
+    (OSError, "Check the path, its permissions and the space on the disk."),
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"privfl {privfl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages; anywhere.")] = False,
+) -> None:
+    """Options of every verb."""
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line with `arguments`, and return its exit code.
+
+    An error prints one sentence and a remedy, and gives 2; with --debug (or PRIVFL_DEBUG set) it is raised instead.
+    """
+    debug = "--debug" in arguments or bool(os.environ.get("PRIVFL_DEBUG"))
+    # --debug may stand anywhere: people add it at the end of the line that just failed.
+    rest = [argument for argument in arguments if argument != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        code = command.main((["--debug"] if debug else []) + rest, prog_name="privfl", standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "privfl"
+        return fail(error.format_message(), f"`{where} --help` shows what is allowed.")
+    except click.exceptions.Abort:
+        code = INTERRUPTED
+    except (PrivflError, OSError) as error:
+        if debug:
+            raise
+        return fail(str(error), next((text for kind, text in _REMEDIES if isinstance(error, kind)), ""))
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+        fail("interrupted; rounds that were finished are kept", "`privfl run ... --resume` goes on after them.")
+    return code if isinstance(code, int) else 0
+
+
+def fail(message: str, remedy: str = "") -> int:
+    """Print one sentence and a remedy to the standard error, and return the exit code."""
+    sentence = message if message.endswith((".", "?", "!")) else message + "."
+    text = f"[bold red]privfl:[/] {escape(sentence)} {escape(remedy)}".rstrip()
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return USAGE

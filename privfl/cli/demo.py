@@ -1,0 +1,173 @@
+"""`privfl demo`: a real federated training with privacy, offline and in seconds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from privfl.cli.options import Json, Seed, print_json
+from privfl.cli.show import facts_table, follow, output, size
+from privfl.dp import Observer, format_epsilon
+from privfl.errors import MissingExtra
+from privfl.experiment.demo import ABSENT, AVERAGED, Demo, DemoResult
+from privfl.experiment.line import LineDemo, LineResult
+
+EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
+
+_OBSERVERS: Final[dict[Observer, str]] = {
+    "outsider": "an outsider, who sees the models",
+    "participant": "another hospital",
+    "server": "the server",
+    "key_holder": "who holds the key and opens the sum",
+}
+
+
+class Which(StrEnum):
+    """What is demonstrated."""
+
+    HOSPITALS = "hospitals"
+    LINEAR_REGRESSION = "linear-regression"
+
+
+class Sum(StrEnum):
+    """The sums, under the names of the configuration."""
+
+    PLAIN = "plain"
+    MASKED = "masked"
+    CKKS = "ckks"
+
+
+def demo(
+    what: Annotated[Which, typer.Argument(help="What to demonstrate.")] = Which.HOSPITALS,
+    sum_: Annotated[Sum, typer.Option("--sum", help="The secure sum.")] = Sum.MASKED,
+    seed: Seed = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Where the plot goes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train across ten hospitals with differential privacy and secure aggregation, and show what everybody saw."""
+    if what is Which.LINEAR_REGRESSION:
+        _line(seed or 0, plot or Path("privfl-line.png"), as_json=as_json)
+        return
+    run = Demo(sum_.value, seed=seed or 0)
+    if not as_json:
+        output().print(_INTRODUCTION.format(sum=run.experiment.scheme.name))
+    for _ in follow(run.run(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):
+        pass
+    result = run.result()
+    drawn = _draw(result, run.config.privacy.epsilon or 0.0, plot or Path("privfl-demo.png"))
+    if as_json:
+        print_json(_record(result, drawn))
+        return
+    output().print(facts_table("Ten hospitals, one model, and no row has left its hospital", _rows(result)))
+    _tell_plot(drawn)
+
+
+_INTRODUCTION: Final = (
+    "Ten hospitals hold the breast-cancer data, each with another mix of patients. Logistic regression, clipped "
+    "updates, secure noise; summed by [bold]{sum}[/]. Two hospitals will drop out on the way."
+)
+
+
+def _rows(result: DemoResult) -> list[tuple[str, str]]:
+    report = result.epsilon
+    rounds = sum(r.status == "trained" for r in result.reports)
+    absent = ", ".join(f"round {r}: {' and '.join(result.names[c] for c in who)}" for r, who in ABSENT.items())
+    return [
+        (
+            "accuracy",
+            f"{result.accuracy:.3f} (mean of the last {AVERAGED} models; the last alone {result.last_accuracy:.3f})",
+        ),
+        ("pooled model", f"{result.pooled_accuracy:.3f} - all rows in one place, no privacy"),
+        ("local models", f"{result.local_accuracy:.3f} - the mean of ten hospitals, each alone"),
+        ("privacy", f"{report} against {_OBSERVERS['outsider']}"),
+        ("which means", report.sentence),
+        ("assuming", f"{report.sampling}; {'; '.join(report.caveats)}; {report.accountant}"),
+        *((f"against {_OBSERVERS[name]}", _other(result, name)) for name in result.epsilons if name != "outsider"),
+        ("rounds", f"{rounds} of {len(result.reports)}"),
+        ("dropouts", f"{result.dropouts}, each sum recovered without them ({absent})"),
+        ("bytes", f"{size(result.bytes_up)} up, {size(result.bytes_down)} down, all hospitals and rounds together"),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("the server saw", result.sighting.words),
+    ]
+
+
+def _other(result: DemoResult, observer: Observer) -> str:
+    report = result.epsilons[observer]
+    return f"epsilon {format_epsilon(report.epsilon)}: {'; '.join(report.caveats)}"
+
+
+def _record(result: DemoResult, drawn: Path | MissingExtra) -> dict[str, Any]:
+    return {
+        "accuracy": result.accuracy,
+        "pooled_accuracy": result.pooled_accuracy,
+        "local_accuracy": result.local_accuracy,
+        "epsilon": result.epsilon.epsilon,
+        "delta": result.epsilon.delta,
+        "rounds": len(result.reports),
+        "sum": result.scheme,
+        "dropouts": result.dropouts,
+        "bytes_up": result.bytes_up,
+        "seconds": result.seconds,
+        "plot": str(drawn) if isinstance(drawn, Path) else None,
+    }
+
+
+def _draw(result: DemoResult, budget: float, path: Path) -> Path | MissingExtra:
+    """The plot's path, or what is missing for it: a demonstration without a picture is still one."""
+    from privfl.report.demo import plot_demo
+
+    try:
+        return plot_demo(result, budget, path)
+    except MissingExtra as error:
+        return error
+
+
+def _tell_plot(drawn: Path | MissingExtra) -> None:
+    text = f"plot: {drawn.resolve()}" if isinstance(drawn, Path) else f"no plot: {drawn}"
+    output().print(text, markup=False, soft_wrap=True)
+
+
+def _line(seed: int, path: Path, *, as_json: bool) -> None:
+    from privfl.report.demo import plot_line
+
+    run = LineDemo(seed=seed)
+    for _ in follow(run.run(), rounds=run.experiment.config.rounds, quiet=as_json):
+        pass
+    result = run.result()
+    try:
+        drawn: Path | MissingExtra = plot_line(result, path)
+    except MissingExtra as error:
+        drawn = error
+    if as_json:
+        print_json(_line_record(result, drawn))
+        return
+    table = facts_table(
+        "Federated linear regression over a masked sum: five clients, each with its own stretch of x",
+        [
+            ("global line", _formula(result.line)),
+            ("least squares, pooled", _formula(result.pooled)),
+            ("the truth", _formula(result.truth)),
+            *((f"client {1 + at} alone", _formula(line)) for at, line in enumerate(result.alone)),
+            ("rounds", str(len(result.reports))),
+        ],
+    )
+    output().print(table)
+    _tell_plot(drawn)
+
+
+def _line_record(result: LineResult, drawn: Path | MissingExtra) -> dict[str, Any]:
+    return {
+        "slope": result.line[0],
+        "intercept": result.line[1],
+        "pooled_slope": result.pooled[0],
+        "pooled_intercept": result.pooled[1],
+        "rounds": len(result.reports),
+        "plot": str(drawn) if isinstance(drawn, Path) else None,
+    }
+
+
+def _formula(line: tuple[float, float]) -> str:
+    return f"y = {line[0]:.3f} x {'-' if line[1] < 0 else '+'} {abs(line[1]):.3f}"

@@ -1,0 +1,217 @@
+"""`privfl epsilon`: what a ledger, or a run that is only planned, is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from privfl.cli.options import Json, print_json
+from privfl.cli.show import facts_table, output
+from privfl.dp import (
+    Accountant,
+    EpsilonReport,
+    Everyone,
+    FixedSize,
+    Ledger,
+    Poisson,
+    PrivacyUnit,
+    Sampling,
+    TruncatedPoisson,
+    format_epsilon,
+    what_if,
+)
+from privfl.errors import ConfigError
+
+EXAMPLE: Final = (
+    "Examples: [bold]privfl epsilon --sampling poisson --population 10000 --cohort 100 --noise-multiplier 1 "
+    "--rounds 1000 --delta 1e-5[/]\n\n[bold]privfl epsilon --unit sample --dataset-size 60000 --batch-size 600 "
+    "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
+    "--observer server[/]"
+)
+DELTA: Final = 1e-5
+
+
+class SamplingName(StrEnum):
+    """How a cohort is drawn."""
+
+    POISSON = "poisson"
+    TRUNCATED_POISSON = "truncated-poisson"
+    FIXED_SIZE = "fixed-size"
+    EVERYONE = "everyone"
+
+
+class Adjacency(StrEnum):
+    """What the presence of a unit means."""
+
+    ADD_REMOVE = "add_remove"
+    REPLACE_ONE = "replace_one"
+    ZERO_OUT = "zero_out"
+
+
+class Level(StrEnum):
+    """Whose presence is hidden."""
+
+    CLIENT = "client"
+    SAMPLE = "sample"
+
+
+class ObserverName(StrEnum):
+    """Against whom."""
+
+    OUTSIDER = "outsider"
+    PARTICIPANT = "participant"
+    SERVER = "server"
+    KEY_HOLDER = "key_holder"
+
+
+SamplingOption = Annotated[SamplingName | None, typer.Option("--sampling", help="How cohorts are drawn.")]
+Population = Annotated[int | None, typer.Option("--population", min=1, help="Clients that exist.")]
+Cohort = Annotated[int | None, typer.Option("--cohort", min=1, help="Clients of one round, on average or exactly.")]
+Cap = Annotated[int | None, typer.Option("--cap", min=1, help="Most clients of a round (truncated-poisson).")]
+Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds.")]
+DatasetSize = Annotated[int | None, typer.Option("--dataset-size", min=1, help="Rows of the data (unit sample).")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Rows of a batch, on average (unit sample).")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (unit sample).")]
+UnitOption = Annotated[Level, typer.Option("--unit", help="Whose presence is hidden.")]
+AdjacencyOption = Annotated[Adjacency, typer.Option("--adjacency", help="What presence means.")]
+ObserverOption = Annotated[ObserverName, typer.Option("--observer", help="Against whom the promise is made.")]
+DeltaOption = Annotated[
+    float | None, typer.Option("--delta", help="Chance that the promise fails; 1e-5 if absent, which is said.")
+]
+
+
+def epsilon(
+    *,
+    sampling: SamplingOption = None,
+    population: Population = None,
+    cohort: Cohort = None,
+    cap: Cap = None,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option("--noise-multiplier", help="Noise deviation over the norm bound of one contribution."),
+    ] = None,
+    rounds: Rounds = None,
+    dataset_size: DatasetSize = None,
+    batch_size: BatchSize = None,
+    steps: Steps = None,
+    unit: UnitOption = Level.CLIENT,
+    adjacency: AdjacencyOption = Adjacency.ADD_REMOVE,
+    observer: ObserverOption = ObserverName.OUTSIDER,
+    delta: DeltaOption = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="Judge what a run has spent.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="Draw epsilon over rounds and delta.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a privacy ledger, or a run that is only planned, is worth, and against whom."""
+    chosen = DELTA if delta is None else delta
+    if ledger is not None:
+        planned = (sampling, population, cohort, cap, noise_multiplier, rounds, dataset_size, batch_size, steps)
+        if any(value is not None for value in planned):
+            raise ConfigError("a ledger says by itself what was done: give --ledger with --observer and --delta only")
+        kept = Ledger.read(ledger)
+        accountant = Accountant(kept.unit, chosen, observer=observer.value, assume_secure_noise=True)
+        report = accountant.report(kept.releases)
+    else:
+        how, count = planned_run(
+            unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
+            dataset_size=dataset_size, batch_size=batch_size, steps=steps,
+        )  # fmt: skip
+        if noise_multiplier is None:
+            raise ConfigError("--noise-multiplier is missing; `privfl calibrate` finds the least for an epsilon")
+        report = what_if(
+            sampling=how,
+            noise_multiplier=noise_multiplier,
+            rounds=count,
+            delta=chosen,
+            unit=PrivacyUnit(unit.value, adjacency.value),
+            observer=observer.value,
+        )
+    tell(report, default_delta=delta is None, as_json=as_json)
+
+
+def planned_run(
+    unit: Level,
+    sampling: SamplingName | None,
+    *,
+    population: int | None,
+    cohort: int | None,
+    cap: int | None,
+    rounds: int | None,
+    dataset_size: int | None,
+    batch_size: int | None,
+    steps: int | None,
+) -> tuple[Sampling, int]:
+    """The sampling and the number of releases that the options describe.
+
+    Raises `ConfigError` for an option that is missing, or that this kind of run does not take.
+    """
+    clients = {"--population": population, "--cohort": cohort, "--cap": cap, "--rounds": rounds, "--sampling": sampling}
+    rows = {"--dataset-size": dataset_size, "--batch-size": batch_size, "--steps": steps}
+    if unit is Level.SAMPLE:
+        _refuse(clients, "--unit sample")
+        _need(rows, ("--dataset-size", "--batch-size", "--steps"), "--unit sample")
+        return Poisson(_share(batch_size, dataset_size, "--batch-size", "--dataset-size")), int(steps or 0)
+    _refuse(rows, "--unit client")
+    how = sampling or (SamplingName.EVERYONE if cohort is None else SamplingName.POISSON)
+    what = f"--sampling {how.value}"
+    if how is SamplingName.EVERYONE:
+        _refuse({"--cohort": cohort, "--cap": cap}, what)
+        _need(clients, ("--rounds",), what)
+        return Everyone(), int(rounds or 0)
+    needs = ("--population", "--cohort", "--rounds") + (("--cap",) if how is SamplingName.TRUNCATED_POISSON else ())
+    _need(clients, needs, what)
+    if how is not SamplingName.TRUNCATED_POISSON:
+        _refuse({"--cap": cap}, what)
+    if how is SamplingName.FIXED_SIZE:
+        return FixedSize(int(cohort or 0), int(population or 0)), int(rounds or 0)
+    share = _share(cohort, population, "--cohort", "--population")
+    if how is SamplingName.POISSON:
+        return Poisson(share), int(rounds or 0)
+    return TruncatedPoisson(share, int(cap or 0), int(population or 0)), int(rounds or 0)
+
+
+def tell(report: EpsilonReport, *, default_delta: bool, as_json: bool) -> None:
+    """Print a report with its sentence and all that it rests on."""
+    if as_json:
+        print_json(report.as_dict())
+        return
+    note = " (the default: well below one over the number of clients)" if default_delta else ""
+    rows = [
+        (report.label, format_epsilon(report.epsilon)),
+        ("delta", f"{report.delta:g}{note}"),
+        ("which means", report.sentence),
+        ("unit", f"{report.unit.level}, {report.unit.adjacency}"),
+        ("sampling", report.sampling),
+        ("observer", report.observer),
+        ("rounds", str(report.rounds)),
+        ("accountant", report.accountant),
+        *(("cross-check", f"{name}: {format_epsilon(value)}") for name, value in report.cross_checks.items()),
+        *(("caveat", caveat) for caveat in report.caveats),
+    ]
+    output().print(facts_table(str(report), rows))
+
+
+def _share(part: int | None, whole: int | None, part_name: str, whole_name: str) -> float:
+    if part is None or whole is None or part > whole:
+        raise ConfigError(f"{part_name} {part} is more than {whole_name} {whole}")
+    return part / whole
+
+
+def _refuse(options: Mapping[str, object], what: str) -> None:
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given is not None:
+        raise ConfigError(f"{what} does not take {given}")
+
+
+def _need(options: Mapping[str, object], names: tuple[str, ...], what: str) -> None:
+    missing = next((name for name in names if options[name] is None), None)
+    if missing is not None:
+        raise ConfigError(f"{what} needs {missing}")

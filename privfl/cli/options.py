@@ -1,0 +1,46 @@
+"""Options that several verbs share, and how overrides are read."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from privfl.errors import ConfigError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of data split, training and dropouts; never of secure noise.")
+]
+Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="The folder of runs.")]
+Delta = Annotated[float, typer.Option("--delta", help="Probability with which the promise may fail, below 1/clients.")]
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["rounds=5", "sum.scheme=masked"]` -> `{"rounds": 5, "sum.scheme": "masked"}`.
+
+    A value is read as TOML, and as text where it is none. Raises `ConfigError` for what is not KEY=VALUE.
+    """
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes KEY=VALUE, such as sum.scheme=masked, not {pair!r}")
+        overrides[key.strip()] = _value(value.strip())
+    return overrides
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on the standard output; infinities are not JSON, and refused."""
+    typer.echo(json.dumps(value, allow_nan=False))

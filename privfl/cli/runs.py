@@ -1,0 +1,112 @@
+"""`privfl runs`: the model repository of finished and unfinished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from privfl.cli.options import Json, Runs, print_json
+from privfl.cli.show import facts_table, headline, output
+from privfl.dp import format_epsilon
+from privfl.errors import ConfigError
+from privfl.experiment.archive import find_run, find_runs, read_reports
+from privfl.experiment.experiment import MODELS
+from privfl.files import atomic_write
+from privfl.fl.store import ModelStore, Version
+
+app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
+
+Name = Annotated[str, typer.Argument(help="The run's name, or its folder.")]
+Round = Annotated[int | None, typer.Option("--round", min=0, help="The round; the last one if absent.")]
+
+
+@app.command("list", epilog="Example: [bold]privfl runs list --runs runs[/]")
+def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """List the runs in a folder, with rounds, the latest metric and epsilon."""
+    found = [_summary(folder) for folder in find_runs(runs)]
+    if as_json:
+        print_json({"runs": found})
+        return
+    table = Table(title=f"runs in {runs}", title_justify="left")
+    for heading in ("name", "rounds", "result", "epsilon", "model"):
+        table.add_column(heading)
+    for run in found:
+        epsilon = "no noise" if run["epsilon"] is None else format_epsilon(run["epsilon"], 2)
+        result = ", ".join(f"{name} {value:.4f}" for name, value in headline(run["evaluation"]).items())
+        table.add_row(escape(run["name"]), str(run["round"]), result, epsilon, (run["model"] or "")[:16])
+    output().print(table)
+
+
+@app.command("show", epilog="Example: [bold]privfl runs show digits --round 3[/]")
+def show(name: Name, round: Round = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Show one version of a run's model: its hash, its parent, and the report of its round."""
+    folder = find_run(runs, name)
+    version = _version(folder, round)
+    record = {
+        "name": folder.name,
+        "round": version.round,
+        "model": version.hash,
+        "parent": version.parent or None,
+        "parameters": len(version.model),
+        "report": dict(version.report),
+    }
+    if as_json:
+        print_json(record)
+        return
+    rows = [(key, str(value)) for key, value in record.items() if key != "report"]
+    rows += [(key, _text(value)) for key, value in version.report.items() if key not in ("round", "model", "parent")]
+    output().print(facts_table(f"run {folder.name!r}", rows))
+
+
+@app.command("export", epilog="Example: [bold]privfl runs export digits digits.safetensors[/]")
+def export(
+    name: Name,
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where the safetensors file goes.")],
+    round: Round = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Copy one version of a run's model to a file that holds the model alone, as the tensor `model`."""
+    folder = find_run(runs, name)
+    version = _version(folder, round)
+    if to.exists():
+        raise ConfigError(f"{to} exists already: choose another name")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(to, ModelStore(folder / MODELS).export(version))
+    if as_json:
+        print_json({"file": str(to), "round": version.round, "model": version.hash})
+        return
+    output().print(f"round {version.round}, {len(version.model)} parameters: {to}", markup=False, soft_wrap=True)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    reports = read_reports(folder)
+    last = reports[-1] if reports else None
+    evaluation = next((dict(r.evaluation) for r in reversed(reports) if r.evaluation), {})
+    return {
+        "name": folder.name,
+        "round": last.round if last else 0,
+        "evaluation": evaluation,
+        "epsilon": last.epsilon if last else None,
+        "model": last.model if last else None,
+    }
+
+
+def _version(folder: Path, round: int | None) -> Version:
+    store = ModelStore(folder / MODELS)
+    version = store.latest() if round is None else store.load(round)
+    if version is None:
+        raise ConfigError(f"the run {folder.name!r} has no model yet")
+    return version
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item:.4g}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,78 @@
+"""What the verbs print alike: consoles, the live line of a training, and tables of two columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from privfl.dp import format_epsilon
+from privfl.fl.run import RoundReport
+
+
+def output() -> Console:
+    """The standard output; nothing in it is colored unless a verb asks for it."""
+    return Console(highlight=False)
+
+
+def follow(
+    reports: Iterable[RoundReport], *, rounds: int, budget: float | None = None, done: int = 0, quiet: bool = False
+) -> Iterator[RoundReport]:
+    """Pass the reports on while a bar shows rounds, the latest metric, and epsilon spent of `budget`.
+
+    The bar goes to the standard error, so that the standard output can be piped.
+    """
+    columns = (
+        TextColumn("[bold]round {task.completed}/{task.total}[/]"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task("rounds", total=rounds, completed=done, facts="asking the clients")
+        for report in reports:
+            progress.update(task, completed=report.round, facts=facts(report, budget))
+            yield report
+
+
+def facts(report: RoundReport, budget: float | None) -> str:
+    """The latest round in a phrase: accuracy or error, epsilon spent of the budget, and who dropped out."""
+    parts = [f"{name} {value:.4g}" for name, value in headline(report.evaluation).items()]
+    if report.status == "skipped":
+        parts.append("[yellow]skipped: too few survived[/]")
+    if report.epsilon is not None:
+        share = f" of {budget:g}" if budget is not None else ""
+        parts.append(f"epsilon {format_epsilon(report.epsilon, 2)}{share}")
+    if report.dropouts:
+        parts.append(f"[yellow]{len(report.dropouts)} dropped out[/]")
+    return "  ".join(parts)
+
+
+def headline(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """The one metric that people look at first."""
+    for name in ("accuracy", "r2", "mse"):
+        if name in evaluation:
+            return {name: evaluation[name]}
+    return dict(list(evaluation.items())[:1])
+
+
+def facts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A table of names and values; the values may hold any text."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes for people: 15.0 kB, 3.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError  # the last unit takes whatever is left

@@ -1,0 +1,174 @@
+"""The demonstration: ten hospitals train on breast-cancer data that never leaves them, and two of them drop out.
+
+What it shows is not staged: it is an `Experiment` as anybody can configure it, with secure noise and a ledger, and its
+accuracy is another one each time. Its settings were chosen once, by simulation over many draws of the noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from privfl.codec import Vector
+from privfl.dp import EpsilonReport, Observer
+from privfl.dp.unit import OBSERVERS
+from privfl.engine import LoopExecutor
+from privfl.errors import ConfigError, StateError
+from privfl.experiment import baselines
+from privfl.experiment.config import Config
+from privfl.experiment.experiment import Experiment
+from privfl.experiment.view import Sighting, Watcher
+from privfl.fl.round import Contribution
+from privfl.fl.run import RoundReport
+from privfl.sums import Drop
+from privfl.wire import ClientId
+
+Scheme = Literal["plain", "masked", "ckks"]
+SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
+
+ABSENT: Final[dict[int, tuple[ClientId, ...]]] = {3: (2, 7), 6: (2, 7), 8: (7,)}
+"""Which hospitals fall silent in which round."""
+
+# The message that never comes is a client's vector; in the masked and the encrypted sum its keys are there already.
+_SILENT_FROM: Final[dict[str, int]] = {"plain": 0, "masked": 2, "ckks": 1}
+
+WATCHED: Final[ClientId] = 0
+"""The hospital whose message is shown as the server saw it."""
+
+AVERAGED: Final = 5
+"""The result is the mean of the last so many models: they are released anyway, so that this costs no privacy."""
+
+
+def demo_config(scheme: Scheme = "masked", seed: int = 0) -> Config:
+    """The demonstration as a configuration: noise multiplier 1.9, ten rounds, everyone asked: epsilon 7.99."""
+    if scheme not in SCHEMES:
+        raise ConfigError(f"sum must be one of {', '.join(SCHEMES)}, not {scheme!r}")
+    return Config(name="demo", seed=seed, rounds=10).with_overrides(
+        {
+            "data.name": "breast_cancer",
+            "data.clients": 10,
+            "data.partition": "dirichlet:1",
+            "data.least": 20,
+            "data.test": "public",
+            "data.test_fraction": 0.25,
+            "data.standardize": "public",
+            "client.learning_rate": 1.0,
+            "client.steps": 40,
+            "client.batch_size": 32,
+            "sum.scheme": scheme,
+            "privacy.placement": "central",
+            "privacy.clip_norm": 0.7,
+            "privacy.noise_multiplier": 1.9,
+            "privacy.epsilon": 8.0,
+        }
+    )
+
+
+def demo_dropouts(scheme: Scheme) -> Any:
+    """Who falls silent, by round and attempt: after the keys were exchanged, before the vector was sent."""
+
+    def dropouts(round: int, attempt: int) -> Drop:
+        return lambda client, step: client in ABSENT.get(round, ()) and step >= _SILENT_FROM[scheme]
+
+    return dropouts
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What came out. `epsilons` by observer; `sighting` is what the server saw of one client in round 1."""
+
+    accuracy: float
+    last_accuracy: float
+    pooled_accuracy: float
+    local_accuracy: float
+    epsilons: dict[Observer, EpsilonReport]
+    reports: tuple[RoundReport, ...] = field(repr=False)
+    seconds: float
+    scheme: str
+    names: tuple[str, ...]
+    clear: npt.NDArray[np.int64] = field(repr=False)
+    sighting: Sighting = field(repr=False)
+
+    @property
+    def epsilon(self) -> EpsilonReport:
+        """Against an outsider, whom the budget is about."""
+        return self.epsilons["outsider"]
+
+    @property
+    def dropouts(self) -> int:
+        """Clients that fell silent, counted in every round."""
+        return sum(len(report.dropouts) for report in self.reports)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that all clients sent in all rounds."""
+        return sum(report.bytes_up for report in self.reports)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that all clients received in all rounds."""
+        return sum(report.bytes_down for report in self.reports)
+
+
+class Demo:
+    """Run it, then ask for the result: `for report in demo.run(): ...; demo.result()`."""
+
+    def __init__(self, scheme: Scheme = "masked", *, seed: int = 0, runs: Path | None = None) -> None:
+        self.config = demo_config(scheme, seed)
+        self._watcher = Watcher(WATCHED)
+        self.experiment = Experiment(self.config, dropouts=demo_dropouts(scheme), runs=runs, tap=self._watcher)
+        self._initial = self.experiment.model
+        self._seconds = 0.0
+
+    def run(self) -> Iterator[RoundReport]:
+        """Train, yielding a report after each round."""
+        started = time.perf_counter()
+        for report in self.experiment.run():
+            self._seconds = time.perf_counter() - started
+            yield report
+
+    def result(self) -> DemoResult:
+        """Everything the demonstration shows; the baselines are trained here."""
+        experiment, reports = self.experiment, tuple(self.experiment.reports)
+        if len(reports) < self.config.rounds:
+            raise StateError("the demonstration has not run to its end")
+        epsilons: dict[Observer, EpsilonReport] = {}
+        for observer in OBSERVERS:
+            # Only an encrypted sum has a key, and somebody who holds it.
+            report = experiment.epsilon(observer) if observer != "key_holder" or self._encrypted else None
+            if report is not None:
+                epsilons[observer] = report
+        return DemoResult(
+            accuracy=experiment.evaluate(self.averaged_model())["accuracy"],
+            last_accuracy=reports[-1].evaluation["accuracy"],
+            pooled_accuracy=baselines.pooled(experiment)["accuracy"],
+            local_accuracy=baselines.local(experiment)["accuracy"],
+            epsilons=epsilons,
+            reports=reports,
+            seconds=self._seconds,
+            scheme=experiment.scheme.name,
+            names=tuple(f"hospital {1 + client}" for client in range(len(experiment.federation.clients))),
+            clear=self._clear(),
+            sighting=self._watcher.sighting(experiment.update),
+        )
+
+    @property
+    def _encrypted(self) -> bool:
+        return self.config.sum.scheme == "ckks"
+
+    def averaged_model(self) -> Vector:
+        """The mean of the last models, float `[d]`."""
+        models = [version.model for version in self.experiment.store.lineage()]
+        return np.asarray(np.mean(models[-AVERAGED:], axis=0))
+
+    def _clear(self) -> npt.NDArray[np.int64]:
+        """The watched client's vector of round 1 before it was masked: its randomness is keyed, so it can be redone."""
+        work = Contribution(self.experiment.learner.train, self.experiment.update, None, self.config.seed)
+        uploads = LoopExecutor().run(work, self._initial, (WATCHED,), round=1, seed=self.config.seed)
+        return next(vector for _, vector in uploads)

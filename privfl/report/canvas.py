@@ -1,0 +1,75 @@
+"""The only door to matplotlib: figures without a window, a global state or a display."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+from privfl.errors import MissingExtra
+from privfl.files import atomic_write
+
+BLUE: Final = "#2364aa"
+ORANGE: Final = "#d1602b"
+GREEN: Final = "#3b8b5a"
+GRAY: Final = "#6b7280"
+RED: Final = "#b3261e"
+COLORS: Final = (BLUE, ORANGE, GREEN, "#8a4fbf", "#c79a00", "#0f8b8d", "#c2185b", GRAY)
+"""Distinct in print and for most who see colors differently; figures never rely on color alone."""
+
+DPI: Final = 130
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of `width` x `height` inches that lays itself out; raises `MissingExtra` without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "plot") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style(axes: Any, title: str, x: str, y: str) -> None:
+    """Titles, units and a quiet grid, the same in every plot."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=True, color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only: rounds, and counts."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def png(figure: Any) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "privfl"})
+    return buffer.getvalue()
+
+
+def svg(figure: Any) -> str:
+    """The figure as an SVG element, to stand inside a page."""
+    from matplotlib import rc_context
+
+    buffer = BytesIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "privfl"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue().decode()
+    return text[text.index("<svg") :]
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write the figure as PNG to `path`, whole or not at all; raises `OSError` where that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, png(figure))
+    return path

@@ -1,0 +1,127 @@
+"""The command line as a whole: versions, help, errors and exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import privfl
+from privfl.cli.app import app, fail, run
+from privfl.cli.doctor import diagnose
+from privfl.cli.options import parse_overrides
+from privfl.errors import ConfigError
+
+VERBS = ("demo", "run", "epsilon", "plan", "doctor", "runs", "runs list", "runs show", "runs export")
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"privfl {privfl.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    assert run([*verb.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert verb == "runs" or "Example" in shown
+    assert f"privfl {verb}" in shown
+
+
+def test_every_registered_verb_is_listed_here():
+    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert names <= {verb.split()[0] for verb in VERBS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bogus"], "bogus"),
+        (["demo", "--sum", "magic"], "magic"),
+        (["epsilon", "--nonsense"], "--nonsense"),
+        (["run", "absent.toml"], "cannot read absent.toml"),
+        (["runs", "show", "nothing"], "there is no run 'nothing'"),
+        (["plan", "--clients", "3"], "--length"),
+        (["plan", "--clients", "10", "--length", "5", "--bits", "3"], "3"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_remedy_with_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err.replace("\n", " ")
+    assert captured.err.startswith("privfl: ")
+    assert "Traceback" not in captured.err
+    assert captured.err.count("`") >= 2  # the remedy names a command
+    assert captured.out == ""
+
+
+def test_debug_raises_wherever_it_stands(monkeypatch):
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        run(["run", "absent.toml", "--debug"])
+    monkeypatch.setenv("PRIVFL_DEBUG", "1")
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        run(["run", "absent.toml"])
+
+
+def test_an_interrupt_says_what_is_kept(monkeypatch, capsys):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("privfl.cli.doctor.diagnose", interrupt)
+    assert run(["doctor"]) == 130
+    assert "kept" in capsys.readouterr().err
+
+
+def test_markup_in_a_message_is_text(capsys):
+    assert fail("no such key [bold]x[/]") == 2
+    assert "[bold]x[/]." in capsys.readouterr().err
+
+
+def test_doctor_names_the_line_that_installs_what_is_missing(monkeypatch, capsys):
+    facts = diagnose()
+    assert facts["packages"]["numpy"]
+    monkeypatch.setattr("privfl.cli.doctor._version", lambda name: None if name in ("torch", "tenseal") else "1.0")
+    assert run(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["install"] == "pip install 'privfl[he,torch]'"
+    assert facts["packages"]["torch"] is None
+    assert run(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "missing" in shown
+    assert "privfl[he,torch]" in shown
+
+
+def test_doctor_with_everything_installed_proposes_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("privfl.cli.doctor._version", lambda name: "1.0")
+    assert run(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["install"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ("0.5", 0.5), ("true", True), ("masked", "masked"), ('"5"', "5"), ("[1, 2]", [1, 2]), ("a=b", "a=b")],
+)
+def test_overrides_are_read_as_toml_and_else_as_text(text, value):
+    assert parse_overrides([f"sum.scheme={text}"]) == {"sum.scheme": value}
+
+
+@pytest.mark.parametrize("text", ["rounds", "=5", ""])
+def test_an_override_needs_key_and_value(text):
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_overrides([text])
+
+
+def test_as_a_process_an_error_leaves_code_2_and_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "privfl", "run", "absent.toml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "absent.toml" in done.stderr
+
+
+def test_as_a_process_the_version_is_printed():
+    done = subprocess.run([sys.executable, "-m", "privfl", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"privfl {privfl.__version__}"

@@ -1,0 +1,140 @@
+"""The demonstration: what it promises, on each sum, and what it draws."""
+
+import json
+
+import numpy as np
+import pytest
+
+from privfl.cli.app import run
+from privfl.errors import ConfigError, MissingExtra, StateError
+from privfl.experiment.demo import ABSENT, Demo, demo_config
+from privfl.experiment.line import LineDemo
+from privfl.report.demo import plot_demo, plot_line
+
+KEYS = {
+    "accuracy", "pooled_accuracy", "local_accuracy", "epsilon", "delta", "rounds", "sum", "dropouts", "bytes_up",
+    "seconds", "plot",
+}  # fmt: skip
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished():
+    demo = Demo("masked")
+    reports = list(demo.run())
+    return demo, reports, demo.result()
+
+
+def test_the_demo_keeps_its_promise(capsys, tmp_path):
+    assert run(["demo", "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert set(result) == KEYS
+    assert result["accuracy"] >= 0.93
+    assert result["local_accuracy"] < result["accuracy"]
+    assert 7.9 < result["epsilon"] <= 8
+    assert result["delta"] == 1e-5
+    assert result["sum"] == "masked-sum/1"
+    assert result["dropouts"] == sum(map(len, ABSENT.values()))
+    assert (tmp_path / result["plot"]).read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("scheme", ["plain", "ckks"])
+def test_the_other_sums_give_the_same_epsilon_and_dropouts(scheme, capsys, tmp_path):
+    if scheme == "ckks":
+        pytest.importorskip("tenseal")
+    assert run(["demo", "--sum", scheme, "--json", "--plot", "sub/x.png"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["sum"] == f"{scheme}-sum/1"
+    assert result["accuracy"] >= 0.9
+    assert result["epsilon"] <= 8
+    assert result["dropouts"] == sum(map(len, ABSENT.values()))
+    assert (tmp_path / "sub/x.png").read_bytes().startswith(PNG)
+
+
+def test_the_table_tells_the_whole_truth(capsys):
+    assert run(["demo", "--sum", "plain"]) == 0
+    captured = capsys.readouterr()
+    shown = " ".join(captured.out.replace("│", " ").split())
+    for words in ("pooled model", "local models", "against the server epsilon infinity", "the server saw", "clear"):
+        assert words in shown
+    assert "privfl-demo.png" in captured.out.replace("\n", "")
+    assert "of 8" in captured.err  # epsilon spent of the budget, on the progress line
+
+
+def test_nobody_is_shown_an_amplified_figure(finished):
+    _, reports, result = finished
+    assert set(result.epsilons) == {"outsider", "participant", "server"}
+    assert np.isinf(result.epsilons["server"].epsilon)
+    assert [report.epsilon for report in reports] == sorted(report.epsilon for report in reports)
+
+
+def test_the_absent_are_the_ones_that_were_announced(finished):
+    _, reports, _ = finished
+    assert {report.round: report.dropouts for report in reports if report.dropouts} == ABSENT
+
+
+def test_the_masked_vector_is_spread_over_the_ring_and_the_clear_one_is_not(finished):
+    demo, _, result = finished
+    half = demo.experiment.update.codec.ring.half
+    assert np.abs(result.clear).max() < half / 10  # ten of them fit
+    assert np.abs(result.sighting.values).max() > half / 4  # chance of less, over 31 uniform entries: 2^-62
+    assert result.sighting.scheme == "masked"
+    assert len(result.sighting.values) == len(result.clear)
+
+
+def test_in_the_plain_sum_the_server_saw_exactly_the_clear_vector():
+    demo = Demo("plain")
+    for _ in demo.run():
+        pass
+    result = demo.result()
+    np.testing.assert_array_equal(result.sighting.values, result.clear)
+
+
+def test_a_demo_that_has_not_run_has_no_result():
+    with pytest.raises(StateError, match="not run"):
+        Demo("plain").result()
+    with pytest.raises(StateError, match="not run"):
+        LineDemo().result()
+
+
+def test_an_unknown_sum_is_refused():
+    with pytest.raises(ConfigError, match="magic"):
+        demo_config("magic")
+
+
+def test_without_matplotlib_the_demo_says_what_is_missing(monkeypatch, capsys, finished):
+    def missing(*_):
+        raise MissingExtra("matplotlib", "plot")
+
+    monkeypatch.setattr("privfl.report.canvas.new_figure", missing)
+    monkeypatch.setattr("privfl.report.demo.new_figure", missing)
+    assert run(["demo", "linear-regression"]) == 0
+    assert "privfl[plot]" in capsys.readouterr().out
+    assert run(["demo", "linear-regression", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plot"] is None
+    with pytest.raises(MissingExtra):
+        plot_demo(finished[2], 8.0, "x.png")
+
+
+def test_the_federated_line_is_the_pooled_one(capsys, tmp_path):
+    assert run(["demo", "linear-regression", "--json", "--plot", "line.png"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["slope"] == pytest.approx(result["pooled_slope"], abs=0.08)
+    assert result["intercept"] == pytest.approx(result["pooled_intercept"], abs=0.08)
+    assert (tmp_path / "line.png").read_bytes().startswith(PNG)
+
+
+def test_the_line_s_plot_and_table(capsys, tmp_path):
+    demo = LineDemo(rounds=2)
+    for _ in demo.run():
+        pass
+    result = demo.result()
+    assert len(result.lines) == 3
+    assert result.lines[0] == (0.0, 0.0)
+    assert plot_line(result, tmp_path / "a.png").read_bytes().startswith(PNG)

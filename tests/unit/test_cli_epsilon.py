@@ -1,0 +1,151 @@
+"""`privfl epsilon` and `privfl plan`: figures, what is refused, and keys."""
+
+import json
+
+import pytest
+
+from privfl.cli.app import run
+from privfl.dp import Ledger, Mechanism, PrivacyUnit, Segment
+from privfl.dp.unit import Everyone
+from privfl.secagg import plan_sum
+
+POISSON = ["epsilon", "--sampling", "poisson", "--population", "10000", "--cohort", "100", "--noise-multiplier", "1"]
+KEYS = {"epsilon", "delta", "accountant", "unit", "adjacency", "sampling", "observer", "cross_checks"}
+
+
+def said(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_poisson_at_one_in_a_hundred(capsys):
+    assert run([*POISSON, "--rounds", "1000", "--delta", "1e-5", "--json"]) == 0
+    report = said(capsys)
+    assert set(report) >= KEYS
+    assert 1.828 <= report["epsilon"] <= 1.830
+    assert report["observer"] == "outsider"
+
+
+def test_the_closed_form_of_one_release(capsys):
+    assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "1", "--json"]) == 0
+    report = said(capsys)
+    assert report["epsilon"] == pytest.approx(4.377178, abs=1e-5)
+    assert report["delta"] == 1e-5
+
+
+def test_replace_one_costs_more(capsys):
+    assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "1", "--adjacency", "replace_one", "--json"]) == 0
+    assert said(capsys)["epsilon"] == pytest.approx(9.997256, abs=1e-4)
+
+
+def test_rows_of_one_data_set(capsys):
+    rows = ["--unit", "sample", "--dataset-size", "60000", "--batch-size", "600", "--steps", "10"]
+    assert run(["epsilon", *rows, "--noise-multiplier", "1", "--json"]) == 0
+    report = said(capsys)
+    assert report["unit"] == "sample"
+    assert "0.01" in report["sampling"]
+
+
+def test_the_text_says_what_the_number_promises(capsys):
+    assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4.377" in shown
+    assert "which means" in shown
+    assert "the default" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rounds", "3"], "--noise-multiplier"),
+        (["--noise-multiplier", "1"], "needs --rounds"),
+        (["--noise-multiplier", "1", "--rounds", "3", "--cohort", "5"], "needs --population"),
+        (["--noise-multiplier", "1", "--rounds", "3", "--cohort", "5", "--population", "4"], "more than"),
+        (["--noise-multiplier", "1", "--rounds", "3", "--steps", "5"], "does not take --steps"),
+        (["--noise-multiplier", "1", "--unit", "sample", "--rounds", "3"], "does not take --rounds"),
+        (["--noise-multiplier", "1", "--unit", "sample", "--steps", "3"], "needs --dataset-size"),
+        (["--noise-multiplier", "1", "--sampling", "everyone", "--rounds", "3", "--cap", "2"], "does not take --cap"),
+        ([*POISSON[1:], "--rounds", "3", "--cap", "2"], "does not take --cap"),
+        (["--noise-multiplier", "0", "--rounds", "3"], "noise_multiplier"),
+        (["--noise-multiplier", "nan", "--rounds", "3"], "noise_multiplier"),
+        (["--noise-multiplier", "1", "--rounds", "3", "--delta", "1"], "delta"),
+        (["--ledger", "x.jsonl", "--rounds", "3"], "--ledger"),
+        (["--ledger", "absent.jsonl"], "no ledger"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["epsilon", *arguments]) == 2
+    assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_fixed_size_has_no_add_remove_guarantee(capsys):
+    fixed = ["--sampling", "fixed-size", "--population", "100", "--cohort", "10", "--rounds", "2"]
+    assert run(["epsilon", "--noise-multiplier", "4", *fixed]) == 2
+    assert "add_remove" in capsys.readouterr().err
+    assert run(["epsilon", "--noise-multiplier", "4", *fixed, "--adjacency", "replace_one", "--json"]) == 0
+    assert said(capsys)["epsilon"] > 0
+
+
+def test_truncated_poisson_takes_a_cap(capsys):
+    options = ["--sampling", "truncated-poisson", "--population", "100", "--cohort", "10", "--rounds", "2"]
+    assert run(["epsilon", "--noise-multiplier", "2", *options]) == 2
+    assert "needs --cap" in capsys.readouterr().err
+    assert run(["epsilon", "--noise-multiplier", "2", *options, "--cap", "20", "--json"]) == 0
+    assert "at most 20" in said(capsys)["sampling"]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    kept = Ledger(PrivacyUnit(), path)
+    plan = Mechanism("central", 1.0).plan([Segment("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
+    worst = plan.worst_case(round=1, attempt=0, sampling=Everyone(), server_sees="sum", cohort=(0, 1, 2))
+    kept.reserve(worst)
+    return path
+
+
+def test_a_ledger_is_judged_for_each_observer(ledger, capsys):
+    assert run(["epsilon", "--ledger", str(ledger), "--json"]) == 0
+    assert said(capsys)["epsilon"] == pytest.approx(4.377178, abs=1e-3)
+    assert run(["epsilon", "--ledger", str(ledger), "--observer", "server", "--json"]) == 0
+    assert said(capsys)["epsilon"] == "infinity"
+
+
+def test_an_altered_ledger_is_refused(ledger, capsys):
+    ledger.write_bytes(ledger.read_bytes().replace(b'"round":1', b'"round":2'))
+    assert run(["epsilon", "--ledger", str(ledger)]) == 2
+    assert "ledger" in capsys.readouterr().err
+
+
+def test_the_masked_plan_is_the_planner_s(capsys):
+    assert run(["plan", "--clients", "1000", "--length", "5000", "--json"]) == 0
+    record, plan = said(capsys), plan_sum(1000, 5000)
+    assert (record["degree"], record["share_threshold"]) == (plan.degree, plan.share_threshold)
+    assert record["bytes_up"] == plan.bytes_up
+    assert run(["plan", "--clients", "1000", "--length", "5000"]) == 0
+    assert str(plan.share_threshold) in capsys.readouterr().out
+
+
+def test_a_complete_graph_leaves_nothing_to_chance(capsys):
+    arguments = ["plan", "--clients", "40", "--length", "5", "--degree", "0"]
+    assert run([*arguments, "--json"]) == 0
+    record = said(capsys)
+    assert record["degree"] == 39
+    assert record["correctness_bits"] is None
+    assert run([*arguments, "--semi-honest", "--measure"]) == 0
+    assert "threshold is met" in capsys.readouterr().out
+
+
+def test_the_encrypted_plan(capsys):
+    arguments = ["plan", "--sum", "ckks", "--clients", "100", "--length", "409600", "--bits", "23"]
+    assert run([*arguments, "--json"]) == 0
+    assert said(capsys)["bytes_per_value"] < 5.1
+    assert run(arguments) == 0
+    assert "128 bits" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_impossible_plan_says_why(capsys):
+    assert run(["plan", "--clients", "1000", "--length", "5", "--corrupt", "0.9", "--dropout", "0.5"]) == 2
+    assert capsys.readouterr().err.startswith("privfl: ")
+    assert run(["plan", "--sum", "ckks", "--clients", "10", "--length", "5", "--bits", "60"]) == 2
+    assert "43 bits" in capsys.readouterr().err.replace("\n", " ")
