@@ -12,7 +12,7 @@ from privfl.cli.options import Json, Seed, print_json
 from privfl.cli.show import facts_table, follow, output, size
 from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
-from privfl.experiment.demo import ABSENT, AVERAGED, Demo, DemoResult
+from privfl.experiment.demo import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.experiment.line import LineDemo, LineResult
 
 EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
@@ -51,7 +51,7 @@ def demo(
     if what is Which.LINEAR_REGRESSION:
         _line(seed or 0, plot or Path("privfl-line.png"), as_json=as_json)
         return
-    run = Demo(sum_.value, seed=seed or 0)
+    run = Demo(sum_.value, seed=SEED if seed is None else seed)
     if not as_json:
         output().print(_INTRODUCTION.format(sum=run.experiment.scheme.name))
     for _ in follow(run.run(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):
