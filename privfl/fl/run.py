@@ -249,12 +249,14 @@ class FederatedRun:
         """Settle the round that was stored, but not yet settled, when the run was killed."""
         if self.payment is None or not latest.report:
             return
-        report = RoundReport.read(latest.report)
-        # The newest reservation is the one that was stored; an older one is of a killed try, and stays charged.
-        for token in reversed(self.payment.ledger.unsettled):
-            if self.payment.ledger.reserved(token).round == latest.round and report.status == "trained":
+        report, ledger = RoundReport.read(latest.report), self.payment.ledger
+        # Of several charges of one round the newest is that of the try which was stored; older ones are of tries that
+        # were killed, whose sums may have been opened over other survivors: they stay as they were reserved.
+        newest = max((r.attempt for r in ledger.releases if r.round == latest.round), default=0)
+        for token in ledger.unsettled:
+            worst = ledger.reserved(token)
+            if (worst.round, worst.attempt) == (latest.round, newest) and report.status == "trained":
                 self._settle(token, report.dropouts)
-                return
 
     def _spent(self) -> float | None:
         if self.payment is None or self.parts.work.noise is None:
