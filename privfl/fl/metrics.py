@@ -151,7 +151,9 @@ def evaluate(
     measured = {client: measure(model, client) for client in clients}
     form = measured[clients[0]]
     codec = FixedPoint.fit(ring, clip_norm=bound, cohort=len(clients))
-    vectors = {client: codec.encode_entries(sums.flat(), max_abs=bound) for client, sums in measured.items()}
+    # Clipped before it is scaled: what diverged may be too large for any integer.
+    entries = {client: np.clip(sums.flat(), -bound, bound) for client, sums in measured.items()}
+    vectors = {client: codec.encode_entries(entry, max_abs=bound) for client, entry in entries.items()}
     task = SumTask(context, clients, len(clients), len(form.flat()), ring, codec.bound(bound))
     result = run_sum(scheme, task, vectors, credentials=credentials)
     return finish(form.like(codec.decode(result.total)))

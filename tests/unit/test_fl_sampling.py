@@ -19,7 +19,7 @@ from privfl.fl.sampling import (
 )
 
 N = 6
-DRAWS = 6000
+DRAWS = 2500
 SAMPLERS: list[tuple[CohortSampler, object, float, int]] = [
     (EveryoneSampler(), Everyone(), 6.0, 6),
     (PoissonSampler(0.4), Poisson(0.4), 2.4, 6),
