@@ -75,8 +75,9 @@ def _pairs(stddev: float, v_bits: _Bits, w_bits: _Bits, entropy: Entropy) -> tup
     radius = np.sqrt(square)
     cos, sin = _circle(w_bits)
     # d(radius) = d(ln v) / radius, and ln v is uncertain by 1/v_bits (bits not drawn) and a few units of rounding.
-    blur = 1.0 / np.maximum(v, 0.5) + _SLACK * _ULP * (1.0 + square)
+    # Of 64 zero bits nothing is known but a bound: 1/0.
     with np.errstate(divide="ignore"):
+        blur = 1.0 / v + _SLACK * _ULP * (1.0 + square)
         error = stddev * (blur / radius + _SLACK * _ULP * radius)
     # Below half a unit whatever the angle: zero, however little is known of the small radius.
     certain_zero = stddev * np.sqrt(square + 2.0 * blur) * (1.0 + _SLACK * _ULP) < 0.5
@@ -123,6 +124,8 @@ def _refine(stddev: float, v_bits: int, w_bits: int, entropy: Entropy) -> tuple[
 
 def _exact_pair(stddev: float, v_bits: int, w_bits: int, known: int) -> tuple[int, int] | None:
     """The two integers if the first `known` bits of v and w decide them, else None."""
+    if not v_bits:
+        return None
     c = _CONTEXT
     whole = c.power(Decimal(2), Decimal(known))
     middle = Decimal(2 * v_bits + 1)
@@ -131,7 +134,7 @@ def _exact_pair(stddev: float, v_bits: int, w_bits: int, known: int) -> tuple[in
     angle = c.divide(c.multiply(_PI, Decimal(2 * w_bits + 1)), whole)
     cos, sin = _decimal_circle(angle)
     # Half a bit either way: |d ln v| <= 1/v_bits, |d angle| <= 2 pi / 2^known; 10^-90 is far above the rounding.
-    log_error = c.divide(Decimal(1), Decimal(max(v_bits, 1)))
+    log_error = c.divide(Decimal(1), Decimal(v_bits))
     relative = c.add(c.divide(log_error, radius), c.divide(c.multiply(Decimal(7), radius), whole))
     error = c.multiply(Decimal(stddev), c.add(relative, Decimal("1e-90")))
     values = []

@@ -225,7 +225,8 @@ def test_ledgers_in_odd_states(tmp_path):
 
 def test_an_undecided_pair_is_drawn_until_it_is_decided():
     # v = 1/2^65 ... and an angle whose cosine puts the value on a half: the first 128 bits leave it open.
-    assert sampler._exact_pair(1e30, 0, 1 << 62, 64) is None
+    assert sampler._exact_pair(1e30, 1, 1 << 62, 64) is None
+    assert sampler._exact_pair(1.0, 0, 1 << 62, 64) is None
     assert sampler._exact_pair(1.0, 3 << 126, 1 << 120, 128) is not None
 
 
