@@ -31,7 +31,8 @@ def experiment(placement: str, noise_multiplier: float, scheme: str) -> Experime
     )
 
 
-# Seed 1 gave accuracy 0.9008 at epsilon 8 and 0.8879 at epsilon 1. Noise multipliers: `calibrate` for epsilon 8 and 1, see test_dp_calibrate.
+# Seed 1 gave accuracy 0.9008 at epsilon 8 and 0.8879 at epsilon 1.
+# Noise multipliers: `calibrate` for epsilon 8 and 1, see test_dp_calibrate.
 @pytest.mark.parametrize(("z", "epsilon", "accuracy"), [(0.9360, 8.0, 0.89), (3.9417, 1.0, 0.875)])
 def test_central_noise(z: float, epsilon: float, accuracy: float) -> None:
     run = experiment("central", z, "plain")
