@@ -75,7 +75,7 @@ def test_a_mutated_message_is_another_message_or_a_wire_error(sample: Sample, da
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=5_000, deadline=None)
 @given(samples, st.integers(0, 10_000), st.integers(0, 7))
 def test_no_flipped_bit_goes_unnoticed(sample: Sample, at: int, bit: int) -> None:
     good = bytearray(sample.to_bytes(sender=1, task=TASK))

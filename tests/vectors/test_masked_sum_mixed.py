@@ -135,7 +135,7 @@ def test_mixed_parties_agree_on_every_sum(terms: Terms, data: st.DataObject) -> 
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(terms(), st.data())
 def test_mixed_parties_agree_on_many_sums(terms: Terms, data: st.DataObject) -> None:
     check(terms, data)
