@@ -124,7 +124,7 @@ plt.tight_layout()
 # `data.standardize = "exact"` does what we did above. For comparison each hospital also trains alone, with as many steps.
 
 # %%
-settings = {"data.standardize": "exact", "client.steps": 20, "client.batch_size": 16, "client.learning_rate": 0.05}
+settings = {"data.standardize": "exact", "client.steps": 20, "client.batch_size": 16, "client.learning_rate": 0.01}
 shared = Experiment(name="shared", data=dataset, rounds=ROUNDS,
                     overrides={**settings, "data.partition": "natural", "sum.scheme": "masked"})
 reports = list(shared.run())
@@ -151,10 +151,12 @@ left.set_xticks(list(hospitals), [f"{n}\n{count} patients" for n, count in zip(n
 left.set(ylabel="accuracy on own test patients (%)", ylim=(0, 119))
 left.legend(loc="upper center", ncols=2, fontsize=9)
 right.plot([r.round for r in reports], [100 * r.evaluation["accuracy"] for r in reports], "o-", color="#0072B2",
-           markersize=4, label="accuracy (%)")
+           markersize=4, label="accuracy")
 right.plot([r.round for r in reports], [100 * r.evaluation["auc"] for r in reports], "s-", color="#E69F00",
-           markersize=4, label="area under the ROC curve (%)")
-right.set(xlabel="round", ylabel="all test patients, through the masked sum", ylim=(40, 100))
+           markersize=4, label="area under the ROC curve")
+right.set(xlabel="round", ylabel="value (%)", ylim=(50, 100), title="Shared model, all test patients, summed under masks")
+right.title.set_fontsize(10)
+right.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
 right.legend(loc="lower right", fontsize=9)
 plt.tight_layout()
 
