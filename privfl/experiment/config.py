@@ -98,10 +98,10 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class SumConfig:
-    """The secure sum, and the ring it counts in."""
+    """The secure sum, and the ring it counts in: 31 bits fit a word of 32 and the 48-bit prime of CKKS."""
 
     scheme: Literal["plain", "masked", "ckks"] = "plain"
-    bits: int = 32
+    bits: int = 31
     rounding: Literal["nearest", "stochastic"] = "nearest"
     clip_entries: float = 8.0
 
