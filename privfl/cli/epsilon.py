@@ -17,12 +17,15 @@ from privfl.dp import (
     Everyone,
     FixedSize,
     Ledger,
+    Plan,
     Poisson,
     PrivacyUnit,
     Sampling,
     TruncatedPoisson,
+    default_delta,
     format_epsilon,
-    what_if,
+    over_delta,
+    over_rounds,
 )
 from privfl.errors import ConfigError
 
@@ -32,7 +35,6 @@ EXAMPLE: Final = (
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
     "--observer server[/]"
 )
-DELTA: Final = 1e-5
 
 
 class SamplingName(StrEnum):
@@ -86,6 +88,9 @@ DeltaOption = Annotated[
 ]
 
 
+PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw over rounds and delta.")]
+
+
 def epsilon(
     *,
     sampling: SamplingOption = None,
@@ -111,7 +116,8 @@ def epsilon(
     as_json: Json = False,
 ) -> None:
     """Say what a privacy ledger, or a run that is only planned, is worth, and against whom."""
-    chosen = DELTA if delta is None else delta
+    chosen, why = choose_delta(delta, population or dataset_size)
+    plan = None
     if ledger is not None:
         planned = (sampling, population, cohort, cap, noise_multiplier, rounds, dataset_size, batch_size, steps)
         if any(value is not None for value in planned):
@@ -119,6 +125,8 @@ def epsilon(
         kept = Ledger.read(ledger)
         accountant = Accountant(kept.unit, chosen, observer=observer.value, assume_secure_noise=True)
         report = accountant.report(kept.releases)
+        if plot is not None:
+            raise ConfigError("--plot draws a planned run; a ledger's run is drawn by `privfl report`")
     else:
         how, count = planned_run(
             unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
@@ -126,15 +134,35 @@ def epsilon(
         )  # fmt: skip
         if noise_multiplier is None:
             raise ConfigError("--noise-multiplier is missing; `privfl calibrate` finds the least for an epsilon")
-        report = what_if(
+        plan = Plan(
             sampling=how,
             noise_multiplier=noise_multiplier,
             rounds=count,
-            delta=chosen,
             unit=PrivacyUnit(unit.value, adjacency.value),
             observer=observer.value,
         )
-    tell(report, default_delta=delta is None, as_json=as_json)
+        report = plan.report(chosen)
+    drawn = draw(plan, chosen, plot) if plan is not None and plot is not None else None
+    tell(report, why=why, drawn=drawn, as_json=as_json)
+
+
+def choose_delta(delta: float | None, units: int | None) -> tuple[float, str]:
+    """The delta that was asked for, or a default for so many `units`, and a word on why."""
+    if delta is not None:
+        return delta, ""
+    chosen, _ = default_delta(units or 1)
+    return chosen, " (the default: the smaller of 1e-5 and 1/units^1.1; it bounds the chance of a failure)"
+
+
+def draw(plan: Plan, delta: float, path: Path, *, budget: float | None = None) -> Path:
+    """Epsilon of `plan` over rounds and over delta, as a PNG at `path`."""
+    from privfl.report.epsilon import plot_epsilon
+
+    rounds = sorted({max(1, round(plan.rounds * share / 12)) for share in range(1, 13)})
+    deltas = sorted({delta, *(10.0**-power for power in range(3, 9))})
+    caption = f"noise multiplier {plan.noise_multiplier:g}; {plan.known_sampling.describe()}; {plan.observer}"
+    points = over_rounds(plan, delta, rounds), over_delta(plan, deltas)
+    return plot_epsilon(*points, path, delta=delta, caption=caption, budget=budget)
 
 
 def planned_run(
@@ -178,15 +206,14 @@ def planned_run(
     return TruncatedPoisson(share, int(cap or 0), int(population or 0)), int(rounds or 0)
 
 
-def tell(report: EpsilonReport, *, default_delta: bool, as_json: bool) -> None:
+def tell(report: EpsilonReport, *, why: str, drawn: Path | None, as_json: bool) -> None:
     """Print a report with its sentence and all that it rests on."""
     if as_json:
-        print_json(report.as_dict())
+        print_json(report.as_dict() | ({"plot": str(drawn)} if drawn else {}))
         return
-    note = " (the default: well below one over the number of clients)" if default_delta else ""
     rows = [
         (report.label, format_epsilon(report.epsilon)),
-        ("delta", f"{report.delta:g}{note}"),
+        ("delta", f"{report.delta:g}{why}"),
         ("which means", report.sentence),
         ("unit", f"{report.unit.level}, {report.unit.adjacency}"),
         ("sampling", report.sampling),
@@ -197,6 +224,8 @@ def tell(report: EpsilonReport, *, default_delta: bool, as_json: bool) -> None:
         *(("caveat", caveat) for caveat in report.caveats),
     ]
     output().print(facts_table(str(report), rows))
+    if drawn is not None:
+        output().print(f"plot: {drawn.resolve()}", markup=False, soft_wrap=True)
 
 
 def _share(part: int | None, whole: int | None, part_name: str, whole_name: str) -> float:

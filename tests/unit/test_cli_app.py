@@ -12,7 +12,7 @@ from privfl.cli.doctor import diagnose
 from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError
 
-VERBS = ("demo", "run", "epsilon", "plan", "doctor", "runs", "runs list", "runs show", "runs export")
+VERBS = ("demo", "run", "epsilon", "calibrate", "plan", "doctor", "runs", "runs list", "runs show", "runs export")
 
 
 def test_version(capsys):

@@ -144,8 +144,49 @@ def test_the_encrypted_plan(capsys):
     assert "128 bits" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_plan_whose_dropouts_are_too_many_says_so(capsys):
+    many = ["plan", "--clients", "50", "--length", "5", "--degree", "0", "--dropout"]
+    assert run([*many, "0.6"]) == 0
+    assert "nothing would be opened" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert run([*many, "0.1"]) == 0
+    assert "nothing would be opened" not in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_impossible_plan_says_why(capsys):
-    assert run(["plan", "--clients", "1000", "--length", "5", "--corrupt", "0.9", "--dropout", "0.5"]) == 2
+    assert run(["plan", "--clients", "1000", "--length", "5", "--corrupt", "1.5"]) == 2
     assert capsys.readouterr().err.startswith("privfl: ")
     assert run(["plan", "--sum", "ckks", "--clients", "10", "--length", "5", "--bits", "60"]) == 2
     assert "43 bits" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_calibrate_finds_the_least_noise(capsys, tmp_path):
+    arguments = ["calibrate", "--epsilon", "8", "--rounds", "10", "--delta", "1e-5"]
+    assert run([*arguments, "--json", "--plot", str(tmp_path / "x.png")]) == 0
+    found = said(capsys)
+    assert found["epsilon"] <= 8
+    assert found["noise_multiplier"] == pytest.approx(1.8981, abs=2e-3)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        run(["epsilon", "--noise-multiplier", str(found["noise_multiplier"] - 0.01), "--rounds", "10", "--json"]) == 0
+    )
+    assert said(capsys)["epsilon"] > 8
+    assert run([*arguments, "--plot", str(tmp_path / "y.png")]) == 0
+    assert "least noise multiplier" in capsys.readouterr().out
+
+
+def test_calibrate_finds_the_most_rounds(capsys):
+    assert run(["calibrate", "--epsilon", "8", "--noise-multiplier", "1.9", "--delta", "1e-5", "--json"]) == 0
+    assert said(capsys)["rounds"] == 10
+    assert run(["calibrate", "--epsilon", "0.1", "--noise-multiplier", "1"]) == 0
+    assert "above 0.1" in " ".join(capsys.readouterr().out.split())
+    rows = ["--unit", "sample", "--dataset-size", "1000", "--batch-size", "1000"]
+    assert run(["calibrate", "--epsilon", "8", "--noise-multiplier", "1.9", "--delta", "1e-5", *rows, "--json"]) == 0
+    assert said(capsys)["rounds"] == 10
+
+
+def test_epsilon_draws(capsys, tmp_path):
+    path = tmp_path / "e.png"
+    assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "5", "--plot", str(path), "--json"]) == 0
+    assert said(capsys)["plot"] == str(path)
+    assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "5", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,187 @@
+"""`privfl run` and `privfl runs`: the examples, overrides, resuming, and the model repository."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from privfl.cli.app import run
+from privfl.data.registry import BUNDLED, NAMES
+from privfl.experiment import load_config
+from privfl.files import verify_chain
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NAMED = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
+QUICK = ["--set", "rounds=2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def example(name: str) -> str:
+    return str(EXAMPLES / f"{name}.toml")
+
+
+def said(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_there_is_an_example_for_every_data_set_that_has_a_model():
+    assert set(NAMED) == set(NAMES) - {"shakespeare"}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_example_is_commented_and_loads(name):
+    config = load_config(EXAMPLES / f"{name}.toml")
+    assert config.data.name == config.name == name
+    assert f"privfl run examples/{name}.toml" in (EXAMPLES / f"{name}.toml").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(BUNDLED))
+def test_bundled_examples_run(name, capsys, tmp_path):
+    assert run(["run", example(name), *QUICK, "--json"]) == 0
+    result = said(capsys)
+    assert result["rounds"] == 2
+    assert result["evaluation"]
+    assert (result["privacy"] is None) == (name != "breast_cancer")
+    assert (tmp_path / "runs" / name / "config.toml").is_file()
+
+
+@pytest.mark.parametrize("name", ["heart", "parkinsons"])
+def test_folder_examples_run(name, capsys, data_folder):
+    if name == "heart":
+        pytest.importorskip("tenseal")
+    assert run(["run", example(name), *QUICK, "--json", "--set", f"data.folder={data_folder}"]) == 0
+    assert said(capsys)["rounds"] == 2
+
+
+def test_diabetes_and_digits_learn(capsys):
+    assert run(["run", example("diabetes"), "--set", "sum.scheme=plain", "--json"]) == 0
+    assert said(capsys)["evaluation"]["r2"] > 0.3
+    assert run(["run", example("digits"), "--set", "sum.scheme=plain", "--json"]) == 0
+    assert said(capsys)["evaluation"]["accuracy"] > 0.85
+
+
+def test_a_run_is_not_overwritten_and_resumes_to_the_same_model(capsys):
+    plain = ["run", example("digits"), "--set", "sum.scheme=plain", "--json"]
+    assert run([*plain, "--set", "rounds=3", "--runs", "whole"]) == 0
+    whole = said(capsys)
+    assert run([*plain, *QUICK]) == 0
+    assert run([*plain, *QUICK]) == 2
+    assert "resume" in capsys.readouterr().err
+    assert run([*plain, "--set", "rounds=3", "--resume"]) == 0
+    assert said(capsys)["model"] == whole["model"]
+
+
+def test_resuming_with_other_settings_is_refused(capsys):
+    assert run(["run", example("digits"), *QUICK, "--json"]) == 0
+    assert run(["run", example("digits"), *QUICK, "--seed", "5", "--resume"]) == 2
+    assert "other settings" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_seed_changes_the_model(capsys):
+    models = []
+    for seed in ("1", "2"):
+        assert run(["run", example("diabetes"), *QUICK, "--seed", seed, "--runs", seed, "--json"]) == 0
+        models.append(said(capsys)["model"])
+    assert models[0] != models[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sum.scheme=magic", "'plain', 'masked', 'ckks'"),
+        ("rounds=many", "rounds must be an integer"),
+        ("rounds=0", "at least 1"),
+        ("color=3", "unknown key 'color'"),
+        ("nowhere.x=3", "unknown section 'nowhere'"),
+        ("server.weighting=examples", "sensitivity"),
+        ("privacy.clip_norm=none", "a finite number"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_what_is_allowed(override, words, capsys):
+    assert run(["run", example("breast_cancer"), "--set", override]) == 2
+    assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_not_toml_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "x.toml").write_text("rounds = = 3")
+    assert run(["run", "x.toml"]) == 2
+    assert "is not TOML" in capsys.readouterr().err
+
+
+def test_a_budget_stops_the_run_with_what_was_paid_for(capsys):
+    arguments = ["run", example("breast_cancer"), "--set", "privacy.epsilon=4.5", "--set", "sum.scheme=plain"]
+    assert run([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["rounds"] == 3  # 4.6455 after a fourth
+    assert result["privacy"]["epsilon"] <= 4.5
+    assert "budget" in captured.err
+    assert "calibrate" in captured.err
+
+
+def test_the_ledger_of_a_run_is_judged(capsys):
+    assert run(["run", example("breast_cancer"), *QUICK, "--json"]) == 0
+    spent = said(capsys)["privacy"]["epsilon"]
+    ledger = Path("runs/breast_cancer/ledger.jsonl")
+    assert list(verify_chain(ledger.read_bytes(), str(ledger)))
+    assert run(["epsilon", "--ledger", str(ledger), "--delta", "1e-5", "--json"]) == 0
+    assert said(capsys)["epsilon"] == spent
+    assert run(["epsilon", "--ledger", str(ledger), "--plot", "x.png"]) == 2
+
+
+def test_the_table_of_a_run(capsys):
+    assert run(["run", example("breast_cancer"), *QUICK]) == 0
+    captured = capsys.readouterr()
+    assert "which means" in captured.out
+    assert "round 2/2" in captured.err
+    assert (
+        run(["run", example("digits"), *QUICK, "--set", "cohort.min_survivors=1.0", "--set", "cohort.dropout=0.6"]) == 0
+    )
+    captured = capsys.readouterr()
+    assert "skipped" in captured.out
+    assert run(["runs", "list"]) == 0
+    assert "digits" in capsys.readouterr().out
+
+
+def test_the_repository_lists_shows_and_exports(capsys, tmp_path):
+    assert run(["runs", "list", "--json"]) == 0
+    assert said(capsys) == {"runs": []}
+    assert run(["run", example("diabetes"), *QUICK, "--json"]) == 0
+    result = said(capsys)
+    assert run(["runs", "list", "--json"]) == 0
+    (listed,) = said(capsys)["runs"]
+    assert (listed["name"], listed["round"], listed["model"]) == ("diabetes", 2, result["model"])
+    assert run(["runs", "show", "diabetes", "--json"]) == 0
+    latest = said(capsys)
+    assert run(["runs", "show", "runs/diabetes", "--round", "1", "--json"]) == 0
+    assert latest["parent"] == said(capsys)["model"]
+    assert run(["runs", "show", "diabetes"]) == 0
+    assert result["model"][:16] in capsys.readouterr().out
+    assert run(["runs", "export", "diabetes", "out/model.safetensors"]) == 0
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    assert list(tensors) == ["model"]
+    assert len(tensors["model"]) == latest["parameters"]
+    assert np.isfinite(tensors["model"]).all()
+    capsys.readouterr()
+    assert run(["runs", "export", "diabetes", "out/model.safetensors"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run(["runs", "export", "diabetes", "b.safetensors", "--round", "9", "--json"]) == 2
+    assert run(["runs", "export", "diabetes", "b.safetensors", "--round", "0", "--json"]) == 0
+
+
+def test_a_run_without_a_model_says_so(capsys, tmp_path):
+    (tmp_path / "runs" / "empty").mkdir(parents=True)
+    (tmp_path / "runs" / "empty" / "config.toml").write_text("")
+    assert run(["runs", "show", "empty"]) == 2
+    assert "no model yet" in capsys.readouterr().err
+    assert run(["runs", "list", "--json"]) == 0
+    assert said(capsys)["runs"][0]["round"] == 0
+    (tmp_path / "runs" / "empty" / "metrics.jsonl").write_text("{}\n")
+    assert run(["runs", "list"]) == 2
+    assert "reports of a run" in capsys.readouterr().err.replace("\n", " ")
