@@ -197,10 +197,10 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
 
 
 def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Learner:
-    from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, losses, models
-
     if config.model.init == "zeros":
         raise ConfigError(f"model.init = 'zeros' would leave {kind!r} where it starts: every unit would learn the same")
+    from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, losses, models
+
     dataset, client = federation.dataset, config.client
     outputs = len(dataset.classes) if dataset.task == "multiclass" else 1
     module = models.build(kind, dataset.width, config.model.hidden, outputs, seed=config.seed)
