@@ -110,7 +110,7 @@ def test_the_scale_is_the_finest_at_which_the_cohort_and_its_noise_fit() -> None
 
 def test_a_ring_without_precision_is_refused_with_the_bits_that_would_do() -> None:
     crowd = CENTRAL | {"privacy.noise_multiplier": 100.0}
-    with pytest.raises(ConfigError, match="sum.bits = 8 leaves no precision.* would do"):
+    with pytest.raises(ConfigError, match=r"sum\.bits = 8 leaves no precision.* would do"):
         an_experiment(**crowd, **{"sum.bits": 8})
 
 
