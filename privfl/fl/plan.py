@@ -86,7 +86,8 @@ class UpdatePlan:
         out[: self.length] = self._encode_delta(clipped.vector * share if share < 1.0 else clipped.vector, rng)
         for at, metric in enumerate(self.metrics, start=self.length):
             value = min(max(update.metrics.get(metric.name, 0.0), -metric.bound), metric.bound)
-            out[at] = round(self.codec.scale * value * share)
+            bound = self.codec.bound(metric.bound)
+            out[at] = min(max(round(self.codec.scale * value * share), -bound), bound)
         if self.weighting == "examples":
             out[-1] = weight
         return out

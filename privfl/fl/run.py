@@ -178,10 +178,8 @@ class FederatedRun:
             try:
                 drop = self.dropouts(round, attempt)
                 outcome = run_round(latest.model, latest.moments, plan, self.parts, drop=drop, tap=tap)
-            except TooFewSurvivors:
-                # The scheme raised before it opened anything: this is the proof that the ledger asks for.
-                if token is not None:
-                    self._ledger.refund(token, "too_few_survivors")
+            except TooFewSurvivors as error:
+                self._refund(token, error)
                 continue
             return outcome, attempt + 1, token
         return None, self.retries + 1, None
@@ -229,6 +227,15 @@ class FederatedRun:
         if payment.budget is not None:
             payment.budget.check(payment.ledger.releases, worst)
         return payment.ledger.reserve(worst)
+
+    def _refund(self, token: Token | None, error: TooFewSurvivors) -> None:
+        """Give the reservation of a sum back that raised before it opened anything: the proof the ledger asks for.
+
+        Where the server sees single vectors, it has seen those of the survivors, and the charge stands.
+        """
+        if token is None or self.payment is None or (self.payment.server_sees == "vectors" and error.survivors):
+            return
+        self.payment.ledger.refund(token, "too_few_survivors")
 
     def _settle(self, token: Token, dropouts: tuple[ClientId, ...]) -> None:
         """Replace the worst case by what happened."""

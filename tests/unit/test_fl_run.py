@@ -127,6 +127,22 @@ def test_an_unopened_round_is_refunded_and_an_opened_one_is_settled(tmp_path: Pa
     assert reports[2].epsilon > reports[1].epsilon > 0  # type: ignore[operator]
 
 
+def test_a_server_that_saw_vectors_is_paid_for_even_if_too_few_survived(tmp_path: Path) -> None:
+    def drop(round: int, attempt: int) -> Drop:
+        return lambda client, step: client > 0
+
+    noise = Mechanism("local", 5.0, source="simulation").plan(
+        [Segment("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4
+    )
+    payment = a_payment(tmp_path)
+    run = a_run(tmp_path, noise=noise, payment=payment, dropouts=drop, retries=2, denominator=8.0)
+    (report,) = run.run(np.zeros(3), 1)
+    assert report.status == "skipped"
+    assert len(payment.ledger.releases) == 3
+    server = Accountant(CLIENT_UNIT, 1e-5, observer="server", assume_secure_noise=True)
+    assert server.report(payment.ledger.releases).epsilon > 0.5
+
+
 def test_the_budget_stops_the_run_before_a_client_is_asked(tmp_path: Path) -> None:
     run = a_run(tmp_path, noise=a_noise(), payment=a_payment(tmp_path, epsilon=4.0), denominator=8.0)
     reports: list[RoundReport] = []
