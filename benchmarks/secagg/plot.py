@@ -19,8 +19,8 @@ def main(target: str) -> None:
     """Three panels: over clients, over length, over dropouts."""
     rows: list[dict[str, Any]] = json.loads((RESULTS / "secagg-growth.json").read_text())["results"]
     panels = [
-        ("clients", [r for r in rows if r["length"] == 10_000 and not r["dropped"]]),
-        ("length", [r for r in rows if r["clients"] == 50 and not r["dropped"]]),
+        ("clients", [r for r in rows if r["length"] == 2_000 and not r["dropped"]]),
+        ("length", [r for r in rows if r["clients"] == 20 and r["length"] != 2_000]),
         ("dropped", [r for r in rows if r["clients"] == 50 and r["dropped"]]),
     ]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
