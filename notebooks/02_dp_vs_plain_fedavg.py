@@ -121,9 +121,9 @@ print(run.epsilon("server").sentence)
 # %% [markdown]
 # ## What was shown, and what was not
 #
-# Shown: central and distributed noise cost about the same accuracy. Distributed noise has a slightly larger epsilon for
-# the same multiplier, and in return nobody opens a sum without noise. Local noise costs most, because twenty full
-# portions add up. Who the observer is matters as much as the number.
+# Shown: central noise costs least. Distributed noise costs somewhat more, because the shares of an observer and of
+# absent hospitals must not be counted on, and in return nobody opens a sum without noise. Local noise costs most,
+# because twenty full portions add up. Who the observer is matters as much as the number.
 #
 # Not shown: privacy of single patients (the unit is a hospital, which covers all its patients *and* is harder). Each
 # epsilon is for one run: trying several settings or seeds on the same data, as this notebook does, would cost their

@@ -87,7 +87,7 @@ def words(scheme, client):
     upload = uploads[scheme, client]
     if scheme == "ckks":  # the ciphertext's residues, cut to as many words
         whole = np.frombuffer(bytes(upload.block), np.uint8)
-        return whole[: 4 * length].view(np.uint32)
+        return ring.mask(whole[: 4 * length].view(np.uint32).copy())
     return ring.unpack(upload.values, length)
 
 

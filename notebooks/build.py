@@ -118,9 +118,14 @@ def execute(path: Path, *, quick: bool, progress: bool = False) -> Any:
 def build(path: Path, *, quick: bool) -> list[str]:
     """Execute one notebook, write it unless `quick`, and return what is wrong with it."""
     import nbformat
+    from nbclient.exceptions import CellExecutionError
 
     start, worked = time.perf_counter(), _worked()
-    notebook = execute(path, quick=quick, progress=True)
+    try:
+        notebook = execute(path, quick=quick, progress=True)
+    except CellExecutionError as error:
+        print(f"\r{path.stem}: {error.ename}: {error.evalue}\n{error}", flush=True)
+        return [error.ename]
     elapsed, seconds = time.perf_counter() - start, _worked() - worked
     found = problems(notebook)
     size = len(nbformat.writes(notebook))

@@ -58,6 +58,26 @@ def test_it_shows_nothing_that_it_should_not(name: str) -> None:
     assert "What was shown, and what was not" in notebook.cells[-1].source
 
 
+@pytest.mark.parametrize(
+    ("name", "claims"),
+    [
+        ("01", ["agree to the last bit: True"]),
+        ("02", ["plain FedAvg 0.9", "distributed  masked"]),
+        ("03", ["equal to the last bit: True", "plain: every pixel recovered", "masked and CKKS: noise"]),
+        ("04", ["sum exact: True", "8. plan a sum of a single client\n    PlanRejected"]),
+        ("05", ["rounded sum exact: True", "approximate values : 100.0%", "rounded values     :   0.0%"]),
+        ("06", ["as if all patients were in one place: True", "all trained: True"]),
+        ("07", ["loads 0 of", "is exact: True"]),
+    ],
+)
+def test_its_outputs_bear_out_what_it_says(name: str, claims: list[str]) -> None:
+    (full,) = [found for found in NAMES if found.startswith(name)]
+    outputs = [o for cell in stored(full).cells for o in cell.get("outputs", [])]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert all(claim in text for claim in claims)
+    assert not any(word in text for word in ("SUCCEEDED", "False", "nan", "failed"))
+
+
 def test_every_notebook_is_a_pair() -> None:
     assert NAMES
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
@@ -120,3 +140,19 @@ def test_an_unknown_notebook_is_an_error_that_names_those_that_exist(
     with pytest.raises(SystemExit):
         build.main()
     assert NAMES[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("1 / 0", "ZeroDivisionError"), ("import warnings\nwarnings.warn('old', stacklevel=1)", "wrote to stderr")],
+    ids=["an error", "a warning"],
+)
+def test_a_notebook_that_fails_is_not_written(tmp_path: Path, code: str, said: str) -> None:
+    source = tmp_path / "99_fails.py"
+    source.write_text(f"# %%\n{code}\n")
+    command = "import sys, pathlib; from notebooks import build; print(build.build(pathlib.Path(sys.argv[1]), quick=False))"
+    run = subprocess.run(
+        [sys.executable, "-c", command, str(source)], cwd=ROOT, capture_output=True, text=True, timeout=280, check=True
+    )
+    assert said in run.stdout
+    assert not source.with_suffix(".ipynb").exists()
