@@ -12,7 +12,9 @@ from privfl.cli.doctor import diagnose
 from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError
 
-VERBS = ("demo", "run", "epsilon", "calibrate", "plan", "doctor", "runs", "runs list", "runs show", "runs export")
+VERBS = (
+    "demo", "run", "epsilon", "calibrate", "plan", "report", "doctor", "runs", "runs list", "runs show", "runs export",
+)  # fmt: skip
 
 
 def test_version(capsys):

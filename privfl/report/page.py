@@ -1,0 +1,259 @@
+"""The report of a run: one HTML page that needs no network and no script, on a phone or on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from privfl.dp import EpsilonReport, format_epsilon
+from privfl.files import atomic_write
+from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
+from privfl.report.run import SEES, RunRecord
+
+Rows = Iterable[tuple[str, str]]
+
+_STYLE: Final = """
+:root{--ink:#1f2933;--soft:#5b6570;--line:#d9dee4;--card:#f6f8fa;--accent:#2364aa}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);max-width:60rem;margin:0 auto;padding:1.2rem}
+h1{font-size:1.7rem;line-height:1.2;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
+.lead{color:var(--soft);margin:0 0 1rem}.scroll{overflow-x:auto}
+.figures{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
+.figure{flex:1 1 9rem;background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
+.figure b{display:block;font-size:1.35rem}.figure span{color:var(--soft);font-size:.85rem}
+.card{border:1px solid var(--line);border-left:.35rem solid var(--accent);border-radius:.5rem;padding:.4rem 1rem 1rem}
+.note{background:#fff7e6;border:1px solid #ecd9a8;border-radius:.5rem;padding:.6rem .9rem}
+table{border-collapse:collapse;width:100%;font-size:.92rem}
+th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
+th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+.facts th{width:9rem}td{overflow-wrap:anywhere}.scroll td{overflow-wrap:normal}
+.plot{flex:1 1 20rem}code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
+pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;white-space:pre-wrap}
+svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-top:2rem}
+@media print{body{font-size:11pt;max-width:none;padding:0}h2{break-after:avoid}.card,svg,tr{break-inside:avoid}}
+"""
+
+
+def write_report(run: RunRecord, path: Path, *, public: bool = False) -> Path:
+    """Write the page to `path`, and return it.
+
+    `public`: leave out what an outsider must not see for its epsilon to hold - cohorts, survivors, dropouts, bytes and
+    seconds of a round - and the figures of all other observers.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, render(run, public=public).encode())
+    path.chmod(0o644)  # it is written to be read, unlike the run's own files
+    return path
+
+
+def render(run: RunRecord, *, public: bool = False) -> str:
+    """The page as text; raises `MissingExtra` without matplotlib."""
+    parts = [
+        _head(run),
+        _note(run, public=public),
+        _privacy(run, public=public),
+        _section("How it went", _curves(run) + _rounds(run, public=public)),
+        _section("What was trained on what", _facts(_setup(run))),
+        _section("Who saw what", _facts(SEES[run.config.sum.scheme])),
+        _section("The models' lineage", _lineage(run)),
+        _section("Versions", _facts(run.versions.items())),
+        _section("How to reproduce it", _reproduce(run)),
+    ]
+    title = escape(f"privfl: {run.config.name}")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(part for part in parts if part)
+        + f"\n<footer>Written by privfl {escape(run.versions['privfl'])}.</footer></body></html>\n"
+    )
+
+
+def _head(run: RunRecord) -> str:
+    config, last = run.config, run.reports[-1]
+    shown = next((r.evaluation for r in reversed(run.reports) if r.evaluation), {})
+    figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in list(shown.items())[:3]]
+    if "outsider" in run.epsilons:
+        report = run.epsilons["outsider"]
+        figures.append((f"{report.label} at delta {report.delta:g}, outsider", format_epsilon(report.epsilon, 2)))
+    else:
+        figures.append(("epsilon", "no noise, no claim"))
+    figures.append(("rounds", str(last.round)))
+    cells = "".join(
+        f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in figures
+    )
+    lead = f"{config.data.name}, federated over {_clients(run)}, summed by the {config.sum.scheme} sum"
+    return f'<h1>{escape(config.name)}</h1><p class="lead">{escape(lead)}</p><div class="figures">{cells}</div>'
+
+
+def _clients(run: RunRecord) -> str:
+    data = run.config.data
+    return "natural clients" if data.partition.startswith("natural") else f"{data.clients} clients ({data.partition})"
+
+
+def _note(run: RunRecord, *, public: bool) -> str:
+    if not run.epsilons or public:
+        return ""
+    return (
+        '<p class="note">For those inside the federation: this page shows who stayed in which round and how much was '
+        "sent. An outsider's epsilon may assume that nobody outside knows that; publish a page that was written with "
+        "<code>--public</code> instead.</p>"
+    )
+
+
+def _privacy(run: RunRecord, *, public: bool) -> str:
+    settings = run.config.privacy
+    if not run.epsilons:
+        return _section(
+            "Privacy card",
+            '<div class="card"><p>No noise was added, and no epsilon is claimed. What the sum hides is listed under '
+            "<em>Who saw what</em>; what the models tell about the clients is not bounded.</p></div>",
+        )
+    shown = [run.epsilons["outsider"]] if public else list(run.epsilons.values())
+    first = shown[0]
+    rows = [
+        ("unit", f"a {first.unit.level}{', with all its data' if first.unit.level == 'client' else ''}"),
+        ("adjacency", run.config.privacy.adjacency),
+        ("sampling", run.epsilons["outsider"].sampling),
+        ("mechanism", f"{settings.placement} noise, {settings.noise}: integers added inside the sum's ring"),
+        ("clip norm", f"{settings.clip_norm:g}" if settings.clip_norm is not None else "none"),
+        ("noise multiplier", f"{settings.noise_multiplier:g}" if settings.noise_multiplier is not None else "none"),
+        ("budget", "none" if settings.epsilon is None else f"epsilon {settings.epsilon:g} at delta {settings.delta:g}"),
+        ("ledger's last hash", run.ledger or ""),
+    ]
+    if public:
+        rows = rows[:-1]  # of the private ledger; `Ledger.publish` writes the one that may be shown
+    body = "".join(_promise(report) for report in shown)
+    return _section("Privacy card", f'<div class="card">{body}{_facts(rows)}</div>')
+
+
+def _promise(report: EpsilonReport) -> str:
+    checks = "; ".join(f"{name} {format_epsilon(value)}" for name, value in report.cross_checks.items())
+    details = [*report.caveats, f"by {report.accountant}", *([f"cross-checks: {checks}"] if checks else [])]
+    return (
+        f"<p><b>{escape(report.observer.replace('_', ' '))}: {escape(str(report))}.</b> {escape(report.sentence)} "
+        f"<small>({escape('; '.join(details))})</small></p>"
+    )
+
+
+def _curves(run: RunRecord) -> str:
+    figures = (_quality(run), _spent(run))
+    return '<div class="figures">' + "".join(f'<div class="plot">{svg(figure)}</div>' for figure in figures) + "</div>"
+
+
+def _quality(run: RunRecord) -> Any:
+    measured = [(r.round, r.evaluation) for r in run.reports if r.evaluation]
+    figure = new_figure(5.2, 3.4)
+    axes = figure.subplots()
+    names = _alike(measured[-1][1]) if measured else []
+    for color, line, name in zip((BLUE, ORANGE, GRAY), ("-", "--", ":"), names, strict=False):
+        points = [(x, metrics[name]) for x, metrics in measured if name in metrics]
+        axes.plot(*zip(*points, strict=True), color=color, linestyle=line, label=name.replace("_", " "))
+    style(axes, "Quality of the global model", "round", "share of rows" if names == ["accuracy"] else "metric")
+    whole_numbers(axes.xaxis)
+    if names:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _spent(run: RunRecord) -> Any:
+    settings = run.config.privacy
+    figure = new_figure(5.2, 3.4)
+    axes = figure.subplots()
+    spent = [(r.round, r.epsilon) for r in run.reports if r.epsilon is not None]
+    if spent:
+        axes.plot(*zip(*spent, strict=True), color=BLUE, label="spent")
+        if settings.epsilon is not None:
+            axes.axhline(settings.epsilon, color=RED, linestyle="--", label="budget")
+        axes.set_ylim(bottom=0)
+        style(axes, "Privacy spent, outsider", "round", f"epsilon at delta {settings.delta:g}")
+        axes.legend(fontsize=8)
+    else:
+        axes.plot([r.round for r in run.reports], [r.update_norm for r in run.reports], color=BLUE)
+        style(axes, "Size of the mean update", "round", "l2 norm")
+    whole_numbers(axes.xaxis)
+    return figure
+
+
+def _alike(metrics: Mapping[str, float]) -> list[str]:
+    """Metrics that share one scale: shares together, or an error alone; one of two that are the same."""
+    shares = [name for name in ("accuracy", "mean_client_accuracy", "auc", "r2") if name in metrics]
+    if metrics.get("mean_client_accuracy") == metrics.get("accuracy"):
+        shares = [name for name in shares if name != "mean_client_accuracy"]
+    return shares or [name for name in ("mse", "loss") if name in metrics][:1]
+
+
+def _rounds(run: RunRecord, *, public: bool) -> str:
+    if public and run.epsilons:
+        return ""
+    head = ("round", "status", "cohort", "survivors", "dropped out", "bytes up", "bytes down", "seconds")
+    rows = [
+        (
+            str(r.round), r.status, str(r.cohort), str(r.survivors), ", ".join(map(str, r.dropouts)) or "-",
+            f"{r.bytes_up:,}", f"{r.bytes_down:,}", f"{r.seconds:.2f}",
+        )
+        for r in run.reports
+    ]  # fmt: skip
+    total = (
+        "all", "", "", "", str(sum(len(r.dropouts) for r in run.reports)), f"{sum(r.bytes_up for r in run.reports):,}",
+        f"{sum(r.bytes_down for r in run.reports):,}", f"{sum(r.seconds for r in run.reports):.2f}",
+    )  # fmt: skip
+    return _table(head, [*rows, total], numbers=(2, 3, 5, 6, 7))
+
+
+def _setup(run: RunRecord) -> Rows:
+    config = run.config
+    client = config.client
+    work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
+    cohort = config.cohort
+    yield "data", f"{config.data.name}, {config.data.partition}, standardized: {config.data.standardize}"
+    yield "clients", _clients(run)
+    yield "model", f"{config.model.kind}, {run.parameters} parameters"
+    yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"
+    yield "server optimizer", config.server.optimizer
+    sizes = (("probability", cohort.probability), ("size", cohort.size), ("cap", cohort.cap))
+    yield "cohort", ", ".join([cohort.sampling, *(f"{name} {value:g}" for name, value in sizes if value is not None)])
+    yield "sum", f"{config.sum.scheme}, a ring of {config.sum.bits} bits"
+    yield "seed", str(config.seed)
+
+
+def _lineage(run: RunRecord) -> str:
+    rows = [(str(round), model, parent or "-") for round, model, parent in run.lineage]
+    return _table(("round", "model", "parent"), [(a, b[:24], c[:24]) for a, b, c in rows], numbers=(0,), code=(1, 2))
+
+
+def _reproduce(run: RunRecord) -> str:
+    secure = run.config.privacy.placement != "none" and run.config.privacy.noise == "secure"
+    text = (
+        "The noise is drawn from the operating system and is another one each time: the models will differ, and so "
+        "will their accuracy; epsilon will not."
+        if secure
+        else "The models come out the same to the last bit, whatever the number of workers."
+    )
+    return (
+        f"<p>Save this as <code>run.toml</code> and type <code>privfl run run.toml</code>. {escape(text)}</p>"
+        f"<pre>{escape(run.toml)}</pre>"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _facts(rows: Rows) -> str:
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f'<table class="facts">{cells}</table>'
+
+
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), code: Sequence[int] = ()
+) -> str:
+    def cell(tag: str, at: int, text: str) -> str:
+        inner = f"<code>{escape(text)}</code>" if at in code and tag == "td" else escape(text)
+        return f"<{tag}{' class=n' if at in numbers else ''}>{inner}</{tag}>"
+
+    lines = ["".join(cell("th", at, text) for at, text in enumerate(head))]
+    lines += ["".join(cell("td", at, text) for at, text in enumerate(row)) for row in rows]
+    return '<div class="scroll"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"

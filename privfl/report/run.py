@@ -1,0 +1,99 @@
+"""What a report says about a run: read from its folder, and judged anew from its ledger."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import privfl
+from privfl.dp import Accountant, EpsilonReport, Ledger, Observer
+from privfl.dp.unit import OBSERVERS
+from privfl.errors import ConfigError
+from privfl.experiment import Config, load_config
+from privfl.experiment.archive import read_reports
+from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
+from privfl.fl.run import RoundReport
+from privfl.fl.store import ModelStore
+
+LIBRARIES: Final = ("numpy", "cryptography", "safetensors", "dp-accounting", "scikit-learn", "torch", "tenseal")
+
+SEES: Final = {
+    "plain": (
+        ("server", "every client's update in the clear, and their sum"),
+        ("client", "the global models"),
+        ("outsider", "the released models"),
+    ),
+    "masked": (
+        ("server", "masked updates that are uniform noise one by one, who took part, and the exact sum"),
+        ("client", "the global models, the cohort, and its own masks"),
+        ("outsider", "the released models"),
+    ),
+    "ckks": (
+        ("server", "ciphertexts without the key, who took part, and the sum that a key-holding client released"),
+        ("client", "the global models and the cohort; with the session key it could read what the server receives"),
+        ("outsider", "the released models"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run. `epsilons` is empty without noise; `ledger` is the hash of the ledger's last line."""
+
+    folder: Path
+    config: Config
+    toml: str = field(repr=False)
+    reports: tuple[RoundReport, ...] = field(repr=False)
+    lineage: tuple[tuple[int, str, str], ...] = field(repr=False)
+    parameters: int
+    epsilons: dict[Observer, EpsilonReport]
+    ledger: str | None
+    versions: dict[str, str]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read `folder`; raises `ConfigError` for a run without a model, and `StateError` for one that was altered."""
+    config = load_config(folder / CONFIG)
+    reports = tuple(read_reports(folder))
+    versions = list(ModelStore(folder / MODELS).lineage())
+    if not versions or not reports:
+        raise ConfigError(f"the run {folder.name!r} has no finished round to report on")
+    epsilons, head = _judge(folder, config)
+    return RunRecord(
+        folder=folder,
+        config=config,
+        toml=(folder / CONFIG).read_text(encoding="utf-8"),
+        reports=reports,
+        lineage=tuple((version.round, version.hash, version.parent) for version in versions),
+        parameters=len(versions[-1].model),
+        epsilons=epsilons,
+        ledger=head,
+        versions=_versions(),
+    )
+
+
+def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport], str | None]:
+    if config.privacy.placement == "none" or not (folder / LEDGER).exists():
+        return {}, None
+    ledger = Ledger.read(folder / LEDGER)
+    assume = config.privacy.noise == "simulation"
+    reports: dict[Observer, EpsilonReport] = {}
+    for observer in OBSERVERS:
+        if observer == "key_holder" and config.sum.scheme != "ckks":
+            continue  # no other sum has a key
+        accountant = Accountant(ledger.unit, config.privacy.delta, observer=observer, assume_secure_noise=assume)
+        reports[observer] = accountant.report(ledger.releases)
+    return reports, ledger.head
+
+
+def _versions() -> dict[str, str]:
+    found = {"privfl": privfl.__version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

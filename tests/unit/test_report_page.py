@@ -1,0 +1,136 @@
+"""The report: self-contained, complete, escaped, and without what an outsider must not see when it is public."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from privfl.cli.app import run
+from privfl.dp import Ledger
+from privfl.experiment import Experiment
+from privfl.experiment.config import Config
+from privfl.report.page import render
+from privfl.report.run import read_run
+
+VOID = {"meta", "br", "path", "use", "line", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects text and attributes, and checks that elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def finished(tmp_path: Path, name: str = "r", **overrides) -> Path:
+    settings = {"data.standardize": "public", "client.steps": 5, "sum.scheme": "masked"} | overrides
+    experiment = Experiment(Config(name=name, rounds=3), runs=tmp_path, overrides=settings)
+    for _ in experiment.run():
+        pass
+    return experiment.folder
+
+
+PRIVATE = {
+    "privacy.placement": "central",
+    "privacy.clip_norm": 1.0,
+    "privacy.noise_multiplier": 2.0,
+    "privacy.epsilon": 8.0,
+    "cohort.sampling": "poisson",
+    "cohort.probability": 0.8,
+}
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("runs"), **PRIVATE)
+
+
+def test_the_page_stands_alone(private):
+    page = Page(render(read_run(private)))
+    assert page.open == []
+    assert not page.tags & {"script", "link", "img", "iframe"}
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href"):
+            assert value.startswith("#"), (tag, name, value)
+    assert "url(http" not in render(read_run(private))
+
+
+def test_the_page_tells_everything(private):
+    record = read_run(private)
+    page = Page(render(record))
+    for words in ("Privacy card", "Who saw what", "lineage", "Versions", "How to reproduce", "bytes up", "survivors"):
+        assert words in page.text
+    assert Ledger.read(private / "ledger.jsonl").head in page.text
+    assert record.epsilons["outsider"].sentence in page.text
+    assert "infinity" in page.text  # the server opened the sums
+    assert 'scheme = "masked"' in page.text
+    assert record.reports[-1].model[:24] in page.text
+
+
+def test_a_public_page_leaves_out_what_only_insiders_may_see(private):
+    page = Page(render(read_run(private), public=True))
+    assert "dropped out" not in page.text
+    assert "bytes up" not in page.text
+    assert "infinity" not in page.text
+    assert Ledger.read(private / "ledger.jsonl").head not in page.text
+    assert read_run(private).epsilons["outsider"].sentence in page.text
+
+
+def test_a_run_without_noise_claims_nothing(tmp_path):
+    page = Page(render(read_run(finished(tmp_path)), public=True))
+    assert "No noise was added" in page.text
+    assert "survivors" in page.text  # nothing to protect by leaving it out
+    assert "to the last bit" in page.text
+
+
+def test_simulated_noise_is_never_called_epsilon(tmp_path):
+    folder = finished(tmp_path, **PRIVATE, **{"privacy.noise": "simulation", "sum.scheme": "plain"})
+    assert "epsilon if the noise were secure" in Page(render(read_run(folder))).text
+
+
+def test_a_name_is_text(tmp_path):
+    text = render(read_run(finished(tmp_path, name="<b>&x")))
+    assert "<b>&x" not in text
+    assert Page(text).open == []
+
+
+def test_the_verb_writes_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "runs")
+    assert run(["report", "r", "--json"]) == 0
+    path = Path(json.loads(capsys.readouterr().out)["report"])
+    assert path.read_text().startswith("<!doctype html>")
+    assert run(["report", "r", "--to", "sub/x.html", "--public"]) == 0
+    assert (tmp_path / "sub/x.html").is_file()
+    (tmp_path / "runs/empty").mkdir()
+    (tmp_path / "runs/empty/config.toml").write_text("")
+    capsys.readouterr()
+    assert run(["report", "empty"]) == 2
+    assert "no finished round" in capsys.readouterr().err.replace("\n", " ")
