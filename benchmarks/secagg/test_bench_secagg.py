@@ -83,9 +83,11 @@ def test_mask_expansion() -> None:
 @peer
 def test_mask_expansion_against_flwr() -> None:
     words, key = np.zeros(LENGTH, "<u4"), os.urandom(32)
-    theirs = ask_peer("expand", LENGTH)["seconds"]
-    mine = min(harness.seconds(lambda: add_keystreams(words, [key])) for _ in range(20))
-    row = harness.Ratio("1 mask added", "flwr's generator and add", mine, theirs, mine / theirs, 1 / 5, 20)
+    mine = theirs = float("inf")
+    for _ in range(4):  # in turns, for the machine is not the same from one second to the next
+        theirs = min(theirs, ask_peer("expand", LENGTH)["seconds"])
+        mine = min(mine, *(harness.seconds(lambda: add_keystreams(words, [key])) for _ in range(20)))
+    row = harness.Ratio("1 mask added", "flwr's generator and add", mine, theirs, mine / theirs, 1 / 5, 80)
     harness.write("secagg-masks-flwr", [row])
     harness.check(row)
 

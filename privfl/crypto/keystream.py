@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from privfl.crypto.kdf import check_key
 from privfl.errors import ConfigError
 
-CHUNK_BYTES: Final = 1 << 17
+CHUNK_BYTES: Final = 1 << 18
 """Zeros, stream and vector chunk together stay within a second-level cache."""
 
 _BLOCK: Final = 16
