@@ -21,6 +21,7 @@
 
 # %%
 import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +30,8 @@ from privfl.data import Channel, Dataset, Grouping, exact_standardizer, load, pa
 from privfl.errors import DataError
 from privfl.experiment import Experiment
 from privfl.fl.metrics import finish
+from privfl.report.page import write_report
+from privfl.report.run import read_run
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum, generate_identities
 
@@ -162,6 +165,8 @@ plt.tight_layout()
 
 # %% [markdown]
 # ## The report of the run
+#
+# `write_report` makes one page of it that needs neither network nor script; `privfl report` does the same.
 
 # %%
 last = reports[-1]
@@ -172,6 +177,8 @@ print(f"bytes        {last.bytes_up / len(names):,.0f} up and {last.bytes_down /
 print("metrics      " + ", ".join(f"{name} {value:.3f}" for name, value in last.evaluation.items()))
 print("server saw   masked vectors and their sum; no hospital's update, size, mean or metric")
 print("epsilon      none: no noise was added, so nothing is claimed")
+page = write_report(read_run(shared.folder), Path("hospitals.html"))
+print(f"\n{page.name}: {page.stat().st_size / 1000:.0f} kB")
 
 # %% [markdown]
 # ## What was shown, and what was not
