@@ -20,7 +20,7 @@ from privfl.dp.gaussian import gaussian_epsilon
 from privfl.dp.profiles import fixed_size_delta, profile_reach
 from privfl.dp.rdp import NAME as RDP
 from privfl.dp.rdp import rdp_epsilon
-from privfl.dp.release import Release
+from privfl.dp.release import Placement, Release
 from privfl.dp.report import EpsilonReport
 from privfl.dp.unit import (
     Everyone,
@@ -77,8 +77,8 @@ class Accountant:
     def report(self, releases: Sequence[Release], *, cross_checks: bool = True) -> EpsilonReport:
         """The full statement about these releases."""
         epsilon, accountant, reason, worst = self._worst(releases, quick=False)
-        unit = as_seen(self.unit, self.observer)
-        caveats = [reason] if reason else [DROPOUTS, *_caveats(releases, self.observer)]
+        unit = self._seen(releases)
+        caveats = [reason] if reason else [DROPOUTS, *_caveats(releases, self.observer, unit)]
         checks = cross_figures(worst, unit, self.delta) if cross_checks and worst is not None else {}
         return EpsilonReport(
             epsilon,
@@ -93,6 +93,9 @@ class Accountant:
             caveats=tuple(caveats),
         )
 
+    def _seen(self, releases: Sequence[Release]) -> PrivacyUnit:
+        return as_seen(self.unit, self.observer, (release.placement for release in releases))
+
     def _worst(self, releases: Sequence[Release], *, quick: bool) -> tuple[float, str, str, Profile | None]:
         insecure = [r.round for r in releases if not r.secure and r.placement != "none"]
         if insecure and not self.assume_secure_noise:
@@ -105,9 +108,7 @@ class Accountant:
             return math.inf, "none", seen.unbounded, None
         worst, accountant, profile = 0.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
-            epsilon, name = compose(
-                candidate, as_seen(self.unit, self.observer), self.delta, observer=self.observer, quick=quick
-            )
+            epsilon, name = compose(candidate, self._seen(releases), self.delta, observer=self.observer, quick=quick)
             if epsilon >= worst:
                 worst, accountant, profile = epsilon, name, candidate
         return worst, accountant, "", profile
@@ -287,19 +288,36 @@ def _check_event(event: Event, unit: PrivacyUnit) -> None:
         raise UnsupportedRelease("truncated Poisson sampling is judged under add_remove and zero_out only")
 
 
-def as_seen(unit: PrivacyUnit, observer: Observer) -> PrivacyUnit:
-    """Whoever knows the cohort cannot be told that a unit was absent: add_remove becomes zero_out."""
-    if observer != "outsider" and unit.adjacency == "add_remove":
+def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
+    """What can be promised of `unit`: add_remove becomes zero_out against whoever can tell that a unit was absent.
+
+    That is whoever knows the cohort; and everybody where clients bring the noise themselves (distributed or local),
+    because one client less is less noise, which no shift of the sum accounts for.
+    """
+    carried = any(placement in ("distributed", "local") for placement in placements)
+    if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
         return PrivacyUnit(unit.level, "zero_out")
     return unit
 
 
-def _caveats(releases: Sequence[Release], observer: Observer) -> list[str]:
+PUBLIC_COUNTS: Final = (
+    "assumes that the number of clients is public, and that a round skipped for too few survivors tells nothing: "
+    "zero_out needs neither"
+)
+NOISE_TELLS: Final = "assumes that the amount of noise, which grows with the cohort, does not tell how large it was"
+
+
+def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit) -> list[str]:
     found = []
-    if any(r.placement == "distributed" and isinstance(r.sampling, Poisson) for r in releases):
-        found.append("assumes that a round skipped for too small a cohort tells nothing; under zero_out it does not")
+    if unit.level == "client" and unit.adjacency == "add_remove":
+        found.append(PUBLIC_COUNTS)
+    carried = [r for r in releases if r.placement in ("distributed", "local")]
+    if observer == "outsider" and any(not isinstance(r.sampling, Everyone) for r in carried):
+        found.append(NOISE_TELLS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
         found.append("the participant's own noise and that of the tolerated colluders is not counted")
+    if observer == "participant" and any(r.placement == "central" and r.server_sees == "ciphertexts" for r in releases):
+        found.append("a participant that was dealt the key of an encrypted sum is a key holder, and has its epsilon")
     if observer != "outsider":
         found.append("without amplification by sampling, for the client that took part most")
     return found

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from privfl.dp.accounting import DROPOUTS, as_seen, compose, cross_figures
+from privfl.dp.accounting import DROPOUTS, NOISE_TELLS, PUBLIC_COUNTS, as_seen, compose, cross_figures
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.events import EVERYONE, Event, Noise, Profile
 from privfl.dp.release import Placement
 from privfl.dp.report import EpsilonReport
 from privfl.dp.unit import (
     CLIENT_UNIT,
+    Everyone,
     FixedSize,
     Observer,
     PrivacyUnit,
@@ -63,6 +64,11 @@ class Plan:
         """How the cohort was drawn, as far as it protects against the observer."""
         return self.sampling if self.observer == "outsider" else EVERYONE
 
+    @property
+    def seen(self) -> PrivacyUnit:
+        """What can be promised of the unit."""
+        return as_seen(self.unit, self.observer, (self.placement,))
+
     def profile(self) -> Profile:
         """What is composed."""
         if self.placement == "distributed":
@@ -73,13 +79,17 @@ class Plan:
 
     def epsilon(self, delta: float, *, quick: bool = False) -> float:
         """Epsilon at `delta`; `quick`: on one coarse grid, an upper bound too."""
-        return compose(self.profile(), as_seen(self.unit, self.observer), delta, observer=self.observer, quick=quick)[0]
+        return compose(self.profile(), self.seen, delta, observer=self.observer, quick=quick)[0]
 
     def report(self, delta: float, *, cross_checks: bool = True) -> EpsilonReport:
         """The statement in full."""
-        profile, seen = self.profile(), as_seen(self.unit, self.observer)
+        profile, seen = self.profile(), self.seen
         epsilon, accountant = compose(profile, seen, delta, observer=self.observer)
         caveats = [DROPOUTS]
+        if seen.level == "client" and seen.adjacency == "add_remove":
+            caveats.append(PUBLIC_COUNTS)
+        if self.placement != "central" and not isinstance(self.known_sampling, Everyone):
+            caveats.append(NOISE_TELLS)
         if self.observer != "outsider":
             caveats.append(f"for a {self.unit.level} that takes part in every round")
         elif isinstance(self.sampling, FixedSize) and self.unit.adjacency == "zero_out":

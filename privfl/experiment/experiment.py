@@ -24,7 +24,7 @@ from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
 from privfl.fl.plan import UpdatePlan, model_hash
 from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.run import FederatedRun, Payment, RoundReport, check_charged
 from privfl.fl.sampling import secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
 from privfl.ring import Ring
@@ -170,7 +170,8 @@ class Experiment:
             return None
         path = self.folder / LEDGER
         ledger = Ledger(self._unit, path if path.exists() else None)  # a question leaves no file behind
-        accountant = self._accountant(delta or self.config.privacy.delta, observer)
+        check_charged(self.store, ledger)
+        accountant = self._accountant(self.config.privacy.delta if delta is None else delta, observer)
         return accountant.report(ledger.releases)
 
     def _learner(self) -> build.Learner:

@@ -73,6 +73,13 @@ class UpdatePlan:
         metrics = [self.codec.bound(metric.bound) for metric in self.metrics]
         return max(self.codec.bound(self.largest), *metrics, self.max_weight if self.weighting == "examples" else 0)
 
+    @property
+    def norm_bound(self) -> float:
+        """The l2 norm that no contribution exceeds, in integer units, metrics and weight included."""
+        metrics = [float(self.codec.bound(metric.bound)) for metric in self.metrics]
+        weight = float(self.max_weight) if self.weighting == "examples" else 0.0
+        return math.hypot(self.codec.sensitivity(self.clip.clip_norm), *metrics, weight)
+
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> Ints:
         """ClientUpdate -> int64 `[total_length]`; a NaN or infinite update contributes zeros and no weight."""
         out = np.zeros(self.total_length, np.int64)

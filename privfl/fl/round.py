@@ -11,7 +11,7 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.dp import NoisePlan
-from privfl.errors import TooFewSurvivors
+from privfl.errors import PrivacyError, TooFewSurvivors
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, Executor, Train
 from privfl.fl.optimizers import Moments, ServerOptimizer, ServerSGD
 from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
@@ -22,12 +22,26 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """A client's part of a round, from the model to the vector that it sums: a `Work`."""
+    """A client's part of a round, from the model to the vector that it sums: a `Work`.
+
+    Raises `PrivacyError` for noise that was planned for shorter contributions than `update` makes.
+    """
 
     train: Train
     update: UpdatePlan
     noise: NoisePlan | None
     seed: int
+
+    def __post_init__(self) -> None:
+        noise = self.noise
+        if noise is None or noise.mechanism.placement == "none":
+            return
+        least = self.update.norm_bound * (1.0 - 1e-12)  # the two are computed by different roundings
+        if noise.length != self.update.total_length or noise.norm_bound < least:
+            raise PrivacyError(
+                f"the noise is planned for {noise.length} entries of norm {noise.norm_bound:.6g}, and a contribution "
+                f"has {self.update.total_length} entries of norm up to {self.update.norm_bound:.6g} (integer units)"
+            )
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
         """Model float `[d]` -> int64 `[update.total_length]`."""

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from privfl.codec import Vector
 from privfl.dp import Accountant, Budget, Ledger, Token
 from privfl.dp.release import ServerView
-from privfl.errors import ConfigError, StateError, TooFewSurvivors
+from privfl.dp.unit import Everyone
+from privfl.errors import ConfigError, PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Outcome, Parts, run_round
@@ -108,6 +109,14 @@ class FederatedRun:
             raise ConfigError(f"population must be at least 1, not {self.population}")
         if not 0 < self.survivor_share <= 1:
             raise ConfigError(f"survivor_share must be in (0, 1], not {self.survivor_share!r}")
+        noise = self.parts.work.noise
+        if noise is None or self.payment is None or noise.mechanism.source == "simulation":
+            return
+        if self.uniforms is seeded_uniforms and not isinstance(self.sampler.declare(self.population), Everyone):
+            raise PrivacyError(
+                "the cohorts are drawn from the seed, which is no secret, and an epsilon that counts on sampling would "
+                "rest on them: give `uniforms` drawn from a secret, such as `secret_uniforms`"
+            )
 
     def run(self, initial: Vector, rounds: int) -> Iterator[RoundReport]:
         """Yield a report after each round, from where the store ends up to `rounds`.
@@ -133,6 +142,7 @@ class FederatedRun:
             raise StateError(f"the run in {self.store.folder} started from another model than this one")
         noise = self.parts.work.noise
         if noise is not None and self.payment is not None:
+            check_charged(self.store, self.payment.ledger)
             worst = noise.worst_case(
                 round=0, sampling=self.sampler.declare(self.population), server_sees=self.payment.server_sees, cohort=()
             )
@@ -273,6 +283,17 @@ class FederatedRun:
     def _measure(self, model: Vector, round: int, *, last: bool) -> dict[str, float]:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)
         return dict(self.evaluate(model)) if self.evaluate is not None and due else {}
+
+
+def check_charged(store: ModelStore, ledger: Ledger) -> None:
+    """Raise `StateError` unless each round whose model is stored is charged in the ledger.
+
+    A ledger that was lost or cut short has a sound chain, and would give a figure that is too small.
+    """
+    charged = {release.round for release in ledger.releases}
+    for round in store.rounds():
+        if round not in charged and store.load(round).report.get("status") == "trained":
+            raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")
 
 
 class _Traffic:

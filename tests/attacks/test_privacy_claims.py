@@ -1,0 +1,149 @@
+"""Ways to get an epsilon that is too low out of a run, and that each is refused, or said for what it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.codec import FixedPoint
+from privfl.data import Dataset
+from privfl.dp import (
+    CLIENT_UNIT,
+    Accountant,
+    ElementClip,
+    FlatClip,
+    Ledger,
+    Mechanism,
+    NoisePlan,
+    Poisson,
+    Segment,
+    what_if,
+)
+from privfl.engine import LoopExecutor
+from privfl.errors import ConfigError, PrivacyError, StateError
+from privfl.experiment import Experiment
+from privfl.fl.client import ClientUpdate
+from privfl.fl.plan import Metric, UpdatePlan
+from privfl.fl.round import Contribution, Parts
+from privfl.fl.run import FederatedRun, Payment
+from privfl.fl.sampling import EveryoneSampler, PoissonSampler, secret_uniforms
+from privfl.fl.store import ModelStore
+from privfl.ring import Ring
+from privfl.sums import PlainSum
+
+CODEC = FixedPoint(2.0**16, Ring(40))
+TENTH = PoissonSampler(0.1)
+CENTRAL = {"privacy.placement": "central", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
+
+
+def an_experiment(runs: Path, **settings: Any) -> Experiment:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(60, 3)).astype(np.float32)
+    data = Dataset("points", "binary", features, (features[:, 0] > 0).astype(np.int64), classes=("a", "b"))
+    common = {"name": "run", "rounds": 3, "data.clients": 4, "client.steps": 1}
+    return Experiment(data=data, runs=runs, overrides=common | settings)
+
+
+def still(model: np.ndarray, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+    return ClientUpdate(np.zeros(3), 1, {})
+
+
+def a_noise(bound: float, source: Any = "secure", length: int = 3) -> NoisePlan:
+    segment = Segment("update", length, CODEC.scale, bound)
+    return Mechanism("central", 2.0, source).plan([segment], cohort=4, min_survivors=1)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_ledger_that_was_lost_or_cut_short_beside_its_models_gives_no_figure(tmp_path: Path, kept: int) -> None:
+    experiment = an_experiment(tmp_path, **CENTRAL)
+    list(experiment.run())
+    whole = experiment.epsilon()
+    assert whole is not None and whole.epsilon > 0  # noqa: PT018 - for the type checker
+    path = tmp_path / "run" / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)  # whole lines: the chain of what is left is sound
+    path.write_bytes(b"".join(lines[:kept]))
+    if not kept:
+        path.unlink()
+    with pytest.raises(StateError, match="not in the ledger"):
+        an_experiment(tmp_path, **CENTRAL).epsilon()
+    with pytest.raises(StateError, match="not in the ledger"):
+        list(an_experiment(tmp_path, **CENTRAL, rounds=4).run(resume=True))
+
+
+def test_a_delta_of_zero_is_refused_and_not_taken_for_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="delta"):
+        an_experiment(tmp_path, **CENTRAL).epsilon(delta=0.0)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        UpdatePlan(3, CODEC, FlatClip(1.0)),
+        UpdatePlan(3, CODEC, ElementClip(0.2, 3)),
+        UpdatePlan(2, CODEC, FlatClip(0.1), metrics=(Metric("loss", 1.0),)),
+        UpdatePlan(2, CODEC, FlatClip(0.1), weighting="examples", max_weight=1 << 16),
+    ],
+)
+def test_noise_that_is_planned_for_shorter_contributions_than_the_clients_make_is_refused(update: UpdatePlan) -> None:
+    with pytest.raises(PrivacyError, match="integer units"):
+        Contribution(still, update, a_noise(0.1), 0)
+    Contribution(still, update, a_noise(math.hypot(1.0, 0.1)), 0)
+
+
+def test_noise_that_does_not_cover_the_whole_vector_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="entries"):
+        Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, length=2), 0)
+
+
+def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_path: Path) -> None:
+    def a_run(source: str = "secure", sampler: Any = TENTH, **changes: Any) -> FederatedRun:
+        work = Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, source), 0)
+        parts = Parts(work, PlainSum(), LoopExecutor())
+        payment = Payment(Ledger(CLIENT_UNIT), Accountant(CLIENT_UNIT, 1e-5), "vectors")
+        return FederatedRun(4, parts, sampler, ModelStore(tmp_path), seed=0, payment=payment, **changes)
+
+    with pytest.raises(PrivacyError, match="no secret"):
+        a_run()
+    a_run(uniforms=lambda seed, round: secret_uniforms(bytes(32), round))
+    a_run("simulation")  # its figure says of itself that it is none
+    a_run(sampler=EveryoneSampler())  # there is nothing to draw
+
+
+@pytest.mark.parametrize("placement", ["distributed", "local"])
+def test_noise_that_clients_bring_themselves_cannot_hide_that_one_was_absent(placement: Any) -> None:
+    # Without the client its share of the noise is missing too: over many coordinates the sum's spread counts clients.
+    segments = [Segment("update", 100_000, 1024.0, 1.0)]
+    plan = Mechanism(placement, 2.0).plan(segments, cohort=4, min_survivors=4)
+    rng = [np.zeros(100_000, np.int64)] * 4
+    noisy = [plan.contribute(zeros) for zeros in rng]
+    with_it, without = np.sum(noisy, axis=0).std(), np.sum(noisy[:3], axis=0).std()
+    assert with_it / without == pytest.approx(math.sqrt(4 / 3), rel=0.02)
+    release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(4))
+    report = Accountant(CLIENT_UNIT, 1e-5).report([release])
+    planned = what_if(
+        sampling=Poisson(0.5), noise_multiplier=2.0, rounds=1, delta=1e-5, placement=placement, segments=segments
+    )
+    for found in (report, planned):
+        assert found.unit.adjacency == "zero_out"
+        assert any("amount of noise" in caveat for caveat in found.caveats)
+
+
+def test_a_skipped_round_can_tell_that_somebody_was_added_and_the_report_says_so(tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path, **CENTRAL, **{"cohort.sampling": "poisson", "cohort.probability": 0.5})
+    list(experiment.run())
+    report = experiment.epsilon()
+    assert report is not None
+    assert report.unit.adjacency == "add_remove"
+    assert any("skipped" in caveat for caveat in report.caveats)
+
+
+def test_whoever_holds_the_key_of_an_encrypted_sum_is_told_apart_from_a_participant() -> None:
+    plan = a_noise(1.0)
+    release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="ciphertexts", cohort=range(4))
+    report = Accountant(CLIENT_UNIT, 1e-5, observer="participant").report([release])
+    assert any("key holder" in caveat for caveat in report.caveats)
+    assert math.isinf(Accountant(CLIENT_UNIT, 1e-5, observer="key_holder").report([release]).epsilon)
