@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import privfl
-from privfl.cli import calibrate, demo, doctor, epsilon, plan, report, runs
+from privfl.cli import calibrate, compare, demo, doctor, epsilon, plan, report, runs
 from privfl.cli import run as run_verb
 from privfl.errors import (
     BudgetExceeded,
@@ -39,6 +39,7 @@ app.add_typer(runs.app, name="runs")
 app.command("epsilon", epilog=epsilon.EXAMPLE)(epsilon.epsilon)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 

@@ -13,7 +13,8 @@ from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError
 
 VERBS = (
-    "demo", "run", "epsilon", "calibrate", "plan", "report", "doctor", "runs", "runs list", "runs show", "runs export",
+    "demo", "run", "epsilon", "calibrate", "plan", "compare", "report", "doctor", "runs",
+    "runs list", "runs show", "runs export",
 )  # fmt: skip
 
 

@@ -1,0 +1,111 @@
+"""`privfl compare`: the same task trained several ways, as a table and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from privfl.cli.options import Json, print_json
+from privfl.cli.show import facts_table, output, size
+from privfl.dp import format_epsilon
+from privfl.errors import ConfigError
+from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize
+from privfl.files import atomic_write, canonical_json
+
+EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
+
+
+def compare(
+    *,
+    data: Annotated[str, typer.Option("--data", help="digits, breast_cancer, heart, adult or mnist.")] = "digits",
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients.")] = 40,
+    partition: Annotated[str, typer.Option("--partition", help="How rows are dealt out.")] = "dirichlet:1",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 10,
+    epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
+    sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = "plain,masked,ckks",
+    folder: Annotated[str | None, typer.Option("--folder", help="The data folder, or PRIVFL_DATA.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Where results go.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted comparison.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one task pooled, locally, federated, and with noise in several places; compare accuracy, privacy, cost."""
+    comparison = Comparison(
+        data, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
+    )
+    place = to or Path("compare") / data
+    cells = _follow(comparison, place, resume=resume, quiet=as_json)
+    rows = summarize(comparison, cells)
+    files = _write(comparison, cells, rows, place)
+    if as_json:
+        print_json(as_record(comparison, rows) | {"files": [str(path) for path in files]})
+        return
+    output().print(_table(comparison, rows))
+    output().print(facts_table("Who sees what", _seen(rows)))
+    output().print(WARNING, soft_wrap=True)
+    for path in files:
+        output().print(str(path.resolve()), markup=False, soft_wrap=True)
+
+
+def _follow(comparison: Comparison, place: Path, *, resume: bool, quiet: bool) -> list[Cell]:
+    cells: list[Cell] = []
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task("training", total=len(comparison.cells()))
+        for cell in run_comparison(comparison, place, resume=resume):
+            cells.append(cell)
+            progress.update(task, advance=1, description=f"{cell.arm}, seed {cell.seed}: {cell.accuracy:.3f}")
+    return cells
+
+
+def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], place: Path) -> list[Path]:
+    from privfl.report.compare import plot_comparison, write_csv
+
+    record = place / "comparison.json"
+    atomic_write(record, canonical_json(as_record(comparison, rows)) + b"\n")
+    table = write_csv(rows, place / "comparison.csv")
+    return [table, record, plot_comparison(comparison, cells, place / "comparison.png")]
+
+
+def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
+    table = Table(
+        title=f"{comparison.data}, {comparison.clients} clients, {comparison.partition}", title_justify="left"
+    )
+    table.add_column("trained")
+    for heading in ("accuracy", "epsilon", "server's", "up a round", "s a round"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        spread = f" ± {row.deviation:.3f}" if row.seeds > 1 else ""
+        outsider = "-" if row.epsilon is None else format_epsilon(row.epsilon, 2)
+        server = "infinity" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
+        moved = (size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
+        table.add_row(
+            row.arm,
+            f"{row.accuracy:.3f}{spread}",
+            outsider,
+            server if row.epsilon is not None else "-",
+            *moved,
+            row.sees,
+        )
+    return table
+
+
+def _seen(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(arms, what they show to whom), arms that show the same in one line."""
+    seen: dict[str, list[str]] = {}
+    for row in rows:
+        seen.setdefault(row.sees, []).append(row.arm)
+    return [(arms[0] if len(arms) == 1 else f"{arms[0]} ... {arms[-1]}", what) for what, arms in seen.items()]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--epsilon takes numbers such as 1,2,4,8, not {text!r}") from error

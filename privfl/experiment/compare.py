@@ -1,0 +1,254 @@
+"""The same task trained several ways: without a federation, with one, and with privacy placed here or there.
+
+Hyper-parameters are fixed beforehand and the same for every arm; only what an arm is about differs. Epsilon is that
+of one run: looking at several runs, or tuning on them, would cost more, and is not counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from privfl.dp import Everyone, calibrate
+from privfl.errors import ConfigError, StateError
+from privfl.experiment import baselines
+from privfl.experiment.config import Config, to_mapping
+from privfl.experiment.experiment import Experiment
+from privfl.files import atomic_write, canonical_json
+
+RESULTS: Final = "cells.jsonl"
+DELTA: Final = 1e-5
+SCHEMES: Final = ("plain", "masked", "ckks")
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "digits": {"client.learning_rate": 0.05},
+    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 1.0, "data.least": 10},
+    "heart": {"data.standardize": "local", "client.learning_rate": 0.05},
+    "adult": {"data.standardize": "local", "client.learning_rate": 0.1},
+    "mnist": {"client.learning_rate": 0.1},
+}
+"""Fixed beforehand for each data set; the test rows are public in every arm."""
+
+WARNING: Final = (
+    "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
+    "and excludes tuning and other seeds."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of training. `kind` "pooled" and "local" are no federations; `target` is the epsilon aimed at."""
+
+    name: str
+    kind: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    target: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One arm under one seed. Bytes and seconds are of a round, on average; epsilons are None where none is claimed."""
+
+    arm: str
+    seed: int
+    accuracy: float
+    curve: tuple[float, ...]
+    epsilon: float | None
+    server_epsilon: float | None
+    bytes_up: float
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared. `epsilons` are the targets of central noise; the largest is also that of the other placements.
+
+    Raises `ConfigError` for an unknown data set or sum, and for a task without accuracy.
+    """
+
+    data: str = "digits"
+    clients: int = 40
+    partition: str = "dirichlet:1"
+    rounds: int = 10
+    epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    seeds: int = 3
+    sums: tuple[str, ...] = SCHEMES
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.data not in PRESETS:
+            raise ConfigError(f"compare knows the data sets {', '.join(PRESETS)}, not {self.data!r}")
+        unknown = [name for name in self.sums if name not in SCHEMES]
+        if unknown or not self.sums:
+            raise ConfigError(f"sums are of {', '.join(SCHEMES)}, not {unknown[0] if unknown else 'none'!r}")
+        if self.seeds < 1 or not self.epsilons or min(self.epsilons) <= 0:
+            raise ConfigError("compare needs at least one seed, and positive epsilons")
+
+    def arms(self) -> list[Arm]:
+        """All arms, the cheap ones first."""
+        noise = {epsilon: self._multiplier(epsilon) for epsilon in self.epsilons}
+        largest = max(self.epsilons)
+        arms = [Arm("pooled", "pooled"), Arm("local only", "local"), Arm("FedAvg", "federated")]
+        for epsilon, multiplier in sorted(noise.items()):
+            arms.append(Arm(f"central DP {epsilon:g}", "central", _private("central", multiplier), epsilon))
+        arms.append(Arm(f"local DP, noise of {largest:g}", "local DP", _private("local", noise[largest]), largest))
+        distributed = _private("distributed", noise[largest]) | {"cohort.min_survivors": 0.9, "sum.scheme": "masked"}
+        arms.append(Arm(f"distributed DP, noise of {largest:g}", "distributed", distributed, largest))
+        arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums if name != "plain"]
+        return arms
+
+    def cells(self) -> list[tuple[Arm, int]]:
+        """What is run: sums give the same model to the last bit, so that one seed shows what they cost."""
+        return [(arm, seed) for arm in self.arms() for seed in range(1 if arm.kind == "sum" else self.seeds)]
+
+    def config(self, arm: Arm, seed: int) -> Config:
+        """The configuration of one cell."""
+        settings: dict[str, Any] = {
+            "data.name": self.data,
+            "data.folder": self.folder,
+            "data.clients": self.clients,
+            "data.partition": self.partition,
+            "data.test": "public",
+            "data.least": 5,
+            "client.steps": 20,
+            "client.batch_size": 10,
+            "server.weighting": "uniform",
+            **PRESETS[self.data],
+            **arm.overrides,
+        }
+        name = f"{arm.name}-{seed}".replace(" ", "-").replace(",", "")
+        return Config(name=name, seed=seed, rounds=self.rounds).with_overrides(settings)
+
+    def _multiplier(self, epsilon: float) -> float:
+        return calibrate(epsilon=epsilon, delta=DELTA, sampling=Everyone(), rounds=self.rounds).noise_multiplier
+
+
+def run_comparison(comparison: Comparison, folder: Path, *, resume: bool = False) -> Iterator[Cell]:
+    """Yield every cell, those that `folder` holds already first; each is on the disk before it is yielded.
+
+    Raises `ConfigError` where a comparison is there and `resume` is not asked for, `StateError` where it is another.
+    """
+    path = folder / RESULTS
+    header = {"comparison": hashlib.sha256(canonical_json(asdict(comparison))).hexdigest()}
+    found = _read(path, header) if path.exists() else []
+    if found and not resume:
+        raise ConfigError(f"{folder} holds a comparison already: resume it, or choose another folder")
+    done = {(cell.arm, cell.seed) for cell in found}
+    yield from found
+    folder.mkdir(parents=True, exist_ok=True)
+    for arm, seed in comparison.cells():
+        if (arm.name, seed) in done:
+            continue
+        found.append(_run(comparison.config(arm, seed), arm, seed))
+        lines = [header, *(asdict(cell) for cell in found)]
+        atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines))
+        yield found[-1]
+
+
+def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
+    try:
+        first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        cells = [Cell(**(line | {"curve": tuple(line["curve"])})) for line in lines]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StateError(f"{path} does not hold a comparison: {error}") from error
+    if first != header:
+        raise StateError(f"{path} holds a comparison with other settings: they cannot be mixed")
+    return cells
+
+
+def _run(config: Config, arm: Arm, seed: int) -> Cell:
+    experiment = Experiment(config)
+    if arm.kind in ("pooled", "local"):
+        metrics = baselines.pooled(experiment) if arm.kind == "pooled" else baselines.local(experiment)
+        return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "")
+    reports = list(experiment.run())
+    outsider, server = experiment.epsilon(), experiment.epsilon("server")
+    return Cell(
+        arm=arm.name,
+        seed=seed,
+        accuracy=reports[-1].evaluation["accuracy"],
+        curve=tuple(report.evaluation["accuracy"] for report in reports),
+        epsilon=None if outsider is None else outsider.epsilon,
+        server_epsilon=None if server is None or np.isinf(server.epsilon) else server.epsilon,
+        bytes_up=float(np.mean([report.bytes_up for report in reports])),
+        seconds=float(np.mean([report.seconds for report in reports])),
+        model=reports[-1].model,
+    )
+
+
+def _private(placement: str, multiplier: float) -> dict[str, Any]:
+    return {"privacy.placement": placement, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": multiplier}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm over its seeds: what a line of the table says. `deviation` is 0 with a single seed."""
+
+    arm: str
+    seeds: int
+    accuracy: float
+    deviation: float
+    epsilon: float | None
+    server_epsilon: float | None
+    bytes_up: float
+    seconds: float
+    sees: str
+
+
+def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
+    """One row an arm, in the arms' order; epsilon is the largest over the seeds."""
+    rows = []
+    for arm in comparison.arms():
+        own = [cell for cell in cells if cell.arm == arm.name]
+        if not own:
+            continue
+        accuracy = [cell.accuracy for cell in own]
+        rows.append(
+            Row(
+                arm=arm.name,
+                seeds=len(own),
+                accuracy=float(np.mean(accuracy)),
+                deviation=float(np.std(accuracy, ddof=1)) if len(own) > 1 else 0.0,
+                epsilon=_largest([cell.epsilon for cell in own]),
+                server_epsilon=_largest([cell.server_epsilon for cell in own]),
+                bytes_up=float(np.mean([cell.bytes_up for cell in own])),
+                seconds=float(np.mean([cell.seconds for cell in own])),
+                sees=_sees(arm),
+            )
+        )
+    return rows
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None
+
+
+def _sees(arm: Arm) -> str:
+    scheme = arm.overrides.get("sum.scheme", "plain")
+    if arm.kind == "pooled":
+        return "one place sees all rows"
+    if arm.kind == "local":
+        return "nobody sees anything"
+    if arm.kind == "local DP":
+        return "the server sees every update, each with its own noise"
+    if arm.kind == "distributed":
+        return "the server sees the sum, with the clients' noise in it"
+    return {
+        "plain": "the server sees every update in the clear",
+        "masked": "the server sees the exact sum only",
+        "ckks": "the server sees ciphertexts and the opened sum; key-holding clients could read updates",
+    }[str(scheme)]
+
+
+def as_record(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
+    """The comparison as a JSON object."""
+    base = to_mapping(comparison.config(Arm("FedAvg", "federated"), 0))
+    return {"settings": asdict(comparison), "base": base, "warning": WARNING, "rows": [asdict(row) for row in rows]}

@@ -1,0 +1,106 @@
+"""A comparison's table as CSV, and its figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privfl.experiment.compare import WARNING, Cell, Comparison, Row, summarize
+from privfl.files import atomic_write
+from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, save, style, whole_numbers
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> Path:
+    """One line an arm, with a header; an epsilon that is not claimed is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    atomic_write(path, text.getvalue().encode())
+    return path
+
+
+def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -> Path:
+    """Accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what, as a PNG."""
+    rows = summarize(comparison, cells)
+    figure = new_figure(12.0, 8.4)
+    top, bottom = figure.subplots(2, 2)
+    _privacy(top[0], comparison, rows)
+    _curves(top[1], comparison, cells)
+    _costs(bottom[0], comparison, rows)
+    _sees(bottom[1], rows)
+    figure.suptitle(f"{comparison.data}: {comparison.clients} clients, {comparison.partition}", fontweight="bold")
+    figure.supxlabel(f"{WARNING} Bars: one standard deviation over {comparison.seeds} seeds.", fontsize=8)
+    return save(figure, path)
+
+
+def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
+    for name, color, line in (("pooled", GREEN, "--"), ("FedAvg", BLUE, "-."), ("local only", GRAY, ":")):
+        for row in rows:
+            if row.arm == name:
+                axes.axhline(row.accuracy, color=color, linestyle=line, label=f"{name}, no noise")
+    for prefix, color, marker in (("central", BLUE, "o"), ("distributed", ORANGE, "s"), ("local DP", "#8a4fbf", "^")):
+        own = [row for row in rows if row.arm.startswith(prefix) and row.epsilon is not None]
+        if own:
+            axes.errorbar(
+                [row.epsilon for row in own], [row.accuracy for row in own], [row.deviation for row in own],
+                color=color, marker=marker, capsize=3, label=f"{prefix.removesuffix(' DP')} DP",
+            )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(comparison.epsilons, [f"{epsilon:g}" for epsilon in comparison.epsilons])
+    axes.set_ylim(0, 1.02)
+    style(
+        axes, "Accuracy against epsilon", "epsilon at delta 1e-05, outsider (log scale)", "share of test rows correct"
+    )
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
+    arms = [arm.name for arm in comparison.arms() if arm.kind in ("federated", "central", "distributed", "local DP")]
+    for at, name in enumerate(arms):
+        curves = [cell.curve for cell in cells if cell.arm == name]
+        if curves:
+            rounds = range(1, len(curves[0]) + 1)
+            mean, color = np.mean(curves, axis=0), COLORS[at % len(COLORS)]
+            axes.plot(rounds, mean, color=color, marker="ovs^Dxp*"[at % 8], markersize=3.5, label=name)
+    axes.set_ylim(0, 1.02)
+    style(axes, "Accuracy over rounds, mean of the seeds", "round", "share of test rows correct")
+    whole_numbers(axes.xaxis)
+    axes.legend(fontsize=7, loc="upper left", ncols=2)
+
+
+def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
+    names = {"FedAvg": "plain", "masked sum": "masked", "ckks sum": "ckks"}
+    own = [row for row in rows if row.arm in names and names[row.arm] in comparison.sums]
+    x = np.arange(len(own))
+    size = [row.bytes_up / 1000 / comparison.clients for row in own]
+    left = axes.bar(x - 0.2, size, 0.36, color=BLUE, label="kB up a client (left axis)")
+    axes.bar_label(left, fmt="%.1f", fontsize=8)
+    style(axes, "Bytes and seconds of a round, by sum", "sum", "kB a client sends")
+    axes.set_xticks(x, [names[row.arm] for row in own])
+    other = axes.twinx()
+    right = other.bar(x + 0.2, [row.seconds for row in own], 0.36, color=ORANGE, label="seconds a round (right axis)")
+    other.bar_label(right, fmt="%.2f", fontsize=8)
+    other.set_ylabel("seconds, all parties on this machine")
+    axes.margins(y=0.3)
+    other.margins(y=0.3)
+    axes.legend(handles=[left, right], fontsize=7, loc="upper left")
+
+
+def _sees(axes: Any, rows: Sequence[Row]) -> None:
+    axes.axis("off")
+    axes.set_title("Who sees what", loc="left", fontsize=11, fontweight="bold")
+    seen: dict[str, list[str]] = {}
+    for row in rows:
+        seen.setdefault(row.sees, []).append(row.arm.split(", noise")[0])
+    lines = []
+    for what, arms in seen.items():
+        shown = arms if len(arms) < 4 else [arms[0], "...", arms[-1]]
+        lines.append(f"{', '.join(shown)}:\n    {what}")
+    axes.text(0.0, 0.96, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.5, transform=axes.transAxes)
