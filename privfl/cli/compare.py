@@ -26,7 +26,7 @@ def compare(
     data: Annotated[str, typer.Option("--data", help="digits, breast_cancer, heart, adult or mnist.")] = "digits",
     clients: Annotated[int, typer.Option("--clients", min=2, help="Clients.")] = 40,
     partition: Annotated[str, typer.Option("--partition", help="How rows are dealt out.")] = "dirichlet:1",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 8,
     epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
     sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = "plain,masked,ckks",
@@ -91,7 +91,6 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
             outsider,
             server if row.epsilon is not None else "-",
             *moved,
-            row.sees,
         )
     return table
 

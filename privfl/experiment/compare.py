@@ -76,7 +76,7 @@ class Comparison:
     data: str = "digits"
     clients: int = 40
     partition: str = "dirichlet:1"
-    rounds: int = 10
+    rounds: int = 8
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     seeds: int = 3
     sums: tuple[str, ...] = SCHEMES

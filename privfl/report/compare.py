@@ -58,7 +58,7 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
     style(
         axes, "Accuracy against epsilon", "epsilon at delta 1e-05, outsider (log scale)", "share of test rows correct"
     )
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
 def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
@@ -72,7 +72,7 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
     axes.set_ylim(0, 1.02)
     style(axes, "Accuracy over rounds, mean of the seeds", "round", "share of test rows correct")
     whole_numbers(axes.xaxis)
-    axes.legend(fontsize=7, loc="upper left", ncols=2)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
 
 
 def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
