@@ -11,9 +11,9 @@ LIGHT = ["privfl", "privfl.sums", "privfl.codec", "privfl.secagg", "privfl.crypt
 HEAVY = ["torch", "opacus", "tenseal", "scipy", "sklearn", "dp_accounting", "matplotlib", "pandas", "typer", "rich"]
 IMPORT = """
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 __import__(sys.argv[1])
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start  # not the clock on the wall: other tests run beside this one
 print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 
@@ -36,7 +36,7 @@ def test_no_heavy_package_is_loaded(module: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the yardstick is not installed")
 def test_a_light_import_takes_less_than_a_fifth_of_torch_s() -> None:
-    torch = fresh("torch")[0]
+    torch = min(fresh("torch")[0] for _ in range(2))
     for module in ("privfl.sums", "privfl.codec", "privfl.secagg"):
         light = min(fresh(module)[0] for _ in range(3))
         assert light < torch / 5, f"{module}: {light:.2f} s, torch: {torch:.2f} s"

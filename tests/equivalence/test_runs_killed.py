@@ -105,7 +105,9 @@ def check_simulation(runs: Path, mode: str, seed: int, kills: int) -> None:
     check_plain(runs, mode, seed, kills)
     mine, whole = (Ledger(CLIENT_UNIT, folder / mode / "ledger.jsonl") for folder in (runs, runs / "whole"))
     assert mine.releases == whole.releases
-    assert not mine.unsettled
+    # What is left unsettled are tries below the threshold, whose vectors the server of a plain sum has seen.
+    left = [[ledger.reserved(token) for token in ledger.unsettled] for ledger in (mine, whole)]
+    assert left[0] == left[1]
 
 
 def check_secure(runs: Path, mode: str, seed: int, kills: int) -> None:
