@@ -30,7 +30,6 @@ from privfl.crypto import (
 from privfl.errors import (
     ConfigError,
     LocalProtocolError,
-    PrivflError,
     RemoteProtocolError,
     TooFewSurvivors,
     WireError,
@@ -140,7 +139,8 @@ class MaskedClient:
         """The answer to the server's next message.
 
         Raises `RemoteProtocolError` when the server, or a client behind it, broke the rules; `TooFewSurvivors` when
-        too few are left; `LocalProtocolError` when nothing is expected any more. Each of them ends the session.
+        too few are left; `LocalProtocolError` when nothing is expected any more. Each of them, and whatever else a
+        directory raises, ends the session.
         """
         row = self._table.get(self._state)
         if row is None or row.receives is None:
@@ -152,7 +152,7 @@ class MaskedClient:
         except WireError as error:
             self._abort()
             raise RemoteProtocolError(f"{row.receives.__name__}: {error}") from error
-        except PrivflError:
+        except BaseException:  # a directory that fails is no second chance for the server either
             self._abort()
             raise
         self._state = row.then

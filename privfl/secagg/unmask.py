@@ -44,6 +44,7 @@ class Opener:
         self._terms, self._state, self._graph, self._clients = terms, state, graph, clients
         self._keys, self._threads = keys, threads
         self._shares: dict[ClientId, dict[ClientId, int]] = {dealer: {} for dealer in state.boxes}
+        self._spoke = dict.fromkeys(state.boxes, 0)  # how many of a dealer's holders sent their last message
         self._combiners: dict[tuple[ClientId, ...], Combiner] = {}
         for place, holder in enumerate(clients):
             if holder in state.unmasks:
@@ -55,6 +56,7 @@ class Opener:
         message = read_fields(Unmask, Reader(self._state.unmasks[holder]))
         found = iter(check_unmask(message, len(due)))
         for index, dealer in enumerate(due):
+            self._spoke[dealer] += 1
             if index in message.given:
                 self._shares[dealer][holder] = next(found)
             else:
@@ -90,9 +92,12 @@ class Opener:
             yield sign, self._keys.pairwise(own, peer, client, other)
 
     def _secret(self, dealer: ClientId, accept: Callable[[bytes], bool]) -> bytes:
-        held = self._shares[dealer]
+        held, spoke = self._shares[dealer], self._spoke[dealer]
+        if spoke < self._terms.threshold:
+            raise TooFewSurvivors(spoke, self._terms.threshold)
         if len(held) < self._terms.threshold:
-            raise TooFewSurvivors(len(held), self._terms.threshold)
+            withheld = f"{spoke - len(held)} of its {spoke} holders could not open theirs"
+            raise RemoteProtocolError(f"client {dealer} dealt bad shares: {withheld}", sender=dealer)
         holders = tuple(held)
         if holders not in self._combiners:
             self._combiners[holders] = Combiner([holder + 1 for holder in holders], self._terms.threshold)

@@ -588,11 +588,15 @@ class Server:
 
     def secret(self, dealer: int, accept: Any) -> bytes:
         held: dict[int, int] = {}
+        spoke = 0
         for holder, found in self.unmasks.items():
+            spoke += dealer in self.dealers(holder)
             if dealer in found:
                 held[self.view.ids[holder]] = found[dealer]
             elif dealer in self.dealers(holder):
                 self.blamed |= {self.view.ids[dealer], self.view.ids[holder]}
+        require(spoke >= self.terms.threshold, "too few shares", TooFew)
+        require(len(held) >= self.terms.threshold, "too few of a dealer's shares could be opened")
         secret, wrong = combine(held, self.terms.threshold, accept)
         if wrong:
             self.blamed |= {self.view.ids[dealer], *wrong}

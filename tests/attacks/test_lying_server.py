@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.crypto import SHARE_BYTES, AgreementKey, Credentials, MemoryDirectory, SigningKey, add_keystreams
+from privfl.crypto import (
+    SHARE_BYTES,
+    AgreementKey,
+    Credentials,
+    MemoryDirectory,
+    SigningKey,
+    VerifyKey,
+    add_keystreams,
+    generate_identities,
+)
 from privfl.errors import (
     ConfigError,
     LocalProtocolError,
@@ -104,6 +113,43 @@ def test_both_share_types_in_two_sessions(play: Make) -> None:
     assert first.seed != second.seed
     assert first.mask_key != second.mask_key
     refuse(game, 0, other.mail[0])
+
+
+def test_one_task_twice_opens_two_sums(play: Make) -> None:
+    """Why no client may enter one task twice: fresh secrets or not, two honest sums differ by the victim's vector."""
+    everybody, without = play(), play().until(2).answer().send(silent=frozenset({4}))
+    assert everybody.session == without.session
+    victim = everybody.start().finish() - without.finish()
+    np.testing.assert_array_equal(victim, everybody.vectors[4])
+
+
+def test_second_chance_after_a_directory_that_failed() -> None:
+    """Whatever goes wrong on the client's side while it reads a message, the server gets no second try at it."""
+
+    class Flaky:
+        broken = False
+
+        def verify_key(self, client: int) -> VerifyKey:
+            if self.broken:
+                raise OSError("the directory's disk is gone")
+            return known.verify_key(client)
+
+    credentials, known = generate_identities(range(5))
+    flaky = Flaky()
+    scheme = MaskedSum(flaky)
+    task = SumTask(b"round 1", tuple(range(5)), 2, 4, Ring(32), 1)
+    sessions = {c: scheme.client(task, c, np.zeros(4, np.int64), credentials=credentials[c]) for c in range(5)}
+    server = scheme.server(task)
+    for client, session in sessions.items():
+        server.receive(client, session.start())
+    roster = server.advance()[0]
+    flaky.broken = True
+    with pytest.raises(OSError, match="disk"):
+        sessions[0].receive(roster)
+    flaky.broken = False
+    assert sessions[0].state == "aborted"
+    with pytest.raises(LocalProtocolError):
+        sessions[0].receive(roster)
 
 
 # --- lists ---------------------------------------------------------------------------------------------------------
