@@ -16,6 +16,7 @@ from privfl.errors import ConfigError
 from privfl.experiment.archive import find_run, find_runs, read_reports
 from privfl.experiment.experiment import MODELS
 from privfl.files import atomic_write
+from privfl.fl.run import IF_SECURE
 from privfl.fl.store import ModelStore, Version
 
 app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
@@ -35,7 +36,10 @@ def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     for heading in ("name", "rounds", "result", "epsilon", "model"):
         table.add_column(heading)
     for run in found:
-        epsilon = "no noise" if run["epsilon"] is None else format_epsilon(run["epsilon"], 2)
+        if IF_SECURE in run:
+            epsilon = f"{format_epsilon(run[IF_SECURE], 2)} if the noise were secure"
+        else:
+            epsilon = "no noise" if run["epsilon"] is None else format_epsilon(run["epsilon"], 2)
         result = ", ".join(f"{name} {value:.4f}" for name, value in headline(run["evaluation"]).items())
         table.add_row(escape(run["name"]), str(run["round"]), result, epsilon, (run["model"] or "")[:16])
     output().print(table)
@@ -91,7 +95,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "round": last.round if last else 0,
         "evaluation": evaluation,
-        "epsilon": last.epsilon if last else None,
+        ("epsilon" if last is None or last.secure else IF_SECURE): last.epsilon if last else None,
         "model": last.model if last else None,
     }
 

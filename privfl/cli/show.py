@@ -45,7 +45,8 @@ def facts(report: RoundReport, budget: float | None) -> str:
         parts.append("[yellow]skipped: too few survived[/]")
     if report.epsilon is not None:
         share = f" of {budget:g}" if budget is not None else ""
-        parts.append(f"epsilon {format_epsilon(report.epsilon, 2)}{share}")
+        label = "epsilon" if report.secure else "epsilon if the noise were secure"
+        parts.append(f"{label} {format_epsilon(report.epsilon, 2)}{share}")
     if report.dropouts:
         parts.append(f"[yellow]{len(report.dropouts)} dropped out[/]")
     return "  ".join(parts)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from privfl.codec import Vector
 from privfl.dp import Accountant, Budget, Ledger, Token
@@ -26,6 +26,8 @@ from privfl.fl.store import ModelStore, Version
 from privfl.sums import Tap, ignore
 from privfl.wire import ClientId
 
+IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
+
 Evaluate = Callable[[Vector], Mapping[str, float]]
 """Model -> metrics, computed on public data or through a secure sum."""
 
@@ -35,7 +37,8 @@ class RoundReport:
     """What one round came to. `status` "skipped": too few survived, or nobody was drawn, and the model is unchanged.
 
     `bytes_up` and `bytes_down` count all messages of all clients; `seconds` is the wall time without evaluation.
-    `epsilon` is what was spent so far against an outsider, None without a claim.
+    `epsilon` is what was spent so far against an outsider, None without a claim; unless the noise is `secure` it is
+    only what that would be if it were, and its record says so in the key.
     """
 
     round: int
@@ -54,15 +57,21 @@ class RoundReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    secure: bool = True
 
     def record(self) -> dict[str, Any]:
-        """The report as a JSON object."""
-        return asdict(self)
+        """The report as a JSON object; without secure noise it has no key `epsilon`."""
+        values = asdict(self)
+        if not values.pop("secure"):
+            values[IF_SECURE] = values.pop("epsilon")
+        return values
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> RoundReport:
         """The report from its JSON object."""
         values = dict(record)
+        if IF_SECURE in values:
+            values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
         for name in ("dropouts", "caveats"):
             values[name] = tuple(values[name])
         return cls(**values)
@@ -172,6 +181,7 @@ class FederatedRun:
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=self._measure(model, round, last=last),
             caveats=outcome.sum.caveats if outcome else (),
+            secure=self.parts.work.noise is None or self.parts.work.noise.mechanism.source == "secure",
         )
         version = self.store.save(round, model, moments, parent=latest.hash, report=report.record())
         if token is not None:

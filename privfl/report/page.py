@@ -168,7 +168,8 @@ def _spent(run: RunRecord) -> Any:
         if settings.epsilon is not None:
             axes.axhline(settings.epsilon, color=RED, linestyle="--", label="budget")
         axes.set_ylim(bottom=0)
-        style(axes, "Privacy spent, outsider", "round", f"epsilon at delta {settings.delta:g}")
+        label = "epsilon" if run.reports[-1].secure else "epsilon if the noise were secure"
+        style(axes, "Privacy spent, outsider", "round", f"{label} at delta {settings.delta:g}")
         axes.legend(fontsize=8)
     else:
         axes.plot([r.round for r in run.reports], [r.update_norm for r in run.reports], color=BLUE)

@@ -15,7 +15,7 @@ from privfl.errors import ConfigError
 from privfl.experiment import Config, load_config
 from privfl.experiment.archive import read_reports
 from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
-from privfl.fl.run import RoundReport
+from privfl.fl.run import RoundReport, check_charged
 from privfl.fl.store import ModelStore
 
 LIBRARIES: Final = ("numpy", "cryptography", "safetensors", "dp-accounting", "scikit-learn", "torch", "tenseal")
@@ -76,9 +76,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport], str | None]:
-    if config.privacy.placement == "none" or not (folder / LEDGER).exists():
+    if config.privacy.placement == "none":
         return {}, None
     ledger = Ledger.read(folder / LEDGER)
+    check_charged(ModelStore(folder / MODELS), ledger)
     assume = config.privacy.noise == "simulation"
     reports: dict[Observer, EpsilonReport] = {}
     for observer in OBSERVERS:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privfl.cli.runs import _summary, list_
+from privfl.cli.show import facts
 from privfl.codec import FixedPoint
 from privfl.data import Dataset
 from privfl.dp import (
@@ -26,12 +28,14 @@ from privfl.dp import (
 from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import Experiment
+from privfl.experiment.archive import find_runs
 from privfl.fl.client import ClientUpdate
 from privfl.fl.plan import Metric, UpdatePlan
 from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment
+from privfl.fl.run import FederatedRun, Payment, RoundReport
 from privfl.fl.sampling import EveryoneSampler, PoissonSampler, secret_uniforms
 from privfl.fl.store import ModelStore
+from privfl.report.run import read_run
 from privfl.ring import Ring
 from privfl.sums import PlainSum
 
@@ -72,6 +76,35 @@ def test_a_ledger_that_was_lost_or_cut_short_beside_its_models_gives_no_figure(t
         an_experiment(tmp_path, **CENTRAL).epsilon()
     with pytest.raises(StateError, match="not in the ledger"):
         list(an_experiment(tmp_path, **CENTRAL, rounds=4).run(resume=True))
+
+
+def test_the_figure_of_seeded_noise_is_nowhere_called_an_epsilon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = an_experiment(tmp_path, **CENTRAL, **{"privacy.noise": "simulation"})
+    reports = list(experiment.run())
+    assert "epsilon if the noise were secure" in facts(reports[-1], 8.0)
+    assert b'"epsilon"' not in (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    latest = experiment.store.latest()
+    assert latest is not None
+    assert "epsilon" not in latest.report
+    assert RoundReport.read(latest.report) == reports[-1]
+    (listed,) = (_summary(folder) for folder in find_runs(tmp_path))
+    assert listed["epsilon_if_the_noise_were_secure"] == reports[-1].epsilon
+    assert "epsilon" not in listed
+    list_(tmp_path)
+    assert "secure" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_page_is_written_about_a_run_whose_ledger_is_lost_or_cut_short(tmp_path: Path, lost: bool) -> None:
+    list(an_experiment(tmp_path, **CENTRAL).run())
+    path = tmp_path / "run" / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    if lost:
+        path.unlink()
+    with pytest.raises(StateError, match="ledger"):
+        read_run(tmp_path / "run")
 
 
 def test_a_delta_of_zero_is_refused_and_not_taken_for_none(tmp_path: Path) -> None:
