@@ -117,7 +117,8 @@ class SumResult:
     """The opened sum: int64 `[length]`, centered, with the opening applied.
 
     `transcript` is a 32-byte digest of what was opened for whom; `blamed` names clients whose messages were refused
-    and why: hints for a log, and no verdict, for a liar can make an honest client look bad; `caveats` are sentences on what this sum does not promise.
+    and why: hints for a log and no verdict, for a liar can make an honest client look bad; `caveats` are sentences on
+    what this sum does not promise.
     """
 
     total: Ints = field(repr=False)
