@@ -112,10 +112,10 @@ def test_idx_is_read_exactly() -> None:
         (idx(np.zeros((2, 3), np.uint8))[:5], "not a whole gzip"),
         (idx(np.zeros((3, 2), np.uint8)), "begins with"),
         (idx(np.zeros(6, np.uint8)), "begins with"),
-        (gzip.compress(struct.pack(">HBBII", 0, 9, 2, 2, 3) + bytes(6)), "begins with"),
-        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(5)), "fewer than"),
-        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(7)), "more than"),
-        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(1 << 20)), "more than"),
+        (gzip.compress(struct.pack(">HBBII", 0, 9, 2, 2, 3) + bytes(6), mtime=0), "begins with"),
+        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(5), mtime=0), "fewer than"),
+        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(7), mtime=0), "more than"),
+        (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(1 << 20), mtime=0), "more than"),
     ],
 )
 def test_malformed_idx_is_refused(content: bytes, words: str) -> None:
