@@ -29,7 +29,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -90,7 +90,7 @@ class HashChain:
                 self._found = self._kept
                 raise
         if not self._kept:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         self._kept += len(line)
         self._found = self._kept
         # The record is kept as it will be read back, so that a reader of either sees the same value.
@@ -125,7 +125,8 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk: a file that was made or renamed in it is found there after a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,6 +17,7 @@ from privfl.crypto.identity import (
 )
 from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, derive, framed
 from privfl.crypto.keystream import CHUNK_BYTES, add_keystreams
+from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.sealed import SEAL_OVERHEAD, TAG_BYTES, seal, tag, unseal
 from privfl.crypto.shamir import PRIME, SHARE_BYTES, Combiner, share_from_bytes, share_to_bytes, split
 from privfl.crypto.signing import SIGNATURE_BYTES, SigningKey, VerifyKey
@@ -37,6 +38,9 @@ __all__ = [
     "KeyDirectory",
     "MemoryDirectory",
     "SigningKey",
+    "TaskMemory",
+    "TasksInFolder",
+    "TasksInMemory",
     "VerifyKey",
     "add_keystreams",
     "check_key",

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from privfl.crypto.agreement import AgreementKey
 from privfl.crypto.kdf import check_key
+from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.signing import SigningKey, VerifyKey
 from privfl.errors import ConfigError, RemoteProtocolError, StateError
 from privfl.files import atomic_write, canonical_json
@@ -82,13 +83,15 @@ class Credentials:
     """One client's own keys.
 
     `signing` identifies it to the others and only signs; `box` receives sealed boxes where a scheme needs a standing
-    address; `session_key` is a 32-byte secret shared by the clients of one session, once it was dealt.
+    address; `session_key` is a 32-byte secret shared by the clients of one session, once it was dealt. `tasks` is what
+    they took part in: keep one object per client, or a memory that outlives it, so that no task is entered twice.
     """
 
     client: ClientId
     signing: SigningKey
     box: AgreementKey
     session_key: bytes | None = field(default=None, repr=False)
+    tasks: TaskMemory = field(default_factory=TasksInMemory, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.client < SERVER:
@@ -120,13 +123,18 @@ def save_credentials(path: Path, own: Credentials) -> None:
 
 
 def load_credentials(path: Path) -> Credentials:
-    """The keys that `save_credentials` wrote; raises `StateError` for any other file."""
+    """The keys that `save_credentials` wrote; raises `StateError` for any other file.
+
+    The tasks they take part in from now on are noted in a folder beside the file, `<its name>.tasks`, so that neither a
+    restart nor a second process enters one again.
+    """
     try:
         keys = _load(path, _CREDENTIALS_FORMAT)
         client = int(keys.pop("client"))
         secrets = {name: bytes.fromhex(value) for name, value in keys.items()}
         signing, box = SigningKey(secrets.pop("signing")), AgreementKey(secrets.pop("box"))
-        return Credentials(client, signing, box, **secrets)
+        tasks = TasksInFolder(path.with_name(path.name + ".tasks"))
+        return Credentials(client, signing, box, secrets.pop("session_key", None), tasks, **secrets)
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} is not a {_CREDENTIALS_FORMAT}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import tempfile
@@ -93,6 +94,7 @@ class Experiment:
             self._accountant(privacy.delta, "outsider")
             self._budget()
         self.reports: list[RoundReport] = []
+        self._evaluations = itertools.count()
 
     @classmethod
     def from_file(cls, path: Path | str, **settings: Any) -> Experiment:
@@ -127,6 +129,8 @@ class Experiment:
         another run, and `BudgetExceeded` before a round that could cost too much.
         """
         self._open_folder(resume=resume)
+        if resume:  # as after a restart: clients begin a round that was interrupted anew, with keys of a new session
+            self.scheme, self._credentials = build.build_sum(self.config, len(self.federation.clients))
         executor = build.build_executor(self.config, torch=self.config.model.kind in ("mlp", "cnn"))
         try:
             run = self._federated_run(executor)
@@ -157,7 +161,8 @@ class Experiment:
             tuple(range(len(self.federation.clients))),
             ring=EVALUATION_RING,
             bound=rows * self._row_bound(),
-            context=b"privfl/1 evaluate " + model_hash(model).encode(),
+            # Counted, for the model may be the one before: no client enters one task twice.
+            context=b"privfl/1 evaluate %d " % next(self._evaluations) + model_hash(model).encode(),
             credentials=self._credentials,
         )
 

@@ -1,9 +1,9 @@
 """A client's side: five messages out, four in, and the rules that no server can talk around.
 
-It answers each step once, in order, and any error ends it for good. It reveals shares for one list of survivors only,
-in one message: of each dealer either the share of its self-mask seed (if it survived) or that of its mask key (if it
-dropped out), so that no client ever gives both. In signed mode it does so only once `threshold` of its holders have
-signed that same list.
+It enters each task once (privfl/crypto/memory.py), answers each step once, in order, and any error ends it for good.
+It reveals shares for one list of survivors only, in one message: of each dealer either the share of its self-mask seed
+(if it survived) or that of its mask key (if it dropped out), so that no client ever gives both. In signed mode it does
+so only once `threshold` of its holders have signed that same list.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from privfl.crypto import (
     KeyDirectory,
     MemoryDirectory,
     SigningKey,
+    TaskMemory,
     add_keystreams,
     seal,
     share_from_bytes,
@@ -94,13 +95,14 @@ class MaskedClient:
         *,
         signing: SigningKey | None,
         directory: KeyDirectory | None,
+        tasks: TaskMemory | None,
         entropy: Entropy,
         threads: int,
     ) -> None:
         if terms.signed != (directory is not None) or terms.signed != (signing is not None):
             raise ConfigError("a signing key and a key directory belong to signed terms, and to no others")
         self._terms, self._me, self._session = terms, me, terms.digest()
-        self._signing = signing
+        self._signing, self._tasks = signing, tasks
         self._directory: KeyDirectory = MemoryDirectory({}) if directory is None else directory  # knows nobody
         self._entropy, self._threads = entropy, threads
         self._table = client_table(signed=terms.signed)
@@ -126,9 +128,19 @@ class MaskedClient:
         return self._state
 
     def start(self) -> bytes:
-        """The advertisement; raises `LocalProtocolError` unless it is the first call."""
+        """The advertisement; raises `LocalProtocolError` unless it is the first call.
+
+        Raises `PlanRejected` for a task that this client has begun before, and that ends the session. What is
+        remembered is the task, whatever the scheme, its thresholds or its graph.
+        """
         if self._state != "new":
             raise LocalProtocolError(f"start() in state {self._state!r}")
+        if self._tasks is not None:
+            try:
+                self._tasks.begin(self._terms.task.digest())
+            except BaseException:  # a task that could not be noted has not begun
+                self._abort()
+                raise
         public, signature = self._own.public, b""
         if self._signing is not None:
             signature = self._signing.sign(keys.ADVERTISE, self._session, keys.id_bytes(self._me), public)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from privfl.crypto import Credentials, KeyDirectory
+from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.ring import Ints
 from privfl.secagg.client import MaskedClient
@@ -77,11 +77,14 @@ class MaskedSum:
         policy: SumPolicy = SumPolicy(),
         opening: Opening = identity,
         entropy: Entropy = os.urandom,
+        tasks: TaskMemory | None = None,
     ) -> MaskedClient:
         """A client's session over int64 `[task.length]`, |entry| <= task.bound.
 
-        `credentials` are its `Credentials` in signed mode; the opening is the server's. Raises `ConfigError`, and
-        `PlanRejected` when the task or the thresholds are below `policy`.
+        `credentials` are its `Credentials` in signed mode; the opening is the server's. `tasks` remembers what this
+        client took part in, so that `start` refuses a task begun before; the credentials' own memory, if there are
+        credentials and no other is given. Raises `ConfigError`, and `PlanRejected` when the task or the thresholds are
+        below `policy`.
         """
         terms = self.terms(task)
         policy.check(task, threshold=terms.threshold)
@@ -89,8 +92,17 @@ class MaskedSum:
         if self._signed and (not isinstance(credentials, Credentials) or credentials.client != me):
             raise ConfigError(f"signed mode needs the credentials of client {me}")
         signing = credentials.signing if self._signed else None
+        if tasks is None and isinstance(credentials, Credentials):
+            tasks = credentials.tasks
         return MaskedClient(
-            terms, me, checked, signing=signing, directory=self._directory, entropy=entropy, threads=self._threads
+            terms,
+            me,
+            checked,
+            signing=signing,
+            directory=self._directory,
+            tasks=tasks,
+            entropy=entropy,
+            threads=self._threads,
         )
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> MaskedServer:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from privfl.crypto import Credentials, MemoryDirectory, generate_identities
+from privfl.crypto import Credentials, MemoryDirectory, TasksInMemory, generate_identities
 from privfl.errors import RemoteProtocolError
 from privfl.ring import Ints, Ring
 from privfl.secagg import MaskedClient, MaskedSum
@@ -36,8 +36,9 @@ class Play:
         self.uplink: dict[ClientId, bytes] = {}
 
     def client(self, client: ClientId, **changes: object) -> MaskedClient:
-        """A fresh session of `client`."""
-        settings: dict[str, object] = {"credentials": CREDENTIALS[client], "policy": SumPolicy(), **changes}
+        """A fresh session of `client`, which remembers no other task unless the test says so."""
+        fresh = {"credentials": CREDENTIALS[client], "policy": SumPolicy(), "tasks": TasksInMemory()}
+        settings: dict[str, object] = {**fresh, **changes}
         return self.scheme.client(self.task, client, self.vectors[client], **settings)  # type: ignore[arg-type]
 
     def start(self) -> Play:

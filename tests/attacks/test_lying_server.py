@@ -115,14 +115,6 @@ def test_both_share_types_in_two_sessions(play: Make) -> None:
     refuse(game, 0, other.mail[0])
 
 
-def test_one_task_twice_opens_two_sums(play: Make) -> None:
-    """Why no client may enter one task twice: fresh secrets or not, two honest sums differ by the victim's vector."""
-    everybody, without = play(), play().until(2).answer().send(silent=frozenset({4}))
-    assert everybody.session == without.session
-    victim = everybody.start().finish() - without.finish()
-    np.testing.assert_array_equal(victim, everybody.vectors[4])
-
-
 def test_second_chance_after_a_directory_that_failed() -> None:
     """Whatever goes wrong on the client's side while it reads a message, the server gets no second try at it."""
 

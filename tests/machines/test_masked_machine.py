@@ -7,8 +7,10 @@ import dataclasses
 import hashlib
 import itertools
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -32,6 +34,8 @@ from privfl.wire import HEADER_BYTES
 
 CLIENTS = (0, 3, 4, 9)
 CREDENTIALS, DIRECTORY = generate_identities(CLIENTS)
+# One task is played many times here, which no client's own memory would allow.
+CREDENTIALS = {client: replace(own, tasks=Mock()) for client, own in CREDENTIALS.items()}
 SCHEMES = {"signed": MaskedSum(DIRECTORY), "semi-honest": MaskedSum(mode="semi-honest")}
 TASK = SumTask(b"machine", CLIENTS, 2, 3, Ring(24), 1000)
 VECTORS = {c: np.array([c, -c, 1]) for c in CLIENTS}
@@ -234,5 +238,12 @@ def test_sessions_check_that_keys_and_terms_fit() -> None:
             MaskedServer(terms, directory=directory, opening=identity, threads=1)
         with pytest.raises(ConfigError, match="signed terms"):
             MaskedClient(
-                terms, 0, VECTORS[0], signing=None, directory=directory, entropy=lambda n: bytes(range(n)), threads=1
+                terms,
+                0,
+                VECTORS[0],
+                signing=None,
+                directory=directory,
+                tasks=None,
+                entropy=lambda n: bytes(range(n)),
+                threads=1,
             )

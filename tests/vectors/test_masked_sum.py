@@ -60,6 +60,7 @@ def client(told: dict[str, Any], me: int, party: dict[str, Any]) -> MaskedClient
         np.array(party["vector"], np.int64),
         signing=SigningKey(bytes.fromhex(party["signing_seed"])) if told["parameters"]["signed"] else None,
         directory=directory(told),
+        tasks=None,
         entropy=Recorded(party["entropy"]),
         threads=1,
     )

@@ -88,7 +88,7 @@ def outcome(terms: Terms, vectors: Any, silent: Any, *, ours: Any, our_server: b
             signing = SIGNING[c] if terms.signed else None
             vector = np.array(vectors[c])
             sessions[c] = MaskedClient(
-                terms, c, vector, signing=signing, directory=directory, entropy=entropy, threads=1
+                terms, c, vector, signing=signing, directory=directory, tasks=None, entropy=entropy, threads=1
             )
         else:
             sessions[c] = REF.Client(theirs, c, vectors[c], seed=seeds[c], directory=public, entropy=entropy)

@@ -1,0 +1,96 @@
+"""What an identity has taken part in, so that nobody gets it to take part in one task twice.
+
+All secrets of a sum are made for that sum, so a second session of a task shares none with the first; but two sums of
+one task over sets of survivors that differ by one client differ by that client's vector. A client therefore notes
+every task before it says its first word in it, and refuses it ever after. Nothing is forgotten to make room: an old
+task that could be asked for again is what the memory is there to stop. At `capacity` every further task is refused;
+go on with new credentials then, and with contexts that cannot have been used before.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from privfl.errors import ConfigError, PlanRejected
+from privfl.files import sync_folder
+
+CAPACITY: Final = 1 << 20
+"""Tasks of one identity: one a minute for two years, some 100 MB in memory at last."""
+
+_NAME_BYTES: Final = 32
+
+
+class TaskMemory(Protocol):
+    """Remembers the tasks that a client has begun. An embedding application may keep them in a database of its own."""
+
+    def begin(self, task: bytes) -> None:
+        """Note the task with this digest (32 bytes), durably; raise `PlanRejected` if it was noted before."""
+        ...
+
+
+class TasksInMemory:
+    """Lives as long as the process: what `Credentials` hold unless they are given another one."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = _checked(capacity)
+        self._tasks: dict[bytes, object] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, task: bytes) -> None:
+        """Note a task; raises `PlanRejected` for one that was begun before, and at `capacity`."""
+        mine = object()
+        # The first of several threads finds its own object; the others find that one too.
+        if task not in self._tasks:
+            _check_room(len(self._tasks), self._capacity)
+        if self._tasks.setdefault(task, mine) is not mine:
+            raise PlanRejected(_AGAIN)
+
+
+class TasksInFolder:
+    """Survives restarts, and is shared by all processes that use the same folder: one empty file for each task.
+
+    Its name is the task's digest in hexadecimal; that a file is made only if there is none is what the file system
+    guarantees, and no crash leaves half of one. The folder is on the disk before `begin` returns.
+    """
+
+    def __init__(self, folder: Path, capacity: int = CAPACITY) -> None:
+        self._folder, self._capacity = folder, _checked(capacity)
+        self._count: int | None = None
+
+    def begin(self, task: bytes) -> None:
+        """Note a task; raises `PlanRejected` for one that was begun before, and at `capacity`.
+
+        An `OSError` means that the task could not be noted: then it has not begun.
+        """
+        if len(task) != _NAME_BYTES:
+            raise ConfigError(f"a task's digest has {_NAME_BYTES} bytes, not {len(task)}")
+        if self._count is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._count = sum(1 for _ in self._folder.iterdir())
+        path = self._folder / task.hex()
+        if not path.exists():
+            _check_room(self._count, self._capacity)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError as error:
+            raise PlanRejected(_AGAIN) from error
+        self._count += 1
+        sync_folder(self._folder)
+
+
+_AGAIN: Final = "this client has taken part in this task before; a new attempt is a new context"
+
+
+def _checked(capacity: int) -> int:
+    if capacity < 1:
+        raise ConfigError(f"a memory holds at least 1 task, not {capacity}")
+    return capacity
+
+
+def _check_room(held: int, capacity: int) -> None:
+    if held >= capacity:
+        raise PlanRejected(f"{held} tasks were begun, and this memory holds {capacity}: go on with new credentials")
