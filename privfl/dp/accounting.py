@@ -316,8 +316,6 @@ def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit)
         found.append(NOISE_TELLS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
         found.append("the participant's own noise and that of the tolerated colluders is not counted")
-    if observer == "participant" and any(r.placement == "central" and r.server_sees == "ciphertexts" for r in releases):
-        found.append("a participant that was dealt the key of an encrypted sum is a key holder, and has its epsilon")
     if observer != "outsider":
         found.append("without amplification by sampling, for the client that took part most")
     return found

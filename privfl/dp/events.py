@@ -123,8 +123,12 @@ def _unbounded(release: Release, observer: Observer) -> str:
     opener: Observer = "key_holder" if release.server_sees == "ciphertexts" else "server"
     if observer == "key_holder" and opener != "key_holder":
         raise UnsupportedRelease(f"{where}: there is no key holder in this sum; ask for the server's epsilon")
-    if release.placement == "central" and observer == opener:
-        return f"{where}: the {observer} opened the sum before its noise was added"
+    if release.placement == "central":
+        if observer == opener:
+            return f"{where}: the {observer} opened the sum before its noise was added"
+        if observer == "participant" and opener == "key_holder":
+            # Any of them may open, and the noise is derived from a key that all of them were dealt.
+            return f"{where}: a participant of an encrypted sum is a key holder, and knows the sum before its noise"
     if release.placement == "distributed" and observer == "server" and release.server_sees == "vectors":
         return f"{where}: the server saw single vectors, which carry only a share of the noise"
     return ""

@@ -197,7 +197,12 @@ def test_a_client_whose_update_is_not_finite_contributes_zeros():
 
 
 def test_whoever_sees_a_sum_before_its_noise_gets_infinity():
-    for sees, observer in (("sum", "server"), ("vectors", "server"), ("ciphertexts", "key_holder")):
+    for sees, observer in (
+        ("sum", "server"),
+        ("vectors", "server"),
+        ("ciphertexts", "key_holder"),
+        ("ciphertexts", "participant"),
+    ):
         report = Accountant(UNIT, DELTA, observer=observer).report([release(server_sees=sees)])
         assert report.epsilon == math.inf
         assert report.as_dict()["epsilon"] == "infinity"

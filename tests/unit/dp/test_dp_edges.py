@@ -115,7 +115,7 @@ def test_events_of_rows_draw_anew_in_each_attempt():
     steps = [release(sampling=Poisson(0.1), count=5), release(attempt=1, sampling=Poisson(0.1), count=5)]
     (profile,) = exposure(steps, rows, "outsider").profiles
     assert profile == Counter({gaussian_event(3.0, Poisson(0.1)): 10})
-    (known,) = exposure(steps, rows, "participant").profiles
+    (known,) = exposure(steps, rows, "server").profiles
     assert known == Counter({gaussian_event(3.0): 10})
     with pytest.raises(UnsupportedRelease, match="cannot share"):
         Accountant(UNIT, 1e-5).report(steps)
@@ -123,9 +123,9 @@ def test_events_of_rows_draw_anew_in_each_attempt():
 
 def test_releases_that_withhold_participants():
     open_to_all = [release(participants=None), release(1)]
-    report = Accountant(UNIT, 1e-5, observer="participant").report(open_to_all)
+    report = Accountant(UNIT, 1e-5, observer="server").report(open_to_all)
     assert report.epsilon == what_if(sampling=Everyone(), noise_multiplier=3.0, rounds=2, delta=1e-5).epsilon
-    assert Accountant(UNIT, 1e-5, observer="participant").report([]).epsilon == 0.0
+    assert Accountant(UNIT, 1e-5, observer="server").report([]).epsilon == 0.0
     assert Accountant(UNIT, 1e-5).report([]).epsilon == 0.0
 
 
@@ -135,7 +135,7 @@ def test_the_worst_of_several_profiles_counts():
         release(1, participants=(2,), declared_stddev=1.0),
         release(2, participants=(1, 3)),
     ]
-    report = Accountant(UNIT, 1e-5, observer="participant").report(mixed)
+    report = Accountant(UNIT, 1e-5, observer="server").report(mixed)
     assert report.epsilon == what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=1e-5).epsilon
 
 
@@ -258,3 +258,9 @@ def test_a_missing_extra_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(MissingExtra, match=r"privfl\[dp\]"):
         compose(Counter({gaussian_event(2.0, Poisson(0.123)): 1}), UNIT, 1e-5)
+
+
+@pytest.mark.parametrize(("sees", "finite"), [("vectors", True), ("sum", True), ("ciphertexts", False)])
+def test_central_noise_against_a_participant_depends_on_who_holds_a_key(sees, finite):
+    report = Accountant(UNIT, 1e-5, observer="participant").report([release(server_sees=sees)])
+    assert np.isfinite(report.epsilon) == finite
