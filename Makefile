@@ -14,7 +14,7 @@ test: $(VENV)/.all ## the test suite
 	$(BIN)/python -m pytest -n 2 --ignore tests/notebooks
 
 test-slow: $(VENV)/.all ## MNIST, kill tests, long fuzzing, statistics
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
 
 setup: $(VENV)/.all ## everything installed, nothing run
 

@@ -1,9 +1,9 @@
 """The demonstration: ten hospitals train on breast-cancer data that never leaves them, and two of them drop out.
 
 What it shows is not staged: it is an `Experiment` as anybody can configure it, with secure noise and a ledger, and its
-accuracy is another one each time. Its settings, and the default seed that deals the rows out, were chosen once, by
-simulation: in 400 draws of the noise accuracy was 0.971 on average, with a deviation of 0.005, and never below 0.947.
-Other seeds deal out other test rows, on which even the pooled model lies between 0.94 and 0.98.
+accuracy is another one each time. Its settings were chosen once, by simulation. With the default seed, in 100 draws of
+the noise, accuracy was 0.966 on average, with a deviation of 0.006, and never below 0.951; over 100 seeds, which deal
+the rows out otherwise, it was 0.964 on average, with a deviation of 0.013, and 99 times above 0.93.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from privfl.fl.run import RoundReport
 from privfl.sums import Drop
 from privfl.wire import ClientId
 
-SEED: Final = 4
+SEED: Final = 0
 
 Scheme = Literal["plain", "masked", "ckks"]
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
@@ -57,9 +57,10 @@ def demo_config(scheme: Scheme = "masked", seed: int = SEED) -> Config:
         {
             "data.name": "breast_cancer",
             "data.clients": 10,
-            "data.partition": "dirichlet:1",
+            "data.partition": "dirichlet:2",
             "data.least": 20,
             "data.test": "public",
+            "data.test_fraction": 0.4,
             "data.standardize": "public",
             "client.learning_rate": 1.0,
             "client.steps": 40,
