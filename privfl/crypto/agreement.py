@@ -18,10 +18,15 @@ class AgreementKey:
 
     secret: bytes = field(repr=False)
     public: bytes = field(init=False)
+    _key: X25519PrivateKey = field(init=False, repr=False, compare=False)  # making it costs as much as an exchange
 
     def __post_init__(self) -> None:
-        private = X25519PrivateKey.from_private_bytes(check_key(self.secret, "an X25519 secret"))
-        object.__setattr__(self, "public", private.public_key().public_bytes_raw())
+        key = X25519PrivateKey.from_private_bytes(check_key(self.secret, "an X25519 secret"))
+        object.__setattr__(self, "_key", key)
+        object.__setattr__(self, "public", key.public_key().public_bytes_raw())
+
+    def __reduce__(self) -> tuple[type[AgreementKey], tuple[bytes]]:
+        return AgreementKey, (self.secret,)
 
     @classmethod
     def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> AgreementKey:
@@ -38,6 +43,6 @@ class AgreementKey:
             raise RemoteProtocolError(f"an X25519 key has {KEY_BYTES} bytes, not {len(public)}", sender=sender)
         try:
             peer = X25519PublicKey.from_public_bytes(bytes(public))
-            return X25519PrivateKey.from_private_bytes(self.secret).exchange(peer)
+            return self._key.exchange(peer)
         except ValueError as error:  # the exchange came out as zero
             raise RemoteProtocolError("an X25519 key is a point of low order", sender=sender) from error
