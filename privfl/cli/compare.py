@@ -15,7 +15,7 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
-from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize
+from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize, who_sees
 from privfl.files import atomic_write, canonical_json
 
 EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
@@ -24,14 +24,17 @@ EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2
 def compare(
     *,
     data: Annotated[str, typer.Option("--data", help="digits, breast_cancer, heart, adult or mnist.")] = "digits",
-    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients.")] = 40,
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients.")] = 32,
     partition: Annotated[str, typer.Option("--partition", help="How rows are dealt out.")] = "dirichlet:1",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 10,
     epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
     sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = "plain,masked,ckks",
     folder: Annotated[str | None, typer.Option("--folder", help="The data folder, or PRIVFL_DATA.")] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Where results go.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Arms run at a time; as many as there are cores by default.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted comparison.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -40,28 +43,29 @@ def compare(
         data, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
     )
     place = to or Path("compare") / data
-    cells = _follow(comparison, place, resume=resume, quiet=as_json)
+    cells = _follow(comparison, place, resume=resume, workers=workers, quiet=as_json)
     rows = summarize(comparison, cells)
     files = _write(comparison, cells, rows, place)
     if as_json:
         print_json(as_record(comparison, rows) | {"files": [str(path) for path in files]})
         return
     output().print(_table(comparison, rows))
-    output().print(facts_table("Who sees what", _seen(rows)))
+    output().print(facts_table("Who sees what", who_sees(rows)))
     output().print(WARNING, soft_wrap=True)
     for path in files:
         output().print(str(path.resolve()), markup=False, soft_wrap=True)
 
 
-def _follow(comparison: Comparison, place: Path, *, resume: bool, quiet: bool) -> list[Cell]:
+def _follow(comparison: Comparison, place: Path, *, resume: bool, workers: int | None, quiet: bool) -> list[Cell]:
     cells: list[Cell] = []
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task("training", total=len(comparison.cells()))
-        for cell in run_comparison(comparison, place, resume=resume):
+        for cell in run_comparison(comparison, place, resume=resume, workers=workers):
             cells.append(cell)
             progress.update(task, advance=1, description=f"{cell.arm}, seed {cell.seed}: {cell.accuracy:.3f}")
-    return cells
+    order = {(arm.name, seed): at for at, (arm, seed) in enumerate(comparison.cells())}
+    return sorted(cells, key=lambda cell: order[cell.arm, cell.seed])
 
 
 def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], place: Path) -> list[Path]:
@@ -93,14 +97,6 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
             *moved,
         )
     return table
-
-
-def _seen(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(arms, what they show to whom), arms that show the same in one line."""
-    seen: dict[str, list[str]] = {}
-    for row in rows:
-        seen.setdefault(row.sees, []).append(row.arm)
-    return [(arms[0] if len(arms) == 1 else f"{arms[0]} ... {arms[-1]}", what) for what, arms in seen.items()]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,19 +17,22 @@ from typing import Any, Final
 
 import numpy as np
 
+from privfl.data import Dataset, load
 from privfl.dp import Everyone, calibrate
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
+from privfl.experiment.pieces import do_pieces, usable_cores
 from privfl.files import atomic_write, canonical_json
 
 RESULTS: Final = "cells.jsonl"
+SCRATCH: Final = ".runs-"
 DELTA: Final = 1e-5
 SCHEMES: Final = ("plain", "masked", "ckks")
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "digits": {"client.learning_rate": 0.05},
+    "digits": {"client.learning_rate": 0.1},
     "breast_cancer": {"data.standardize": "public", "client.learning_rate": 1.0, "data.least": 10},
     "heart": {"data.standardize": "local", "client.learning_rate": 0.05},
     "adult": {"data.standardize": "local", "client.learning_rate": 0.1},
@@ -74,9 +79,9 @@ class Comparison:
     """
 
     data: str = "digits"
-    clients: int = 40
+    clients: int = 32
     partition: str = "dirichlet:1"
-    rounds: int = 8
+    rounds: int = 10
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     seeds: int = 3
     sums: tuple[str, ...] = SCHEMES
@@ -101,7 +106,7 @@ class Comparison:
         arms.append(Arm(f"local DP, noise of {largest:g}", "local DP", _private("local", noise[largest]), largest))
         distributed = _private("distributed", noise[largest]) | {"cohort.min_survivors": 0.9, "sum.scheme": "masked"}
         arms.append(Arm(f"distributed DP, noise of {largest:g}", "distributed", distributed, largest))
-        arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums if name != "plain"]
+        arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums]
         return arms
 
     def cells(self) -> list[tuple[Arm, int]]:
@@ -130,9 +135,13 @@ class Comparison:
         return calibrate(epsilon=epsilon, delta=DELTA, sampling=Everyone(), rounds=self.rounds).noise_multiplier
 
 
-def run_comparison(comparison: Comparison, folder: Path, *, resume: bool = False) -> Iterator[Cell]:
-    """Yield every cell, those that `folder` holds already first; each is on the disk before it is yielded.
+def run_comparison(
+    comparison: Comparison, folder: Path, *, resume: bool = False, workers: int | None = None
+) -> Iterator[Cell]:
+    """Yield every cell as it is ready, those that `folder` holds already first; each is on the disk before.
 
+    `workers` processes run arms at the same time (None: as many as there are cores). What a sum costs is measured when
+    all others are done, one after the other, so that the seconds are those of a machine that does nothing else.
     Raises `ConfigError` where a comparison is there and `resume` is not asked for, `StateError` where it is another.
     """
     path = folder / RESULTS
@@ -143,19 +152,38 @@ def run_comparison(comparison: Comparison, folder: Path, *, resume: bool = False
     done = {(cell.arm, cell.seed) for cell in found}
     yield from found
     folder.mkdir(parents=True, exist_ok=True)
-    for arm, seed in comparison.cells():
-        if (arm.name, seed) in done:
-            continue
-        found.append(_run(comparison.config(arm, seed), arm, seed))
-        lines = [header, *(asdict(cell) for cell in found)]
-        atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines))
-        yield found[-1]
+    for left in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of one that was killed
+    cells = [(arm, seed) for arm, seed in comparison.cells() if (arm.name, seed) not in done]
+    if not cells:
+        return
+    dataset = load(comparison.data, comparison.folder)  # once: workers share it
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+
+        def work(number: int) -> Any:
+            arm, seed = cells[number]
+            return asdict(_run(comparison.config(arm, seed), arm, seed, dataset, Path(scratch)))
+
+        together = [at for at, (arm, _) in enumerate(cells) if arm.kind != "sum"]
+        # The longest come first, so that no worker is left with one of them at the end.
+        together.sort(key=lambda at: cells[at][0].kind != "distributed")
+        alone = [at for at, (arm, _) in enumerate(cells) if arm.kind == "sum"]
+        for numbers, processes in ((together, usable_cores() if workers is None else workers), (alone, 1)):
+            for _, record in do_pieces(work, numbers, processes):
+                found.append(_cell(record))
+                lines = [header, *(asdict(cell) for cell in found)]
+                atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines))
+                yield found[-1]
+
+
+def _cell(record: Mapping[str, Any]) -> Cell:
+    return Cell(**{**record, "curve": tuple(record["curve"])})
 
 
 def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
     try:
         first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        cells = [Cell(**(line | {"curve": tuple(line["curve"])})) for line in lines]
+        cells = [_cell(line) for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} does not hold a comparison: {error}") from error
     if first != header:
@@ -163,8 +191,8 @@ def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
     return cells
 
 
-def _run(config: Config, arm: Arm, seed: int) -> Cell:
-    experiment = Experiment(config)
+def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> Cell:
+    experiment = Experiment(config, data=dataset, runs=runs)
     if arm.kind in ("pooled", "local"):
         metrics = baselines.pooled(experiment) if arm.kind == "pooled" else baselines.local(experiment)
         return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "")
@@ -206,7 +234,7 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
     """One row an arm, in the arms' order; epsilon is the largest over the seeds."""
     rows = []
     for arm in comparison.arms():
-        own = [cell for cell in cells if cell.arm == arm.name]
+        own = sorted((cell for cell in cells if cell.arm == arm.name), key=lambda cell: cell.seed)
         if not own:
             continue
         accuracy = [cell.accuracy for cell in own]
@@ -246,6 +274,17 @@ def _sees(arm: Arm) -> str:
         "masked": "the server sees the exact sum only",
         "ckks": "the server sees ciphertexts and the opened sum; key-holding clients could read updates",
     }[str(scheme)]
+
+
+def who_sees(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(arms, what they show to whom): arms that show the same in one line, those that differ in epsilon as one."""
+    seen: dict[str, list[str]] = {}
+    for row in rows:
+        name = "central DP" if row.arm.startswith("central DP") else row.arm.partition(", noise")[0]
+        names = seen.setdefault(row.sees, [])
+        if name not in names:
+            names.append(name)
+    return [(", ".join(names), what) for what, names in seen.items()]
 
 
 def as_record(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:

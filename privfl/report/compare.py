@@ -7,11 +7,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 
-from privfl.experiment.compare import WARNING, Cell, Comparison, Row, summarize
+from privfl.experiment.compare import WARNING, Cell, Comparison, Row, summarize, who_sees
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, save, style, whole_numbers
 
@@ -76,8 +77,8 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
 
 
 def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
-    names = {"FedAvg": "plain", "masked sum": "masked", "ckks sum": "ckks"}
-    own = [row for row in rows if row.arm in names and names[row.arm] in comparison.sums]
+    names = {f"{name} sum": name for name in comparison.sums}
+    own = [row for row in rows if row.arm in names]
     x = np.arange(len(own))
     size = [row.bytes_up / 1000 / comparison.clients for row in own]
     left = axes.bar(x - 0.2, size, 0.36, color=BLUE, label="kB up a client (left axis)")
@@ -96,11 +97,7 @@ def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
 def _sees(axes: Any, rows: Sequence[Row]) -> None:
     axes.axis("off")
     axes.set_title("Who sees what", loc="left", fontsize=11, fontweight="bold")
-    seen: dict[str, list[str]] = {}
-    for row in rows:
-        seen.setdefault(row.sees, []).append(row.arm.split(", noise")[0])
-    lines = []
-    for what, arms in seen.items():
-        shown = arms if len(arms) < 4 else [arms[0], "...", arms[-1]]
-        lines.append(f"{', '.join(shown)}:\n    {what}")
+    lines = [
+        f"{arms}:\n{fill(what, 62, initial_indent='    ', subsequent_indent='    ')}" for arms, what in who_sees(rows)
+    ]
     axes.text(0.0, 0.96, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.5, transform=axes.transAxes)
