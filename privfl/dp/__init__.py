@@ -2,7 +2,7 @@
 
 from privfl.dp.accounting import Accountant, Budget, discrete_gaussian_epsilon
 from privfl.dp.adaptive import AdaptiveClip
-from privfl.dp.blocks import Segment, l1_bound, norm_bound
+from privfl.dp.blocks import Segment, l1_bound, norm_bound, side_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
 from privfl.dp.discrete_gaussian import discrete_gaussian
 from privfl.dp.ledger import Ledger, Token, combined
@@ -71,6 +71,7 @@ __all__ = [
     "over_rounds",
     "rounded_gaussian",
     "seeded_entropy",
+    "side_bound",
     "skellam",
     "skellam_reach",
     "what_if",

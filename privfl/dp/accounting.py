@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.events import EVERYONE, Event, Profile, exposure
+from privfl.dp.events import EVERYONE, Event, Profile, exposure, known_sampling
 from privfl.dp.gaussian import gaussian_epsilon
 from privfl.dp.profiles import fixed_size_delta, profile_reach
 from privfl.dp.rdp import NAME as RDP
@@ -114,7 +114,7 @@ class Accountant:
         return worst, accountant, "", profile
 
 
-DROPOUTS: Final = "assumes that who drops out does not depend on the data"
+DROPOUTS: Final = "assumes that who drops out depends neither on the data nor on who else was drawn"
 
 
 class Budget:
@@ -291,29 +291,29 @@ def _check_event(event: Event, unit: PrivacyUnit) -> None:
 def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
     """What can be promised of `unit`: add_remove becomes zero_out against whoever can tell that a unit was absent.
 
-    That is whoever knows the cohort; and everybody where clients bring the noise themselves (distributed or local),
-    because one client less is less noise, which no shift of the sum accounts for.
+    That is whoever knows the cohort; and everybody where each client brings a whole noise of its own (local), because
+    one client less is less noise then, which no shift of the sum accounts for. Shares of distributed noise have one
+    variance together whatever the cohort is, which an outsider does not know.
     """
-    carried = any(placement in ("distributed", "local") for placement in placements)
+    carried = any(placement == "local" for placement in placements)
     if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
         return PrivacyUnit(unit.level, "zero_out")
     return unit
 
 
-PUBLIC_COUNTS: Final = (
-    "assumes that the number of clients is public, and that a round skipped for too few survivors tells nothing: "
-    "zero_out needs neither"
+PUBLIC_COUNTS: Final = "assumes that the number of clients is public"
+SKIPS: Final = (
+    "assumes that no round turns on one client to have enough survivors: that a round was skipped tells how many were "
+    "drawn"
 )
-NOISE_TELLS: Final = "assumes that the amount of noise, which grows with the cohort, does not tell how large it was"
 
 
 def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit) -> list[str]:
     found = []
     if unit.level == "client" and unit.adjacency == "add_remove":
         found.append(PUBLIC_COUNTS)
-    carried = [r for r in releases if r.placement in ("distributed", "local")]
-    if observer == "outsider" and any(not isinstance(r.sampling, Everyone) for r in carried):
-        found.append(NOISE_TELLS)
+    if observer == "outsider" and any(known_sampling(r.placement, r.sampling) != EVERYONE for r in releases):
+        found.append(SKIPS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
         found.append("the participant's own noise and that of the tolerated colluders is not counted")
     if observer != "outsider":
@@ -324,7 +324,8 @@ def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit)
 def _sampling_in_words(releases: Sequence[Release], observer: Observer) -> str:
     if observer != "outsider":
         return "the observer knows who took part: no amplification"
-    return "; ".join(dict.fromkeys(r.sampling.describe() for r in releases)) or "no round"
+    known = (known_sampling(r.placement, r.sampling).describe() for r in releases)
+    return "; ".join(dict.fromkeys(known)) or "no round"
 
 
 def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:

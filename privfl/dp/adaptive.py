@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from privfl.codec import FixedPoint
-from privfl.dp.blocks import Segment
+from privfl.dp.blocks import DEVIATION, Segment, side_bound
 from privfl.dp.clip import FlatClip
 from privfl.dp.unit import check_count, check_positive
 from privfl.errors import ConfigError
@@ -57,23 +58,22 @@ class AdaptiveClip:
         denominator: float,
         quantile: float = 0.5,
         learning_rate: float = 0.2,
-        deviation: float = 0.05,
+        deviation: float = DEVIATION,
+        others: int = 0,
     ) -> AdaptiveClip:
         """With an indicator scaled so that the noisy quantile has a deviation of at most about `deviation` (1/20).
 
-        That takes S = noise_multiplier * sqrt(units^2 + (s/2)^2) and S/s = deviation * denominator together, and
-        raises `ConfigError` when the cohort is too small for it.
+        `others`: further blocks of the vector with the bound that the indicator gets; see `side_bound`. Raises
+        `ConfigError` when the cohort is too small.
         """
-        check_positive("noise_multiplier", noise_multiplier)
-        check_positive("deviation", deviation)
-        left = (deviation * denominator) ** 2 - (noise_multiplier / 2) ** 2
-        if left <= 0:
-            raise ConfigError(
-                f"a cohort of {denominator:g} cannot tell its quantile to {deviation:g} under a noise multiplier of "
-                f"{noise_multiplier:g}: allow a deviation above {noise_multiplier / (2 * denominator):.3g}"
-            )
-        half = noise_multiplier * units / math.sqrt(left) / 2
-        return cls(clip_norm, units, 2 * max(1, math.ceil(half)), denominator, quantile, learning_rate)
+        half = side_bound(
+            units,
+            noise_multiplier=noise_multiplier,
+            denominator=denominator,
+            deviation=deviation,
+            blocks=1 + others,
+        )
+        return cls(clip_norm, units, 2 * half, denominator, quantile, learning_rate)
 
     @property
     def clip(self) -> FlatClip:
@@ -81,13 +81,19 @@ class AdaptiveClip:
         return FlatClip(self.clip_norm)
 
     def codec(self, ring: Ring) -> FixedPoint:
-        """This round's codec: `units` per clip norm."""
-        return FixedPoint(self.units / self.clip_norm, ring)
+        """This round's codec: `units` per clip norm, and never more, so that no integer norm exceeds `units`."""
+        scale = self.units / self.clip_norm
+        if Fraction(scale) * Fraction(self.clip_norm) > self.units:
+            scale = math.nextafter(scale, 0.0)
+        return FixedPoint(scale, ring)
 
     def segments(self, length: int) -> tuple[Segment, Segment]:
-        """The vector's blocks: an update of `length` entries, and the indicator."""
+        """The vector's blocks: an update of `length` entries in units of the clip norm, and the indicator.
+
+        They are the same in every round, to the last bit, and with them the noise and what it costs.
+        """
         return (
-            Segment("update", length, self.units / self.clip_norm, self.clip_norm),
+            Segment("update", length, float(self.units), 1.0),
             Segment(BLOCK, 1, float(self.indicator_units), 0.5),
         )
 

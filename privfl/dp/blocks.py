@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from privfl.dp.unit import check_count, check_positive
 from privfl.errors import ConfigError
+
+DEVIATION: Final = 0.05
+"""How well the noisy mean of a side block is known, in units of its range, unless said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,32 @@ class Segment:
     def noise_multiplier(self, noise_stddev: float) -> float:
         """z_b = S/(s_b c_b) of this block under noise of `noise_stddev` integer units."""
         return noise_stddev / self.norm_bound
+
+
+def side_bound(
+    units: int, *, noise_multiplier: float, denominator: float, deviation: float = DEVIATION, blocks: int = 1
+) -> int:
+    """The integer bound h of each of `blocks` single entries beside an update of norm `units`, under one noise.
+
+    A mean of such entries over `denominator`, in units of their range 2h, gets noise of deviation `deviation` at most:
+    S = z sqrt(units^2 + blocks h^2) and S/(2h) = deviation*denominator together. Raises `ConfigError` when the cohort
+    is too small for that.
+    """
+    for name, value in (
+        ("noise_multiplier", noise_multiplier),
+        ("denominator", denominator),
+        ("deviation", deviation),
+    ):
+        check_positive(name, value)
+    check_count("units", units)
+    left = 4 * (deviation * denominator) ** 2 - blocks * noise_multiplier**2
+    if left <= 0:
+        least = math.sqrt(blocks) * noise_multiplier / (2 * denominator)
+        raise ConfigError(
+            f"a cohort of {denominator:g} cannot tell a mean to {deviation:g} of its range under a noise multiplier of "
+            f"{noise_multiplier:g}: allow a deviation above {least:.3g}"
+        )
+    return max(1, math.ceil(noise_multiplier * units / math.sqrt(left)))
 
 
 def norm_bound(segments: Sequence[Segment]) -> float:

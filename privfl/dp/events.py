@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.dp.release import Law, Release
+from privfl.dp.release import Law, Placement, Release
 from privfl.dp.unit import (
     OBSERVERS,
     Everyone,
@@ -74,6 +74,15 @@ def gaussian_event(noise_multiplier: float, sampling: Sampling = EVERYONE) -> Ev
     return Event((Noise("rounded_gaussian", noise_multiplier),), sampling)
 
 
+def known_sampling(placement: Placement, sampling: Sampling) -> Sampling:
+    """How a cohort was drawn, as far as it protects against an outsider.
+
+    Local noise grows with the cohort, so that a sum of many entries tells how large that was, and with it what
+    sampling should hide: no amplification is claimed.
+    """
+    return EVERYONE if placement == "local" else sampling
+
+
 def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer) -> Exposure:
     """What `observer` can use.
 
@@ -89,7 +98,10 @@ def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer)
     if observer == "outsider":
         profile: Profile = Counter()
         for looks in _by_draw(releases, unit):
-            profile[_event(looks, _one_sampling(looks))] += looks[0].count
+            sampling = _one_sampling(looks)
+            if any(known_sampling(look.placement, sampling) == EVERYONE for look in looks):
+                sampling = EVERYONE
+            profile[_event(looks, sampling)] += looks[0].count
         return Exposure((profile,))
     if unit.level == "sample":
         # Whoever knows the batches knows in which steps a row was: the worst row is in all of them.

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
+
+import numpy as np
 
 from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
@@ -38,7 +40,10 @@ class Mechanism:
 
     `central`: rounded Gaussian noise where the sum is opened. `distributed`: Skellam shares inside the sum, sized so
     that `least survivors - 1 - colluders` of them reach the declared noise: an observer subtracts its own share, and
-    the `colluders` theirs. `local`: each contribution carries the whole noise. `none`: no noise and no claim.
+    the `colluders` theirs. All shares of a cohort together have one variance, whatever its size, and the opener puts
+    the shares of those who fell silent back: so the noise that an outsider meets tells nothing of the cohort, on which
+    amplification by sampling rests (protocols/privacy-ledger, section 7). `local`: each contribution carries the
+    whole noise. `none`: no noise and no claim.
     `discrete`: central and local noise is discrete Gaussian (Canonne et al. 2020), whose accounting is looser.
     `source`: "secure" noise comes from the operating system's generator and never repeats; "simulation" noise is
     reproducible, and its figure is only "epsilon if the noise were secure".
@@ -63,10 +68,14 @@ class Mechanism:
         if not isinstance(self.colluders, int) or self.colluders < 0:
             raise ConfigError(f"colluders must be an integer of at least 0, not {self.colluders!r}")
 
-    def plan(self, segments: Sequence[Segment], *, cohort: int, min_survivors: int) -> NoisePlan:
-        """This mechanism in integer units, for contributions made of `segments`.
+    def plan(
+        self, segments: Sequence[Segment], *, cohort: int, min_survivors: int, survivor_share: float | None = None
+    ) -> NoisePlan:
+        """This mechanism in integer units, for contributions made of `segments`, and cohorts of up to `cohort`.
 
-        Raises `ConfigError` when no share would be left beside those of the observer and the colluders.
+        Of a cohort of k, max(`min_survivors`, ceil(`survivor_share` k)) must survive; without a share it is
+        min_survivors/cohort. Raises `ConfigError` when no share would be left beside those of the observer and the
+        colluders.
         """
         check_count("cohort", cohort)
         check_count("min_survivors", min_survivors)
@@ -78,17 +87,38 @@ class Mechanism:
                 f"distributed noise needs at least {self.colluders + 2} survivors with {self.colluders} colluders, "
                 f"not {min_survivors}"
             )
-        return NoisePlan(self, tuple(segments), cohort, counted if self.placement == "distributed" else cohort)
+        spread = 1.0
+        if self.placement == "distributed":
+            spread = self._spread(cohort, min_survivors, survivor_share or min_survivors / cohort)
+        return NoisePlan(self, tuple(segments), cohort, spread, cohort)
+
+    def _spread(self, cohort: int, least: int, share: float) -> float:
+        """Variance of all shares over the declared: the most that k shares are over those that count, of any k."""
+        if not 0 < share <= 1:
+            raise ConfigError(f"survivor_share must be in (0, 1], not {share!r}")
+        sizes = np.arange(least, cohort + 1, dtype=np.float64)
+        counted = np.maximum(least, np.ceil(share * sizes)) - 1 - self.colluders
+        return float((sizes / counted).max())
 
 
 @dataclass(frozen=True, slots=True)
 class NoisePlan:
-    """A mechanism in integer units, made by `Mechanism.plan`; `counted` shares reach the declared noise."""
+    """A mechanism in integer units, made by `Mechanism.plan`, for a cohort of `drawn` clients (at most `cohort`).
+
+    `spread`: variance of all shares of distributed noise together, over the declared one.
+    """
 
     mechanism: Mechanism
     segments: tuple[Segment, ...]
     cohort: int
-    counted: int
+    spread: float
+    drawn: int
+
+    def for_cohort(self, drawn: int) -> NoisePlan:
+        """This plan for a round whose cohort has `drawn` clients; only shares of distributed noise depend on it."""
+        if not 0 <= drawn <= self.cohort:
+            raise PrivacyError(f"the plan is for a cohort of at most {self.cohort}, not {drawn}")
+        return replace(self, drawn=max(1, drawn)) if self.mechanism.placement == "distributed" else self
 
     @property
     def length(self) -> int:
@@ -109,14 +139,14 @@ class NoisePlan:
     def share_stddev(self) -> float:
         """Deviation (integer units) of what one client adds; 0 when central or none."""
         if self.mechanism.placement == "distributed":
-            return self.noise_stddev / math.sqrt(self.counted) * _UP
+            return self.noise_stddev * math.sqrt(self.spread / self.drawn) * _UP
         return self.noise_stddev if self.mechanism.placement == "local" else 0.0
 
     @property
     def total_stddev(self) -> float:
         """Largest deviation (integer units) of the noise in the opened sum, for capacity checks."""
         placement = self.mechanism.placement
-        return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.cohort)
+        return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.drawn)
 
     @property
     def law(self) -> Law:
@@ -134,13 +164,15 @@ class NoisePlan:
 
         For `SumTask.bound`. The entry of a clipped block is at most its norm bound; noise is given 20 deviations.
         """
-        largest: int = max(math.floor(s.norm_bound) for s in self.segments)
+        return max(math.floor(s.norm_bound) for s in self.segments) + self.noise_reach
+
+    @property
+    def noise_reach(self) -> int:
+        """What no entry of a client's own noise exceeds, but for a probability below 2^-128; 0 when it adds none."""
         placement = self.mechanism.placement
         if placement == "distributed":
-            return largest + skellam_reach(self.share_stddev**2)
-        if placement == "local":
-            return largest + math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1
-        return largest
+            return skellam_reach(self.share_stddev**2)
+        return math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1 if placement == "local" else 0
 
     def contribute(self, ints: Ints, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Ints:
         """Step 4 of a round, at the client: int64 `[length]` -> int64 `[length]`, with this client's noise if any.
@@ -160,12 +192,15 @@ class NoisePlan:
         return noisy
 
     def opening(self, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Opening:
-        """Step 8 of a round, where the sum is opened: adds central noise, or nothing. It runs once; see `contribute`.
+        """Step 8 of a round, where the sum is opened: adds central noise, or the shares of those who fell silent, or
+        nothing. It runs once; see `contribute`.
 
-        A second call raises `LocalProtocolError`: two openings of one sum with different noise tell more than one.
+        The shares that it puts back count for outsiders only, since the opener knows them. A second call raises
+        `LocalProtocolError`: two openings of one sum with different noise tell more than one.
         """
-        source = self._entropy(entropy, key) if self.mechanism.placement == "central" else os.urandom
-        return _CentralNoise(self, source)
+        adds = self.mechanism.placement in ("central", "distributed")
+        source = self._entropy(entropy, key) if adds else os.urandom
+        return _OpenerNoise(self, source)
 
     def worst_case(
         self,
@@ -265,7 +300,7 @@ class NoisePlan:
 
 
 @dataclass(slots=True)
-class _CentralNoise:
+class _OpenerNoise:
     plan: NoisePlan
     entropy: Entropy = field(repr=False)
     used: bool = False
@@ -274,8 +309,15 @@ class _CentralNoise:
         if self.used:
             raise LocalProtocolError("this sum was opened before; a second opening must be charged as a further one")
         self.used = True
-        self.plan._check_length(total)
-        if self.plan.mechanism.placement != "central":
+        plan = self.plan
+        plan._check_length(total)
+        noise = None
+        if plan.mechanism.placement == "central":
+            noise = plan._gaussian(self.entropy)
+        elif plan.mechanism.placement == "distributed" and len(survivors) < plan.drawn:
+            missing = plan.drawn - len(survivors)
+            noise = skellam(plan.share_stddev**2 * missing, plan.length, entropy=self.entropy)
+        if noise is None:
             return total
-        noisy: Ints = total + self.plan._gaussian(self.entropy)
+        noisy: Ints = total + noise
         return noisy

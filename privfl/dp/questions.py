@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from privfl.dp.accounting import DROPOUTS, NOISE_TELLS, PUBLIC_COUNTS, as_seen, compose, cross_figures
+from privfl.dp.accounting import DROPOUTS, PUBLIC_COUNTS, SKIPS, as_seen, compose, cross_figures
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
-from privfl.dp.events import EVERYONE, Event, Noise, Profile
+from privfl.dp.events import EVERYONE, Event, Noise, Profile, known_sampling
 from privfl.dp.release import Placement
 from privfl.dp.report import EpsilonReport
 from privfl.dp.unit import (
@@ -62,7 +62,7 @@ class Plan:
     @property
     def known_sampling(self) -> Sampling:
         """How the cohort was drawn, as far as it protects against the observer."""
-        return self.sampling if self.observer == "outsider" else EVERYONE
+        return known_sampling(self.placement, self.sampling) if self.observer == "outsider" else EVERYONE
 
     @property
     def seen(self) -> PrivacyUnit:
@@ -88,11 +88,11 @@ class Plan:
         caveats = [DROPOUTS]
         if seen.level == "client" and seen.adjacency == "add_remove":
             caveats.append(PUBLIC_COUNTS)
-        if self.placement != "central" and not isinstance(self.known_sampling, Everyone):
-            caveats.append(NOISE_TELLS)
+        if not isinstance(self.known_sampling, Everyone):
+            caveats.append(SKIPS)
         if self.observer != "outsider":
             caveats.append(f"for a {self.unit.level} that takes part in every round")
-        elif isinstance(self.sampling, FixedSize) and self.unit.adjacency == "zero_out":
+        elif isinstance(self.known_sampling, FixedSize) and self.unit.adjacency == "zero_out":
             caveats.append(_ZERO_IS_REPLACE)
         return EpsilonReport(
             epsilon,

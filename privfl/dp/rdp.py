@@ -11,13 +11,15 @@ For the discrete Gaussian of parameter s, Canonne, Kamath and Steinke (2020, the
 a L2^2/(2 s^2), the Gaussian's own figure, coordinates adding up. (Its hockey-stick divergence is not bounded by the
 Gaussian's: at z = 1 and delta 1e-5 the true epsilon is 4.4079 for s = 2, where the Gaussian's is 4.3772.)
 
-Poisson sampling with probability q, for outsiders, under add_remove or zero_out. Let Q be the noise and Q' the noise
-shifted by x. (1) exp((a-1) D_a) is jointly convex, so that the random choice of the others costs nothing. (2) Writing
-out the a-th power, E_Q[((1-q) + q Q'/Q)^a] = sum_k C(a,k) (1-q)^(a-k) q^k E_Q[(Q'/Q)^k], and E_Q[(Q'/Q)^k] <=
-exp((k-1) R(k)) for k >= 2 (1 for k = 0, 1). (3) That is the direction "present against absent". The reflection
-v(y) = x - y maps the integers to themselves, is its own inverse, and exchanges Q and Q' because Q is symmetric;
-theorem 5 of Mironov, Talwar and Zhang (2019) then says that "absent against present" is no larger. No constant is lost
-against the sampled Gaussian: the excess over it is R's second term.
+Poisson sampling with probability q, for outsiders, under add_remove or zero_out, derived in full in
+protocols/privacy-ledger, section 9, with what it asks of the noise: that its law does not depend on the cohort, so that
+nothing but the shift tells whether a client was drawn. Let Q be the noise and Q' the noise shifted by x. (1) exp((a-1)
+D_a) is jointly convex, so that the random choice of the others costs nothing. (2) Writing out the a-th power,
+E_Q[((1-q) + q Q'/Q)^a] = sum_k C(a,k) (1-q)^(a-k) q^k E_Q[(Q'/Q)^k], and E_Q[(Q'/Q)^k] <= exp((k-1) R(k)) for k >= 2 (1
+for k = 0, 1). (3) That is the direction "present against absent". The reflection v(y) = x - y maps the integers to
+themselves, is its own inverse, and exchanges Q and Q' because Q is symmetric; theorem 5 of Mironov, Talwar and Zhang
+(2019) then says that "absent against present" is no larger. No constant is lost against the sampled Gaussian: the
+excess over it is R's second term.
 
 Conversion to (epsilon, delta): proposition 12 of Canonne, Kamath and Steinke (2020). It is this step that a privacy
 loss distribution would avoid, and which costs the 10 to 15 % by which these figures exceed a Gaussian's; a tighter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from privfl.codec import FixedPoint, Vector
 from privfl.crypto import generate_identities
 from privfl.data import FederatedData
-from privfl.dp import ElementClip, FlatClip, Mechanism, NoisePlan, Segment
+from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, NoisePlan, side_bound
 from privfl.dp.release import ServerView
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
@@ -31,6 +31,7 @@ from privfl.fl.sampling import (
     TruncatedPoissonSampler,
 )
 from privfl.ring import Ring
+from privfl.rotation import Rotation
 from privfl.sums import PlainSum, SecureSum
 from privfl.wire import ClientId
 
@@ -39,12 +40,23 @@ SERVER_SEES: Mapping[str, ServerView] = {"plain": "vectors", "masked": "sum", "c
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A model that can be trained, and measured at a client or on public rows: its first vector and a `Train`."""
+    """A model that can be trained, and measured at a client or on public rows: its first vector and a `Train`.
+
+    `layers`: the lengths of its layers, which are the vector's parts in order.
+    """
 
     initial: Vector
     train: Train
     measure: Measure | None
     public_measure: Callable[[Vector], MetricSums] | None
+    layers: tuple[int, ...]
+
+
+def layers_of(train: object, length: int) -> tuple[int, ...]:
+    """The layers that a `train` with a `layout` of named tensors tells of, or the whole vector as one."""
+    layout = getattr(train, "layout", None)
+    entries = getattr(layout, "entries", None)
+    return (length,) if not entries else tuple(entry.stop - entry.start for entry in entries)
 
 
 def build_sampler(settings: CohortConfig) -> CohortSampler:
@@ -109,21 +121,43 @@ def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) 
     if privacy.noise_multiplier is None:
         raise ConfigError("privacy.noise_multiplier is missing; `privfl calibrate` finds the least for an epsilon")
     mechanism = Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
-    segment = Segment("update", update.length, update.codec.scale, update.clip.clip_norm)
-    return mechanism.plan([segment], cohort=cohort, min_survivors=least)
+    share = config.cohort.min_survivors
+    return mechanism.plan(update.segments, cohort=cohort, min_survivors=least, survivor_share=share)
 
 
-def build_update(config: Config, length: int, *, cohort: int, least: int, max_weight: int) -> UpdatePlan:
-    """How updates become integers: the finest scale, a power of two, at which `cohort` of them fit the ring."""
+def build_clip(config: Config, layers: Sequence[int]) -> FlatClip | LayerClip | ElementClip:
+    """What bounds an update of `layers` entries each: privacy.clip_norm, or each entry where no norm is given."""
+    privacy, length = config.privacy, sum(layers)
+    if privacy.clip_norm is None:
+        if privacy.clip != "flat" or privacy.clip_quantile is not None:
+            raise ConfigError("privacy.clip and privacy.clip_quantile say how to clip to privacy.clip_norm: give it")
+        return ElementClip(config.sum.clip_entries, length)
+    if privacy.clip == "layers":
+        return LayerClip.of(layers, privacy.clip_norm)
+    if privacy.clip == "entries":
+        return ElementClip(privacy.clip_norm / math.sqrt(length), length)
+    return FlatClip(privacy.clip_norm)
+
+
+def build_update(
+    config: Config, layers: Sequence[int], *, cohort: int, expected: float, least: int, max_weight: int
+) -> UpdatePlan:
+    """How updates of `layers` become integers: the finest scale, a power of two, at which `cohort` fit the ring.
+
+    `expected` is the fixed denominator of a private mean.
+    """
     privacy, private = config.privacy, config.privacy.placement != "none"
     weighting = config.server.weighting or ("uniform" if private else "examples")
     if private and weighting == "examples":
         raise PrivacyError("server.weighting = 'examples' would make the sensitivity depend on the data; use 'uniform'")
     if private and privacy.clip_norm is None:
         raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
-    entries = ElementClip(config.sum.clip_entries, length)
-    clip = FlatClip(privacy.clip_norm) if privacy.clip_norm is not None else entries
-    largest = clip.clip_norm if isinstance(clip, FlatClip) else clip.max_abs
+    _check_blocks(config)
+    clip, length = build_clip(config, layers), sum(layers)
+    largest = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
+    rotation = Rotation(length, config.seed) if config.sum.rotation else None
+    if rotation is not None:
+        largest = rotation.entry_bound(clip.clip_norm)
     metrics = () if private else (Metric("loss"),)
     ring = Ring(config.sum.bits)
     start = FixedPoint.fit(ring, clip_norm=max(largest, *(m.bound for m in metrics), 0.0), cohort=cohort)
@@ -135,19 +169,63 @@ def build_update(config: Config, length: int, *, cohort: int, least: int, max_we
         max_weight=max_weight if weighting == "examples" else 1,
         metrics=metrics,
         rounding=config.sum.rounding,
+        rotation=rotation,
     )
-    return _fitted(config, plan, cohort=cohort, least=least)
+    return _fitted(config, plan, cohort=cohort, expected=expected, least=least)
 
 
-def _fitted(config: Config, plan: UpdatePlan, *, cohort: int, least: int) -> UpdatePlan:
-    """`plan` with its scale halved until contributions and noise fit the ring together."""
+def _check_blocks(config: Config) -> None:
+    privacy = config.privacy
+    if privacy.placement == "none" and (privacy.clip_quantile, privacy.loss_bound) != (None, None):
+        raise ConfigError(
+            "privacy.clip_quantile and privacy.loss_bound are blocks under the noise of the vector, and "
+            "privacy.placement is 'none'"
+        )
+    if privacy.clip_quantile is not None and privacy.clip != "flat":
+        raise ConfigError(
+            f"privacy.clip_quantile follows the norm of a whole update, not privacy.clip = {privacy.clip!r}"
+        )
+
+
+def with_side_blocks(config: Config, plan: UpdatePlan, expected: float) -> UpdatePlan:
+    """`plan` with the noised blocks beside the update, scaled to the update's integers: loss and clip indicator."""
+    privacy = config.privacy
+    loss, adaptive = privacy.loss_bound is not None, privacy.clip_quantile is not None
+    if not (loss or adaptive) or privacy.noise_multiplier is None:
+        return plan
+    units = math.floor(plan.codec.sensitivity(plan.clip.clip_norm))
+    z, blocks = privacy.noise_multiplier, loss + adaptive
+    if privacy.loss_bound is not None:
+        side = side_bound(units, noise_multiplier=z, denominator=expected, blocks=blocks)
+        plan = dataclasses.replace(plan, metrics=(Metric("loss", privacy.loss_bound, side),))
+    if privacy.clip_quantile is None:
+        return plan
+    state = AdaptiveClip.plan(
+        plan.clip.clip_norm,
+        units=units,
+        noise_multiplier=z,
+        denominator=expected,
+        quantile=privacy.clip_quantile,
+        learning_rate=privacy.clip_learning_rate,
+        others=blocks - 1,
+    )
+    return dataclasses.replace(plan, adaptive=state, codec=state.codec(plan.codec.ring))
+
+
+def _fitted(config: Config, plan: UpdatePlan, *, cohort: int, expected: float, least: int) -> UpdatePlan:
+    """`plan` with its scale halved until contributions, side blocks and noise fit the ring together.
+
+    An adaptive clip changes no integer's bound, so that what fits at first fits at any clip norm.
+    """
     ring = plan.codec.ring
     while True:
-        noise = build_noise(config, plan, cohort=cohort, least=least)
-        bound = plan.entry_bound if noise is None else max(plan.entry_bound, noise.entry_bound)
-        room = cohort * bound + (math.ceil(20 * noise.total_stddev) if noise else 0)
+        whole = with_side_blocks(config, plan, expected)
+        noise = build_noise(config, whole, cohort=cohort, least=least)
+        # Shares of a smaller cohort are larger, each for itself by up to the step in which their reach is found.
+        reach = 0 if noise is None else math.ceil(1.06 * noise.noise_reach)
+        room = cohort * (whole.entry_bound + reach) + (math.ceil(20 * noise.total_stddev) if noise else 0)
         if room < ring.half:
-            return plan
+            return whole
         if plan.codec.bound(plan.largest) < 4:
             bits = room.bit_length() + 9
             raise ConfigError(f"sum.bits = {ring.bits} leaves no precision for {cohort} clients; {bits} would do")
@@ -193,7 +271,8 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
     )
     public = _on_public(LinearMeasure(model, lambda _: federation.public_test()), federation)
     initial = model.initial(config.model.init or "zeros", seed=config.seed)
-    return Learner(initial, train, LinearMeasure(model, federation.local_test), public)
+    layers = (len(initial) - outputs, outputs)
+    return Learner(initial, train, LinearMeasure(model, federation.local_test), public, layers)
 
 
 def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Learner:
@@ -227,7 +306,8 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
         return TorchMeasure(module, rows, task=task, loss=loss, device=client.device)
 
     public = _on_public(measure(lambda _: federation.public_test()), federation)
-    return Learner(train.initial(), train, measure(federation.local_test), public)
+    initial = train.initial()
+    return Learner(initial, train, measure(federation.local_test), public, layers_of(train, len(initial)))
 
 
 def _on_public(measure: Measure, federation: FederatedData) -> Callable[[Vector], MetricSums] | None:

@@ -98,27 +98,39 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class SumConfig:
-    """The secure sum, and the ring it counts in: 31 bits fit a word of 32 and the 48-bit prime of CKKS."""
+    """The secure sum, and the ring it counts in: 31 bits fit a word of 32 and the 48-bit prime of CKKS.
+
+    `rotation` turns updates by a seeded Hadamard transform before they are rounded (see `privfl.rotation`).
+    """
 
     scheme: Literal["plain", "masked", "ckks"] = "plain"
     bits: int = 31
     rounding: Literal["nearest", "stochastic"] = "nearest"
     clip_entries: float = 8.0
+    rotation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PrivacyConfig:
     """Clipping and noise. `epsilon` is a budget at `delta` against an outsider.
 
-    The default `delta` of 1e-5 is far below 1/clients for any federation of up to 10,000 clients. `clip_norm` also
-    clips without noise. `colluders` are tolerated by distributed noise.
+    Without `delta` it is the smaller of 1e-5 and 1/clients^1.1. `clip_norm` also clips without noise; `clip` says how:
+    "flat" by the norm of the whole update, "layers" each layer to an equal share of it, "entries" each entry.
+    `clip_quantile` lets a flat clip follow that quantile of the updates' norms from `clip_norm` on, at
+    `clip_learning_rate` (Andrew et al. 2021). `loss_bound` releases the mean training loss, clamped to it, as a noised
+    block of the vector; without it no training metric leaves a private run. `colluders` are tolerated by distributed
+    noise.
     """
 
     placement: Literal["none", "central", "distributed", "local"] = "none"
     clip_norm: float | None = None
+    clip: Literal["flat", "layers", "entries"] = "flat"
+    clip_quantile: float | None = None
+    clip_learning_rate: float = 0.2
+    loss_bound: float | None = None
     noise_multiplier: float | None = None
     epsilon: float | None = None
-    delta: float = 1e-5
+    delta: float | None = None
     adjacency: Literal["add_remove", "replace_one", "zero_out"] = "add_remove"
     noise: Literal["secure", "simulation"] = "secure"
     colluders: int = 0

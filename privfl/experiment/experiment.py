@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -14,7 +15,9 @@ from typing import Any, Final
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
-from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit
+from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, Poisson, PrivacyUnit, default_delta
+from privfl.dp.accounting import SKIPS
+from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
@@ -91,7 +94,10 @@ class Experiment:
         self.sampler.declare(len(federation.clients))
         self.update, self._least = self._update()
         if self.private:  # what is wrong with the claim is told before a folder exists
-            self._accountant(privacy.delta, "outsider")
+            if privacy.delta is None:
+                chosen, _ = default_delta(len(federation.clients))
+                self.config = self.config.with_overrides({"privacy.delta": chosen})
+            self._accountant(self.delta, "outsider")
             self._budget()
         self.reports: list[RoundReport] = []
         self._evaluations = itertools.count()
@@ -105,6 +111,11 @@ class Experiment:
     def private(self) -> bool:
         """Whether noise is added."""
         return self.config.privacy.placement != "none"
+
+    @property
+    def delta(self) -> float:
+        """The delta of this run's claims: the configuration's, or by default the smaller of 1e-5 and 1/clients^1.1."""
+        return default_delta(len(self.federation.clients))[0] if (d := self.config.privacy.delta) is None else d
 
     @property
     def own_train(self) -> bool:
@@ -176,14 +187,38 @@ class Experiment:
         path = self.folder / LEDGER
         ledger = Ledger(self._unit, path if path.exists() else None)  # a question leaves no file behind
         check_charged(self.store, ledger)
-        accountant = self._accountant(self.config.privacy.delta if delta is None else delta, observer)
-        return accountant.report(ledger.releases)
+        report = self._accountant(self.delta if delta is None else delta, observer).report(ledger.releases)
+        default, why = default_delta(len(self.federation.clients))
+        caveats = [self._skips(report) if caveat == SKIPS else caveat for caveat in report.caveats]
+        if report.delta == default:
+            caveats.append(why)
+        return dataclasses.replace(report, caveats=tuple(caveats))
+
+    def _skips(self, report: EpsilonReport) -> str:
+        """What the chance is worth that one client decides whether a round is skipped, where it can be computed."""
+        clients, cohort = len(self.federation.clients), self.config.cohort
+        sampling = self.sampler.declare(clients)
+        if not isinstance(sampling, Poisson) or math.isinf(report.epsilon):
+            return SKIPS
+        pivots = pivot_probability(
+            population=clients,
+            probability=sampling.probability,
+            least=self._least,
+            share=cohort.min_survivors,
+            dropout=cohort.dropout,
+            empty_released=self.config.privacy.placement == "central",
+        )
+        more = skip_delta(pivots, rounds=report.rounds, probability=sampling.probability, epsilon=report.epsilon)
+        return (
+            f"a round that was skipped tells how many were drawn, which adds at most {more:.1e} to delta if clients "
+            f"fall silent independently with probability {cohort.dropout:g}"
+        )
 
     def _learner(self) -> build.Learner:
         train, initial, measure, public = self._own
         if train is None or initial is None:
             return build.build_learner(self.config, self.federation)
-        return build.Learner(initial, train, measure, public)
+        return build.Learner(initial, train, measure, public, build.layers_of(train, len(initial)))
 
     def _update(self) -> tuple[UpdatePlan, int]:
         clients = len(self.federation.clients)
@@ -192,9 +227,11 @@ class Experiment:
         # Shares of distributed noise are sized for a number of survivors that is fixed before anybody is drawn.
         placement = self.config.privacy.placement
         least = max(1, int(self.config.cohort.min_survivors * expected)) if placement == "distributed" else 1
-        weight = int(self.federation.sizes.max())
-        length = len(self.learner.initial)
-        return build.build_update(self.config, length, cohort=cohort, least=least, max_weight=weight), least
+        weight, layers = int(self.federation.sizes.max()), self.learner.layers
+        update = build.build_update(
+            self.config, layers, cohort=cohort, expected=expected, least=least, max_weight=weight
+        )
+        return update, least
 
     def _federated_run(self, executor: Any) -> FederatedRun:
         config, clients = self.config, len(self.federation.clients)
@@ -226,10 +263,9 @@ class Experiment:
         )
 
     def _payment(self) -> Payment | None:
-        privacy = self.config.privacy
         if not self.private:
             return None
-        accountant = self._accountant(privacy.delta, "outsider")
+        accountant = self._accountant(self.delta, "outsider")
         ledger = Ledger(self._unit, self.folder / LEDGER)
         return Payment(ledger, accountant, build.SERVER_SEES[self.config.sum.scheme], self._budget())
 
@@ -238,7 +274,7 @@ class Experiment:
         if privacy.epsilon is None:
             return None
         assume = privacy.noise == "simulation"
-        return Budget(privacy.epsilon, privacy.delta, self._unit, assume_secure_noise=assume)
+        return Budget(privacy.epsilon, self.delta, self._unit, assume_secure_noise=assume)
 
     @property
     def _unit(self) -> PrivacyUnit:

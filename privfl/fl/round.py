@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ class Contribution:
                 f"has {self.update.total_length} entries of norm up to {self.update.norm_bound:.6g} (integer units)"
             )
 
+    def in_round(self, drawn: int, clip_norm: float | None) -> Contribution:
+        """This work for a cohort of `drawn` clients, and the clip norm of the round where it is adaptive."""
+        noise = None if self.noise is None else self.noise.for_cohort(drawn)
+        update = self.update if clip_norm is None else self.update.in_round(clip_norm)
+        return self if (noise, update) == (self.noise, self.update) else replace(self, noise=noise, update=update)
+
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
         """Model float `[d]` -> int64 `[update.total_length]`."""
         update = self.train(model, client, round, rng)  # 2: train
@@ -67,13 +73,17 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The next model and moments, the mean training metrics, the mean update's l2 norm, and the sum it came from."""
+    """The next model and moments, the mean training metrics, the mean update's l2 norm, and the sum it came from.
+
+    `next_clip`: the clip norm of the next round, where it is adaptive.
+    """
 
     model: Vector = field(repr=False)
     moments: Moments = field(repr=False)
     metrics: Mapping[str, float]
     update_norm: float
     sum: SumResult
+    next_clip: float | None = None
 
 
 def run_round(
@@ -92,7 +102,7 @@ def run_round(
         uploads,
         credentials=parts.credentials,
         policy=parts.policy.sum,
-        opening=central_noise(parts.work.noise, plan),
+        opening=opener_noise(parts.work.noise, plan),
         drop=drop,
         tap=tap,
     )
@@ -103,7 +113,8 @@ def _finish(model: Vector, moments: Moments, plan: RoundPlan, parts: Parts, summ
     denominator = plan.denominator or float(len(summed.survivors))
     mean, metrics = plan.update.decode(summed.total, denominator)  # 9: decode, mean
     stepped, moments = parts.optimizer.step(model, mean, moments)  # 10: server optimizer
-    return Outcome(stepped, moments, metrics, math.sqrt(float(np.square(mean).sum())), summed)
+    norm = math.sqrt(float(np.square(mean).sum()))
+    return Outcome(stepped, moments, metrics, norm, summed, plan.update.next_clip(summed.total))
 
 
 def _empty_round(model: Vector, moments: Moments, plan: RoundPlan, parts: Parts) -> Outcome:
@@ -111,13 +122,13 @@ def _empty_round(model: Vector, moments: Moments, plan: RoundPlan, parts: Parts)
     noise = parts.work.noise
     if noise is None or noise.mechanism.placement != "central":
         raise TooFewSurvivors(0, plan.min_survivors)
-    total = central_noise(noise, plan)(np.zeros(plan.update.total_length, np.int64), frozenset())
+    total = opener_noise(noise, plan)(np.zeros(plan.update.total_length, np.int64), frozenset())
     return _finish(model, moments, plan, parts, SumResult(total, frozenset(), plan.digest()))
 
 
-def central_noise(noise: NoisePlan | None, plan: RoundPlan) -> Opening:
-    """What is done to the sum where it is opened: central noise, or nothing."""
-    if noise is None or noise.mechanism.placement != "central":
+def opener_noise(noise: NoisePlan | None, plan: RoundPlan) -> Opening:
+    """What is done to the sum where it is opened: central noise, the shares of those who fell silent, or nothing."""
+    if noise is None or noise.mechanism.placement in ("none", "local"):
         return identity
     if noise.mechanism.source == "secure":
         return KeyedOpening(lambda entropy: noise.opening(entropy=entropy))

@@ -13,20 +13,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from privfl.codec import Vector
 from privfl.dp import Accountant, Budget, Ledger, Token
+from privfl.dp.contract import check_denominator, check_metrics, check_weighting
 from privfl.dp.release import ServerView
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.plan import RoundPlan, model_hash
-from privfl.fl.round import Outcome, Parts, run_round
+from privfl.fl.round import Contribution, Outcome, Parts, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore, Version
 from privfl.sums import Tap, ignore
 from privfl.wire import ClientId
 
 IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
+
+CLIP: Final = "clip_norm"
+"""The name under which an adaptive clip is stored beside the optimizer's moments."""
 
 Evaluate = Callable[[Vector], Mapping[str, float]]
 """Model -> metrics, computed on public data or through a secure sum."""
@@ -38,7 +44,8 @@ class RoundReport:
 
     `bytes_up` and `bytes_down` count all messages of all clients; `seconds` is the wall time without evaluation.
     `epsilon` is what was spent so far against an outsider, None without a claim; unless the noise is `secure` it is
-    only what that would be if it were, and its record says so in the key.
+    only what that would be if it were, and its record says so in the key. `clip_norm` is what an adaptive clip was at
+    in this round.
     """
 
     round: int
@@ -58,6 +65,7 @@ class RoundReport:
     evaluation: Mapping[str, float] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     secure: bool = True
+    clip_norm: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The report as a JSON object; without secure noise it has no key `epsilon`."""
@@ -119,7 +127,13 @@ class FederatedRun:
         if not 0 < self.survivor_share <= 1:
             raise ConfigError(f"survivor_share must be in (0, 1], not {self.survivor_share!r}")
         noise = self.parts.work.noise
-        if noise is None or self.payment is None or noise.mechanism.source == "simulation":
+        if noise is None or self.payment is None:
+            return
+        if noise.mechanism.placement != "none":
+            check_denominator(self.denominator)
+            check_weighting(self.parts.work.update.weighting, None)
+            check_metrics([metric.name for metric in self.parts.work.update.metrics], noise.segments)
+        if noise.mechanism.source == "simulation":
             return
         if self.uniforms is seeded_uniforms and not isinstance(self.sampler.declare(self.population), Everyone):
             raise PrivacyError(
@@ -164,6 +178,8 @@ class FederatedRun:
         seconds = time.perf_counter() - started
         survivors = outcome.sum.survivors if outcome else frozenset()
         model, moments = (outcome.model, outcome.moments) if outcome else (latest.model, latest.moments)
+        if outcome is not None and outcome.next_clip is not None:
+            moments = {**moments, CLIP: np.array([outcome.next_clip])}
         report = RoundReport(
             round=round,
             status="trained" if outcome else "skipped",
@@ -182,6 +198,7 @@ class FederatedRun:
             evaluation=self._measure(model, round, last=last),
             caveats=outcome.sum.caveats if outcome else (),
             secure=self.parts.work.noise is None or self.parts.work.noise.mechanism.source == "secure",
+            clip_norm=self._clip_norm(latest),
         )
         version = self.store.save(round, model, moments, parent=latest.hash, report=report.record())
         if token is not None:
@@ -192,20 +209,32 @@ class FederatedRun:
         self, latest: Version, round: int, cohort: tuple[ClientId, ...], tap: Tap
     ) -> tuple[Outcome | None, int, Token | None]:
         """Try a round until enough clients survive; a cohort is never drawn anew."""
+        work = self.parts.work.in_round(len(cohort), self._clip_norm(latest))
+        parts = self.parts if work is self.parts.work else dataclasses.replace(self.parts, work=work)
+        moments = {name: value for name, value in latest.moments.items() if name != CLIP}
         for attempt in range(self.retries + 1):
-            plan = self._plan(latest, round, attempt, cohort)
+            plan = self._plan(latest, round, attempt, cohort, work)
             token = self._reserve(plan)
             try:
                 drop = self.dropouts(round, attempt)
-                outcome = run_round(latest.model, latest.moments, plan, self.parts, drop=drop, tap=tap)
+                outcome = run_round(latest.model, moments, plan, parts, drop=drop, tap=tap)
             except TooFewSurvivors as error:
                 self._refund(token, error)
                 continue
             return outcome, attempt + 1, token
         return None, self.retries + 1, None
 
-    def _plan(self, latest: Version, round: int, attempt: int, cohort: tuple[ClientId, ...]) -> RoundPlan:
-        update, noise = self.parts.work.update, self.parts.work.noise
+    def _clip_norm(self, latest: Version) -> float | None:
+        """Where an adaptive clip stands: it is stored with the model, and so goes on to the last bit."""
+        adaptive = self.parts.work.update.adaptive
+        if adaptive is None:
+            return None
+        return float(latest.moments[CLIP][0]) if CLIP in latest.moments else adaptive.clip_norm
+
+    def _plan(
+        self, latest: Version, round: int, attempt: int, cohort: tuple[ClientId, ...], work: Contribution
+    ) -> RoundPlan:
+        update, noise = work.update, work.noise
         return RoundPlan(
             round=round,
             attempt=attempt,
@@ -217,7 +246,7 @@ class FederatedRun:
             seed=self.seed,
             denominator=self.denominator,
             noise_stddev=noise.noise_stddev / update.codec.scale if noise else 0.0,
-            noise_room=max(noise.entry_bound - update.entry_bound, 0) if noise else 0,
+            noise_room=noise.noise_reach if noise else 0,
             terms=self.terms,
         )
 
@@ -263,7 +292,7 @@ class FederatedRun:
         worst = ledger.reserved(token)
         if noise is None or worst.participants is None:
             raise StateError(f"the reservation of round {worst.round} is not one of this run")
-        release = noise.release(
+        release = noise.for_cohort(len(worst.participants)).release(
             round=worst.round,
             attempt=worst.attempt,
             sampling=worst.sampling,

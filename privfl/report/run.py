@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import privfl
-from privfl.dp import Accountant, EpsilonReport, Ledger, Observer
+from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
 from privfl.dp.unit import OBSERVERS
 from privfl.errors import ConfigError
 from privfl.experiment import Config, load_config
@@ -81,11 +81,12 @@ def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport],
     ledger = Ledger.read(folder / LEDGER)
     check_charged(ModelStore(folder / MODELS), ledger)
     assume = config.privacy.noise == "simulation"
+    delta = config.privacy.delta or default_delta(config.data.clients)[0]  # a run writes down the one it chose
     reports: dict[Observer, EpsilonReport] = {}
     for observer in OBSERVERS:
         if observer == "key_holder" and config.sum.scheme != "ckks":
             continue  # no other sum has a key
-        accountant = Accountant(ledger.unit, config.privacy.delta, observer=observer, assume_secure_noise=assume)
+        accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume)
         reports[observer] = accountant.report(ledger.releases)
     return reports, ledger.head
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,31 @@ def bent() -> dict[str, bytes]:
         "not JSON": whole + b"ledger\n",
         "empty": b"",
     }
+
+
+# --- section 9: skipped rounds ----------------------------------------------------------------------------------
+
+
+def pivot_probability(population, probability, *, least, share, dropout, empty_released=False):
+    """The chance that one client, were it drawn, would decide whether a round is skipped, by looking at all cases."""
+
+    def skipped(alive, silent):
+        if alive + silent == 0 and empty_released:
+            return False
+        return alive < max(least, math.ceil(share * (alive + silent)))
+
+    def binomial(n, k, p):
+        return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+
+    total = 0.0
+    for drawn in range(population):
+        for alive in range(drawn + 1):
+            silent = drawn - alive
+            chance = binomial(population - 1, drawn, probability) * binomial(drawn, alive, 1 - dropout)
+            without = skipped(alive, silent)
+            total += chance * (1 - dropout) * (skipped(alive + 1, silent) != without)
+            total += chance * dropout * (skipped(alive, silent + 1) != without)
+    return total
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from privfl.dp import (
     CLIENT_UNIT,
     Accountant,
     ElementClip,
+    Everyone,
     FlatClip,
     Ledger,
     Mechanism,
@@ -137,7 +138,8 @@ def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_pa
         work = Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, source), 0)
         parts = Parts(work, PlainSum(), LoopExecutor())
         payment = Payment(Ledger(CLIENT_UNIT), Accountant(CLIENT_UNIT, 1e-5), "vectors")
-        return FederatedRun(4, parts, sampler, ModelStore(tmp_path), seed=0, payment=payment, **changes)
+        settings = {"seed": 0, "denominator": 4.0, "payment": payment} | changes
+        return FederatedRun(4, parts, sampler, ModelStore(tmp_path), **settings)
 
     with pytest.raises(PrivacyError, match="no secret"):
         a_run()
@@ -146,32 +148,40 @@ def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_pa
     a_run(sampler=EveryoneSampler())  # there is nothing to draw
 
 
-@pytest.mark.parametrize("placement", ["distributed", "local"])
-def test_noise_that_clients_bring_themselves_cannot_hide_that_one_was_absent(placement: Any) -> None:
-    # Without the client its share of the noise is missing too: over many coordinates the sum's spread counts clients.
-    segments = [Segment("update", 100_000, 1024.0, 1.0)]
-    plan = Mechanism(placement, 2.0).plan(segments, cohort=4, min_survivors=4)
-    rng = [np.zeros(100_000, np.int64)] * 4
-    noisy = [plan.contribute(zeros) for zeros in rng]
+MANY = [Segment("update", 100_000, 1024.0, 1.0)]
+
+
+def test_local_noise_tells_who_was_absent_and_so_claims_no_amplification() -> None:
+    # Without the client its noise is missing too: over many coordinates the sum's spread counts clients.
+    plan = Mechanism("local", 2.0).plan(MANY, cohort=4, min_survivors=4)
+    noisy = [plan.contribute(np.zeros(100_000, np.int64)) for _ in range(4)]
     with_it, without = np.sum(noisy, axis=0).std(), np.sum(noisy[:3], axis=0).std()
     assert with_it / without == pytest.approx(math.sqrt(4 / 3), rel=0.02)
     release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(4))
-    report = Accountant(CLIENT_UNIT, 1e-5).report([release])
-    planned = what_if(
-        sampling=Poisson(0.5), noise_multiplier=2.0, rounds=1, delta=1e-5, placement=placement, segments=segments
-    )
-    for found in (report, planned):
+    settings: Any = {"noise_multiplier": 2.0, "rounds": 1, "delta": 1e-5, "placement": "local", "segments": MANY}
+    whole = what_if(sampling=Everyone(), **settings)
+    for found in (Accountant(CLIENT_UNIT, 1e-5).report([release]), what_if(sampling=Poisson(0.5), **settings)):
         assert found.unit.adjacency == "zero_out"
-        assert any("amount of noise" in caveat for caveat in found.caveats)
+        assert found.epsilon == whole.epsilon
+        assert found.sampling == "everyone takes part in every round"
 
 
-def test_a_skipped_round_can_tell_that_somebody_was_added_and_the_report_says_so(tmp_path: Path) -> None:
-    experiment = an_experiment(tmp_path, **CENTRAL, **{"cohort.sampling": "poisson", "cohort.probability": 0.5})
-    list(experiment.run())
-    report = experiment.epsilon()
-    assert report is not None
-    assert report.unit.adjacency == "add_remove"
-    assert any("skipped" in caveat for caveat in report.caveats)
+@pytest.mark.parametrize(("drawn", "silent"), [(40, 0), (60, 0), (60, 1), (60, 20), (41, 9)])
+def test_distributed_noise_does_not_tell_how_many_were_drawn_or_fell_silent(drawn: int, silent: int) -> None:
+    plan = Mechanism("distributed", 2.0).plan(MANY, cohort=60, min_survivors=30, survivor_share=0.6)
+    drawn_plan = plan.for_cohort(drawn)
+    zeros = np.zeros(100_000, np.int64)
+    alive = drawn - silent
+    total = sum((drawn_plan.contribute(zeros) for _ in range(alive)), zeros)
+    opened = drawn_plan.opening()(total, frozenset(range(alive)))
+    assert opened.std() == pytest.approx(plan.total_stddev, rel=0.012)
+    assert drawn_plan.total_stddev == pytest.approx(plan.total_stddev, rel=1e-12)
+    if silent >= 9:
+        assert total.std() < 0.95 * plan.total_stddev  # what the opener put back is a good part of it
+    # The server subtracts what it put back, a participant its own share: what is left still reaches the declared noise.
+    assert drawn_plan.realised_stddev(alive) >= plan.noise_stddev
+    with pytest.raises(PrivacyError, match="at most 60"):
+        plan.for_cohort(61)
 
 
 def test_central_noise_in_an_encrypted_sum_promises_nothing_to_those_who_hold_its_key() -> None:

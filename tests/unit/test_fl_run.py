@@ -275,4 +275,4 @@ def test_run_round_raises_for_an_empty_cohort_without_central_noise(tmp_path: Pa
     run = a_run(tmp_path)
     first = run.store.save(0, np.zeros(3), {}, parent="", report={})
     with pytest.raises(TooFewSurvivors):
-        run_round(np.zeros(3), {}, run._plan(first, 1, 0, ()), run.parts)
+        run_round(np.zeros(3), {}, run._plan(first, 1, 0, (), run.parts.work), run.parts)
