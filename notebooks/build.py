@@ -136,7 +136,8 @@ def build(path: Path, *, quick: bool) -> list[str]:
     if not found and not quick:
         nbformat.write(notebook, path.with_suffix(".ipynb"))
     verdict = "; ".join(found) or ("ran" if quick else "written")
-    print(f"\r{path.stem}: {elapsed:.1f} s ({seconds:.1f} s of a processor), {size / 1000:.0f} kB, {verdict}", flush=True)
+    took = f"{elapsed:.1f} s ({seconds:.1f} s of a processor)"
+    print(f"\r{path.stem}: {took}, {size / 1000:.0f} kB, {verdict}", flush=True)
     return found
 
 

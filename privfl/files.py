@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -15,19 +15,27 @@ from privfl.errors import ConfigError, StateError
 GENESIS: Final = "0" * 64
 """The `prev` of the first line of every chain."""
 
+_NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`: a reader, or a crash, sees the old bytes or the new, never a part."""
+
+def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
+    """Replace the file at `path` by `data`: a reader, or a crash, sees the old bytes or the new, never a part.
+
+    The file is its owner's alone (mode 0600) unless it is `shared`: then its mode is what the user's umask says, as of
+    any file that is made to be passed on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # The system applies the umask as the file is made: asking for it would mean to change it for all threads.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666 if shared else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

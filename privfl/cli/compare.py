@@ -39,10 +39,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train one task pooled, locally, federated, and with noise in several places; compare accuracy, privacy, cost."""
+    name = data.replace("-", "_")
     comparison = Comparison(
-        data, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
+        name, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
     )
-    place = to or Path("compare") / data
+    place = to or Path("compare") / name
     cells = _follow(comparison, place, resume=resume, workers=workers, quiet=as_json)
     rows = summarize(comparison, cells)
     files = _write(comparison, cells, rows, place)
@@ -72,15 +73,13 @@ def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], p
     from privfl.report.compare import plot_comparison, write_csv
 
     record = place / "comparison.json"
-    atomic_write(record, canonical_json(as_record(comparison, rows)) + b"\n")
+    atomic_write(record, canonical_json(as_record(comparison, rows)) + b"\n", shared=True)
     table = write_csv(rows, place / "comparison.csv")
     return [table, record, plot_comparison(comparison, cells, place / "comparison.png")]
 
 
 def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
-    table = Table(
-        title=f"{comparison.data}, {comparison.clients} clients, {comparison.partition}", title_justify="left"
-    )
+    table = Table(title=f"{comparison.data}, {rows[0].clients} clients, {comparison.partition}", title_justify="left")
     table.add_column("trained")
     for heading in ("accuracy", "epsilon", "server's", "up a round", "s a round"):
         table.add_column(heading, justify="right")

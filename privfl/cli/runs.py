@@ -80,7 +80,7 @@ def export(
     if to.exists():
         raise ConfigError(f"{to} exists already: choose another name")
     to.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(to, ModelStore(folder / MODELS).export(version))
+    atomic_write(to, ModelStore(folder / MODELS).export(version), shared=True)
     if as_json:
         print_json({"file": str(to), "round": version.round, "model": version.hash})
         return

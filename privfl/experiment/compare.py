@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from privfl.data import Dataset, load
+from privfl.data import ClientRows, Dataset, FederatedData, load, public_standardize, standardize
 from privfl.dp import Everyone, calibrate
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
+from privfl.experiment.federation import build_federation
 from privfl.experiment.pieces import do_pieces, usable_cores
 from privfl.files import atomic_write, canonical_json
 
@@ -34,11 +36,14 @@ SCHEMES: Final = ("plain", "masked", "ckks")
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "digits": {"client.learning_rate": 0.1},
     "breast_cancer": {"data.standardize": "public", "client.learning_rate": 1.0, "data.least": 10},
-    "heart": {"data.standardize": "local", "client.learning_rate": 0.05},
-    "adult": {"data.standardize": "local", "client.learning_rate": 0.1},
+    "heart": {"client.learning_rate": 0.05},
+    "adult": {"client.learning_rate": 0.1},
     "mnist": {"client.learning_rate": 0.1},
 }
 """Fixed beforehand for each data set; the test rows are public in every arm."""
+
+SCALED: Final = ("heart", "adult")
+"""Standardized by the public test rows, which costs no client anything."""
 
 WARNING: Final = (
     "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
@@ -58,7 +63,10 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One arm under one seed. Bytes and seconds are of a round, on average; epsilons are None where none is claimed."""
+    """One arm under one seed, among `clients`.
+
+    Bytes and seconds are of a round, on average; epsilons are None where none is claimed.
+    """
 
     arm: str
     seed: int
@@ -69,6 +77,7 @@ class Cell:
     bytes_up: float
     seconds: float
     model: str
+    clients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,7 @@ def run_comparison(
             for _, record in do_pieces(work, numbers, processes):
                 found.append(_cell(record))
                 lines = [header, *(asdict(cell) for cell in found)]
-                atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines))
+                atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines), shared=True)
                 yield found[-1]
 
 
@@ -192,10 +201,12 @@ def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
 
 
 def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> Cell:
-    experiment = Experiment(config, data=dataset, runs=runs)
+    # A folder of its own: a piece that failed in a worker is done again.
+    experiment = Experiment(config, data=_federation(config, dataset), runs=tempfile.mkdtemp(dir=runs))
+    clients = len(experiment.federation.clients)
     if arm.kind in ("pooled", "local"):
         metrics = baselines.pooled(experiment) if arm.kind == "pooled" else baselines.local(experiment)
-        return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "")
+        return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "", clients)
     reports = list(experiment.run())
     outsider, server = experiment.epsilon(), experiment.epsilon("server")
     return Cell(
@@ -208,7 +219,26 @@ def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> C
         bytes_up=float(np.mean([report.bytes_up for report in reports])),
         seconds=float(np.mean([report.seconds for report in reports])),
         model=reports[-1].model,
+        clients=clients,
     )
+
+
+def _federation(config: Config, dataset: Dataset) -> FederatedData:
+    """The clients of a cell. Test rows are public even where the partition is natural and they have an owner."""
+    federation = build_federation(config, dataset)
+    owned = [client.test for client in federation.clients]
+    if not len(federation.test) and any(len(rows) for rows in owned):
+        none = np.zeros(0, np.int64)
+        clients = tuple(ClientRows(client.name, client.train, none) for client in federation.clients)
+        federation = FederatedData(federation.dataset, clients, np.sort(np.concatenate(owned)))
+    if config.data.name not in SCALED:
+        return federation
+    public = federation.dataset.features[federation.test].astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column that is missing throughout has no mean: 0 and 1
+        mean, deviation = np.nanmean(public, axis=0), np.nanstd(public, axis=0)
+    scaling = public_standardize(np.nan_to_num(mean), np.where(deviation > 0, deviation, 1.0))
+    return standardize(federation, scaling)
 
 
 def _private(placement: str, multiplier: float) -> dict[str, Any]:
@@ -228,6 +258,7 @@ class Row:
     bytes_up: float
     seconds: float
     sees: str
+    clients: int
 
 
 def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
@@ -249,6 +280,7 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
                 bytes_up=float(np.mean([cell.bytes_up for cell in own])),
                 seconds=float(np.mean([cell.seconds for cell in own])),
                 sees=_sees(arm),
+                clients=own[0].clients,
             )
         )
     return rows

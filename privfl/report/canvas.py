@@ -71,6 +71,5 @@ def svg(figure: Any) -> str:
 def save(figure: Any, path: Path) -> Path:
     """Write the figure as PNG to `path`, whole or not at all; raises `OSError` where that cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, png(figure))
-    path.chmod(0o644)  # a picture is made to be shown, unlike a run's own files
+    atomic_write(path, png(figure), shared=True)
     return path

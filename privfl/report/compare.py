@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from textwrap import fill
@@ -23,7 +24,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    atomic_write(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue().encode(), shared=True)
     return path
 
 
@@ -36,8 +37,9 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -
     _curves(top[1], comparison, cells)
     _costs(bottom[0], comparison, rows)
     _sees(bottom[1], rows)
-    figure.suptitle(f"{comparison.data}: {comparison.clients} clients, {comparison.partition}", fontweight="bold")
-    figure.supxlabel(f"{WARNING} Bars: one standard deviation over {comparison.seeds} seeds.", fontsize=8)
+    figure.suptitle(f"{comparison.data}: {rows[0].clients} clients, {comparison.partition}", fontweight="bold")
+    bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
+    figure.supxlabel(f"{WARNING} {bars}", fontsize=8)
     return save(figure, path)
 
 
@@ -55,7 +57,7 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
             )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(comparison.epsilons, [f"{epsilon:g}" for epsilon in comparison.epsilons])
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(_floor(row.accuracy - row.deviation for row in rows), 1.02)
     style(
         axes, "Accuracy against epsilon", "epsilon at delta 1e-05, outsider (log scale)", "share of test rows correct"
     )
@@ -70,17 +72,22 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
             rounds = range(1, len(curves[0]) + 1)
             mean, color = np.mean(curves, axis=0), COLORS[at % len(COLORS)]
             axes.plot(rounds, mean, color=color, marker="ovs^Dxp*"[at % 8], markersize=3.5, label=name)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(_floor(accuracy for cell in cells for accuracy in cell.curve), 1.02)
     style(axes, "Accuracy over rounds, mean of the seeds", "round", "share of test rows correct")
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
+
+
+def _floor(accuracies: Iterable[float]) -> float:
+    """Where the axis starts: at a tenth below all of them, so that curves near 1 can be told apart."""
+    return max(0.0, math.floor(10 * min(accuracies)) / 10 - 0.05)
 
 
 def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
     names = {f"{name} sum": name for name in comparison.sums}
     own = [row for row in rows if row.arm in names]
     x = np.arange(len(own))
-    size = [row.bytes_up / 1000 / comparison.clients for row in own]
+    size = [row.bytes_up / 1000 / row.clients for row in own]
     left = axes.bar(x - 0.2, size, 0.36, color=BLUE, label="kB up a client (left axis)")
     axes.bar_label(left, fmt="%.1f", fontsize=8)
     style(axes, "Bytes and seconds of a round, by sum", "sum", "kB a client sends")

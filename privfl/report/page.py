@@ -43,8 +43,7 @@ def write_report(run: RunRecord, path: Path, *, public: bool = False) -> Path:
     seconds of a round - and the figures of all other observers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, render(run, public=public).encode())
-    path.chmod(0o644)  # it is written to be read, unlike the run's own files
+    atomic_write(path, render(run, public=public).encode(), shared=True)
     return path
 
 

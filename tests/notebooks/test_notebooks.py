@@ -99,7 +99,7 @@ def stream(text: str, name: str = "stdout") -> dict[str, Any]:
     ("output", "found"),
     [
         (stream("saved to /home/someone/runs/x"), "path"),
-        (stream("/tmp/privfl-abc/run/models"), "path"),
+        (stream("/var/lib/privfl-abc/run/models"), "path"),
         (stream(r"C:\Users\someone\runs"), "path"),
         (stream("x.py:3: DeprecationWarning: old"), "warning"),
         (stream("anything", "stderr"), "stderr"),
@@ -119,7 +119,7 @@ def test_a_cell_that_never_ran_is_found() -> None:
 
 
 def test_ordinary_outputs_are_fine() -> None:
-    picture = {"output_type": "display_data", "data": {"image/png": "/tmp/aaaa"}, "metadata": {}}
+    picture = {"output_type": "display_data", "data": {"image/png": "/var/aaaa"}, "metadata": {}}
     assert build.problems(notebook_of(stream("1/2 of the clients, 3 kB/s, and/or more: 5/7/8"), picture)) == []
 
 
@@ -150,7 +150,8 @@ def test_an_unknown_notebook_is_an_error_that_names_those_that_exist(
 def test_a_notebook_that_fails_is_not_written(tmp_path: Path, code: str, said: str) -> None:
     source = tmp_path / "99_fails.py"
     source.write_text(f"# %%\n{code}\n")
-    command = "import sys, pathlib; from notebooks import build; print(build.build(pathlib.Path(sys.argv[1]), quick=False))"
+    command = "import sys; from pathlib import Path; from notebooks import build; "
+    command += "print(build.build(Path(sys.argv[1]), quick=False))"
     run = subprocess.run(
         [sys.executable, "-c", command, str(source)], cwd=ROOT, capture_output=True, text=True, timeout=280, check=True
     )

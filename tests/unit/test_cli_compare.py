@@ -3,11 +3,16 @@
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from privfl.cli.app import run
+from privfl.data import Dataset, Grouping
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import compare
 from privfl.experiment.compare import Comparison, run_comparison, summarize
@@ -65,6 +70,59 @@ def test_a_comparison_resumes_where_it_stopped(place, tmp_path, monkeypatch):
     (tmp_path / compare.RESULTS).write_text('{"a": 1}\n{"arm": 2}\n')
     with pytest.raises(StateError, match="does not hold"):
         next(run_comparison(SMALL, tmp_path, resume=True))
+
+
+def test_clients_are_counted_and_test_rows_are_public_where_the_partition_is_natural():
+    hospitals = Grouping("hospital", np.repeat([0, 1, 2], 20), ("a", "b", "c"))
+    features = np.arange(60, dtype=np.float32)[:, None] ** np.array([1.0, 0.0, 2.0], np.float32)
+    features[7, 2] = np.nan
+    whole = Dataset(
+        "heart", "binary", features, np.arange(60) % 2, classes=("no", "yes"), test=np.arange(0, 60, 4),
+        groupings=(hospitals,),
+    )  # fmt: skip
+    comparison = replace(SMALL, data="heart", partition="natural")
+    federation = compare._federation(comparison.config(comparison.arms()[0], 0), whole)
+    assert len(federation.clients) == 3
+    assert list(federation.test) == list(range(0, 60, 4))
+    assert not any(len(client.test) for client in federation.clients)
+    scaled = federation.dataset.features[federation.test]
+    assert np.isfinite(federation.dataset.features).all()
+    assert scaled.mean(axis=0) == pytest.approx(0, abs=1e-5)
+    assert scaled.std(axis=0) == pytest.approx([1, 0, 1], abs=1e-5)  # a constant column stays one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "partition"), [("heart", "natural"), ("adult", "quantity:1.2")])
+def test_sets_of_the_data_folder_are_compared(data, partition, tmp_path, data_folder):
+    comparison = Comparison(data, 8, partition, 2, (8.0,), 1, ("plain",), str(data_folder))
+    rows = {row.arm: row for row in summarize(comparison, list(run_comparison(comparison, tmp_path)))}
+    assert rows["FedAvg"].clients == (4 if partition == "natural" else 8)
+    assert rows["FedAvg"].accuracy > 0.7
+
+
+def test_a_comparison_that_was_killed_goes_on_to_the_same_result(place, tmp_path):
+    """Killed with its workers at work, for real: no arm runs twice, and what seeds decide is the same."""
+    settings = ["--data", "breast-cancer", "--clients", "10", "--partition", "iid", "--rounds", "2", "--seeds", "2"]
+    settings += ["--epsilon", "8", "--sums", "plain,masked", "--workers", "2", "--to", str(tmp_path)]
+    command = [sys.executable, "-m", "privfl", "compare", *settings]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = tmp_path / compare.RESULTS
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        assert killed.poll() is None, "it ended before it could be killed"
+    killed.kill()
+    killed.wait()
+    before = path.read_bytes().splitlines()
+    assert 2 <= len(before) < 1 + len(SMALL.cells())
+    resumed = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=True)
+    after = path.read_bytes().splitlines()
+    assert after[: len(before)] == before  # what was done is not done again
+    cells = [json.loads(line) for line in after[1:]]
+    assert len({(cell["arm"], cell["seed"]) for cell in cells}) == len(cells) == len(SMALL.cells())
+    seeded = {(c.arm, c.seed): (c.accuracy, c.model) for c in place[1] if c.epsilon is None}
+    assert seeded == {(c["arm"], c["seed"]): (c["accuracy"], c["model"]) for c in cells if c["epsilon"] is None}
+    assert [row["arm"] for row in json.loads(resumed.stdout)["rows"]] == [arm.name for arm in SMALL.arms()]
+    assert not list(tmp_path.glob(f"{compare.SCRATCH}*"))
 
 
 def test_the_verb_writes_table_record_and_plot(capsys, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
         atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_its_owner_s_alone_unless_it_is_made_to_be_shared(tmp_path: Path) -> None:
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    before = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "key", b"")
+        atomic_write(tmp_path / "page.html", b"", shared=True)
+        atomic_write(tmp_path / "was-shared", b"", shared=True)
+        atomic_write(tmp_path / "was-shared", b"")
+        os.umask(0o077)
+        atomic_write(tmp_path / "under-a-strict-mask", b"", shared=True)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "key") == 0o600
+    assert mode(tmp_path / "page.html") == 0o640
+    assert mode(tmp_path / "was-shared") == 0o600
+    assert mode(tmp_path / "under-a-strict-mask") == 0o600
 
 
 def test_json_has_one_form() -> None:
