@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
@@ -125,10 +125,14 @@ class Blob:
     max_length: int
 
     def write(self, value: Any) -> bytes | memoryview:
+        return b"".join(self.pieces(value))
+
+    def pieces(self, value: Any) -> tuple[bytes | memoryview, memoryview]:
+        """What `write` joins: vectors are long, and need not be copied more than once."""
         view = _octets(value)
         if view.nbytes > self.max_length:
             raise WireError(f"{view.nbytes} bytes, at most {self.max_length} allowed")
-        return b"".join((U64.write(view.nbytes), view))
+        return U64.write(view.nbytes), view
 
     def read(self, reader: Reader) -> memoryview:
         length = U64.read(reader)
@@ -197,7 +201,16 @@ def wired(codec: Codec, *, secret: bool = False) -> Any:
 
 def write_fields(value: Any) -> bytes:
     """The fields of a wired dataclass, in order."""
-    return b"".join(codec.write(getattr(value, name)) for name, codec in _codecs(type(value)))
+    return b"".join(_pieces(value))
+
+
+def _pieces(value: Any) -> Iterator[bytes | memoryview]:
+    for name, codec in _codecs(type(value)):
+        field = getattr(value, name)
+        if isinstance(codec, Blob):
+            yield from codec.pieces(field)
+        else:
+            yield codec.write(field)
 
 
 def read_fields(of: type[_T], reader: Reader) -> _T:
@@ -224,9 +237,9 @@ class Message:
         """The canonical encoding; `task` is the 32-byte digest of the task this message belongs to."""
         if len(task) != DIGEST_BYTES:
             raise ConfigError(f"a task digest has {DIGEST_BYTES} bytes, not {len(task)}")
-        body = write_fields(self)
-        header = _HEADER.pack(MAGIC, VERSION, self.KIND, _u32(sender), task, _u32(len(body)))
-        return header + body
+        pieces = list(_pieces(self))
+        header = _HEADER.pack(MAGIC, VERSION, self.KIND, _u32(sender), task, _u32(sum(map(len, pieces))))
+        return b"".join((header, *pieces))
 
     @classmethod
     def from_body(cls, body: memoryview) -> Self:

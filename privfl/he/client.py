@@ -31,8 +31,8 @@ from privfl.he.messages import (
     digest,
 )
 from privfl.he.opening import open_sum
-from privfl.he.packing import pack
 from privfl.he.seal import SealCipher
+from privfl.he.sealing import encrypt_block
 from privfl.he.tags import Tagger
 from privfl.he.terms import Terms
 from privfl.ring import Ints
@@ -198,9 +198,8 @@ class CkksClient:
         held.store.keep(key)
         held.cipher = SealCipher(terms.plan, secret_polynomial(key, terms.plan))
         held.tagger = Tagger(terms.plan, key, terms.digest)
-        residues, seeds = held.cipher.encrypt(vector)
-        block = pack(residues, terms.plan.residue_bytes)
-        tag = held.tagger.sign(residues, me)
+        seeds, block, whole = encrypt_block(terms.plan, vector, held.cipher, held.tagger)
+        tag = held.tagger.sign(whole, me)
         header = FrameHeader(me, terms.plan.identifier, key_id(key), seeds, digest(block), tag, bytes(SIGNATURE_BYTES))
         self._header = header.sign(terms.digest, held.own.signing)
         return Frame(self._header, block)

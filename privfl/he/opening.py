@@ -96,18 +96,20 @@ def decrypt_sum(
     Raises `RemoteProtocolError` when a slot is more than 10 deviations off an integer. `unsafe_approximate` gives the
     values before rounding instead, for experiments; no sum ever asks for them.
     """
-    chunks = cipher.decrypt(block, seeds)
+    parts = cipher.decrypt(block, seeds)
     if unsafe_approximate:
-        return ApproximateSum(np.concatenate(list(chunks)))
+        return ApproximateSum(np.concatenate([values.reshape(-1) for values in parts]))
     limit = REFUSE_DEVIATIONS * plan.noise_stddev(len(seeds))
-    total = np.empty(plan.chunks * plan.degree, np.int64)
-    for at, values in enumerate(chunks):
+    total = np.empty((plan.chunks, plan.degree), np.int64)
+    done = 0
+    for values in parts:
         rounded = np.rint(values)
-        total[at * plan.degree : (at + 1) * plan.degree] = rounded
-        off = values - rounded
-        worst = max(float(off.max()), -float(off.min()))
+        total[done : done + len(values)] = rounded
+        done += len(values)
+        np.subtract(values, rounded, out=rounded)
+        worst = max(float(rounded.max()), -float(rounded.min()))
         if not worst <= limit:
             raise RemoteProtocolError(
                 f"a slot is {worst:.3g} off an integer, and {limit:.3g} is allowed: not an honest sum"
             )
-    return total
+    return total.reshape(-1)

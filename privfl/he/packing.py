@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,10 @@ Residues = npt.NDArray[np.uint64]
 """Residues modulo q, `[chunks * degree]`, in the order of SEAL's number-theoretic transform."""
 
 Slots = npt.NDArray[np.complex128]
+Reals = npt.NDArray[np.float64]
+
+ROWS: Final = 8
+"""Chunks a pass: 256 KiB stay in the cache."""
 
 _BLOCK: Final = 1 << 15  # residues a pass: 256 KiB stay in the cache
 
@@ -32,26 +37,61 @@ def to_slots(values: Ints, degree: int) -> Slots:
 
     Of each `degree` values the first half are real parts, the second half imaginary parts.
     """
-    chunks = -(-len(values) // degree)
-    padded = np.zeros(chunks * degree)
-    padded[: len(values)] = values
-    halves = padded.reshape(chunks, 2, degree // 2)
-    slots = np.empty((chunks, degree // 2), np.complex128)
-    slots.real, slots.imag = halves[:, 0], halves[:, 1]
+    whole, left = divmod(len(values), degree)
+    slots = np.zeros((whole + (left > 0), degree // 2), np.complex128)
+    halves = values[: whole * degree].reshape(whole, 2, degree // 2)
+    slots.real[:whole], slots.imag[:whole] = halves[:, 0], halves[:, 1]
+    if left:
+        real, imaginary = values[whole * degree :][: degree // 2], values[whole * degree :][degree // 2 :]
+        slots.real[whole, : len(real)], slots.imag[whole, : len(imaginary)] = real, imaginary
     return slots
 
 
-def from_slots(slots: Slots) -> npt.NDArray[np.float64]:
-    """complex `[degree/2]` -> float64 `[degree]`: the values of one chunk, not rounded."""
-    return np.concatenate([slots.real, slots.imag])
+def from_slots(slots: Slots) -> Reals:
+    """complex `[chunks, degree/2]` -> float64 `[chunks, degree]`: the values of the chunks, not rounded."""
+    return np.concatenate([slots.real, slots.imag], axis=1)
+
+
+def from_coefficients(coefficients: Residues, modulus: int, scale: float) -> Reals:
+    """Coefficients modulo q, uint64 `[chunks, degree]` -> the values of the chunks as `from_slots` gives them.
+
+    Slot i is the polynomial at zeta^(3^i), zeta = exp(i pi / degree), over `scale`. Either 3^i or -3^i is 4t + 1, and
+    at zeta^(4t + 1) the polynomial is a discrete Fourier transform of half its length (SPEC.md, section 5).
+    """
+    degree = coefficients.shape[1]
+    twist, place, mirrored = _roots(degree)
+    centered = coefficients.view(np.int64) - modulus * (coefficients > modulus // 2)
+    folded = np.empty((len(coefficients), degree // 2), np.complex128)
+    folded.real, folded.imag = centered[:, : degree // 2], centered[:, degree // 2 :]
+    folded *= twist / scale
+    slots = np.fft.ifft(folded, norm="forward").take(place, axis=1)
+    slots.imag *= mirrored
+    return from_slots(slots)
+
+
+@lru_cache(maxsize=4)
+def _roots(degree: int) -> tuple[Slots, npt.NDArray[np.intp], Reals]:
+    """zeta^j for j < degree/2; where slot i is found among the points, and -1 where the point is its conjugate."""
+    powers = np.array([pow(3, i, 2 * degree) for i in range(degree // 2)])
+    mirrored = powers % 4 == 3
+    place = (np.where(mirrored, 2 * degree - powers, powers) - 1) // 4
+    return np.exp(1j * np.pi / degree * np.arange(degree // 2)), place, np.where(mirrored, -1.0, 1.0)
 
 
 def pack(residues: Residues, size: int) -> bytes:
     """uint64 residues `[n]` -> n * `size` bytes, little-endian."""
-    packed = np.empty(len(residues), _record(size))
-    for name, word, shift in _FIELDS[size]:
-        packed[name] = (residues >> np.uint64(shift)).astype(word)  # the high bits that the word cuts off come next
-    return packed.tobytes()
+    packed = bytearray(len(residues) * size)
+    pack_into(packed, 0, residues, size)
+    return bytes(packed)
+
+
+def pack_into(packed: bytearray, start: int, residues: Residues, size: int) -> None:
+    """Write the bytes of `pack` to `packed`, beginning with the place of residue `start`."""
+    records = np.frombuffer(packed, _record(size))[start : start + len(residues)]
+    for at in range(0, len(residues), _BLOCK):
+        some, words = records[at : at + _BLOCK], residues[at : at + _BLOCK]
+        for name, word, shift in _FIELDS[size]:  # the high bits that a word cuts off are in the next one
+            some[name] = (words >> np.uint64(shift) if shift else words).astype(word)
 
 
 def unpack(block: bytes | memoryview, plan: CkksPlan) -> Residues:

@@ -1,10 +1,10 @@
 """The only door to TenSEAL: secret-key CKKS through `tenseal.sealapi`, one prime, seeds in place of random halves.
 
-SEAL's bindings read and write files only, and write them compressed. So every exchange goes through one anonymous
-memory file (a private temporary file where the system has none), what SEAL wrote is inflated and taken apart here,
-and what SEAL reads is put together here, uncompressed, from residues and seeds that were checked before: no byte that
-a peer chose is ever parsed by SEAL. At first use a self-test holds this layout, the transform and the generator
-against pinned values.
+SEAL's bindings read and write files only, and write them compressed. What SEAL reads is put together here,
+uncompressed, from residues and seeds that were checked before, in an anonymous memory file: no byte that a peer chose
+is ever parsed by SEAL. What SEAL encrypted is read out of its memory (privfl/he/memory.py), or where that cannot be
+done from the same file, inflated and taken apart here. At first use a self-test holds both ways, this layout, the
+transform and the generator against pinned values.
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
-import os
 import struct
-import tempfile
-import threading
-import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from privfl.errors import ConfigError, MissingExtra
+from privfl.he.channel import Buffer, Channel
 from privfl.he.keys import Ternary
-from privfl.he.packing import Residues, from_slots, to_slots
+from privfl.he.memory import Window
+from privfl.he.packing import ROWS, Reals, Residues, from_coefficients, from_slots, to_slots
 from privfl.he.plan import PRIMES, SEED_BYTES, CkksPlan
 from privfl.ring import Ints
 
@@ -63,28 +59,48 @@ class SealCipher:
 
     def encrypt(self, values: Ints) -> tuple[Residues, bytes]:
         """int64 `[length]` -> (c0 residues `[chunks * degree]`, seeds); fresh randomness from SEAL at every call."""
-        plan, parts = self._plan, self._parts
-        residues = np.empty((plan.chunks, plan.degree), np.uint64)
-        seeds = []
-        plain = self._seal.Plaintext()
-        for chunk, slots in enumerate(to_slots(values, plan.degree)):
-            parts.encoder.encode(slots.tolist(), plan.scale, plain)
-            seeds.append(parts.take_apart(self._encryptor.encrypt_symmetric(plain), residues[chunk]))
+        residues = np.empty((self._plan.chunks, self._plan.degree), np.uint64)
+        seeds, at = [], 0
+        for rows, some in self.encrypt_parts(values):
+            residues[at : at + len(rows)] = rows
+            seeds.append(some)
+            at += len(rows)
         return residues.reshape(-1), b"".join(seeds)
 
-    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> Iterator[npt.NDArray[np.float64]]:
-        """Summed c0 residues and every client's seeds -> float64 `[degree]`, chunk by chunk: approximate values.
+    def encrypt_parts(self, values: Ints) -> Iterator[tuple[Residues, bytes]]:
+        """`encrypt` by and by: residues `[at most 8, degree]`, which are good until the next come, and their seeds."""
+        plan, parts = self._plan, self._parts
+        residues = np.empty((min(ROWS, plan.chunks), plan.degree), np.uint64)
+        plain = self._seal.Plaintext()
+        for at in range(0, len(values), ROWS * plan.degree):
+            seeds = []
+            for row, slots in enumerate(to_slots(values[at : at + ROWS * plan.degree], plan.degree)):
+                parts.encoder.encode(slots.tolist(), plan.scale, plain)
+                cipher = self._encryptor.encrypt_symmetric(plain)
+                seeds.append(parts.take_apart(cipher, plan.scale, residues[row]))
+            yield residues[: len(seeds)], b"".join(seeds)
 
-        These are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
+    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> Iterator[Reals]:
+        """Summed c0 residues and every client's seeds -> float64 `[at most 8, degree]`, some chunks at a time.
+
+        These values are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
         """
         plan, parts = self._plan, self._parts
         rows = total.reshape(plan.chunks, plan.degree)
-        plain = self._seal.Plaintext()
-        for chunk, row in enumerate(rows):
-            at = chunk * SEED_BYTES
-            cipher = parts.put_together(row, [bytes(own[at : at + SEED_BYTES]) for own in seeds], plan.scale)
-            self._decryptor.decrypt(cipher, plain)
-            yield from_slots(np.fromiter(parts.encoder.decode_complex(plain), np.complex128, plan.degree // 2))
+        plain, carried = self._seal.Plaintext(), self._seal.Ciphertext(parts.context)
+        for at in range(0, plan.chunks, ROWS):
+            some = rows[at : at + ROWS]
+            seen, unseen = np.zeros(some.shape, np.uint64), {}
+            for row, block in enumerate(some):
+                own = slice((at + row) * SEED_BYTES, (at + row + 1) * SEED_BYTES)
+                cipher = parts.put_together(block, [bytes(seed[own]) for seed in seeds], plan.scale)
+                self._decryptor.decrypt(cipher, plain)
+                if not parts.coefficients(plain, plan.scale, carried, seen[row]):
+                    unseen[row] = parts.values(plain)
+            values = from_coefficients(seen, plan.modulus, plan.scale)
+            for row, listed in unseen.items():
+                values[row] = listed
+            yield values
 
 
 class _Parameters:
@@ -107,10 +123,12 @@ class _Parameters:
         self._tables = self._util.NTTTables(degree.bit_length() - 1, self._prime)
         self._evaluator = seal.Evaluator(self.context)
         self._identity = np.array(self.context.first_parms_id(), np.uint64).tobytes()
-        self._channel = _Channel()
+        self._channel = Channel()
         self._buffer = ctypes.create_string_buffer(16 * degree + 4096)  # no secret passes here, only ciphertexts
         written = seal.Serialization.SEALHeader()
         self._version = (written.version_major, written.version_minor)
+        self._carriers: dict[float, Any] = {}
+        self._window = Window(self._identity, degree, self._generator(), SEED_BYTES)
 
     def transform(self, secret: Ternary) -> Residues:
         """The number-theoretic transform of small coefficients, in SEAL's order."""
@@ -129,10 +147,13 @@ class _Parameters:
             channel.write(b"")
         return key
 
-    def take_apart(self, serializable: Any, out: Residues) -> bytes:
+    def take_apart(self, serializable: Any, scale: float, out: Residues) -> bytes:
         """Write the c0 of what SEAL's symmetric encryption returned to `out`, and return the seed of its c1."""
         end = _FIXED + 8 * self.degree + _GENERATOR
         with self._channel:
+            seed = self._window.read(serializable, scale, out)
+            if seed is not None:
+                return seed
             body = self._written(serializable)
             out[:] = np.frombuffer(body, np.uint64, self.degree, _FIXED)
             return bytes(body[end:])
@@ -141,17 +162,39 @@ class _Parameters:
         """The SEAL ciphertext (block, sum of what the seeds expand to)."""
         with self._channel as channel:
             total = self.seal.Ciphertext(self.context)
-            channel.write(self._form(block.tobytes(), seeds[0], scale))
+            channel.write(*self._form(np.ascontiguousarray(block).data, seeds[0], scale))
             total.load(self.context, channel.path)
             if len(seeds) == 1:
                 return total
             other = self.seal.Ciphertext(self.context)
-            channel.write(self._form(bytes(8 * self.degree), seeds[0], scale))
+            channel.write(*self._form(bytes(8 * self.degree), seeds[0], scale))
             for seed in seeds[1:]:
                 channel.patch(seed)  # the seed is the end of the file; the rest stays
                 other.load(self.context, channel.path)
                 self._evaluator.add_inplace(total, other)
         return total
+
+    def values(self, plain: Any) -> Reals:
+        """What SEAL decodes, float64 `[degree]`."""
+        slots = np.fromiter(self.encoder.decode_complex(plain), np.complex128, self.degree // 2)
+        values: Reals = from_slots(slots[None])[0]
+        return values
+
+    def coefficients(self, plain: Any, scale: float, carried: Any, out: Residues) -> bool:
+        """Write the coefficients of a decrypted plaintext to `out`, if memory can be read; True if it could.
+
+        `carried` is a SEAL ciphertext of the caller's, for what is as secret as the plaintext.
+        """
+        if not self._window.found:
+            return False
+        with self._channel:
+            if scale not in self._carriers:
+                # SEAL transforms ciphertexts only: the plaintext is added to one that is zero there.
+                zeros = np.zeros(self.degree, np.uint64)
+                self._carriers[scale] = self.put_together(zeros, [bytes(SEED_BYTES)], scale)
+            self._evaluator.add_plain(self._carriers[scale], plain, carried)
+            self._evaluator.transform_from_ntt_inplace(carried)
+            return self._window.read_coefficients(carried, scale, out)
 
     def test(self, pinned: str) -> None:
         """Compare layout, transform and generator with what this module was written against; `ConfigError` if not."""
@@ -178,19 +221,27 @@ class _Parameters:
             raise ValueError("another layout")
         if body[end : end + _GENERATOR] != self._generator():
             raise ValueError("another generator")
-        block = np.empty(self.degree, np.uint64)
-        seed = self.take_apart(fresh, block)
+        block, again = np.empty((2, self.degree), np.uint64)
+        seed = self.take_apart(fresh, 2.0**16, block)
+        self._window.search(fresh, 2.0**16, block, seed)
+        if self.take_apart(fresh, 2.0**16, again) != seed or not np.array_equal(again, block):
+            raise ValueError("another memory")
         cipher = self.put_together(block, [seed], 2.0**16)
         self.seal.Decryptor(self.context, key).decrypt(cipher, plain)
-        slots = np.array(self.encoder.decode_complex(plain))
-        if not np.array_equal(np.rint(from_slots(slots)), values):
+        if not np.array_equal(np.rint(self.values(plain)), values):
             raise ValueError("another encoding")
+        if self.coefficients(plain, 2.0**16, self.seal.Ciphertext(self.context), again):
+            seen = from_coefficients(again[None], self.modulus, 2.0**16)
+            if not np.array_equal(np.rint(seen[0]), values):
+                raise ValueError("another transform")
         known = self.put_together(np.zeros(self.degree, np.uint64), [bytes(range(SEED_BYTES))], 1.0)
         expanded = np.array([known[i] for i in range(self.degree, 2 * self.degree)], np.uint64)
         return hashlib.sha256(self.transform(secret).tobytes() + expanded.tobytes()).hexdigest()
 
-    def _form(self, block: bytes, seed: bytes, scale: float) -> bytes:
-        return self._wrap(self._front(scale) + block + self._generator() + seed)
+    def _form(self, block: Buffer, seed: bytes, scale: float) -> tuple[Buffer, ...]:
+        front, generator = self._front(scale), self._generator()
+        size = len(front) + 8 * self.degree + len(generator) + len(seed)
+        return self._header(_OUTER.size + size) + front, block, generator + seed
 
     def _front(self, scale: float) -> bytes:
         """Everything before the residues: parameters, transformed form, 2 polynomials, N, 1 prime, scale, factor 1."""
@@ -217,43 +268,6 @@ class _Parameters:
         return _inflate(compression, raw, header, self._buffer)
 
 
-class _Channel:
-    """A file that only this process sees, through which SEAL reads and writes; one exchange at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._open()
-
-    def _open(self) -> None:
-        self._process = os.getpid()
-        if hasattr(os, "memfd_create"):
-            self._handle = os.memfd_create("privfl-he")
-            self.path = f"/proc/self/fd/{self._handle}"
-        else:  # pragma: no cover - macOS
-            self._handle, self.path = tempfile.mkstemp(prefix="privfl-he-")
-            weakref.finalize(self, Path(self.path).unlink, missing_ok=True)
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        if self._process != os.getpid():
-            self._open()  # a forked child must not write into its parent's file
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-
-    def write(self, data: bytes) -> None:
-        os.ftruncate(self._handle, len(data))
-        self._size = len(data)
-        os.pwrite(self._handle, data, 0)
-
-    def patch(self, tail: bytes) -> None:
-        os.pwrite(self._handle, tail, self._size - len(tail))
-
-    def read(self) -> bytes:
-        return os.pread(self._handle, os.fstat(self._handle).st_size, 0)
-
-
 def self_test(degree: int = 4096, prime_bits: int = 40, security: int = 128) -> None:
     """Check that this TenSEAL is the one that privfl knows; raises `ConfigError` or `MissingExtra` if not."""
     _parameters(degree, PRIMES[degree, prime_bits], security)
@@ -278,10 +292,10 @@ def _unknown_layout() -> str:
     return "this TenSEAL lays out or draws ciphertexts in a way that privfl does not know: use tenseal 0.3.15 to 0.3.18"
 
 
-Buffer = ctypes.Array[ctypes.c_char]
+Scratch = ctypes.Array[ctypes.c_char]
 
 
-def _inflate(compression: int, raw: bytes, header: int, buffer: Buffer) -> memoryview:
+def _inflate(compression: int, raw: bytes, header: int, buffer: Scratch) -> memoryview:
     """What SEAL compressed after a header, in a scratch buffer: 0 not at all, 1 with zlib, 2 with Zstandard."""
     if compression == 0:
         return memoryview(raw)[header:]
@@ -291,7 +305,7 @@ def _inflate(compression: int, raw: bytes, header: int, buffer: Buffer) -> memor
 
 
 @lru_cache(maxsize=1)
-def _zstandard() -> Callable[[bytes, Buffer], memoryview]:
+def _zstandard() -> Callable[[bytes, Scratch], memoryview]:
     """A Zstandard decoder: the one inside TenSEAL's own library, or Python's or the zstandard package's."""
     library = ctypes.CDLL(importlib.import_module("_sealapi_cpp").__file__)
     try:
@@ -301,7 +315,7 @@ def _zstandard() -> Callable[[bytes, Buffer], memoryview]:
     decode.restype = ctypes.c_size_t
     decode.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
-    def inflate(data: bytes, buffer: Buffer) -> memoryview:
+    def inflate(data: bytes, buffer: Scratch) -> memoryview:
         size = decode(buffer, len(buffer), data, len(data))
         if size > len(buffer):  # error codes are huge
             raise ValueError("not a Zstandard frame")
@@ -310,7 +324,7 @@ def _zstandard() -> Callable[[bytes, Buffer], memoryview]:
     return inflate
 
 
-def _packaged_zstandard() -> Callable[[bytes, Buffer], memoryview]:
+def _packaged_zstandard() -> Callable[[bytes, Scratch], memoryview]:
     for name in ("compression.zstd", "zstandard"):
         try:
             module = importlib.import_module(name)

@@ -17,20 +17,22 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from privfl.crypto import derive
 from privfl.he.keys import keystream
-from privfl.he.packing import Residues
+from privfl.he.packing import ROWS, Reals, Residues
 from privfl.he.plan import CkksPlan
+from privfl.ring import Ints
 from privfl.wire import ClientId
+
+Tag = tuple[int, ...]
+"""Numbers below the prime; those of blocks add up modulo it."""
 
 _TAGS: Final = 2
 _DATA_BITS: Final = 24
 _WEIGHT_BITS: Final = 17
-_ROWS: Final = 8  # chunks a pass: 256 KiB stay in the cache
-
-Reals = npt.NDArray[np.float64]
+_HALF_BITS: Final = 26
+_HALF: Final = (1 << _HALF_BITS) - 1
 
 
 class Tagger:
@@ -43,31 +45,47 @@ class Tagger:
         inner = weights[: _TAGS * plan.degree].reshape(_TAGS, plan.degree)
         # Matrix products of 24-bit by 17-bit limbs over at most 4096 entries stay below 2^53: float64 is exact.
         self._inner = np.concatenate([_limbs(row, _WEIGHT_BITS, plan.prime_bits) for row in inner]).T.copy()
-        self._outer = weights[_TAGS * plan.degree :].reshape(_TAGS, plan.chunks)
+        outer = weights[_TAGS * plan.degree :].reshape(_TAGS, plan.chunks)
+        self._outer = _limbs(outer, _WEIGHT_BITS, plan.prime_bits).transpose(1, 2, 0).copy()
+        self._data = np.empty((-(-plan.prime_bits // _DATA_BITS), min(ROWS, plan.chunks), plan.degree))
 
-    def block(self, residues: Residues) -> tuple[int, ...]:
+    def block(self, residues: Residues) -> Tag:
         """The tag of one block of reduced residues, without any pad."""
-        q, chunks = self._plan.modulus, self._plan.chunks
-        rows = residues.reshape(chunks, self._plan.degree)
-        totals = [0] * _TAGS
-        for at in range(0, chunks, _ROWS):
-            products = _limbs(rows[at : at + _ROWS], _DATA_BITS, self._plan.prime_bits) @ self._inner
-            for tag, columns in enumerate(np.split(products, _TAGS, axis=2)):
-                for row, weight in enumerate(self._outer[tag, at : at + _ROWS]):
-                    inner = sum(
-                        int(product) << (_DATA_BITS * i + _WEIGHT_BITS * j)
-                        for i, line in enumerate(columns[:, row])
-                        for j, product in enumerate(line)
-                    )
-                    totals[tag] = (totals[tag] + int(weight) * inner) % q
-        return tuple(totals)
+        rows = residues.reshape(self._plan.chunks, self._plan.degree)
+        return self.whole(self.part(rows[at : at + ROWS], at) for at in range(0, self._plan.chunks, ROWS))
 
-    def sign(self, residues: Residues, sender: ClientId) -> bytes:
-        """The 16-byte tag of `sender`'s own block."""
-        pairs = zip(self.block(residues), self._pad(sender), strict=True)
+    def part(self, rows: Residues, first: int) -> Ints:
+        """What at most 8 chunks `[k, degree]`, from number `first` on, add to the tag of their block.
+
+        int64 `[tag, half, data limb, weight limb, outer limb]`: coefficients below 2^47 that `whole` puts together.
+        """
+        count = len(rows)
+        products = _limbs(rows, _DATA_BITS, self._plan.prime_bits, self._data[:, :count]) @ self._inner
+        whole = products.astype(np.int64)  # below 2^53
+        halves = np.stack([whole & _HALF, whole >> _HALF_BITS]).astype(np.float64)
+        halves = halves.reshape(2, len(products), count, _TAGS, -1).transpose(3, 0, 1, 4, 2)
+        outer = self._outer[:, None, None, first : first + count]
+        part: Ints = (halves @ outer).astype(np.int64)  # 8 products of 27 by 17 bits
+        return part
+
+    def whole(self, parts: Iterable[Ints]) -> Tag:
+        """The tag of a block from all of its parts."""
+        totals = np.sum(np.stack(list(parts)).astype(object), axis=0)
+        return tuple(
+            sum(
+                int(value) << (_HALF_BITS * half + _DATA_BITS * data + _WEIGHT_BITS * (inner + outer))
+                for (half, data, inner, outer), value in np.ndenumerate(total)
+            )
+            % self._plan.modulus
+            for total in totals
+        )
+
+    def sign(self, block: Tag, sender: ClientId) -> bytes:
+        """16 bytes: the tag of `sender`'s own block, padded."""
+        pairs = zip(block, self._pad(sender), strict=True)
         return b"".join(((tag + pad) % self._plan.modulus).to_bytes(8, "little") for tag, pad in pairs)
 
-    def total(self, tags: Iterable[tuple[ClientId, bytes]]) -> tuple[int, ...]:
+    def total(self, tags: Iterable[tuple[ClientId, bytes]]) -> Tag:
         """The tag that the sum of all senders' blocks must have."""
         totals = [0] * _TAGS
         for sender, signed in tags:
@@ -75,7 +93,7 @@ class Tagger:
                 totals[tag] += int.from_bytes(signed[8 * tag : 8 * tag + 8], "little") - pad
         return tuple(total % self._plan.modulus for total in totals)
 
-    def _pad(self, sender: ClientId) -> tuple[int, ...]:
+    def _pad(self, sender: ClientId) -> Tag:
         drawn = self._draw(derive(self._pads, "ckks-sum tag pad", sender.to_bytes(4, "little")), _TAGS)
         return tuple(int(word) for word in drawn)
 
@@ -85,13 +103,13 @@ class Tagger:
         return np.where(words >= self._plan.modulus, words - np.uint64(self._plan.modulus), words)
 
 
-def _limbs(words: Residues, bits: int, whole: int) -> Reals:
+def _limbs(words: Residues, bits: int, whole: int, out: Reals | None = None) -> Reals:
     """uint64 `[...]` -> float64 `[limbs, ...]`, least significant limb first."""
-    limbs = np.empty((-(-whole // bits), *words.shape))
+    limbs = np.empty((-(-whole // bits), *words.shape)) if out is None else out
     part = np.empty_like(words)
     for index, limb in enumerate(limbs):
-        np.right_shift(words, np.uint64(bits * index), out=part)
+        low = np.right_shift(words, np.uint64(bits * index), out=part) if index else words
         if index < len(limbs) - 1:  # nothing is above the last one
-            np.bitwise_and(part, np.uint64((1 << bits) - 1), out=part)
-        limb[...] = part
+            low = np.bitwise_and(low, np.uint64((1 << bits) - 1), out=part)
+        limb[...] = low.view(np.int64)  # small enough to be either, and faster to convert
     return limbs

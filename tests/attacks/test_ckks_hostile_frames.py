@@ -276,7 +276,7 @@ def test_a_signed_frame_that_spoils_the_sum_is_noticed_when_it_is_opened(what: s
         assert held.cipher is not None
         assert held.tagger is not None
         block, seeds = held.cipher.encrypt(np.full(room.task.length, 6 * room.task.bound))
-        tag = held.tagger.sign(block, EVIL)
+        tag = held.tagger.sign(held.tagger.block(block), EVIL)
         message = room.resigned(block=pack(block, room.plan.residue_bytes), seeds=seeds, tag=tag)
     room.server.receive(EVIL, message)
     with pytest.raises(RemoteProtocolError):
