@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,33 +18,50 @@ from privfl.cli.epsilon import (
     Cohort,
     DatasetSize,
     DeltaOption,
+    Length,
     Level,
     ObserverName,
     ObserverOption,
+    PlacementName,
+    PlacementOption,
     PlotOption,
     Population,
     Rounds,
     SamplingOption,
     Steps,
     UnitOption,
+    Units,
     choose_delta,
     draw,
     planned_run,
+    segments_of,
 )
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output
-from privfl.dp import Plan, PrivacyUnit, calibrate, format_epsilon, most_rounds
+from privfl.dp import Plan, PrivacyUnit, Sampling, calibrate, format_epsilon, least_population, most_rounds
+from privfl.errors import ConfigError
 
 EXAMPLE: Final = (
     "Example: [bold]privfl calibrate --epsilon 8 --sampling poisson --population 1000 --cohort 100 --rounds 100[/]\n\n"
-    "With --noise-multiplier it finds the most rounds instead: [bold]privfl calibrate --epsilon 8 --noise-multiplier 2"
-    " --rounds 1[/]"
+    "With --noise-multiplier it finds the most rounds instead, or with --rounds and --cohort besides the least "
+    "population: [bold]privfl calibrate --find population --epsilon 2 --noise-multiplier 1 --rounds 500 --cohort 100[/]"
 )
+
+
+class Wanted(StrEnum):
+    """What is to be found."""
+
+    NOISE = "noise"
+    ROUNDS = "rounds"
+    POPULATION = "population"
 
 
 def calibrate_verb(
     *,
     epsilon: Annotated[float, typer.Option("--epsilon", help="The budget.")],
+    find: Annotated[
+        Wanted | None, typer.Option("--find", help="The least noise, the most rounds, or the least population.")
+    ] = None,
     sampling: SamplingOption = None,
     population: Population = None,
     cohort: Cohort = None,
@@ -56,48 +76,70 @@ def calibrate_verb(
     unit: UnitOption = Level.CLIENT,
     adjacency: AdjacencyOption = Adjacency.ADD_REMOVE,
     observer: ObserverOption = ObserverName.OUTSIDER,
+    placement: PlacementOption = PlacementName.CENTRAL,
+    length: Length = None,
+    units: Units = None,
     delta: DeltaOption = None,
     plot: PlotOption = None,
     as_json: Json = False,
 ) -> None:
     """Find the least noise multiplier that keeps a planned run within epsilon, or the most rounds for given noise."""
-    keeps_noise = noise_multiplier is not None
-    if keeps_noise and unit is Level.CLIENT and rounds is None:
+    wanted = _wanted(find, noise_multiplier)
+    if wanted is Wanted.ROUNDS and unit is Level.CLIENT and rounds is None:
         rounds = 1  # what is asked for
-    if keeps_noise and unit is Level.SAMPLE and steps is None:
+    if wanted is Wanted.ROUNDS and unit is Level.SAMPLE and steps is None:
         steps = 1
+    if wanted is Wanted.POPULATION:
+        if unit is Level.SAMPLE or cohort is None or population is not None:
+            raise ConfigError("--find population asks how many clients are needed: give --cohort, and no --population")
+        population = cohort  # the least that there can be
     how, count = planned_run(
         unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
         dataset_size=dataset_size, batch_size=batch_size, steps=steps,
     )  # fmt: skip
     chosen, why = choose_delta(delta, population or dataset_size)
-    privacy_unit = PrivacyUnit(unit.value, adjacency.value)
-    if noise_multiplier is None:
+    plan = Plan(
+        sampling=how,
+        noise_multiplier=noise_multiplier or 1.0,
+        rounds=count,
+        unit=PrivacyUnit(unit.value, adjacency.value),
+        observer=observer.value,
+        placement=placement.value,
+        segments=segments_of(placement, length, units),
+    )
+    if wanted is Wanted.NOISE:
         plan = calibrate(
-            epsilon=epsilon, delta=chosen, sampling=how, rounds=count, unit=privacy_unit, observer=observer.value
-        )
+            epsilon=epsilon, delta=chosen, sampling=how, rounds=count, unit=plan.unit, observer=plan.observer,
+            placement=plan.placement, segments=plan.segments,
+        )  # fmt: skip
+    elif wanted is Wanted.ROUNDS:
+        count = most_rounds(epsilon=epsilon, delta=chosen, plan=plan)
+        plan = replace(plan, rounds=max(count, 1))
     else:
-        plan = Plan(
-            sampling=how, noise_multiplier=noise_multiplier, rounds=1, unit=privacy_unit, observer=observer.value
-        )
-        most = most_rounds(epsilon=epsilon, delta=chosen, plan=plan)
-        plan = Plan(
-            sampling=how,
-            noise_multiplier=noise_multiplier,
-            rounds=max(most, 1),
-            unit=privacy_unit,
-            observer=observer.value,
-        )
-        count = most
+
+        def of(people: int) -> Sampling:
+            return planned_run(
+                unit, sampling, population=people, cohort=cohort, cap=cap, rounds=rounds,
+                dataset_size=None, batch_size=None, steps=None,
+            )[0]  # fmt: skip
+
+        population, chosen = _least_population(plan, of, epsilon, delta, least=population or 1)
+        plan = replace(plan, sampling=of(population))
     report = plan.report(chosen)
     drawn = draw(plan, chosen, plot, budget=epsilon) if plot is not None else None
     if as_json:
-        extra = {"noise_multiplier": plan.noise_multiplier, "rounds": count, "budget": epsilon}
+        extra = {"noise_multiplier": plan.noise_multiplier, "rounds": count, "budget": epsilon, "found": wanted.value}
+        if population is not None:
+            extra["population"] = population
         print_json(report.as_dict() | extra | ({"plot": str(drawn)} if drawn else {}))
         return
-    found = [("most rounds", str(count))] if keeps_noise else [("least noise multiplier", f"{plan.noise_multiplier:g}")]
+    found = {
+        Wanted.NOISE: ("least noise multiplier", f"{plan.noise_multiplier:g}"),
+        Wanted.ROUNDS: ("most rounds", str(count)),
+        Wanted.POPULATION: ("least population", str(population)),
+    }
     rows = [
-        *found,
+        found[wanted],
         ("epsilon", f"{format_epsilon(report.epsilon)} of {epsilon:g}"),
         ("delta", f"{chosen:g}{why}"),
         ("which means", report.sentence),
@@ -105,10 +147,31 @@ def calibrate_verb(
         ("accountant", report.accountant),
         *(("caveat", caveat) for caveat in report.caveats),
     ]
-    if keeps_noise and not count:
+    if not count:
         rows[1] = ("epsilon", f"{format_epsilon(report.epsilon)} after one round, which is above {epsilon:g}")
     output().print(facts_table("Calibration", rows))
     _tell_plot(drawn)
+
+
+def _wanted(find: Wanted | None, noise_multiplier: float | None) -> Wanted:
+    wanted = find or (Wanted.NOISE if noise_multiplier is None else Wanted.ROUNDS)
+    if (wanted is Wanted.NOISE) != (noise_multiplier is None):
+        verb = "finds" if wanted is Wanted.NOISE else "needs"
+        raise ConfigError(f"--find {wanted.value} {verb} --noise-multiplier")
+    return wanted
+
+
+def _least_population(
+    plan: Plan, of: Callable[[int], Sampling], epsilon: float, delta: float | None, *, least: int
+) -> tuple[int, float]:
+    """The least population, and the delta it was found for: more clients may ask for a smaller default, and so on."""
+    chosen = choose_delta(delta, least)[0]
+    while True:
+        least = least_population(epsilon=epsilon, delta=chosen, plan=plan, sampling_of=of, least=least)
+        following = choose_delta(delta, least)[0]
+        if following == chosen:
+            return least, chosen
+        chosen = following
 
 
 def _tell_plot(drawn: Path | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,7 +21,9 @@ from privfl.dp import (
     Plan,
     Poisson,
     PrivacyUnit,
+    Release,
     Sampling,
+    Segment,
     TruncatedPoisson,
     default_delta,
     format_epsilon,
@@ -35,6 +38,10 @@ EXAMPLE: Final = (
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
     "--observer server[/]"
 )
+
+
+UNITS: Final = 1 << 20
+"""Integer units of one clip norm in a planned run, unless it says otherwise: finer ones cost nothing measurable."""
 
 
 class SamplingName(StrEnum):
@@ -59,6 +66,14 @@ class Level(StrEnum):
 
     CLIENT = "client"
     SAMPLE = "sample"
+
+
+class PlacementName(StrEnum):
+    """Where the noise is added."""
+
+    CENTRAL = "central"
+    DISTRIBUTED = "distributed"
+    LOCAL = "local"
 
 
 class ObserverName(StrEnum):
@@ -88,6 +103,15 @@ DeltaOption = Annotated[
 ]
 
 
+PlacementOption = Annotated[PlacementName, typer.Option("--placement", help="Where the noise is added.")]
+Length = Annotated[
+    int | None, typer.Option("--length", min=1, help="Entries of the summed vector (distributed noise only).")
+]
+Units = Annotated[
+    int | None,
+    typer.Option("--units", min=1, help="Integer units of a clip norm: scale times clip (distributed; default 2^20)."),
+]
+Opacus = Annotated[bool, typer.Option("--opacus", help="Ask Opacus's PRV accountant too, where it applies.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw over rounds and delta.")]
 
 
@@ -108,7 +132,11 @@ def epsilon(
     unit: UnitOption = Level.CLIENT,
     adjacency: AdjacencyOption = Adjacency.ADD_REMOVE,
     observer: ObserverOption = ObserverName.OUTSIDER,
+    placement: PlacementOption = PlacementName.CENTRAL,
+    length: Length = None,
+    units: Units = None,
     delta: DeltaOption = None,
+    opacus: Opacus = False,
     ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="Judge what a run has spent.")] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", help="Draw epsilon over rounds and delta.")
@@ -117,33 +145,67 @@ def epsilon(
 ) -> None:
     """Say what a privacy ledger, or a run that is only planned, is worth, and against whom."""
     chosen, why = choose_delta(delta, population or dataset_size)
-    plan = None
     if ledger is not None:
         planned = (sampling, population, cohort, cap, noise_multiplier, rounds, dataset_size, batch_size, steps)
-        if any(value is not None for value in planned):
+        if any(value is not None for value in (*planned, length, units)) or placement is not PlacementName.CENTRAL:
             raise ConfigError("a ledger says by itself what was done: give --ledger with --observer and --delta only")
+        if opacus:
+            raise ConfigError("--opacus judges a planned run: a ledger's rounds need not be alike")
         kept = Ledger.read(ledger)
-        accountant = Accountant(kept.unit, chosen, observer=observer.value, assume_secure_noise=True)
-        report = accountant.report(kept.releases)
-        if plot is not None:
-            raise ConfigError("--plot draws a planned run; a ledger's run is drawn by `privfl report`")
-    else:
-        how, count = planned_run(
-            unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
-            dataset_size=dataset_size, batch_size=batch_size, steps=steps,
-        )  # fmt: skip
-        if noise_multiplier is None:
-            raise ConfigError("--noise-multiplier is missing; `privfl calibrate` finds the least for an epsilon")
-        plan = Plan(
-            sampling=how,
-            noise_multiplier=noise_multiplier,
-            rounds=count,
-            unit=PrivacyUnit(unit.value, adjacency.value),
-            observer=observer.value,
-        )
-        report = plan.report(chosen)
-    drawn = draw(plan, chosen, plot) if plan is not None and plot is not None else None
+        report = Accountant(kept.unit, chosen, observer=observer.value, assume_secure_noise=True).report(kept.releases)
+        drawn = None if plot is None else draw_ledger(kept, report, plot)
+        tell(report, why=why, drawn=drawn, as_json=as_json)
+        return
+    how, count = planned_run(
+        unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
+        dataset_size=dataset_size, batch_size=batch_size, steps=steps,
+    )  # fmt: skip
+    if noise_multiplier is None:
+        raise ConfigError("--noise-multiplier is missing; `privfl calibrate` finds the least for an epsilon")
+    plan = Plan(
+        sampling=how,
+        noise_multiplier=noise_multiplier,
+        rounds=count,
+        unit=PrivacyUnit(unit.value, adjacency.value),
+        observer=observer.value,
+        placement=placement.value,
+        segments=segments_of(placement, length, units),
+    )
+    report = plan.report(chosen)
+    if opacus:
+        from privfl.adapters.opacus import prv_epsilon
+
+        report = replace(report, cross_checks={**report.cross_checks, "PRV (Opacus)": prv_epsilon(plan, chosen)})
+    drawn = None if plot is None else draw(plan, chosen, plot)
     tell(report, why=why, drawn=drawn, as_json=as_json)
+
+
+def segments_of(placement: PlacementName, length: int | None, units: int | None) -> tuple[Segment, ...]:
+    """The vector of a planned run, which only distributed noise is judged by; raises `ConfigError` without it."""
+    if placement is not PlacementName.DISTRIBUTED:
+        _refuse({"--length": length, "--units": units}, f"--placement {placement.value}")
+        return ()
+    _need({"--length": length}, ("--length",), "--placement distributed")
+    return (Segment("update", int(length or 0), float(units or UNITS), 1.0),)
+
+
+def draw_ledger(ledger: Ledger, report: EpsilonReport, path: Path) -> Path:
+    """Epsilon of a ledger's releases over its rounds and over delta, as a PNG at `path`."""
+    from privfl.report.epsilon import plot_epsilon
+
+    def spent(releases: Sequence[Release], delta: float) -> float:
+        accountant = Accountant(ledger.unit, delta, observer=report.observer, assume_secure_noise=True)
+        return accountant.spent(releases)
+
+    numbers = sorted({release.round for release in ledger.releases})
+    shown = sorted({max(1, round(len(numbers) * share / 12)) for share in range(1, 13)}) if numbers else []
+    over = []
+    for count in shown:
+        within = [release for release in ledger.releases if release.round <= numbers[count - 1]]
+        over.append((float(count), spent(within, report.delta)))
+    deltas = [(delta, spent(ledger.releases, delta)) for delta in _deltas(report.delta)]
+    caption = f"{report.sampling}; {report.observer}" + ("" if report.secure else "; if the noise were secure")
+    return plot_epsilon(over, deltas, path, delta=report.delta, caption=caption)
 
 
 def choose_delta(delta: float | None, units: int | None) -> tuple[float, str]:
@@ -159,10 +221,13 @@ def draw(plan: Plan, delta: float, path: Path, *, budget: float | None = None) -
     from privfl.report.epsilon import plot_epsilon
 
     rounds = sorted({max(1, round(plan.rounds * share / 12)) for share in range(1, 13)})
-    deltas = sorted({delta, *(10.0**-power for power in range(3, 9))})
     caption = f"noise multiplier {plan.noise_multiplier:g}; {plan.known_sampling.describe()}; {plan.observer}"
-    points = over_rounds(plan, delta, rounds), over_delta(plan, deltas)
+    points = over_rounds(plan, delta, rounds), over_delta(plan, _deltas(delta))
     return plot_epsilon(*points, path, delta=delta, caption=caption, budget=budget)
+
+
+def _deltas(delta: float) -> list[float]:
+    return sorted({delta, *(10.0**-power for power in range(3, 9))})
 
 
 def planned_run(
@@ -209,7 +274,8 @@ def planned_run(
 def tell(report: EpsilonReport, *, why: str, drawn: Path | None, as_json: bool) -> None:
     """Print a report with its sentence and all that it rests on."""
     if as_json:
-        print_json(report.as_dict() | ({"plot": str(drawn)} if drawn else {}))
+        told = replace(report, caveats=(*report.caveats, f"delta{why}")) if why else report
+        print_json(told.as_dict() | ({"plot": str(drawn)} if drawn else {}))
         return
     rows = [
         (report.label, format_epsilon(report.epsilon)),

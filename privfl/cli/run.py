@@ -12,6 +12,8 @@ from privfl.cli.show import facts_table, follow, output, size
 from privfl.errors import BudgetExceeded
 from privfl.experiment import Experiment, load_config
 
+PRIVATE: Final = "not_for_publication"
+
 EXAMPLE: Final = "Example: [bold]privfl run examples/digits.toml --set sum.scheme=masked --set rounds=5[/]"
 
 
@@ -50,8 +52,14 @@ def _tell(experiment: Experiment, *, as_json: bool) -> None:
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
-    """What `--json` prints."""
+    """What `--json` prints; beside an epsilon, what depends on the cohorts stands under a name that says so."""
     reports, report = experiment.reports, experiment.epsilon()
+    counts = {
+        "dropouts": sum(len(r.dropouts) for r in reports),
+        "bytes_up": sum(r.bytes_up for r in reports),
+        "bytes_down": sum(r.bytes_down for r in reports),
+        "seconds": sum(r.seconds for r in reports),
+    }
     return {
         "name": experiment.config.name,
         "folder": str(experiment.folder),
@@ -59,12 +67,9 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "skipped": sum(r.status == "skipped" for r in reports),
         "sum": experiment.scheme.name,
         "evaluation": dict(reports[-1].evaluation) if reports else {},
-        "dropouts": sum(len(r.dropouts) for r in reports),
-        "bytes_up": sum(r.bytes_up for r in reports),
-        "bytes_down": sum(r.bytes_down for r in reports),
-        "seconds": sum(r.seconds for r in reports),
         "model": reports[-1].model if reports else None,
         "privacy": None if report is None else report.as_dict(),
+        **(counts if report is None else {PRIVATE: counts}),
     }
 
 

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import facts_table, headline, output
-from privfl.dp import format_epsilon
+from privfl.dp import Ledger, format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.archive import find_run, find_runs, read_reports
-from privfl.experiment.experiment import MODELS
-from privfl.files import atomic_write
-from privfl.fl.run import IF_SECURE
+from privfl.experiment.experiment import LEDGER, METRICS, MODELS
+from privfl.files import atomic_write, canonical_json
+from privfl.fl.run import IF_SECURE, TELLING, check_charged
 from privfl.fl.store import ModelStore, Version
 
 app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
@@ -46,23 +46,32 @@ def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
 
 @app.command("show", epilog="Example: [bold]privfl runs show digits --round 3[/]")
-def show(name: Name, round: Round = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def show(
+    name: Name,
+    round: Round = None,
+    runs: Runs = Path("runs"),
+    public: Annotated[
+        bool, typer.Option("--public", help="Leave out what an outsider must not see for its epsilon to hold.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show one version of a run's model: its hash, its parent, and the report of its round."""
     folder = find_run(runs, name)
     version = _version(folder, round)
+    report = {key: value for key, value in version.report.items() if not (public and key in TELLING)}
     record = {
         "name": folder.name,
         "round": version.round,
         "model": version.hash,
         "parent": version.parent or None,
         "parameters": len(version.model),
-        "report": dict(version.report),
+        "report": report,
     }
     if as_json:
         print_json(record)
         return
     rows = [(key, str(value)) for key, value in record.items() if key != "report"]
-    rows += [(key, _text(value)) for key, value in version.report.items() if key not in ("round", "model", "parent")]
+    rows += [(key, _text(value)) for key, value in report.items() if key not in ("round", "model", "parent")]
     output().print(facts_table(f"run {folder.name!r}", rows))
 
 
@@ -85,6 +94,36 @@ def export(
         print_json({"file": str(to), "round": version.round, "model": version.hash})
         return
     output().print(f"round {version.round}, {len(version.model)} parameters: {to}", markup=False, soft_wrap=True)
+
+
+@app.command("publish", epilog="Example: [bold]privfl runs publish digits public/[/]")
+def publish(
+    name: Name,
+    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for what may be published.")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Copy what outsiders may see: models, reports and ledger without cohorts, survivors, counts, bytes and times."""
+    folder = find_run(runs, name)
+    if to.exists():
+        raise ConfigError(f"{to} exists already: choose another name")
+    store, reports = ModelStore(folder / MODELS), read_reports(folder)
+    ledger = folder / LEDGER
+    kept = Ledger.read(ledger) if ledger.exists() else None
+    if kept is not None:
+        check_charged(store, kept)
+    to.mkdir(parents=True)
+    atomic_write(to / METRICS, b"".join(canonical_json(report.published()) + b"\n" for report in reports))
+    rounds = store.rounds()
+    for number in rounds:
+        atomic_write(to / f"{number:06}.safetensors", store.export(store.load(number)))
+    if kept is not None:
+        kept.publish(to / LEDGER)
+    facts = {"folder": str(to), "models": len(rounds), "ledger": kept is not None}
+    if as_json:
+        print_json(facts)
+        return
+    output().print(f"{len(rounds)} models and their reports: {to}", markup=False, soft_wrap=True)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -230,7 +230,9 @@ def default_delta(population: int) -> tuple[float, str]:
     """
     check_count("population", population)
     delta = min(1e-5, population**-1.1)
-    delta = float(f"{delta * (1 - 1e-9):.1e}") if delta < 1e-5 else delta
+    if delta < 1e-5:  # two digits, rounded down
+        step = 10.0 ** (math.floor(math.log10(delta)) - 1)
+        delta = float(f"{math.floor(delta / step * (1 - 1e-12)) * step:.1e}")
     return delta, (
         f"delta {delta:g} by default for {population} units: the smaller of 1e-5 and 1/population^1.1, because delta "
         "bounds the probability of a failure that may reveal anything about a unit"

@@ -34,6 +34,11 @@ IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
 CLIP: Final = "clip_norm"
 """The name under which an adaptive clip is stored beside the optimizer's moments."""
 
+TELLING: Final = frozenset(
+    {"attempts", "cohort", "survivors", "dropouts", "bytes_up", "bytes_down", "seconds", "caveats"}
+)
+"""What a report must not tell those against whom amplification by sampling is claimed: it depends on the cohort."""
+
 Evaluate = Callable[[Vector], Mapping[str, float]]
 """Model -> metrics, computed on public data or through a secure sum."""
 
@@ -73,6 +78,10 @@ class RoundReport:
         if not values.pop("secure"):
             values[IF_SECURE] = values.pop("epsilon")
         return values
+
+    def published(self) -> dict[str, Any]:
+        """The report as it may stand beside an outsider's epsilon: without what tells who, or how many, took part."""
+        return {name: value for name, value in self.record().items() if name not in TELLING}
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> RoundReport:
