@@ -73,13 +73,12 @@ class Combiner:
             raise ConfigError(f"{len(points)} points are too few for a threshold of {threshold}")
         self._points = tuple(points)
         self._threshold = threshold
-        used = self._points[:threshold]
-        product = math.prod(used) % PRIME
-        inverses = _inverses(_slopes(used, used))
-        self._weights = [product * inverse % PRIME for inverse in inverses]
-        # Every polynomial of degree below m - 1 satisfies sum_i y_i / prod_{j != i} (x_i - x_j) = 0.
+        self._used = self._points[:threshold]
+        self._slopes = _slopes(self._used)
+        self._weights: dict[int, list[int]] = {}
+        # Every polynomial of degree below m - 1 satisfies sum_i y_i / prod_{j != i} (x_j - x_i) = 0.
         spare = len(points) > threshold
-        self._parity = _inverses(_slopes(self._points, [1] * len(points))) if spare else []
+        self._parity = _inverses(_slopes(self._points)) if spare else []
 
     def combine(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
         """(secret, points whose shares are wrong), for shares in the order of the points.
@@ -89,11 +88,23 @@ class Combiner:
         errors (Gao 2003). Where fewer than `threshold` shares are right, the points named may not be the guilty
         ones. Raises `RemoteProtocolError` when no accepted secret is found.
         """
-        secret = _to_secret(sum(w * y for w, y in zip(self._weights, shares, strict=False)) % PRIME)
-        clean = sum(v * y for v, y in zip(self._parity, shares, strict=False)) % PRIME == 0
-        if clean and secret is not None and accept(secret):
-            return secret, frozenset()
-        return self._decode(shares, accept)
+        secret = self.combine_clean(shares, accept)
+        return (secret, frozenset()) if secret is not None else self._decode(shares, accept)
+
+    def combine_clean(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> bytes | None:
+        """The secret if all shares lie on one polynomial and `accept` takes it, else None: two inner products."""
+        if sum(v * y for v, y in zip(self._parity, shares, strict=False)) % PRIME:
+            return None
+        secret = _to_secret(self.value_at(0, shares))
+        return secret if secret is not None and accept(secret) else None
+
+    def value_at(self, x: int, shares: Sequence[int]) -> int:
+        """What the polynomial through the first `threshold` shares is at `x`, which is none of their points."""
+        if x not in self._weights:
+            numerator = math.prod(other - x for other in self._used) % PRIME
+            steps = [(other - x) * slope % PRIME for other, slope in zip(self._used, self._slopes, strict=True)]
+            self._weights[x] = [numerator * inverse % PRIME for inverse in _inverses(steps)]
+        return sum(w * y for w, y in zip(self._weights[x], shares, strict=False)) % PRIME
 
     def _decode(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
         polynomial = _gao(self._points, shares, self._threshold)
@@ -134,16 +145,9 @@ def _evaluate(polynomial: Sequence[int], x: int) -> int:
     return value
 
 
-def _slopes(points: Sequence[int], factors: Sequence[int]) -> list[int]:
-    """factor_i * prod_{j != i} (x_j - x_i) modulo p; the factors are small, so one reduction at the end does."""
-    slopes = []
-    for i, (x, factor) in enumerate(zip(points, factors, strict=True)):
-        slope = factor
-        for j, other in enumerate(points):
-            if j != i:
-                slope *= other - x
-        slopes.append(slope % PRIME)
-    return slopes
+def _slopes(points: Sequence[int]) -> list[int]:
+    """prod_{j != i} (x_j - x_i) modulo p; the factors are small, so one reduction at the end does."""
+    return [math.prod([other - x for other in points if other != x]) % PRIME for x in points]
 
 
 def _inverses(values: Sequence[int]) -> list[int]:

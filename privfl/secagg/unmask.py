@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from privfl.crypto import (
     KEY_BYTES,
@@ -46,6 +47,7 @@ class Opener:
         self._shares: dict[ClientId, dict[ClientId, int]] = {dealer: {} for dealer in state.boxes}
         self._spoke = dict.fromkeys(state.boxes, 0)  # how many of a dealer's holders sent their last message
         self._combiners: dict[tuple[ClientId, ...], Combiner] = {}
+        self._wrong: Counter[ClientId] = Counter()  # by holder: of how many dealers its share was wrong
         for place, holder in enumerate(clients):
             if holder in state.unmasks:
                 self._collect(place, holder)
@@ -98,16 +100,42 @@ class Opener:
         if len(held) < self._terms.threshold:
             withheld = f"{spoke - len(held)} of its {spoke} holders could not open theirs"
             raise RemoteProtocolError(f"client {dealer} dealt bad shares: {withheld}", sender=dealer)
-        holders = tuple(held)
+        trusted = self._trusted(held)
+        combiner, shares = self._combiner(trusted), [held[holder] for holder in trusted]
+        secret = combiner.combine_clean(shares, accept)
+        if secret is not None:
+            doubted = set(held).difference(trusted)
+            wrong = {holder for holder in doubted if combiner.value_at(holder + 1, shares) != held[holder]}
+        else:
+            secret, wrong = self._decode(dealer, held, accept)
+        for holder in sorted(wrong):
+            self._wrong[holder] += 1
+            self._blame(dealer, holder, "is wrong")
+        return secret
+
+    def _trusted(self, held: Mapping[ClientId, int]) -> tuple[ClientId, ...]:
+        """The holders to ask first: without those whose shares of other dealers were wrong, the worst of them first.
+
+        A holder of nothing but wrong shares then costs one decoding and not one for each dealer. A dealer of bad shares
+        can bring honest holders into doubt, but costs one decoding too, and a liar soon stands out from them.
+        """
+        doubted = sorted((h for h in held if self._wrong[h]), key=lambda holder: -self._wrong[holder])
+        left_out = set(doubted[: len(held) - self._terms.threshold])
+        return tuple(holder for holder in held if holder not in left_out)
+
+    def _combiner(self, holders: tuple[ClientId, ...]) -> Combiner:
         if holders not in self._combiners:
             self._combiners[holders] = Combiner([holder + 1 for holder in holders], self._terms.threshold)
+        return self._combiners[holders]
+
+    def _decode(
+        self, dealer: ClientId, held: Mapping[ClientId, int], accept: Callable[[bytes], bool]
+    ) -> tuple[bytes, set[ClientId]]:
         try:
-            secret, wrong = self._combiners[holders].combine(list(held.values()), accept)
+            secret, wrong = self._combiner(tuple(held)).combine(list(held.values()), accept)
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"client {dealer} dealt bad shares: {error}", sender=dealer) from error
-        for at in sorted(wrong):
-            self._blame(dealer, at - 1, "is wrong")
-        return secret
+        return secret, {point - 1 for point in wrong}
 
     def _blame(self, dealer: ClientId, holder: ClientId, what: str) -> None:
         """Either of the two may have done it, so both are named."""
