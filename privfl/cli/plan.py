@@ -57,10 +57,7 @@ def plan(
         graph="auto" if degree is None else degree or "complete",
         speed=measure_speed() if measure else Speed(),
     )
-    rows = _masked_rows(masked)
-    if dropout * clients > masked.most_dropouts:
-        rows.append(("warning", f"when {dropout:.3g} of the clients fall silent, nothing would be opened"))
-    _tell(_masked_record(masked), rows, as_json=as_json)
+    _tell(_masked_record(masked), _masked_rows(masked), as_json=as_json)
 
 
 def _tell(record: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:

@@ -89,7 +89,7 @@ def plan_sum(
     ring = Ring(bits)
     if ring_plan is None:
         degree, holders = clients - 1, clients
-        threshold = complete_threshold(clients, signed, share_threshold, corrupt)
+        threshold = complete_threshold(clients, signed, share_threshold, assume)
         secure, correct = float(COMPUTATIONAL_BITS), float("inf")
     else:
         degree = holders = ring_plan.degree

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from privfl.errors import ConfigError
@@ -92,22 +93,22 @@ def assess_graph(
     budget = math.log2(2 * clients)
     gone = corrupt + dropout
     connected = half * math.log2(gone) + budget if gone > 0 else -math.inf
-    whole = _Tail(clients - 1, marked, degree)
+    whole = _tail(clients - 1, marked, degree)
     if malicious:
-        side = _Tail(clients - 1, marked, half)
+        side = _tail(clients - 1, marked, half)
         strong = [connected, whole(2 * threshold - degree) + budget, 2 * (side(arc) + math.log2(clients)) + 1]
         security = min(-max(strong) - GRINDING_BITS, -(side(threshold - half) + budget))
     else:
         security = -max(connected, whole(threshold) + budget)
     silent = _count(clients, dropout)
-    late = _Tail(clients - 1, silent, degree)(degree - threshold + 1) + budget
-    thin = _Tail(clients - 1, silent, half)(half - arc + 1) + budget
+    late = _tail(clients - 1, silent, degree)(degree - threshold + 1) + budget
+    thin = _tail(clients - 1, silent, half)(half - arc + 1) + budget
     return GraphPlan(clients, degree, threshold, arc, security, -max(late, thin))
 
 
 def arc_for(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
     """The most survivors that every arc of `half` places can be held to."""
-    silent = _Tail(clients - 1, _count(clients, dropout), half)
+    silent = _tail(clients - 1, _count(clients, dropout), half)
     budget = math.log2(2 * clients)
     return half - next(x for x in range(half + 1) if silent(x + 1) + budget <= -correctness_bits)
 
@@ -119,12 +120,15 @@ class _Tail:
         marked = min(marked, population)
         whole = _log_choose(population, draws)
         logs = [_log_choose(marked, i) + _log_choose(population - marked, draws - i) - whole for i in range(draws + 1)]
-        self._Tails = [-math.inf] * (draws + 2)
+        self._tails = [-math.inf] * (draws + 2)
         for i in range(draws, -1, -1):
-            self._Tails[i] = _log_add(self._Tails[i + 1], logs[i] / math.log(2))
+            self._tails[i] = _log_add(self._tails[i + 1], logs[i] / math.log(2))
 
     def __call__(self, x: int) -> float:
-        return 0.0 if x <= 0 else self._Tails[x] if x < len(self._Tails) else -math.inf
+        return 0.0 if x <= 0 else self._tails[x] if x < len(self._tails) else -math.inf
+
+
+_tail = lru_cache(maxsize=16)(_Tail)  # the search asks for the same ones with every threshold
 
 
 def _log_add(a: float, b: float) -> float:

@@ -101,7 +101,7 @@ def resolve(
     cohort = len(task.clients)
     plan = choose_graph(cohort, signed, graph, threshold, assume)
     if plan is None:
-        chosen = complete_threshold(cohort, signed, threshold, assume.corrupt)
+        chosen = complete_threshold(cohort, signed, threshold, assume)
         return Terms(task, signed, packed, 0, chosen, 0, max(chosen, task.min_survivors))
     stay = math.ceil(cohort * (1 - assume.dropout) - 1e-9)
     least = max(plan.degree + 1, task.min_survivors, stay)
@@ -134,7 +134,7 @@ def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan | None
             correctness_bits=assume.correctness_bits,
         )
     except ConfigError:
-        return None  # the complete graph asks the least of its clients
+        return None  # the complete graph asks the least of its clients, and is checked by itself
 
 
 @lru_cache(maxsize=64)
@@ -155,9 +155,12 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
     return plan
 
 
-def complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt: float) -> int:
-    """The share threshold of a complete graph, given or by default; raises `ConfigError` outside its range."""
-    colluding = math.floor(corrupt * cohort + 1e-9)
+def complete_threshold(cohort: int, signed: bool, threshold: int | None, assume: Assumptions) -> int:
+    """The share threshold of a complete graph, given or by default.
+
+    Raises `ConfigError` outside its range, and when the dropouts that are planned for would leave fewer clients.
+    """
+    colluding = math.floor(assume.corrupt * cohort + 1e-9)
     low = (cohort + colluding) // 2 + 1 if signed else colluding + 1
     usual = 2 * cohort // 3 + 1 if signed else cohort // 2 + 1
     chosen = max(low, usual) if threshold is None else threshold
@@ -165,5 +168,11 @@ def complete_threshold(cohort: int, signed: bool, threshold: int | None, corrupt
         raise ConfigError(
             f"share_threshold must be in [{low}, {cohort}] for {cohort} clients of whom {colluding} may be corrupt, "
             f"not {chosen}"
+        )
+    gone = math.floor(assume.dropout * cohort + 1e-9)
+    if cohort - gone < chosen:
+        raise ConfigError(
+            f"dropout {assume.dropout:g} plans for {gone} of {cohort} clients falling silent, and a share_threshold of "
+            f"{chosen} allows {cohort - chosen}: nothing would be opened (thresholds from {low} on are safe)"
         )
     return chosen

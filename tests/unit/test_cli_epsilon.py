@@ -144,10 +144,12 @@ def test_the_encrypted_plan(capsys):
     assert "128 bits" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_plan_whose_dropouts_are_too_many_says_so(capsys):
+def test_a_plan_whose_dropouts_are_too_many_is_refused(capsys):
     many = ["plan", "--clients", "50", "--length", "5", "--degree", "0", "--dropout"]
-    assert run([*many, "0.6"]) == 0
-    assert "nothing would be opened" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert run([*many, "0.6"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "30 of 50 clients" in error
+    assert "nothing would be opened" in error
     assert run([*many, "0.1"]) == 0
     assert "nothing would be opened" not in " ".join(capsys.readouterr().out.split())
 

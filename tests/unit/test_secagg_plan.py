@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -177,6 +178,43 @@ def test_beyond_a_hundred_clients_the_planner_decides() -> None:
 def test_thresholds_that_would_promise_nothing(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         MaskedSum(DIRECTORY, **changes).terms(task(10))
+
+
+@pytest.mark.parametrize(
+    ("clients", "changes", "reason"),
+    [
+        (10, {"dropout": 0.5}, "5 of 10 clients falling silent, and a share_threshold of 7 allows 3"),
+        (100, {"dropout": 0.4, "graph": "complete"}, "40 of 100 clients .* of 67 allows 33.*from 53 on"),
+        (102, {"dropout": 0.4}, "40 of 102 clients .* share_threshold of 69 allows 33"),  # after no ring did it
+        (1000, {"corrupt": 0.34, "dropout": 0.34}, "340 of 1000 clients .* 671 allows 329.*from 671 on"),
+        (20, {"share_threshold": 19}, "2 of 20 clients .* 19 allows 1"),
+    ],
+)
+def test_dropouts_beyond_what_the_threshold_allows(clients: int, changes: dict[str, Any], reason: str) -> None:
+    """The complete graph is what is left when no degree does it, and is no way out when it would not do either."""
+    with pytest.raises(ConfigError, match=reason):
+        plan_sum(clients, 10, **changes)
+    with pytest.raises(ConfigError, match=reason):
+        MaskedSum(DIRECTORY, **changes).terms(task(clients))
+
+
+def test_no_plan_expects_more_dropouts_than_it_survives() -> None:
+    """Whatever is asked for: either a reason, or a plan under which its own dropouts are survived."""
+    asked: list[tuple[int, float, float, Literal["signed", "semi-honest"]]] = [
+        (clients, corrupt, dropout, mode)
+        for clients in (1, 7, 100, 101, 300)
+        for corrupt in (0.0, 0.1, 0.3)
+        for dropout in (0.0, 0.2, 0.4, 0.7)
+        for mode in ("signed", "semi-honest")
+    ]
+    planned = []
+    for clients, corrupt, dropout, mode in asked:
+        with contextlib.suppress(ConfigError):
+            planned.append((dropout, plan_sum(clients, 10, corrupt=corrupt, dropout=dropout, mode=mode)))
+    assert 20 < len(planned) < len(asked) - 20
+    for dropout, plan in planned:
+        assert math.floor(dropout * plan.clients) <= plan.most_dropouts
+        assert plan.correctness_bits >= 20
 
 
 @pytest.mark.parametrize(
