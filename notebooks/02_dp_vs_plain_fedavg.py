@@ -73,7 +73,7 @@ print(f"pooled {pooled:.3f}, plain FedAvg {fedavg:.3f} (mean over {len(SEEDS)} s
 #
 # `noise_multiplier` is the noise's standard deviation over the clipping norm. Epsilon is read from each run's ledger.
 
-# %%
+# %% tags=["random"]
 points = {placement: [] for placement in COLORS}
 for placement, row in points.items():
     for multiplier in MULTIPLIERS:

@@ -153,7 +153,7 @@ for axis, text in zip(axes[:, 0], ("true input", "from plain", "from masked", "f
     axis.set_ylabel(text, fontsize=10)
 plt.tight_layout()
 
-# %%
+# %% tags=["random"]
 print(f"{'attack on':10} {'greatest pixel error':>21} {'correlation with the input':>28}")
 for scheme, values in errors.items():
     pixel, fit = np.array(values).T

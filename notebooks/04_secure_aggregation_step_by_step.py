@@ -20,6 +20,7 @@
 
 # %%
 import copy
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,13 +43,13 @@ credentials, directory = generate_identities(CLIENTS)  # in earnest: keys made a
 scheme = MaskedSum(directory)
 
 
-def begin(context):
-    task = SumTask(context, tuple(CLIENTS), min_survivors=3, length=64, ring=Ring(16), bound=16)
+def begin(round):
+    task = SumTask(f"round {round}".encode(), tuple(CLIENTS), min_survivors=3, length=64, ring=Ring(16), bound=16)
     clients = {c: scheme.client(task, c, vectors[c], credentials=credentials[c]) for c in CLIENTS}
     return task, clients, scheme.server(task)
 
 
-task, clients, server = begin(b"round 1")
+task, clients, server = begin(1)
 terms = scheme.terms(task)
 print(f"{len(CLIENTS)} clients, {terms.threshold} shares open a secret, at least {terms.least_survivors} must stay")
 
@@ -175,9 +176,12 @@ plt.tight_layout()
 # Each attack stops a fresh round at the right moment and sends clients what an honest server would not.
 
 # %%
-def until(step, context=b"round 2"):
-    """Honest play up to the server's message of `step`: 1 roster, 2 boxes, 3 survivors, 4 signatures."""
-    task, clients, server = begin(context)
+rounds = itertools.count(2)  # a client enters a task once, so that each attack needs a round of its own
+
+
+def until(step):
+    """Honest play in a new round, up to the server's message of `step`: 1 roster, 2 boxes, 3 survivors, 4 signatures."""
+    task, clients, server = begin(next(rounds))
     mail, said = dict.fromkeys(CLIENTS), {}
     for _ in range(step):
         said = {c: clients[c].start() if m is None else clients[c].receive(m) for c, m in mail.items()}
@@ -225,24 +229,30 @@ attack("5. split view: two lists, and to each half its own signatures",
 attack("6. split view: and the other half's signatures as well",
        (split, pack(Signatures(Bitmap.of(6, range(5)), b"".join(signed[c] for c in range(1, 6))))))
 
-clients, mail, _, _ = until(2, b"round 3")
-_, old, _, _ = until(2, b"round 2")
+_, old, _, _ = until(2)
+clients, mail, _, _ = until(2)
 attack("7. replay the messages of another round", (clients[0], old[0]))
 
-small = SumTask(b"round 4", tuple(CLIENTS), min_survivors=1, length=64, ring=Ring(16), bound=16)
+small = SumTask(b"a small round", tuple(CLIENTS), min_survivors=1, length=64, ring=Ring(16), bound=16)
 try:
     scheme.client(small, 0, vectors[0], credentials=credentials[0], policy=SumPolicy(least_survivors=3))
     print("8. plan a sum of a single client\n    SUCCEEDED")
 except ProtocolError as error:
-    print(f"8. plan a sum of a single client\n    {type(error).__name__}: {error}")
+    print(f"8. plan a sum of a single client\n    {type(error).__name__}: {error}\n")
+
+try:
+    begin(1)[1][0].start()
+    print("9. ask for round 1 again, with another list of survivors in mind\n    SUCCEEDED")
+except ProtocolError as error:
+    print(f"9. ask for round 1 again, with another list of survivors in mind\n    {type(error).__name__}: {error}")
 
 # %% [markdown]
 # ## What was shown, and what was not
 #
 # Shown: the exact sum comes out although two clients were lost at different steps; a single upload is noise unless
-# both kinds of its masks are known; seven lies end the victim's session before a share leaves it, and an eighth is
-# refused before it starts.
+# both kinds of its masks are known; seven lies end the victim's session before a share leaves it, and two more are
+# refused before one starts.
 #
 # Not shown: collusion. From as many colluding clients as the threshold, here 5 of 7, together with the server, nothing
 # is hidden; and a server that simply ends the round can always deny service. The sum itself is exact and carries no
-# noise: what *it* tells is the subject of notebook 02. `tests/attacks` holds many more attacks than these eight.
+# noise: what *it* tells is the subject of notebook 02. `tests/attacks` holds many more attacks than these nine.

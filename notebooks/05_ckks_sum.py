@@ -73,7 +73,7 @@ print("equal to the last bit:", all(np.array_equal(t, totals["plain-sum/1"]) for
 # planner insists that half a unit is at least 14 standard deviations. Below we hold the session key ourselves, to look at
 # what an opener sees before rounding. No server can.
 
-# %%
+# %% tags=["random"]
 plan = plan_for(task)
 session_key = bytes(range(32))  # a fixed key for this picture; in a sum it is fresh, and dealt by a client
 cipher = SealCipher(plan, secret_polynomial(session_key, plan))

@@ -1,8 +1,11 @@
-"""Execute the notebooks and keep their outputs: `python -m notebooks.build [--only 03] [--quick]`.
+"""Execute the notebooks and keep their outputs: `python -m notebooks.build [--only 03] [--quick | --check]`.
 
 Each notebook is a pair: `NN_name.py`, its source (jupytext, percent format), and `NN_name.ipynb`, which this writes.
 The metadata of the latter hold the hash of the code that gave its outputs, so that a test can tell when they are out
-of date. With `--quick` the notebooks run with small settings (`PRIVFL_QUICK` is set) and nothing is written.
+of date with it. With `--check` they run as they are and their text is compared with what is kept: that tells when the
+outputs are older than the package. Words must be the same, and numbers to 2 % or 0.02; in cells with the tag "random",
+which show fresh noise, numbers are free. With `--quick` the notebooks run with small settings (`PRIVFL_QUICK` is set).
+Neither writes anything.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ MAX_BYTES = 400_000
 KEY = "privfl"
 
 _PATH = re.compile(r"(?:/(?:home|root|Users|tmp|var|opt|usr|work|mnt|private|etc)/|[A-Za-z]:\\\\?[A-Za-z])[^\s'\"]*")
+_HASH = re.compile(r"\b[0-9a-f]{12,}\b")
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 _WARNING = re.compile(r"\b\w*Warning\b")
 
 
@@ -75,6 +80,34 @@ def problems(notebook: Any) -> list[str]:
     return found
 
 
+def differences(kept: Any, fresh: Any) -> list[str]:
+    """Where the text of a fresh run says something else than the one that is kept; see the top of this file."""
+    found = []
+    for index, (old, new) in enumerate(zip(kept.cells, fresh.cells, strict=True)):
+        was, now = (
+            [line for output in cell.get("outputs", []) for text in _texts(output) for line in text.splitlines()]
+            for cell in (old, new)
+        )
+        free = "random" in new.metadata.get("tags", [])
+        if len(was) != len(now):
+            found.append(f"cell {index} shows {len(now)} lines, {len(was)} are kept")
+        for a, b in zip(was, now, strict=False):
+            if _words(a) != _words(b) or not (free or _close(a, b)):
+                found.append(f"cell {index} shows {b.strip()!r}, {a.strip()!r} is kept")
+    return found
+
+
+def _words(line: str) -> str:
+    """The line without its numbers and hashes, and without the space that they are padded with."""
+    return " ".join(_NUMBER.sub("#", _HASH.sub("#", line)).replace("-", " ").split())
+
+
+def _close(a: str, b: str) -> bool:
+    pairs = zip(_NUMBER.findall(_HASH.sub("", a)), _NUMBER.findall(_HASH.sub("", b)), strict=True)
+    values = ((float(x.replace(",", "")), float(y.replace(",", ""))) for x, y in pairs)
+    return all(abs(x - y) <= max(0.02, 0.02 * abs(x)) for x, y in values)
+
+
 def _texts(output: Any) -> list[str]:
     texts = [output.get("text", ""), *output.get("traceback", [])]
     texts += [value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
@@ -115,8 +148,8 @@ def execute(path: Path, *, quick: bool, progress: bool = False) -> Any:
     return notebook
 
 
-def build(path: Path, *, quick: bool) -> list[str]:
-    """Execute one notebook, write it unless `quick`, and return what is wrong with it."""
+def build(path: Path, *, quick: bool, check: bool = False) -> list[str]:
+    """Execute one notebook, write it unless `quick` or `check`, and return what is wrong with it."""
     import nbformat
     from nbclient.exceptions import CellExecutionError
 
@@ -133,9 +166,11 @@ def build(path: Path, *, quick: bool) -> list[str]:
         found.append(f"took {seconds:.0f} s of a processor, {SECONDS:.0f} s are allowed")
     if size > MAX_BYTES:
         found.append(f"weighs {size} bytes, {MAX_BYTES} are allowed")
-    if not found and not quick:
+    if check:
+        found += differences(nbformat.read(path.with_suffix(".ipynb"), as_version=4), notebook)
+    if not (found or quick or check):
         nbformat.write(notebook, path.with_suffix(".ipynb"))
-    verdict = "; ".join(found) or ("ran" if quick else "written")
+    verdict = "; ".join(found) or ("ran" if quick else "as it is kept" if check else "written")
     took = f"{elapsed:.1f} s ({seconds:.1f} s of a processor)"
     print(f"\r{path.stem}: {took}, {size / 1000:.0f} kB, {verdict}", flush=True)
     return found
@@ -155,7 +190,9 @@ def main() -> int:
     """Build what was asked for; 1 if something was wrong with a notebook."""
     parser = argparse.ArgumentParser(prog="python -m notebooks.build", description="Execute the notebooks.")
     parser.add_argument("--only", default="", metavar="NN", help="only those whose names start so, such as 03")
-    parser.add_argument("--quick", action="store_true", help="small settings, and nothing is written")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="small settings, and nothing is written")
+    how.add_argument("--check", action="store_true", help="compare with what is kept, and write nothing")
     arguments = parser.parse_args()
     chosen = sources(arguments.only)
     if not chosen:
@@ -164,7 +201,7 @@ def main() -> int:
     failed = 0
     for at, path in enumerate(chosen, start=1):
         print(f"[{at}/{len(chosen)}] ", end="" if not sys.stdout.isatty() else "\n", flush=True)
-        failed += bool(build(path, quick=arguments.quick))
+        failed += bool(build(path, quick=arguments.quick, check=arguments.check))
     return 1 if failed else 0
 
 
