@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from privfl.crypto import Credentials, KeyDirectory
+from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.he.client import CkksClient
 from privfl.he.keys import KeyStore, StandingCredentials
@@ -55,16 +55,20 @@ class CkksSum:
         policy: SumPolicy = SumPolicy(),
         opening: Opening = identity,
         entropy: Entropy = os.urandom,
+        tasks: TaskMemory | None = None,
     ) -> CkksClient:
         """A client's session. `opening` runs here if this client opens; make it a `KeyedOpening` if it draws noise.
 
-        Encryption draws its randomness from SEAL, and everything else from `entropy`.
+        Encryption draws its randomness from SEAL, and everything else from `entropy`. `tasks` remembers what this
+        client took part in, so that `start` refuses a task begun before: the credentials' own memory unless another is
+        given.
         """
         terms = self.terms(task)
         policy.check(task, threshold=terms.quorum)
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)
-        return CkksClient(terms, me, values, own=own, store=store, opening=opening, entropy=entropy)
+        tasks = own.tasks if tasks is None else tasks
+        return CkksClient(terms, me, values, own=own, store=store, tasks=tasks, opening=opening, entropy=entropy)
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> CkksServer:
         """The server's session; `opening` is not used, for a server never sees the sum before it."""

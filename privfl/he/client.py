@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, derive, framed, seal, unseal
+from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, framed, seal, unseal
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.he.keys import KeyStore, key_id, secret_polynomial
 from privfl.he.machine import CLIENT, ClientState, Kind
@@ -66,12 +66,13 @@ class CkksClient:
         *,
         own: Credentials,
         store: KeyStore,
+        tasks: TaskMemory,
         opening: Opening,
         entropy: Entropy,
     ) -> None:
         self._terms, self._me, self._entropy, self._opening = terms, me, entropy, opening
+        self._tasks = tasks
         self._vector: Ints | None = vector
-        store.begin(terms.digest)
         box = AgreementKey.generate(entropy)
         advert = Advert.make(me, box.public, store.held, task=terms.digest, signing=own.signing)
         self._held: Held | None = Held(own, store, box, advert)
@@ -87,9 +88,14 @@ class CkksClient:
         }
 
     def start(self) -> bytes:
-        """The advert."""
+        """The advert; raises `PlanRejected` for a task that this client has begun before, which ends the session."""
         if self.state is not ClientState.NEW or self._held is None:
             raise LocalProtocolError("start() was called twice, or after an error")
+        try:
+            self._tasks.begin(self._terms.digest)
+        except BaseException:  # a task that could not be noted has not begun
+            self._abort()
+            raise
         self.state = ClientState.ADVERTISED
         return self._bytes(Advertise(self._held.advert))
 

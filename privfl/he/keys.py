@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.crypto import Credentials, add_keystreams, derive
-from privfl.errors import ConfigError, LocalProtocolError
+from privfl.errors import ConfigError
 from privfl.he.messages import NO_KEY
 from privfl.he.plan import CkksPlan
 
@@ -18,7 +18,6 @@ Ternary = npt.NDArray[np.int8]
 """The coefficients of a secret polynomial: -1, 0 or 1, `[degree]`."""
 
 _STREAM_BYTES: Final = 1 << 16
-_REMEMBERED: Final = 4096
 
 
 def key_id(session_key: bytes) -> bytes:
@@ -68,16 +67,11 @@ class KeyedEntropy:
 
 @dataclass(slots=True)
 class KeyStore:
-    """What one client keeps between sums: its session key until `rotation` sums were made with it.
-
-    It also remembers the tasks it took part in, and refuses a second session for one: two sums of one task over
-    different survivors would differ by single vectors.
-    """
+    """What one client keeps between sums: its session key until `rotation` sums were made with it."""
 
     rotation: int = 1
     _key: bytes | None = field(default=None, repr=False)
     _uses: int = 0
-    _tasks: dict[bytes, None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.rotation < 1:
@@ -92,14 +86,6 @@ class KeyStore:
     def held(self) -> bytes:
         """The id of the key that may still be used, or `NO_KEY`."""
         return NO_KEY if self._key is None else key_id(self._key)
-
-    def begin(self, task: bytes) -> None:
-        """Note that a session of this task begins; raises `LocalProtocolError` for the second one."""
-        if task in self._tasks:
-            raise LocalProtocolError("this client has taken part in this task before; a new attempt is a new context")
-        self._tasks[task] = None
-        if len(self._tasks) > _REMEMBERED:
-            del self._tasks[next(iter(self._tasks))]
 
     def keep(self, session_key: bytes) -> None:
         """Count one sum under `session_key`, and hold it until it was used `rotation` times."""

@@ -5,6 +5,7 @@ TenSEAL itself ends the process on some of them (`0a028020` as a serialized vect
 
 import dataclasses
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ class Room:
         own = credentials or self.credentials
         self.server: CkksServer = self.scheme.server(self.task)
         self.sessions = {
-            c: self.scheme.client(self.task, c, self.vectors[c], credentials=own[c]) for c in self.task.clients
+            c: self.scheme.client(self.task, c, self.vectors[c], credentials=own[c], tasks=Mock())
+            for c in self.task.clients
         }
         for client, session in self.sessions.items():
             self.server.receive(client, session.start())
@@ -219,7 +221,7 @@ def test_another_round_another_session_and_replay() -> None:
     refused(room, Room(context=b"round 2").frames[EVIL], "task")
     room = Room()
     old = dict(room.frames)
-    room.open()  # the same task and credentials, another session key
+    room.open()  # the same task and credentials (the memory of tasks is off), another session key
     refused(room, old[EVIL], "session key")
     room = Room()
     room.server.receive(EVIL, room.frames[EVIL])

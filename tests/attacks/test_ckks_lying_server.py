@@ -12,7 +12,7 @@ import pytest
 
 from privfl.crypto import AgreementKey, Credentials, generate_identities
 from privfl.errors import LocalProtocolError, PlanRejected, RemoteProtocolError, TooFewSurvivors
-from privfl.he import CkksSum, KeyStore, StandingCredentials, plan_for
+from privfl.he import CkksSum, KeyStore, plan_for
 from privfl.he.client import CkksClient
 from privfl.he.keys import key_id, secret_polynomial
 from privfl.he.machine import ClientState
@@ -429,15 +429,6 @@ def test_four_hundred_mutations_of_each_message_of_the_server(step: str) -> None
         for name, value in kept.items():
             setattr(session, name, value)
     assert session.receive(message) is not None
-
-
-def test_a_second_session_for_one_task() -> None:
-    room = Room()
-    scheme = CkksSum(room.directory)
-    standing = StandingCredentials(room.credentials[0], KeyStore(rotation=5))
-    scheme.client(room.task, 0, room.vectors[0], credentials=standing)
-    with pytest.raises(LocalProtocolError, match="taken part in this task"):
-        scheme.client(room.task, 0, room.vectors[0], credentials=standing)
 
 
 # what the server holds

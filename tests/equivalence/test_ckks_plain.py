@@ -1,10 +1,12 @@
 """CkksSum gives the same integers as PlainSum, whoever drops out, at the bounds and at awkward lengths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from privfl.codec import FixedPoint
-from privfl.crypto import generate_identities
+from privfl.crypto import TasksInMemory, generate_identities
 from privfl.errors import CapacityError
 from privfl.he import CkksSum, plan_for
 from privfl.ring import Ints, Ring
@@ -48,8 +50,8 @@ def test_more_clients_than_unreduced_residues_fit_a_word() -> None:
 
 def test_an_opening_that_leaves_the_ring_is_refused() -> None:
     task, vectors = make(3, 10)
-    credentials, directory = generate_identities(task.clients)
     for shift in (task.ring.half, -task.ring.modulus):
+        credentials, directory = generate_identities(task.clients)
 
         def opening(total: Ints, survivors: frozenset[int], shift: int = shift) -> Ints:
             return total * 0 + shift
@@ -67,11 +69,12 @@ def test_one_client_alone() -> None:
 
 def test_training_with_dropouts_gives_bit_identical_models() -> None:
     clients, rounds, length = tuple(range(7)), 3, 300
-    credentials, directory = generate_identities(clients)
+    identities, directory = generate_identities(clients)
     codec = FixedPoint.fit(Ring(23), clip_norm=1.0, cohort=len(clients))
     models = {}
     for scheme in (PlainSum(), MaskedSum(directory), CkksSum(directory)):
         model = np.zeros(length)
+        credentials = {c: replace(own, tasks=TasksInMemory()) for c, own in identities.items()}  # one task, three sums
         for round in range(rounds):
             rng = np.random.default_rng(round)
             task = SumTask(bytes([round]), clients, 4, length, codec.ring, codec.bound(1.0))
