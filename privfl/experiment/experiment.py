@@ -22,6 +22,7 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
 from privfl.experiment.federation import build_federation, prepare
+from privfl.experiment.versions import note_origin
 from privfl.files import atomic_write, canonical_json
 from privfl.fl.client import Train
 from privfl.fl.dropout import Dropouts, RandomDropouts
@@ -86,6 +87,11 @@ class Experiment:
         self.folder = Path(runs) / self.config.name
         self._own = (train, initial, measure, public_measure)
         federation = build_federation(self.config, data)
+        self._given: dict[str, str] = {}
+        if data is not None:
+            self._given["data"] = f"{federation.dataset.name}, federated over {len(federation.clients)} clients"
+        if train is not None:
+            self._given["training"] = getattr(train, "__qualname__", type(train).__qualname__)
         self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
         self.federation = prepare(federation, self.config, self.scheme, self._credentials)
         self.learner = self._learner()
@@ -140,6 +146,7 @@ class Experiment:
         another run, and `BudgetExceeded` before a round that could cost too much.
         """
         self._open_folder(resume=resume)
+        note_origin(self.folder, max(self.store.rounds(), default=0) + 1, self._given)
         if resume:  # as after a restart: clients begin a round that was interrupted anew, with keys of a new session
             self.scheme, self._credentials = build.build_sum(self.config, len(self.federation.clients))
         executor = build.build_executor(self.config, torch=self.config.model.kind in ("mlp", "cnn"))

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+import privfl
 from privfl.dp import EpsilonReport, format_epsilon
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
@@ -57,7 +58,7 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         _section("What was trained on what", _facts(_setup(run))),
         _section("Who saw what", _facts(SEES[run.config.sum.scheme])),
         _section("The models' lineage", _lineage(run)),
-        _section("Versions", _facts(run.versions.items())),
+        _section("Versions", _versions(run)),
         _section("How to reproduce it", _reproduce(run)),
     ]
     title = escape(f"privfl: {run.config.name}")
@@ -66,7 +67,7 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(part for part in parts if part)
-        + f"\n<footer>Written by privfl {escape(run.versions['privfl'])}.</footer></body></html>\n"
+        + f"\n<footer>Written by privfl {escape(privfl.__version__)}.</footer></body></html>\n"
     )
 
 
@@ -83,7 +84,8 @@ def _head(run: RunRecord) -> str:
     cells = "".join(
         f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in figures
     )
-    lead = f"{config.data.name}, federated over {_clients(run)}, summed by the {config.sum.scheme} sum"
+    data = _given(run).get("data", f"{config.data.name}, federated over {_clients(run)}")
+    lead = f"{data}, summed by the {config.sum.scheme} sum"
     return f'<h1>{escape(config.name)}</h1><p class="lead">{escape(lead)}</p><div class="figures">{cells}</div>'
 
 
@@ -208,9 +210,14 @@ def _setup(run: RunRecord) -> Rows:
     client = config.client
     work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
     cohort = config.cohort
-    yield "data", f"{config.data.name}, {config.data.partition}, standardized: {config.data.standardize}"
-    yield "clients", _clients(run)
-    yield "model", f"{config.model.kind}, {run.parameters} parameters"
+    given = _given(run)
+    if "data" in given:
+        yield "data", f"{given['data']}, given by a program, standardized: {config.data.standardize}"
+    else:
+        yield "data", f"{config.data.name}, {config.data.partition}, standardized: {config.data.standardize}"
+        yield "clients", _clients(run)
+    kind = config.model.kind if "training" not in given else f"given by a program ({given['training']})"
+    yield "model", f"{kind}, {run.parameters} parameters"
     yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"
     yield "server optimizer", config.server.optimizer
     sizes = (("probability", cohort.probability), ("size", cohort.size), ("cap", cohort.cap))
@@ -219,9 +226,23 @@ def _setup(run: RunRecord) -> Rows:
     yield "seed", str(config.seed)
 
 
+def _given(run: RunRecord) -> dict[str, str]:
+    """What a program gave, which no setting names."""
+    return {part: what for origin in run.origins for part, what in origin.given.items()}
+
+
 def _lineage(run: RunRecord) -> str:
     rows = [(str(round), model, parent or "-") for round, model, parent in run.lineage]
     return _table(("round", "model", "parent"), [(a, b[:24], c[:24]) for a, b, c in rows], numbers=(0,), code=(1, 2))
+
+
+def _versions(run: RunRecord) -> str:
+    """Those that the rounds were made with, not those of today."""
+    if not run.origins:
+        return "<p>They were not noted when this run was made.</p>"
+    if len(run.origins) == 1:
+        return _facts(run.origins[0].versions.items())
+    return "".join(f"<h3>from round {o.from_round}</h3>{_facts(o.versions.items())}" for o in run.origins)
 
 
 def _reproduce(run: RunRecord) -> str:
@@ -232,8 +253,14 @@ def _reproduce(run: RunRecord) -> str:
         if secure
         else "The models come out the same to the last bit, whatever the number of workers."
     )
+    if given := _given(run):
+        return (
+            f"<p>A program of its own gave this run its {' and '.join(given)}: run that program again, with the "
+            f"versions above. {escape(text)} These were its settings:</p><pre>{escape(run.toml)}</pre>"
+        )
     return (
-        f"<p>Save this as <code>run.toml</code> and type <code>privfl run run.toml</code>. {escape(text)}</p>"
+        f"<p>Save this as <code>run.toml</code> and type <code>privfl run run.toml</code>, with the "
+        f"versions above. {escape(text)}</p>"
         f"<pre>{escape(run.toml)}</pre>"
     )
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import privfl
 from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
 from privfl.dp.unit import OBSERVERS
 from privfl.errors import ConfigError
 from privfl.experiment import Config, load_config
 from privfl.experiment.archive import read_reports
 from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
+from privfl.experiment.versions import Origin, read_origins
 from privfl.fl.run import RoundReport, check_charged
 from privfl.fl.store import ModelStore
-
-LIBRARIES: Final = ("numpy", "cryptography", "safetensors", "dp-accounting", "scikit-learn", "torch", "tenseal")
 
 SEES: Final = {
     "plain": (
@@ -51,7 +47,7 @@ class RunRecord:
     parameters: int
     epsilons: dict[Observer, EpsilonReport]
     ledger: str | None
-    versions: dict[str, str]
+    origins: tuple[Origin, ...]
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -71,7 +67,7 @@ def read_run(folder: Path) -> RunRecord:
         parameters=len(versions[-1].model),
         epsilons=epsilons,
         ledger=head,
-        versions=_versions(),
+        origins=read_origins(folder),
     )
 
 
@@ -89,13 +85,3 @@ def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport],
         accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume)
         reports[observer] = accountant.report(ledger.releases)
     return reports, ledger.head
-
-
-def _versions() -> dict[str, str]:
-    found = {"privfl": privfl.__version__, "Python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

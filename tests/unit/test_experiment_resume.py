@@ -60,7 +60,7 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     reports = list(experiment.run())
     folder = tmp_path / "mine"
     assert {path.name for path in folder.iterdir()} == {
-        "config.toml", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key",
+        "config.toml", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key", "versions.json",
     }  # fmt: skip
     assert load_config(folder / "config.toml") == experiment.config
     lines = (folder / "metrics.jsonl").read_bytes().splitlines()
@@ -75,7 +75,12 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_without_noise_keeps_neither_ledger_nor_secret(tmp_path: Path) -> None:
     list(an_experiment(tmp_path).run())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "models"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.toml",
+        "metrics.jsonl",
+        "models",
+        "versions.json",
+    }
 
 
 def test_a_second_run_in_one_folder_is_refused_unless_it_resumes(tmp_path: Path) -> None:

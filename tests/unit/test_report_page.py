@@ -1,15 +1,21 @@
 """The report: self-contained, complete, escaped, and without what an outsider must not see when it is public."""
 
+import html
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from privfl.cli.app import run
+from privfl.data import load, partition
 from privfl.dp import Ledger
-from privfl.experiment import Experiment
+from privfl.errors import StateError
+from privfl.experiment import Experiment, versions
 from privfl.experiment.config import Config
+from privfl.fl.client import ClientUpdate
 from privfl.report.page import render
 from privfl.report.run import read_run
 
@@ -134,3 +140,64 @@ def test_the_verb_writes_it(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert run(["report", "empty"]) == 2
     assert "no finished round" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_following_the_page_gives_the_same_model(tmp_path, monkeypatch, capsys):
+    made = finished(tmp_path)
+    page = render(read_run(made))
+    (toml,) = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "run.toml").write_text(html.unescape(toml))
+    assert "type <code>privfl run run.toml</code>" in page
+    assert run(["run", "run.toml"]) == 0
+    capsys.readouterr()
+    (again,) = (elsewhere / "runs").iterdir()
+    assert read_run(again).lineage == read_run(made).lineage
+
+
+def test_versions_are_those_of_the_run(tmp_path, monkeypatch):
+    """Not those of the day on which the page is written; and of each part where a run went on with others."""
+    made = finished(tmp_path)
+    monkeypatch.setattr(versions, "versions_here", lambda: {"privfl": "9.9", "numpy": "77.1"})
+    assert "77.1" not in render(read_run(made))
+    config = Config(name="r", rounds=4)
+    overrides = {"data.standardize": "public", "client.steps": 5, "sum.scheme": "masked"}
+    assert len(list(Experiment(config, runs=tmp_path, overrides=overrides).run(resume=True))) == 1
+    page = Page(render(read_run(made)))
+    assert "from round 1" in page.text
+    assert "from round 4" in page.text
+    assert "77.1" in page.text
+    (made / versions.VERSIONS).unlink()
+    assert "not noted when this run was made" in render(read_run(made))
+    (made / versions.VERSIONS).write_text('[{"from_round": 1}]')
+    with pytest.raises(StateError, match="does not hold the versions"):
+        read_run(made)
+
+
+def test_versions_of_which_no_round_came_are_forgotten(tmp_path, monkeypatch):
+    for number in ("1", "2", "3"):
+        monkeypatch.setattr(versions, "versions_here", lambda number=number: {"privfl": number})
+        versions.note_origin(tmp_path, 1 if number != "3" else 5)
+        versions.note_origin(tmp_path, 7)  # the same versions: nothing to note
+    assert versions.read_origins(tmp_path) == (
+        versions.Origin(1, {"privfl": "2"}),
+        versions.Origin(5, {"privfl": "3"}),
+    )
+
+
+def test_a_page_does_not_claim_that_settings_tell_what_a_program_gave(tmp_path):
+    clients = partition(load("breast_cancer"), "iid", 3, 0)
+    experiment = Experiment(
+        data=clients,
+        train=lambda model, client, round, rng: ClientUpdate(model + 1, 1),
+        initial=np.zeros(2),
+        rounds=1,
+        runs=tmp_path,
+    )
+    list(experiment.run())
+    text = Page(render(read_run(experiment.folder))).text
+    assert "type privfl run run.toml" not in text
+    assert "gave this run its data and training" in text
+    assert "breast_cancer, federated over 3 clients" in text

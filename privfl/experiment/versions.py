@@ -1,0 +1,71 @@
+"""Which libraries a run was made with: noted when it starts, and again when it goes on with others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import privfl
+from privfl.errors import StateError
+from privfl.files import atomic_write, canonical_json
+
+VERSIONS: Final = "versions.json"
+LIBRARIES: Final = ("numpy", "cryptography", "safetensors", "dp-accounting", "scikit-learn", "torch", "tenseal")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What rounds were made with, from `from_round` on: `versions` by name, and what was `given` by a program.
+
+    The keys of `given` are "data" and "training": parts that were handed to `Experiment`, and that no configuration
+    names; its values say in words what they are.
+    """
+
+    from_round: int
+    versions: dict[str, str]
+    given: dict[str, str] = field(default_factory=dict)
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of privfl, Python and the libraries that are installed, by name."""
+    found = {"privfl": privfl.__version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def note_origin(folder: Path, next_round: int, given: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Note in `folder` that `next_round` (counted from 1) and those after it are made with what is installed here."""
+    here, noted = Origin(next_round, versions_here(), dict(given)), read_origins(folder)
+    if noted and (noted[-1].versions, noted[-1].given) == (here.versions, here.given):
+        return
+    kept = [origin for origin in noted if origin.from_round < next_round]  # of others no round was made
+    atomic_write(folder / VERSIONS, canonical_json([asdict(origin) for origin in (*kept, here)]) + b"\n")
+
+
+def read_origins(folder: Path) -> tuple[Origin, ...]:
+    """What was noted, oldest first; empty for a run that was made before this was. Raises `StateError`."""
+    path = folder / VERSIONS
+    if not path.exists():
+        return ()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Origin(
+                int(entry["from_round"]),
+                {str(name): str(version) for name, version in entry["versions"].items()},
+                {str(part): str(what) for part, what in entry["given"].items()},
+            )
+            for entry in entries
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateError(f"{path} does not hold the versions of a run: {error}") from error
