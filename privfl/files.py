@@ -84,7 +84,9 @@ class HashChain:
         digest = link(self.head, record)
         line = canonical_json({"hash": digest, "prev": self.head, "record": dict(record)}) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
+        # A chain holds who took part in what: it is its owner's alone, as all that is not made to be shared.
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINKS, 0o600)
+        with os.fdopen(handle, "ab", buffering=0) as file:
             if file.tell() != self._found:
                 raise StateError(
                     f"{self.path} has {file.tell()} bytes, {self._found} were left in it: another writer is at work"

@@ -33,7 +33,8 @@ th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-num
 .plot{flex:1 1 20rem}code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;white-space:pre-wrap}
 svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-top:2rem}
-@media print{body{font-size:11pt;max-width:none;padding:0}h2{break-after:avoid}.card,svg,tr{break-inside:avoid}}
+@media print{body{font-size:10pt;max-width:none;padding:0}h2{break-after:avoid}
+.card p,.figure,.note,svg,tr{break-inside:avoid}.scroll{overflow:visible}section{margin-top:1.2rem}}
 """
 
 

@@ -60,11 +60,13 @@ def test_a_file_is_its_owner_s_alone_unless_it_is_made_to_be_shared(tmp_path: Pa
         atomic_write(tmp_path / "page.html", b"", shared=True)
         atomic_write(tmp_path / "was-shared", b"", shared=True)
         atomic_write(tmp_path / "was-shared", b"")
+        HashChain(tmp_path / "chain").append({})
         os.umask(0o077)
         atomic_write(tmp_path / "under-a-strict-mask", b"", shared=True)
     finally:
         os.umask(before)
     assert mode(tmp_path / "key") == 0o600
+    assert mode(tmp_path / "chain") == 0o600
     assert mode(tmp_path / "page.html") == 0o640
     assert mode(tmp_path / "was-shared") == 0o600
     assert mode(tmp_path / "under-a-strict-mask") == 0o600
