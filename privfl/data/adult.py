@@ -52,6 +52,7 @@ _ONE_HOT: Final = (
     (9, "sex", _SEXES),
     (13, "native-country", COUNTRIES),
 )
+FEATURES: Final = len(_NUMERIC) + sum(len(allowed) for _, _, allowed in _ONE_HOT)
 _GROUPINGS: Final = (
     (3, "education", EDUCATIONS),
     (1, "workclass", (*WORKCLASSES, MISSING)),

@@ -260,7 +260,10 @@ def local_standardize(data: FederatedData) -> FederatedData:
     """
     feature_width(data)
     if len(data.test):
-        raise ConfigError(f"{data.dataset.name} has {len(data.test)} rows that no client holds: whose mean is theirs?")
+        raise ConfigError(
+            f"{len(data.test)} test rows of {data.dataset.name} belong to no client, whose mean could standardize them: "
+            "let clients hold test rows of their own (data.test = 'local'), or standardize by public ranges"
+        )
     features = np.zeros_like(data.dataset.features)
     for client, holder in enumerate(data.clients):
         mean, std = _mean_and_std(*client_moments(data.train(client)[0]))

@@ -51,7 +51,7 @@ def test_bundled_examples_run(name, capsys, tmp_path):
     assert (tmp_path / "runs" / name / "config.toml").is_file()
 
 
-@pytest.mark.parametrize("name", ["heart", "parkinsons"])
+@pytest.mark.parametrize("name", ["adult", "heart", "parkinsons"])
 def test_folder_examples_run(name, capsys, data_folder):
     if name == "heart":
         pytest.importorskip("tenseal")

@@ -204,7 +204,7 @@ def test_each_client_may_use_its_own_rows_alone(data_folder: Path) -> None:
 
 def test_rows_that_nobody_holds_have_no_local_mean() -> None:
     dataset = Dataset("toy", "regression", normal(3), np.zeros(3, np.float32))
-    with pytest.raises(ConfigError, match="toy has 1 rows that no client holds"):
+    with pytest.raises(ConfigError, match="1 test rows of toy belong to no client"):
         data.local_standardize(FederatedData(dataset, (ClientRows("a", np.array([0, 1])),), np.array([2])))
 
 
@@ -370,3 +370,12 @@ def test_a_run_that_does_not_fit_its_plan_is_refused() -> None:
         data.noised_standardizer(fed, NARROW, plan(unit="sample", most_rows=9), opening=silent)
     with pytest.raises(ConfigError, match=r"expected \[k, 3\]"):
         plan().contribution(np.zeros((3, 2)))
+
+
+def test_public_ranges_of_the_census_leave_one_hot_columns_as_they_are(data_folder):
+    adult = data.load("adult", data_folder)
+    known = data.public_standardizer("adult")
+    assert len(known.mean) == adult.width
+    numbers = known.apply(adult.features)[:, :5]
+    assert np.abs(numbers.mean(axis=0)).max() < 2
+    np.testing.assert_array_equal(known.apply(adult.features)[:, 5:], adult.features[:, 5:])
