@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from privfl.errors import ConfigError, StateError
 GENESIS: Final = "0" * 64
 """The `prev` of the first line of every chain."""
 
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}")
 _NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -38,6 +40,13 @@ def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from `folder` what `atomic_write` left there when a crash cut it short. For its only writer to call."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
 
 
 def canonical_json(value: Any) -> bytes:

@@ -261,8 +261,8 @@ def local_standardize(data: FederatedData) -> FederatedData:
     feature_width(data)
     if len(data.test):
         raise ConfigError(
-            f"{len(data.test)} test rows of {data.dataset.name} belong to no client, whose mean could standardize them: "
-            "let clients hold test rows of their own (data.test = 'local'), or standardize by public ranges"
+            f"{len(data.test)} test rows of {data.dataset.name} belong to no client, whose mean could standardize "
+            "them: let clients hold test rows of their own (data.test = 'local'), or standardize by public ranges"
         )
     features = np.zeros_like(data.dataset.features)
     for client, holder in enumerate(data.clients):

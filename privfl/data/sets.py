@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -200,6 +201,15 @@ class FederatedData:
             raise ConfigError(f"{self.dataset.name} is a {self.dataset.task} task: its rows have no class")
         width = len(self.dataset.classes)
         return np.stack([np.bincount(self.dataset.targets[c.train], minlength=width) for c in self.clients])
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) over every value and over who holds which row: equal for equal federations."""
+        digest = hashlib.sha256()
+        tables = [rows for client in self.clients for rows in (client.train, client.test)]
+        for array in (self.dataset.features, self.dataset.targets, self.test, *tables):
+            digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def with_features(self, features: npt.NDArray[Any]) -> FederatedData:
         """The same clients over other features `[n, p]`."""

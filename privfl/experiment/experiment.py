@@ -23,7 +23,7 @@ from privfl.experiment import build
 from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
 from privfl.experiment.federation import build_federation, prepare
 from privfl.experiment.versions import note_origin
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, sweep
 from privfl.fl.client import Train
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
@@ -36,6 +36,7 @@ from privfl.ring import Ring
 from privfl.sums import Tap, ignore
 
 CONFIG: Final = "config.toml"
+DATA: Final = "data.sha256"
 METRICS: Final = "metrics.jsonl"
 LEDGER: Final = "ledger.jsonl"
 MODELS: Final = "models"
@@ -311,16 +312,21 @@ class Experiment:
         return RandomDropouts(self.config.cohort.dropout, self.config.seed, steps)
 
     def _open_folder(self, *, resume: bool) -> None:
-        path = self.folder / CONFIG
+        path, data = self.folder / CONFIG, self.federation.fingerprint()
         if not path.exists():
             if (self.folder / LEDGER).exists() or self.store.rounds():
                 raise StateError(f"{self.folder} holds a run without its {CONFIG}: it cannot be told what it was")
+            atomic_write(self.folder / DATA, data.encode())  # first: where there is a configuration, there is data
             atomic_write(path, to_toml(self.config).encode())
             return
         if not resume:
             raise ConfigError(f"{self.folder} holds a run already: resume it, or choose another name")
         if _essence(load_config(path)) != _essence(self.config):
             raise StateError(f"{self.folder} was started with other settings (see {path}): they cannot be mixed")
+        if not (self.folder / DATA).exists() or (self.folder / DATA).read_text() != data:
+            raise StateError(f"{self.folder} was started with other data, or with other clients: they cannot be mixed")
+        sweep(self.folder)
+        sweep(self.folder / MODELS)
         atomic_write(path, to_toml(self.config).encode())
 
     def _write_metrics(self) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from privfl.errors import ConfigError, RemoteProtocolError
+from privfl.errors import ConfigError, PrivflError, ProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ints
 from privfl.sums.base import (
     ClientSession,
@@ -54,7 +54,9 @@ def run_sum(
     """The sum of `vectors` (int64 `[task.length]` by client) over the clients that stay.
 
     `vectors` is read once, in its own order, so that it may be a generator that trains clients one by one; a client
-    that is missing from it never spoke. Raises `TooFewSurvivors`, and `ConfigError` for a vector outside the task.
+    that is missing from it never spoke. A client whose session refuses to go on has dropped out, as it would have over
+    a network. Raises `TooFewSurvivors` (from the first refusal, if there was one), and `ConfigError` for a vector
+    outside the task.
     """
     server = scheme.server(task, opening=opening)
     sessions: dict[ClientId, ClientSession] = {}
@@ -72,16 +74,26 @@ def run_sum(
             sessions[client] = session
             _deliver(server, client, session.start(), tap)
     step = 0
+    refusal: PrivflError | None = None
     while server.result is None:
         step += 1
-        for client, message in server.advance().items():
+        try:
+            messages = server.advance()
+        except TooFewSurvivors as error:
+            raise error from refusal
+        for client, message in messages.items():
             if client not in sessions:
                 continue
             if drop(client, step):
                 del sessions[client]
                 continue
             tap("down", client, message)
-            answer = sessions[client].receive(message)
+            try:
+                answer = sessions[client].receive(message)
+            except (ProtocolError, WireError) as error:
+                refusal = refusal or error
+                del sessions[client]
+                continue
             if answer is not None:
                 _deliver(server, client, answer, tap)
     return server.result

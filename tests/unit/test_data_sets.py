@@ -93,6 +93,8 @@ def test_a_federation_hands_out_rows_by_client() -> None:
     np.testing.assert_array_equal(fed.label_counts(), [[2, 0], [0, 2]])
     doubled = fed.with_features(data.features * 2)
     np.testing.assert_array_equal(doubled.train(0)[0], 2 * data.features[[0, 2]])
+    assert fed.fingerprint() == FederatedData(data, fed.clients, fed.test).fingerprint() != doubled.fingerprint()
+    assert fed.fingerprint() != FederatedData(data, fed.clients[::-1], fed.test).fingerprint()
 
 
 @pytest.mark.parametrize(

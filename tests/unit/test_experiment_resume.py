@@ -60,7 +60,7 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     reports = list(experiment.run())
     folder = tmp_path / "mine"
     assert {path.name for path in folder.iterdir()} == {
-        "config.toml", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key", "versions.json",
+        "config.toml", "data.sha256", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key", "versions.json",
     }  # fmt: skip
     assert load_config(folder / "config.toml") == experiment.config
     lines = (folder / "metrics.jsonl").read_bytes().splitlines()
@@ -75,12 +75,8 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
 
 def test_a_run_without_noise_keeps_neither_ledger_nor_secret(tmp_path: Path) -> None:
     list(an_experiment(tmp_path).run())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "config.toml",
-        "metrics.jsonl",
-        "models",
-        "versions.json",
-    }
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.toml", "data.sha256", "metrics.jsonl", "models", "versions.json"}
 
 
 def test_a_second_run_in_one_folder_is_refused_unless_it_resumes(tmp_path: Path) -> None:
@@ -123,9 +119,41 @@ def test_a_run_that_started_from_another_model_is_not_resumed(tmp_path: Path) ->
     ModelStore(tmp_path / "run" / "models").save(0, np.zeros(2), {}, parent="", report={})
     with pytest.raises(StateError, match=r"config\.toml"):
         start(0.0, 1)
+    start_of_all = Experiment(data=DATA, train=train, initial=np.zeros(2), runs=tmp_path)
     (tmp_path / "run" / "config.toml").write_text("rounds = 1\n")
+    (tmp_path / "run" / "data.sha256").write_text(start_of_all.federation.fingerprint())
     with pytest.raises(StateError, match="another model"):
         start(1.0, 1)
+
+
+@pytest.mark.parametrize("change", ["a feature", "a target", "no fingerprint"])
+def test_a_run_over_other_data_is_not_resumed(tmp_path: Path, change: str) -> None:
+    list(an_experiment(tmp_path).run())
+    features, targets = DATA.features.copy(), DATA.targets.copy()
+    if change == "a feature":
+        features[7, 1] += 1
+    elif change == "a target":
+        targets[7] = 1 - targets[7]
+    else:
+        (tmp_path / "run" / "data.sha256").unlink()
+    data = Dataset("points", "binary", features, targets, classes=("a", "b"))
+    again = Experiment(data=data, runs=tmp_path, overrides={"rounds": 4, "data.clients": 4, "client.steps": 2})
+    with pytest.raises(StateError, match="other data"):
+        list(again.run(resume=True))
+
+
+def test_what_a_killed_write_left_behind_is_removed_on_return(tmp_path: Path) -> None:
+    list(an_experiment(tmp_path).run())
+    left = [
+        tmp_path / "run" / ".metrics.jsonl.0123456789abcdef",
+        tmp_path / "run/models/.000004.safetensors.00000000ffffffff",
+    ]
+    for path in left:
+        path.write_bytes(b"cut short")
+    (tmp_path / "run" / ".mine").write_text("of somebody else")
+    list(an_experiment(tmp_path, rounds=4).run(resume=True))
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "run" / ".mine").exists()
 
 
 def test_a_killed_try_stays_charged_after_a_second_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

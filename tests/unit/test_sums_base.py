@@ -206,3 +206,47 @@ def test_dropouts_fall_silent_from_their_step_on_and_refusals_do_not_end_the_run
     )
     assert heard == [(1, "0"), (2, "0"), (7, "0"), (1, "1"), (7, "1"), (1, "2"), (7, "2")]
     assert down == [(c, str(s).encode()) for s in (1, 2, 3) for c in (1, 7)]
+
+
+class Touchy(Chatty):
+    """Its client 7 refuses the second word, and its server needs all three clients in the end, if `strict`."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+
+    def client(self, task: SumTask, me: int, vector: Ints, **how: Any) -> Any:
+        session = ChattyClient(me)
+        if me == 7:
+            genuine = session.receive
+
+            def receive(message: bytes) -> bytes | None:
+                if message == b"2":
+                    raise PlanRejected("no")
+                return genuine(message)
+
+            session.receive = receive  # type: ignore[method-assign]
+        return session
+
+    def server(self, task: SumTask, *, opening: Any = identity) -> Any:
+        server = ChattyServer(task)
+        if self.strict:
+            genuine = server.advance
+
+            def advance() -> Any:
+                if server.step == 3:
+                    raise TooFewSurvivors(2, 3)
+                return genuine()
+
+            server.advance = advance  # type: ignore[method-assign]
+        return server
+
+
+def test_a_client_that_refuses_has_dropped_out() -> None:
+    heard = run_sum(Touchy(strict=False), TASK, VECTORS)  # type: ignore[arg-type]
+    assert heard == [(1, "0"), (2, "0"), (7, "0"), (1, "1"), (2, "1"), (7, "1"), (1, "2"), (2, "2")]
+
+
+def test_where_refusals_leave_too_few_the_first_one_is_told() -> None:
+    with pytest.raises(TooFewSurvivors) as caught:
+        run_sum(Touchy(strict=True), TASK, VECTORS)  # type: ignore[arg-type]
+    assert isinstance(caught.value.__cause__, PlanRejected)
