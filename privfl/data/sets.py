@@ -208,7 +208,7 @@ class FederatedData:
         tables = [rows for client in self.clients for rows in (client.train, client.test)]
         for array in (self.dataset.features, self.dataset.targets, self.test, *tables):
             digest.update(f"{array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def with_features(self, features: npt.NDArray[Any]) -> FederatedData:
