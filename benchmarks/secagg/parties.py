@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,22 @@ class Played:
     bytes_down: int
 
 
-def play(clients: int, length: int, *, dropped: float = 0.0, threads: int = 1, dropout: float = 0.1) -> Played:
-    """A whole round in which the given fraction falls silent instead of uploading; the sum is checked."""
+def play(
+    clients: int,
+    length: int,
+    *,
+    dropped: float = 0.0,
+    threads: int = 1,
+    dropout: float = 0.1,
+    corrupt: float = 0.05,
+    tell: Callable[[str], None] = lambda step: None,
+) -> Played:
+    """A whole round in which the fraction `dropped` falls silent instead of uploading; the sum is checked.
+
+    Planned for the fractions `dropout` and `corrupt`; `tell` hears of each step that begins.
+    """
     credentials, directory = generate_identities(range(clients))
-    scheme = MaskedSum(directory, threads=threads, dropout=dropout)
+    scheme = MaskedSum(directory, threads=threads, dropout=dropout, corrupt=corrupt)
     task = SumTask(b"benchmark", tuple(range(clients)), 2, length, Ring(BITS), 1000)
     vector = np.random.default_rng(0).integers(-1000, 1000, length)
     gone = set(range(0, clients, max(1, round(1 / dropped)))) if dropped else set()
@@ -47,6 +60,7 @@ def play(clients: int, length: int, *, dropped: float = 0.0, threads: int = 1, d
     watched = clients - 1
     while server.result is None:
         step = server.state.step
+        tell(step)
         for client, message in mail.items():
             if client in gone and step == "MaskedInput":
                 continue

@@ -10,7 +10,10 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from privfl.errors import ConfigError
 from privfl.secagg.planner import GraphPlan, arc_for, assess_graph, plan_graph
@@ -44,6 +47,7 @@ class Terms:
     arc: int
     least_roster: int
     session: bytes = field(init=False, compare=False)
+    _cohort: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         form = _TermsForm(
@@ -55,11 +59,17 @@ class Terms:
             self.arc,
             self.least_roster,
         )
+        object.__setattr__(self, "_cohort", np.array(self.task.clients, np.int64))
         object.__setattr__(self, "session", hashlib.sha256(_LABEL + write_fields(form)).digest())
 
     def digest(self) -> bytes:
         """32 bytes: the session."""
         return self.session
+
+    def in_cohort(self, clients: npt.NDArray[Any]) -> bool:
+        """Whether all of these identities are."""
+        places = np.searchsorted(self._cohort, clients)
+        return bool((places < len(self._cohort)).all() and (self._cohort[places] == clients).all())
 
     @property
     def least_survivors(self) -> int:
