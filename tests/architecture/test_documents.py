@@ -1,14 +1,19 @@
 """Every Python block of the README and of docs/ runs, and every link to a file leads somewhere."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from privfl.dp import Everyone, FixedSize, Poisson, PrivacyUnit, format_epsilon, what_if
+
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -39,9 +44,75 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_what_the_readme_says_an_epsilon_is_is_what_is_computed() -> None:
-    from privfl.dp import Poisson, what_if
+def _measured() -> dict[str, str]:
+    """The README's first table of measured figures: what -> figure."""
+    table = README[README.index("| what | figure | command |") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {what: figure for what, figure, _ in rows}
 
-    said = re.search(r"prints `(epsilon [^`]+)`", (ROOT / "README.md").read_text())
+
+def _kept(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def _ratio(name: str, title: str) -> float:
+    (found,) = [result["ratio"] for result in _kept(name)["results"] if result["name"] == title]
+    return float(found)
+
+
+def test_the_readme_says_what_the_benchmarks_found() -> None:
+    from privfl.he import plan_for
+    from privfl.ring import Ring
+    from privfl.sums import SumTask
+
+    def bytes_up(bits: int) -> float:
+        length = 128 * 4096
+        return plan_for(SumTask(b"bytes", (0, 1), 1, length, Ring(bits), (2 ** (bits - 1) - 1) // 2)).bytes_up / length
+
+    engine = _kept("engine-overhead")
+    bare, workers = engine["loop_over_bare"]["of_medians"], engine["loop_over_two_workers"]["of_medians"]
+    figures = {
+        "masked sum, client, 32 clients, 1M values": f"{1 / _ratio('secagg-flwr-32', 'client, n = 32'):.0f} times",
+        "masked sum, server, the same with": f"{1 / _ratio('secagg-flwr-32', 'server, n = 32'):.0f} times",
+        "one mask of 1M values alone": f"{1 / _ratio('secagg-masks-flwr', '1 mask added'):.1f} times",
+        "CKKS, bytes up a value": f"{bytes_up(23):.2f} at 23 bits and {bytes_up(31):.2f} at 31",
+        "a round of 20 small clients": f"{_kept('engine-against-pfl')['pfl_over_privfl']['of_medians']:.1f} times",
+        "a small CNN against": f"{bare:.2f} of its time; two workers {workers:.1f} times",
+        "encoding 1M values": f"{_ratio('codec', 'encode nearest, inside the norm bound'):.1f} times",
+        "a DP-SGD step inside a client": f"{_ratio('dp-opacus', '20 DP-SGD steps'):.2f} of",
+    }
+    measured = _measured()
+    assert len(measured) == len(figures), "a row without its source"
+    for start, figure in figures.items():
+        (said,) = [text for what, text in measured.items() if what.startswith(start)]
+        assert said.startswith(figure), start
+
+
+@pytest.mark.parametrize(
+    ("what", "sampling", "multiplier", "rounds", "adjacency"),
+    [
+        ("Poisson 0.01, noise multiplier 1, 1000 rounds", Poisson(0.01), 1.0, 1000, "add_remove"),
+        ("everyone, noise multiplier 1, once", Everyone(), 1.0, 1, "add_remove"),
+        ("the same under replace_one", Everyone(), 1.0, 1, "replace_one"),
+        (
+            "100 of 1000 without replacement, noise multiplier 4, 100 rounds, replace_one",
+            FixedSize(100, 1000),
+            4.0,
+            100,
+            "replace_one",
+        ),
+    ],
+)
+def test_the_readme_s_table_of_epsilons_is_what_is_computed(
+    what: str, sampling: Any, multiplier: float, rounds: int, adjacency: Any
+) -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| {what} |")]
+    unit = PrivacyUnit("client", adjacency)
+    report = what_if(sampling=sampling, noise_multiplier=multiplier, rounds=rounds, delta=1e-5, unit=unit)
+    assert row.split("|")[2].strip() == format_epsilon(report.epsilon)
+
+
+def test_what_the_readme_says_an_epsilon_is_is_what_is_computed() -> None:
+    said = re.search(r"prints `(epsilon [^`]+)`", README)
     assert said is not None
     assert said[1] == str(what_if(sampling=Poisson(0.01), noise_multiplier=1.0, rounds=1000, delta=1e-5))
