@@ -181,6 +181,18 @@ def test_another_layout_or_generator_is_a_clear_error(monkeypatch: pytest.Monkey
         patch.setattr(parts._channel, "read", lambda: bytes(100))
         with pytest.raises(ConfigError, match="lays out"):
             parts.test(pinned)
+    with monkeypatch.context() as patch:  # memory that shows another ciphertext than the file
+        patch.setattr(parts._window, "search", lambda *_: patch.setattr(parts._window, "read", lambda *_: bytes(64)))
+        with pytest.raises(ConfigError, match="lays out"):
+            parts.test(pinned)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts._window, "read_coefficients", lambda thing, scale, out: True)
+        with pytest.raises(ConfigError, match="lays out"):
+            parts.test(pinned)
+    with monkeypatch.context() as patch:  # memory that cannot be read is no error
+        patch.setattr(parts._window, "search", lambda *_: None)
+        patch.setattr(parts._window, "_place", None)
+        parts.test(pinned)
     parts.test(pinned)
 
 
