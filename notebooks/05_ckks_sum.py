@@ -50,9 +50,9 @@ CLIENTS = tuple(range(4 if QUICK else 8))
 pixels = np.rint(load("digits").features * 16).astype(np.int64)
 vectors = {c: pixels[32 * c:32 * (c + 1)].ravel() for c in CLIENTS}
 credentials, directory = generate_identities(CLIENTS)
-task = SumTask(b"round 1", CLIENTS, 3, 2048, Ring(23), 16)
 totals = {}
-for scheme in (PlainSum(), MaskedSum(directory), CkksSum(directory)):
+for attempt, scheme in enumerate((PlainSum(), MaskedSum(directory), CkksSum(directory))):
+    task = SumTask(b"round 1, attempt %d" % attempt, CLIENTS, 3, 2048, Ring(23), 16)  # a client enters a task once
     traffic = {"up": 0, "down": 0}
 
     def tap(direction, client, message):
