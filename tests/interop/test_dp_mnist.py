@@ -46,6 +46,7 @@ def test_central_noise(z: float, epsilon: float, accuracy: float) -> None:
     assert reports[-1].evaluation["accuracy"] >= accuracy
 
 
+# Seed 1 gave accuracy 0.9005 (the noise is fresh in every run), outsider 8.98, server 62, in 22 minutes beside others.
 def test_distributed_noise_inside_the_masked_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     # A hundred clients in one process check the same signatures of each other: each is verified once, not a hundred
     # times, which was two fifths of a round. Everything else is done by every client for itself.

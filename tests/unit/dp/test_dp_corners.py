@@ -1,0 +1,118 @@
+"""What the main tests of accounting and mechanisms pass by."""
+
+import numpy as np
+import pytest
+
+from privfl.dp import (
+    Accountant,
+    Everyone,
+    Mechanism,
+    Poisson,
+    PrivacyUnit,
+    Release,
+    Segment,
+    default_delta,
+    discrete_gaussian_epsilon,
+    side_bound,
+    skellam,
+)
+from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
+
+SEGMENTS = [Segment("update", 50, 64.0, 1.0)]
+
+
+def release(round: int, **changes: object) -> Release:
+    base: dict[str, object] = {
+        "round": round,
+        "placement": "central",
+        "law": "rounded_gaussian",
+        "secure": True,
+        "declared_stddev": 1024.0,
+        "realised_stddev": 1024.0,
+        "norm_bound": 1024.0,
+        "sampling": Everyone(),
+        "server_sees": "ciphertexts",
+        "participants": (1, 2, 3),
+    }
+    return Release(**(base | changes))  # type: ignore[arg-type]
+
+
+def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
+    # Client 1 saw the noisier rounds, but more of them; client 2 the quieter ones.
+    quiet = [release(i, participants=(2,), declared_stddev=256.0, realised_stddev=256.0) for i in range(2)]
+    loud = [release(10 + i, participants=(1,)) for i in range(3)]
+    server = Accountant(PrivacyUnit(), 1e-5, observer="server")
+    worst = server.report(quiet).epsilon
+    assert server.report([*quiet, *loud]).epsilon == worst > server.report(loud).epsilon
+    assert server.report([*loud, *quiet]).epsilon == worst
+
+
+def test_the_discrete_gaussian_has_figures_of_its_own() -> None:
+    assert discrete_gaussian_epsilon(2, 2, 1e-5) == pytest.approx(4.4079, abs=5e-5)
+    plan = Mechanism("local", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
+    found = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[1])
+    assert Accountant(PrivacyUnit(), 1e-5).report([found]).accountant.startswith("RDP")
+
+
+def test_skellam_noise_without_its_l1_bound_is_not_judged() -> None:
+    with pytest.raises(UnsupportedRelease, match="l1 bound"):
+        Accountant(PrivacyUnit(), 1e-5).report([release(0, placement="distributed", law="skellam")])
+
+
+def test_the_participant_is_told_whose_noise_is_not_counted() -> None:
+    plan = Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=6)
+    found = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(10))
+    report = Accountant(PrivacyUnit(), 1e-5, observer="participant").report([found])
+    assert any("own noise" in caveat for caveat in report.caveats)
+
+
+def test_shares_of_every_cohort_make_up_one_noise_and_the_opener_completes_it() -> None:
+    plan = Mechanism("distributed", 2.0, "simulation").plan(SEGMENTS, cohort=10, min_survivors=4, survivor_share=0.5)
+    assert plan.for_cohort(7).total_stddev == pytest.approx(plan.total_stddev, rel=1e-12)
+    assert plan.for_cohort(7).share_stddev > plan.share_stddev
+    assert plan.for_cohort(0).drawn == 1
+    for drawn in range(4, 11):
+        least = max(4, int(np.ceil(0.5 * drawn)))
+        assert plan.for_cohort(drawn).realised_stddev(least) >= plan.noise_stddev
+        with pytest.raises(PrivacyError, match="surviving noise"):
+            plan.for_cohort(8).release(round=0, sampling=Poisson(0.5), server_sees="sum", survivors=range(3))
+    zeros = np.zeros(50, np.int64)
+    whole = plan.opening(key=(1,))(zeros, frozenset(range(10)))
+    assert whole is zeros
+    completed = plan.opening(key=(1,))(zeros, frozenset(range(6)))
+    assert np.array_equal(completed, plan.opening(key=(1,))(zeros, frozenset(range(6))))
+    assert 0.5 < completed.std() / (plan.share_stddev * 2) < 1.5
+    with pytest.raises(PrivacyError, match="at most 10"):
+        plan.for_cohort(11)
+    with pytest.raises(ConfigError, match="survivor_share"):
+        Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=4, survivor_share=1.5)
+    central = Mechanism("central", 2.0).plan(SEGMENTS, cohort=10, min_survivors=4)
+    assert central.for_cohort(3) is central
+
+
+def test_a_proposal_is_settled_in_exact_arithmetic_when_floats_leave_it_open() -> None:
+    # All-zero words lie on every edge; what is exactly decided may be accepted or not.
+    for word in (b"\x00", b"\xff"):
+        first = [True]
+
+        def entropy(count: int, word: bytes = word, first: list[bool] = first) -> bytes:
+            if first[0]:
+                first[0] = False
+                return word * count
+            return np.random.default_rng(count).bytes(count)
+
+        assert len(skellam(1e6, 5, entropy=entropy)) == 5
+
+
+@pytest.mark.parametrize("change", [{"units": 0}, {"noise_multiplier": 0.0}, {"denominator": -1.0}, {"deviation": 0.0}])
+def test_side_blocks_need_positive_settings(change: dict[str, float]) -> None:
+    settings = {"units": 100, "noise_multiplier": 1.0, "denominator": 100.0, "deviation": 0.05}
+    with pytest.raises(ConfigError):
+        side_bound(**(settings | change))  # type: ignore[arg-type]
+
+
+def test_a_default_delta_is_rounded_down() -> None:
+    for population in (1, 30_000, 135_147, 10**6, 10**9):
+        delta, why = default_delta(population)
+        assert 0.85 * min(1e-5, population**-1.1) < delta <= min(1e-5, population**-1.1)
+        assert "by default" in why
