@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from privfl.dp.unit import (
     check_delta,
     check_positive,
 )
-from privfl.errors import BudgetExceeded, MissingExtra, UnsupportedRelease
+from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, UnsupportedRelease
 
 CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
 PLD: Final = "PLD (dp-accounting, connect the dots)"
@@ -55,7 +56,8 @@ class Accountant:
     """Epsilon at `delta` for `unit` against `observer`, from any releases, with what was computed before kept.
 
     Refuses seeded or floating-point noise (`UnsupportedRelease`) unless `assume_secure_noise`, whose reports are
-    labelled "epsilon if the noise were secure".
+    labelled "epsilon if the noise were secure". `skips`: the chance that whether a round is skipped turns on one client
+    (see `privfl.dp.skips`), which is taken off delta; if that leaves less than half, sampling does not count.
     """
 
     def __init__(
@@ -65,9 +67,13 @@ class Accountant:
         *,
         observer: Observer = "outsider",
         assume_secure_noise: bool = False,
+        skips: float = 0.0,
     ) -> None:
         check_delta(delta)
+        if not skips >= 0:
+            raise ConfigError(f"skips is a probability, not {skips!r}")
         self.unit, self.delta, self.observer = unit, delta, observer
+        self._skips = skips if observer == "outsider" else 0.0
         self.assume_secure_noise = assume_secure_noise
 
     def spent(self, releases: Sequence[Release]) -> float:
@@ -77,9 +83,10 @@ class Accountant:
     def report(self, releases: Sequence[Release], *, cross_checks: bool = True) -> EpsilonReport:
         """The full statement about these releases."""
         epsilon, accountant, reason, worst = self._worst(releases, quick=False)
+        releases = self._counted(releases)
         unit = self._seen(releases)
-        caveats = [reason] if reason else [DROPOUTS, *_caveats(releases, self.observer, unit)]
-        checks = cross_figures(worst, unit, self.delta) if cross_checks and worst is not None else {}
+        caveats = [reason] if reason else [DROPOUTS, *self._told(_caveats(releases, self.observer, unit))]
+        checks = cross_figures(worst, unit, self.delta - self._taken) if cross_checks and worst is not None else {}
         return EpsilonReport(
             epsilon,
             self.delta,
@@ -93,7 +100,30 @@ class Accountant:
             caveats=tuple(caveats),
         )
 
+    @property
+    def _drowned(self) -> bool:
+        return self._skips > self.delta / 2
+
+    @property
+    def _taken(self) -> float:
+        return 0.0 if self._drowned else self._skips
+
+    def _counted(self, releases: Sequence[Release]) -> Sequence[Release]:
+        """The releases with the sampling that may be counted on."""
+        return [replace(r, sampling=EVERYONE) for r in releases] if self._drowned else releases
+
+    def _told(self, caveats: list[str]) -> list[str]:
+        if self._drowned:
+            more = "sampling is not counted: whether a round is skipped turns on one client too often"
+            return [*caveats, f"{more}, which would take {self._skips:.1e}, too much of delta"]
+        if not self._skips:
+            return caveats
+        taken = f"{self._skips:.1e} of delta is kept for rounds that turn on one client to be skipped or not"
+        return [taken if caveat == SKIPS else caveat for caveat in caveats]
+
     def _seen(self, releases: Sequence[Release]) -> PrivacyUnit:
+        if self._drowned and self.unit.adjacency == "add_remove":
+            return PrivacyUnit(self.unit.level, "zero_out")
         return as_seen(self.unit, self.observer, (release.placement for release in releases))
 
     def _worst(self, releases: Sequence[Release], *, quick: bool) -> tuple[float, str, str, Profile | None]:
@@ -103,12 +133,14 @@ class Accountant:
                 f"round {insecure[0]}: the noise was seeded or floating-point, and no epsilon can be claimed for it; "
                 "ask for the figure it would have if the noise were secure"
             )
+        releases = self._counted(releases)
         seen = exposure(releases, self.unit, self.observer)
         if seen.unbounded:
             return math.inf, "none", seen.unbounded, None
         worst, accountant, profile = 0.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
-            epsilon, name = compose(candidate, self._seen(releases), self.delta, observer=self.observer, quick=quick)
+            delta = self.delta - self._taken
+            epsilon, name = compose(candidate, self._seen(releases), delta, observer=self.observer, quick=quick)
             if epsilon >= worst:
                 worst, accountant, profile = epsilon, name, candidate
         return worst, accountant, "", profile
@@ -128,10 +160,13 @@ class Budget:
         *,
         observer: Observer = "outsider",
         assume_secure_noise: bool = False,
+        skips: float = 0.0,
     ) -> None:
         check_positive("epsilon", epsilon)
         self.epsilon = epsilon
-        self.accountant = Accountant(unit, delta, observer=observer, assume_secure_noise=assume_secure_noise)
+        self.accountant = Accountant(
+            unit, delta, observer=observer, assume_secure_noise=assume_secure_noise, skips=skips
+        )
 
     def check(self, releases: Sequence[Release], worst: Release) -> float:
         """Epsilon after `worst` was added to `releases`; raises `BudgetExceeded` when that is too much.

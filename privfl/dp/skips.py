@@ -46,12 +46,12 @@ def pivot_probability(
     return float(np.sum(drawn * turns))
 
 
-def skip_delta(pivots: float, *, rounds: int, probability: float, epsilon: float) -> float:
-    """What skipped rounds add to delta: (1 + e^epsilon) times the probability that one of `rounds` turns on a client.
+def skip_delta(pivots: float, *, rounds: int, probability: float) -> float:
+    """What skipped rounds take of delta: the mean number of `rounds` in which a client is drawn and decides.
 
     `pivots` is `pivot_probability`, `probability` that of being drawn.
     """
-    return min(1.0, (1.0 + math.exp(min(epsilon, 700.0))) * rounds * probability * pivots)
+    return rounds * probability * pivots
 
 
 def _binomial(logs: Floats, n: npt.NDArray[np.int64] | int, k: npt.NDArray[np.int64], p: float) -> Floats:

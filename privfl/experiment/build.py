@@ -13,8 +13,9 @@ import numpy as np
 from privfl.codec import FixedPoint, Vector
 from privfl.crypto import generate_identities
 from privfl.data import FederatedData
-from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, NoisePlan, side_bound
+from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, NoisePlan, Poisson, side_bound
 from privfl.dp.release import ServerView
+from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import CohortConfig, Config, ServerConfig
@@ -80,6 +81,34 @@ def build_sampler(settings: CohortConfig) -> CohortSampler:
     }
     sampler: CohortSampler = makers[settings.sampling](*(getattr(settings, name) for name in needs))
     return sampler
+
+
+def least_survivors(config: Config, sampler: CohortSampler, clients: int) -> int:
+    """How many must survive in any round: shares of distributed noise are sized for it before anybody is drawn."""
+    expected = min(sampler.expected_size(clients), sampler.largest_size(clients))
+    distributed = config.privacy.placement == "distributed"
+    return max(1, int(config.cohort.min_survivors * expected)) if distributed else 1
+
+
+def skip_chance(config: Config, clients: int) -> float:
+    """The mean number of rounds in which a client is drawn and decides whether the round is skipped.
+
+    0 where it is not computed: without Poisson sampling, and for local noise, which claims nothing by sampling.
+    """
+    sampler, settings = build_sampler(config.cohort), config.cohort
+    sampling, placement = sampler.declare(clients), config.privacy.placement
+    if placement in ("none", "local") or not isinstance(sampling, Poisson):
+        return 0.0
+    pivots = pivot_probability(
+        population=clients,
+        probability=sampling.probability,
+        least=least_survivors(config, sampler, clients),
+        share=settings.min_survivors,
+        dropout=settings.dropout,
+        empty_released=placement == "central",
+    )
+    tries = 1 + (settings.retries if settings.too_few == "retry" else 0)
+    return skip_delta(pivots, rounds=config.rounds * tries, probability=sampling.probability)
 
 
 def build_optimizer(settings: ServerConfig) -> ServerOptimizer:

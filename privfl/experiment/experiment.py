@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 import shutil
 import tempfile
@@ -15,9 +14,7 @@ from typing import Any, Final
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
-from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, Poisson, PrivacyUnit, default_delta
-from privfl.dp.accounting import SKIPS
-from privfl.dp.skips import pivot_probability, skip_delta
+from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit, default_delta
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
@@ -96,6 +93,7 @@ class Experiment:
         self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
         self.federation = prepare(federation, self.config, self.scheme, self._credentials)
         self.learner = self._learner()
+        self._own_dropouts = dropouts is not None
         self._dropouts, self._tap = dropouts or self._simulated_dropouts(), tap
         self.sampler = build.build_sampler(self.config.cohort)
         self.sampler.declare(len(federation.clients))
@@ -197,30 +195,12 @@ class Experiment:
         check_charged(self.store, ledger)
         report = self._accountant(self.delta if delta is None else delta, observer).report(ledger.releases)
         default, why = default_delta(len(self.federation.clients))
-        caveats = [self._skips(report) if caveat == SKIPS else caveat for caveat in report.caveats]
-        if report.delta == default:
-            caveats.append(why)
-        return dataclasses.replace(report, caveats=tuple(caveats))
+        return dataclasses.replace(report, caveats=(*report.caveats, why)) if report.delta == default else report
 
-    def _skips(self, report: EpsilonReport) -> str:
-        """What the chance is worth that one client decides whether a round is skipped, where it can be computed."""
-        clients, cohort = len(self.federation.clients), self.config.cohort
-        sampling = self.sampler.declare(clients)
-        if not isinstance(sampling, Poisson) or math.isinf(report.epsilon):
-            return SKIPS
-        pivots = pivot_probability(
-            population=clients,
-            probability=sampling.probability,
-            least=self._least,
-            share=cohort.min_survivors,
-            dropout=cohort.dropout,
-            empty_released=self.config.privacy.placement == "central",
-        )
-        more = skip_delta(pivots, rounds=report.rounds, probability=sampling.probability, epsilon=report.epsilon)
-        return (
-            f"a round that was skipped tells how many were drawn, which adds at most {more:.1e} to delta if clients "
-            f"fall silent independently with probability {cohort.dropout:g}"
-        )
+    @property
+    def _skips(self) -> float:
+        """The chance that a client decides whether a round of this run is skipped, where it can be computed."""
+        return 0.0 if self._own_dropouts else build.skip_chance(self.config, len(self.federation.clients))
 
     def _learner(self) -> build.Learner:
         train, initial, measure, public = self._own
@@ -232,9 +212,7 @@ class Experiment:
         clients = len(self.federation.clients)
         cohort = self.sampler.largest_size(clients)
         expected = min(self.sampler.expected_size(clients), cohort)
-        # Shares of distributed noise are sized for a number of survivors that is fixed before anybody is drawn.
-        placement = self.config.privacy.placement
-        least = max(1, int(self.config.cohort.min_survivors * expected)) if placement == "distributed" else 1
+        least = build.least_survivors(self.config, self.sampler, clients)
         weight, layers = int(self.federation.sizes.max()), self.learner.layers
         update = build.build_update(
             self.config, layers, cohort=cohort, expected=expected, least=least, max_weight=weight
@@ -282,7 +260,7 @@ class Experiment:
         if privacy.epsilon is None:
             return None
         assume = privacy.noise == "simulation"
-        return Budget(privacy.epsilon, self.delta, self._unit, assume_secure_noise=assume)
+        return Budget(privacy.epsilon, self.delta, self._unit, assume_secure_noise=assume, skips=self._skips)
 
     @property
     def _unit(self) -> PrivacyUnit:
@@ -290,7 +268,7 @@ class Experiment:
 
     def _accountant(self, delta: float, observer: Observer) -> Accountant:
         assume = self.config.privacy.noise == "simulation"
-        return Accountant(self._unit, delta, observer=observer, assume_secure_noise=assume)
+        return Accountant(self._unit, delta, observer=observer, assume_secure_noise=assume, skips=self._skips)
 
     def _uniforms(self, seed: int, round: int) -> Any:
         """A claim that rests on sampling draws cohorts from a secret of the run; all else from the seed."""

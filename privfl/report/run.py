@@ -11,6 +11,7 @@ from privfl.dp.unit import OBSERVERS
 from privfl.errors import ConfigError
 from privfl.experiment import Config, load_config
 from privfl.experiment.archive import read_reports
+from privfl.experiment.build import skip_chance
 from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
 from privfl.experiment.versions import Origin, read_origins
 from privfl.fl.run import RoundReport, check_charged
@@ -82,6 +83,8 @@ def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport],
     for observer in OBSERVERS:
         if observer == "key_holder" and config.sum.scheme != "ckks":
             continue  # no other sum has a key
-        accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume)
+        # The clients of a natural partition are not in the configuration: there it stays an assumption, and is named.
+        skips = 0.0 if config.data.partition.startswith("natural") else skip_chance(config, config.data.clients)
+        accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume, skips=skips)
         reports[observer] = accountant.report(ledger.releases)
     return reports, ledger.head
