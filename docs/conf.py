@@ -6,6 +6,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "myst_parser"]
 html_theme = "furo"
 html_title = "privfl"
 exclude_patterns = ["_build"]
+viewcode_follow_imported_members = False  # it links back to the first name of a module only, and so to nowhere
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
