@@ -382,6 +382,25 @@ def test_replay_across_steps(play: Make) -> None:
         game.answer().send()
 
 
+def test_replay_across_sessions(play: Make) -> None:
+    """Two sessions of one task have one digest in their headers; what binds the rest is the roster in every key."""
+    for step, error in ((1, RemoteProtocolError), (2, TooFewSurvivors), (4, RemoteProtocolError)):
+        game, other = play().until(step), play().until(step)
+        assert game.session == other.session
+        refuse(game, 0, other.mail[0], error)
+    lists = [play().until(3).mail[0] for _ in range(2)]
+    assert lists[0] == lists[1]  # a list of survivors alone says nothing that one session could not know
+
+
+def test_messages_out_of_order(play: Make) -> None:
+    """Whatever the server could have said later, said now; then what is due comes too late."""
+    later = {step: play().until(step).mail[0] for step in (2, 3, 4)}
+    for due in (1, 2, 3):
+        for step, message in later.items():
+            if step > due:
+                refuse(play().until(due), 0, message)
+
+
 def test_message_before_the_start(play: Make) -> None:
     game = play().until(1)
     session = game.client(0)
