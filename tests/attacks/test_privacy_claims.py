@@ -193,3 +193,23 @@ def test_central_noise_in_an_encrypted_sum_promises_nothing_to_those_who_hold_it
         assert "before its noise" in report.sentence
     for observer in ("outsider", "server"):
         assert Accountant(CLIENT_UNIT, 1e-5, observer=observer).report([release]).epsilon < 10  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("update", "denominator", "match"),
+    [
+        (UpdatePlan(3, CODEC, FlatClip(1.0)), None, "denominator"),
+        (UpdatePlan(3, CODEC, FlatClip(1.0), weighting="examples", max_weight=4), 4.0, "finite bound"),
+        (UpdatePlan(2, CODEC, FlatClip(1.0), metrics=(Metric("loss", 0.1),)), 4.0, "outside the ledger"),
+    ],
+)
+def test_a_private_run_has_a_public_denominator_uniform_weights_and_no_metric_beside_its_ledger(
+    tmp_path: Path, update: UpdatePlan, denominator: float | None, match: str
+) -> None:
+    noise = a_noise(8.0, length=update.total_length)
+    parts = Parts(Contribution(still, update, noise, 0), PlainSum(), LoopExecutor())
+    payment = Payment(Ledger(CLIENT_UNIT), Accountant(CLIENT_UNIT, 1e-5), "vectors")
+    with pytest.raises(PrivacyError, match=match):
+        FederatedRun(
+            4, parts, EveryoneSampler(), ModelStore(tmp_path), seed=0, denominator=denominator, payment=payment
+        )

@@ -23,6 +23,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uniform": {"server.weighting": "uniform", "cohort.sampling": "fixed-size", "cohort.size": 6},
     "central": CENTRAL,
     "poisson": CENTRAL | {"cohort.sampling": "poisson", "cohort.probability": 0.9},
+    "distributed": CENTRAL | {"privacy.placement": "distributed", "sum.bits": 36},
+    "layers": CENTRAL | {"privacy.clip": "layers", "privacy.loss_bound": 4.0, "privacy.noise_multiplier": 0.5},
+    "rotated": CENTRAL | {"sum.rotation": True},
     "local": CENTRAL | {"privacy.placement": "local", "sum.bits": 36},
 }
 

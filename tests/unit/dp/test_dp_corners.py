@@ -45,6 +45,8 @@ def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
     worst = server.report(quiet).epsilon
     assert server.report([*quiet, *loud]).epsilon == worst > server.report(loud).epsilon
     assert server.report([*loud, *quiet]).epsilon == worst
+    once = [release(20, participants=(1,), declared_stddev=512.0, realised_stddev=512.0)]
+    assert server.report([*quiet, *once]).epsilon == worst > server.report(once).epsilon
 
 
 def test_the_discrete_gaussian_has_figures_of_its_own() -> None:
