@@ -38,7 +38,8 @@ def add_keystreams(words: Words, plus: Sequence[bytes], minus: Sequence[bytes] =
     """Add the streams of the keys `plus` to `words` and subtract those of `minus`, in place, in the native word.
 
     `words` is a contiguous, writable `[d]` of uint16, uint32 or uint64 (`ConfigError` otherwise); a ring narrower
-    than its word masks afterwards. `threads` splits the vector, not the keys: the result does not depend on it.
+    than its word masks afterwards. `threads` splits the vector, not the keys: the result does not depend on it. They
+    gain where the cipher lets go of the interpreter's lock, as cryptography 50 does and older ones may not.
     """
     if words.ndim != 1 or words.dtype.str not in ("<u2", "<u4", "<u8") or not words.flags.carray:
         raise ConfigError("masks are added to a flat, contiguous, writable array of little-endian uint16, 32 or 64")
