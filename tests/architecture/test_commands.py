@@ -16,7 +16,6 @@ FENCE = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```$", re.MULTILINE | re.DOT
 INLINE = re.compile(r"`((?:\.venv/bin/)?(?:privfl|make|pytest|python3?|pip) [^`]+)`")
 SMALL = {
     "compare": ["--rounds", "1", "--seeds", "1", "--clients", "4", "--epsilon", "8", "--sums", "plain"],
-    "epsilon": ["--help"],
 }
 
 
@@ -68,7 +67,9 @@ def _privfl(arguments: list[str], folder: Path) -> None:
     privfl = [sys.executable, "-m", "privfl"]
     if arguments[0] == "report":
         works([*privfl, "run", "examples/breast_cancer.toml"], folder)
-        arguments = ["breast_cancer" if argument == "RUN" else argument for argument in arguments]
+        arguments = ["breast_cancer" if argument == "RUN" else argument for argument in arguments] + ["--to", "r.html"]
+    if arguments[0] not in ("demo", "doctor") and all(argument.isalpha() for argument in arguments[1:]):
+        arguments = [*arguments, "--help"]  # a verb that is only named
     works([*privfl, *arguments, *SMALL.get(arguments[0], [])], folder)
 
 
