@@ -34,13 +34,17 @@ DELTA: Final = 1e-5
 SCHEMES: Final = ("plain", "masked", "ckks")
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "digits": {"client.learning_rate": 0.1},
-    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 1.0, "data.least": 10},
+    "digits": {"client.learning_rate": 0.5},
+    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 0.3, "data.least": 10},
     "heart": {"client.learning_rate": 0.05},
     "adult": {"client.learning_rate": 0.1},
     "mnist": {"client.learning_rate": 0.1},
 }
-"""Fixed beforehand for each data set; the test rows are public in every arm."""
+"""Fixed beforehand for each data set; the test rows are public in every arm.
+
+For the bundled sets the learning rate is the one of four whose FedAvg and central arms, at epsilon 2 and 8, were the
+most accurate together over the seeds 101 to 103, which a comparison of up to a hundred seeds does not use.
+"""
 
 SCALED: Final = ("heart", "adult")
 """Standardized by the public test rows, which costs no client anything."""
