@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.events import EVERYONE, Event, Profile, exposure, known_sampling
+from privfl.dp.events import EVERYONE, Event, Profile, carried_by_units, exposure, known_sampling
 from privfl.dp.gaussian import gaussian_epsilon
 from privfl.dp.profiles import fixed_size_delta, profile_reach
 from privfl.dp.rdp import NAME as RDP
@@ -92,7 +92,7 @@ class Accountant:
             self.delta,
             accountant,
             unit,
-            _sampling_in_words(releases, self.observer),
+            _sampling_in_words(releases, self.observer, unit),
             self.observer,
             _rounds(releases, self.unit),
             secure=all(r.secure or r.placement == "none" for r in releases),
@@ -330,7 +330,7 @@ def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placemen
     one client less is less noise then, which no shift of the sum accounts for. Shares of distributed noise have one
     variance together whatever the cohort is, which an outsider does not know.
     """
-    carried = any(placement == "local" for placement in placements)
+    carried = any(carried_by_units(unit, placement) for placement in placements)
     if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
         return PrivacyUnit(unit.level, "zero_out")
     return unit
@@ -347,7 +347,11 @@ def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit)
     found = []
     if unit.level == "client" and unit.adjacency == "add_remove":
         found.append(PUBLIC_COUNTS)
-    if observer == "outsider" and any(known_sampling(r.placement, r.sampling) != EVERYONE for r in releases):
+    if (
+        observer == "outsider"
+        and unit.level == "client"
+        and any(known_sampling(unit, r.placement, r.sampling) != EVERYONE for r in releases)
+    ):
         found.append(SKIPS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
         found.append("the participant's own noise and that of the tolerated colluders is not counted")
@@ -356,10 +360,10 @@ def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit)
     return found
 
 
-def _sampling_in_words(releases: Sequence[Release], observer: Observer) -> str:
+def _sampling_in_words(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit) -> str:
     if observer != "outsider":
         return "the observer knows who took part: no amplification"
-    known = (known_sampling(r.placement, r.sampling).describe() for r in releases)
+    known = (known_sampling(unit, r.placement, r.sampling).describe() for r in releases)
     return "; ".join(dict.fromkeys(known)) or "no round"
 
 

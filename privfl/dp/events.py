@@ -74,13 +74,21 @@ def gaussian_event(noise_multiplier: float, sampling: Sampling = EVERYONE) -> Ev
     return Event((Noise("rounded_gaussian", noise_multiplier),), sampling)
 
 
-def known_sampling(placement: Placement, sampling: Sampling) -> Sampling:
+def carried_by_units(unit: PrivacyUnit, placement: Placement) -> bool:
+    """Whether each unit brings a noise of its own, so that one unit less is less noise.
+
+    So it is with clients under local noise. A sample brings none: in DP-SGD its client adds one noise to each batch.
+    """
+    return placement == "local" and unit.level == "client"
+
+
+def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) -> Sampling:
     """How a cohort was drawn, as far as it protects against an outsider.
 
-    Local noise grows with the cohort, so that a sum of many entries tells how large that was, and with it what
-    sampling should hide: no amplification is claimed.
+    Noise that units carry grows with the cohort, so that a sum of many entries tells how large that was, and with it
+    what sampling should hide: no amplification is claimed.
     """
-    return EVERYONE if placement == "local" else sampling
+    return EVERYONE if carried_by_units(unit, placement) else sampling
 
 
 def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer) -> Exposure:
@@ -99,7 +107,7 @@ def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer)
         profile: Profile = Counter()
         for looks in _by_draw(releases, unit):
             sampling = _one_sampling(looks)
-            if any(known_sampling(look.placement, sampling) == EVERYONE for look in looks):
+            if any(known_sampling(unit, look.placement, sampling) == EVERYONE for look in looks):
                 sampling = EVERYONE
             profile[_event(looks, sampling)] += looks[0].count
         return Exposure((profile,))

@@ -62,7 +62,7 @@ class Plan:
     @property
     def known_sampling(self) -> Sampling:
         """How the cohort was drawn, as far as it protects against the observer."""
-        return known_sampling(self.placement, self.sampling) if self.observer == "outsider" else EVERYONE
+        return known_sampling(self.unit, self.placement, self.sampling) if self.observer == "outsider" else EVERYONE
 
     @property
     def seen(self) -> PrivacyUnit:
@@ -88,7 +88,7 @@ class Plan:
         caveats = [DROPOUTS]
         if seen.level == "client" and seen.adjacency == "add_remove":
             caveats.append(PUBLIC_COUNTS)
-        if not isinstance(self.known_sampling, Everyone):
+        if self.unit.level == "client" and not isinstance(self.known_sampling, Everyone):
             caveats.append(SKIPS)
         if self.observer != "outsider":
             caveats.append(f"for a {self.unit.level} that takes part in every round")
