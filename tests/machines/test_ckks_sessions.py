@@ -5,7 +5,7 @@ import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from unittest.mock import Mock
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +36,9 @@ def vectors_of(task: SumTask) -> dict[int, Ints]:
 def people() -> tuple[dict[int, Credentials], MemoryDirectory]:
     credentials, directory = generate_identities(range(60))
     # One task is played many times here, which no client's own memory would allow.
-    return {client: dataclasses.replace(own, tasks=Mock()) for client, own in credentials.items()}, directory
+    return {
+        client: dataclasses.replace(own, tasks=SimpleNamespace(begin=len)) for client, own in credentials.items()
+    }, directory
 
 
 def run_by_state(

@@ -9,8 +9,8 @@ import itertools
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ from privfl.wire import HEADER_BYTES
 CLIENTS = (0, 3, 4, 9)
 CREDENTIALS, DIRECTORY = generate_identities(CLIENTS)
 # One task is played many times here, which no client's own memory would allow.
-CREDENTIALS = {client: replace(own, tasks=Mock()) for client, own in CREDENTIALS.items()}
+CREDENTIALS = {client: replace(own, tasks=SimpleNamespace(begin=len)) for client, own in CREDENTIALS.items()}
 SCHEMES = {"signed": MaskedSum(DIRECTORY), "semi-honest": MaskedSum(mode="semi-honest")}
 TASK = SumTask(b"machine", CLIENTS, 2, 3, Ring(24), 1000)
 VECTORS = {c: np.array([c, -c, 1]) for c in CLIENTS}
