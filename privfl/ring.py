@@ -16,6 +16,10 @@ Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.unsignedinteger[Any]]
 """Ring elements: a vector of the ring's native word."""
 
+_WORD_16: Final = np.dtype("<u2")
+_WORD_32: Final = np.dtype("<u4")
+_WORD_64: Final = np.dtype("<u8")
+
 MIN_BITS: Final = 8
 MAX_BITS: Final = 64
 
@@ -36,7 +40,7 @@ class Ring:
     @property
     def dtype(self) -> np.dtype[Any]:
         """uint16, uint32 or uint64, little-endian: the native word."""
-        return np.dtype("<u2" if self.bits <= 16 else "<u4" if self.bits <= 32 else "<u8")
+        return _WORD_16 if self.bits <= 16 else _WORD_32 if self.bits <= 32 else _WORD_64
 
     @property
     def modulus(self) -> int:

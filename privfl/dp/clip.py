@@ -53,9 +53,10 @@ class FlatClip:
 
     def __call__(self, update: Vector) -> Clipped:
         """See `Clip`."""
-        if not _finite(update):
+        largest = _largest(update)
+        if not math.isfinite(largest):
             return _zero(update)
-        norm = _norm(update)
+        norm = _norm(update, largest)
         if norm <= self.clip_norm:
             return Clipped(update, finite=True, within=True)
         return Clipped(_scaled(update, norm, self.clip_norm), finite=True, within=False)
@@ -95,13 +96,14 @@ class LayerClip:
         """See `Clip`; raises `ConfigError` when the vector is not as long as the layers together."""
         if len(update) != self.cuts[-1]:
             raise ConfigError(f"the layers have {self.cuts[-1]} entries together, the update has {len(update)}")
-        if not _finite(update):
+        if not math.isfinite(_largest(update)):
             return _zero(update)
         out, within = update.copy(), True
         for (start, stop), bound in zip(pairwise(self.cuts), self.norms, strict=True):
-            norm = _norm(update[start:stop])
+            layer = update[start:stop]
+            norm = _norm(layer, _largest(layer))
             if norm > bound:
-                out[start:stop] = _scaled(update[start:stop], norm, bound)
+                out[start:stop] = _scaled(layer, norm, bound)
                 within = False
         return Clipped(out, finite=True, within=within)
 
@@ -126,23 +128,24 @@ class ElementClip:
         """See `Clip`; raises `ConfigError` for a vector of another length."""
         if len(update) != self.length:
             raise ConfigError(f"the clip is for {self.length} entries, the update has {len(update)}")
-        if not _finite(update):
+        largest = _largest(update)
+        if not math.isfinite(largest):
             return _zero(update)
-        within = bool(np.abs(update).max() <= self.max_abs)
+        within = largest <= self.max_abs
         return Clipped(update if within else np.clip(update, -self.max_abs, self.max_abs), finite=True, within=within)
 
 
-def _finite(update: Vector) -> bool:
+def _largest(update: Vector) -> float:
+    """The greatest absolute value of float `[d]`; NaN where there is a NaN."""
     if update.ndim != 1 or update.dtype.kind != "f":
         raise ConfigError(f"a flat array of floats is expected, not {update.dtype} of shape {update.shape}")
     if not len(update):
         raise ConfigError("an update has at least one entry")
-    return bool(np.isfinite(update).all())
+    return float(np.abs(update).max())
 
 
-def _norm(update: Vector) -> float:
+def _norm(update: Vector, largest: float) -> float:
     """The l2 norm in float64; entries beyond 1e150 are scaled first, so that their squares do not overflow."""
-    largest = float(np.abs(update).max())
     if largest <= 1e150:
         return _root(np.square(update, dtype=np.float64))
     return largest * _root(np.square(update.astype(np.float64) / largest))

@@ -136,15 +136,18 @@ class UpdatePlan:
 
     def encode(self, update: ClientUpdate, rng: np.random.Generator) -> Ints:
         """ClientUpdate -> int64 `[total_length]`; a NaN or infinite update contributes zeros and no weight."""
-        out = np.zeros(self.total_length, np.int64)
         if update.delta.shape != (self.length,):
             raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.length}")
         clipped = self.clip(update.delta)
         weight = min(update.examples, self.max_weight) if self.weighting == "examples" else 1
         if not weight or not clipped.finite or not all(map(math.isfinite, update.metrics.values())):
-            return out
+            return np.zeros(self.total_length, np.int64)
         share = weight / self.max_weight if self.weighting == "examples" else 1.0
-        out[: self.width] = self._encode_delta(clipped.vector * share if share < 1.0 else clipped.vector, rng)
+        delta = self._encode_delta(clipped.vector * share if share < 1.0 else clipped.vector, rng)
+        if self.total_length == self.width:
+            return delta
+        out = np.zeros(self.total_length, np.int64)
+        out[: self.width] = delta
         for at, metric in enumerate(self.metrics, start=self.width):
             value = min(max(update.metrics.get(metric.name, 0.0), -metric.bound), metric.bound)
             bound = metric.entry_bound(self.codec)
@@ -252,8 +255,8 @@ class ClientPolicy:
     least_noise_stddev: float = 0.0
     greatest_clip: float = math.inf
 
-    def check(self, plan: RoundPlan) -> None:
-        """Raise `PlanRejected` unless the plan meets every demand; noise is compared in the model's unit."""
+    def check(self, plan: RoundPlan) -> SumTask:
+        """The plan's sum; `PlanRejected` unless the plan meets every demand. Noise is compared in the model's unit."""
         if plan.noise_stddev < self.least_noise_stddev:
             raise PlanRejected(
                 f"noise stddev is {plan.noise_stddev:g}, and this client insists on {self.least_noise_stddev:g}"
@@ -262,7 +265,9 @@ class ClientPolicy:
             raise PlanRejected(
                 f"clip norm is {plan.update.clip.clip_norm:g}, and this client allows {self.greatest_clip:g}"
             )
-        self.sum.check(plan.task())
+        task = plan.task()
+        self.sum.check(task)
+        return task
 
 
 def model_hash(model: Vector) -> str:

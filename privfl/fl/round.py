@@ -94,11 +94,11 @@ def run_round(
         return _empty_round(model, moments, plan, parts)
     if len(plan.cohort) < plan.min_survivors:
         raise TooFewSurvivors(len(plan.cohort), plan.min_survivors)
-    parts.policy.check(plan)
+    task = parts.policy.check(plan)
     uploads = parts.executor.run(parts.work, model, plan.cohort, round=plan.round, seed=plan.seed)
     summed = run_sum(  # 5, 6, 8: sessions, secure sum, noise on the sum where it is opened
         parts.scheme,
-        plan.task(),
+        task,
         uploads,
         credentials=parts.credentials,
         policy=parts.policy.sum,

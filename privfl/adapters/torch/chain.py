@@ -68,8 +68,10 @@ _ACTIVATIONS: Final[dict[type[nn.Module], _Activation]] = {
 class Chain:
     """The chain that a `FlatModule` holds."""
 
-    def __init__(self, layers: list[_Linear | _Activation], flattens: bool, loss: BatchMean, dtype: Any) -> None:
-        self._layers, self._flattens, self._dtype = layers, flattens, dtype
+    def __init__(self, layers: list[_Linear | _Activation], flattens: bool, loss: BatchMean, flat: FlatModule) -> None:
+        self._layers, self._flattens, self._dtype = layers, flattens, flat.layout.dtype
+        self._values, self._gradient = flat.values.numpy(), flat.gradient.numpy()
+        self._change = np.empty_like(self._gradient)
         self._classes = loss not in (binary_cross_entropy, squared_error)
         self._loss = _LOSSES[loss]
         self._size = max(layer.weight.size for layer in layers if isinstance(layer, _Linear))
@@ -93,7 +95,7 @@ class Chain:
             return None
         gradients = {key: view.numpy() for key, view in flat.gradients().items()}
         layers = [_linear(p, gradients) if isinstance(p, nn.Linear) else _ACTIVATIONS[type(p)] for p in parts]
-        return cls(layers, flattens, loss, flat.layout.dtype)
+        return cls(layers, flattens, loss, flat)
 
     def takes(self, features: npt.NDArray[Any], targets: npt.NDArray[Any], rows: int) -> bool:
         """Whether batches of up to `rows` of these rows are small, flat, and numbered or valued as the loss needs."""
@@ -124,6 +126,11 @@ class Chain:
                 gradient = layer.backward(gradient, values[index + 1])
         return loss, x
 
+    def descend(self, rate: float) -> None:
+        """One step of plain SGD along the gradient, whose bookkeeping would cost torch more than the arithmetic too."""
+        np.multiply(self._gradient, rate, out=self._change)
+        np.subtract(self._values, self._change, out=self._values)
+
 
 def accuracy(output: Floats, targets: npt.NDArray[Any]) -> float:
     """What `losses.accuracy` says, of arrays."""
@@ -137,9 +144,8 @@ def _cross_entropy(output: Floats, targets: npt.NDArray[Any]) -> tuple[float, Fl
     gradient: Floats = np.exp(shifted)
     sums = np.add.reduce(gradient, 1, keepdims=True)
     loss = float(np.add.reduce(np.log(sums[:, 0]) - shifted[numbers, targets])) / count
-    gradient /= sums
-    gradient[numbers, targets] -= 1
-    gradient /= count
+    gradient /= sums * count
+    gradient[numbers, targets] -= 1 / count
     return loss, gradient
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -136,8 +137,12 @@ class TorchTrain:
             self._descend(job)
         self._flat.check(flat_gradients)
 
+    def _rate(self, round: int) -> float | None:
+        """The rate that replaces the optimizer's own in this round, if any."""
+        return None if self._learning_rate is None else check_rate(self._learning_rate(round))
+
     def _step(self, round: int) -> FlatStep | TorchStep:
-        rate = None if self._learning_rate is None else check_rate(self._learning_rate(round))
+        rate = self._rate(round)
         if isinstance(self._optimizer, Sgd):
             return FlatStep(self._optimizer, self._flat, rate or self._optimizer.learning_rate)
         return TorchStep(self._optimizer, self._flat, rate)
@@ -153,7 +158,10 @@ class TorchTrain:
         chain = self._chain
         if chain is None or not chain.takes(features, targets, len(batches[0])):
             return None
-        features, stepper = chain.prepare(features), self._step(round)
+        features, step = chain.prepare(features), self._step(round).step
+        rule, rate = self._optimizer, self._rate(round)
+        if isinstance(rule, Sgd) and not (rule.momentum or rule.weight_decay):
+            step = partial(chain.descend, rate or rule.learning_rate)
         scored = self._metrics is None and targets.dtype.kind != "f"
         rows, loss_sum, right_sum = 0, 0.0, 0.0
         with np.errstate(all="ignore"):  # an overflow shows in the delta, as it does with torch
@@ -161,7 +169,7 @@ class TorchTrain:
                 whole = len(batch) == len(targets)  # all rows need no copy, whatever their order
                 x, y = (features, targets) if whole else (features[batch], targets[batch])
                 loss, output = chain.gradient(x, y)
-                stepper.step()
+                step()
                 rows += len(batch)
                 loss_sum += loss * len(batch)
                 if scored:
