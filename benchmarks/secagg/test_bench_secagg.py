@@ -93,7 +93,10 @@ def keystream_alone(size: int, key: bytes) -> None:
 
 @peer
 def test_mask_expansion_against_flwr() -> None:
-    """Five times the peer, or as near to it as AES-256 and one addition allow on a processor where these are slower."""
+    """Five times the peer: more than AES-256 and one addition reach on a processor without wide AES instructions.
+
+    Their own rows tell how far it can be reached; where "keystream + add alone" misses the limit, so does this.
+    """
     words, key = np.zeros(LENGTH, "<u4"), os.urandom(32)
     actions: dict[str, Callable[[], object]] = {
         "1 mask added": lambda: add_keystreams(words, [key]),
@@ -106,7 +109,7 @@ def test_mask_expansion_against_flwr() -> None:
         theirs = min(theirs, ask_peer("expand", LENGTH)["seconds"])
         for name, action in actions.items():
             mine[name] = min(mine[name], *(harness.seconds(action) for _ in range(20)))
-    limits = {"1 mask added": max(1 / 5, 1.25 * mine["keystream + add alone"] / theirs)}
+    limits = {"1 mask added": 1 / 5}
     rows = [
         harness.Ratio(name, "flwr's generator and add", took, theirs, took / theirs, limits.get(name), 80)
         for name, took in mine.items()
