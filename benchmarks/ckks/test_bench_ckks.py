@@ -7,25 +7,25 @@ with nothing around it: encoding and encrypting, or decrypting and decoding, lis
 Run with `python -m pytest benchmarks/ckks -s`; a whole run is kept as benchmarks/results/ckks.json.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import harness
 import numpy as np
 import pytest
-from ckks_chunks import encrypt_some
 
 from privfl.crypto import generate_identities
-from privfl.he import CkksPlan, CkksSum, plan_ckks, plan_for
+from privfl.he import CkksSum, plan_ckks, plan_for
 from privfl.he.keys import secret_polynomial
 from privfl.he.messages import AskOpener
 from privfl.he.opening import decrypt_sum, open_sum
 from privfl.he.packing import to_slots, unpack
+from privfl.he.processes import Processes
 from privfl.he.seal import SealCipher
-from privfl.ring import Ints, Ring
+from privfl.he.work import KeyedWork
+from privfl.ring import Ring
 from privfl.sums import SumTask, identity, run_sum
 from privfl.wire import HEADER_BYTES
 
@@ -208,8 +208,7 @@ def test_opening(benchmark: Any, bits: int) -> None:
     held = ours.sessions[0]._held
     assert held is not None
     assert held.session_key is not None
-    assert held.cipher is not None
-    assert held.tagger is not None
+    assert held.work is not None
     encrypted = peer.encrypt(ours.vectors[0] / 1000)
     arguments: dict[str, Any] = {
         "digest": ours.task.digest(),
@@ -217,11 +216,10 @@ def test_opening(benchmark: Any, bits: int) -> None:
         "survivors": (0,),
         "own": ask.headers[0],
         "session_key": held.session_key,
-        "cipher": held.cipher,
-        "tagger": held.tagger,
+        "work": held.work,
         "opening": identity,
     }
-    cipher = held.cipher
+    work, cipher = held.work, held.work.cipher
     block, seeds = unpack(ask.block, ours.plan), [bytes(ask.headers[0].seeds)]
     plain = cipher._seal.Plaintext()
     ready = cipher._parts.put_together(block[: ours.plan.degree], [seeds[0][:64]], ours.plan.scale)
@@ -234,8 +232,8 @@ def test_opening(benchmark: Any, bits: int) -> None:
     theirs, mine, one, eleven, least = best_of(
         lambda _: peer.open(encrypted),
         lambda _: open_sum(ours.task, ours.plan, ours.directory, ask, **arguments),
-        lambda _: decrypt_sum(ours.plan, block, seeds, cipher, unsafe_approximate=True),
-        lambda _: decrypt_sum(ours.plan, block, seeds * 11, cipher, unsafe_approximate=True),
+        lambda _: decrypt_sum(ours.plan, block, seeds, work, unsafe_approximate=True),
+        lambda _: decrypt_sum(ours.plan, block, seeds * 11, work, unsafe_approximate=True),
         floor,
     )
     expansion = (eleven - one) / 10
@@ -271,31 +269,27 @@ def test_whole_round(benchmark: Any, clients: int, length: int) -> None:
 
 
 def test_processes(benchmark: Any) -> None:
-    """Whether a second process, kept alive, would speed a client up, in wall time: the bindings hold the interpreter.
-
-    privfl offers none: see docs/parameters.md.
-    """
+    """What `CkksSum(processes=2)` gains in wall time, the helper kept alive: sealing a vector, opening a sum of ten."""
     pytest.importorskip("tenseal")
+    processes = Processes(2)
     start = time.perf_counter()
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(encrypt_some, plan_ckks(4096, 2, Ring(23)), np.zeros(1, np.int64), 0).result()
-        figures = {"start_seconds": time.perf_counter() - start}
-        for length, turns in ((100_000, 8), (1_000_000, 5), (4_000_000, 3)):
-            plan = plan_ckks(length, 10, Ring(23))
-            values = np.random.default_rng(0).integers(-1000, 1000, length)
-            half = plan.chunks // 2
-            cut = half * plan.degree
-
-            def together(plan: CkksPlan = plan, values: Ints = values, half: int = half, cut: int = cut) -> None:
-                other = pool.submit(encrypt_some, plan, values[cut:], half)
-                encrypt_some(plan, values[:cut], 0)
-                other.result()
-
-            alone, both = [], []
-            for _ in range(turns):
-                alone.append(harness.seconds(lambda p=plan, v=values: encrypt_some(p, v, 0)))  # type: ignore[misc]
-                both.append(harness.seconds(together))
-            figures[f"one_process_{length}_seconds"] = min(alone)
-            figures[f"two_processes_{length}_seconds"] = min(both)
-            figures[f"speedup_{length}"] = min(alone) / min(both)
+    processes.start()
+    figures = {"start_seconds": time.perf_counter() - start}
+    for length, turns in ((100_000, 20), (1_000_000, 12), (4_000_000, 5)):
+        plan = plan_ckks(length, CLIENTS, Ring(23))
+        values = np.random.default_rng(0).integers(-1000, 1000, length)
+        one, two = (KeyedWork(plan, bytes(32), bytes(32), some) for some in (None, processes))
+        seeds, packed, _ = one.seal(values)
+        block = unpack(packed, plan)
+        # Ten times one client's seeds: what comes out is no sum, but the work does not depend on the values.
+        for verb, arguments in (("seal", (values,)), ("open", (block, [seeds] * CLIENTS))):
+            limit = {"limit": np.inf} if verb == "open" else {}
+            runs = [partial(getattr(work, verb), *arguments, **limit) for work in (one, two)]
+            turn = [[harness.seconds(run) for run in runs] for _ in range(turns)]
+            alone, shared = (min(column) for column in zip(*turn, strict=True))
+            figures |= {f"{verb}_{length}_seconds": alone, f"{verb}_{length}_shared_seconds": shared}
+            figures[f"{verb}_{length}_ratio"] = alone / shared
+    processes.close()
     report(benchmark, "processes", **figures)
+    assert figures["seal_1000000_ratio"] >= 1.3
+    assert figures["open_1000000_ratio"] >= 1.3

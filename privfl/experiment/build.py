@@ -136,10 +136,10 @@ def build_sum(config: Config, clients: int) -> tuple[SecureSum, Mapping[ClientId
     if name == "masked":
         from privfl.secagg import MaskedSum
 
-        return MaskedSum(directory), credentials
+        return MaskedSum(directory, threads=config.engine.sum_workers), credentials
     from privfl.he import CkksSum
 
-    return CkksSum(directory), credentials
+    return CkksSum(directory, processes=config.engine.sum_workers), credentials
 
 
 def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) -> NoisePlan | None:

@@ -138,9 +138,14 @@ class PrivacyConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """`workers` = 0 trains clients one after another in this process; above, in so many processes."""
+    """`workers` = 0 trains clients one after another in this process; above, in so many processes.
+
+    `sum_workers` cores share a secure sum of long vectors: threads of a masked sum, processes of a CKKS sum. No result
+    depends on either.
+    """
 
     workers: int = 0
+    sum_workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,7 @@ class Config:
             ("evaluate_every", self.evaluate_every, 0),
             ("data.clients", self.data.clients, 1),
             ("engine.workers", self.engine.workers, 0),
+            ("engine.sum_workers", self.engine.sum_workers, 1),
             ("cohort.retries", self.cohort.retries, 0),
         ):
             if value < least:

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 class Channel:

@@ -11,8 +11,10 @@ from privfl.he.client import CkksClient
 from privfl.he.keys import KeyStore, StandingCredentials
 from privfl.he.messages import NAME
 from privfl.he.plan import HE_STANDARD, plan_for
+from privfl.he.processes import Processes
 from privfl.he.server import CkksServer
 from privfl.he.terms import Terms
+from privfl.he.work import worth_sharing
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening, SumPolicy, SumTask, checked_vector, identity
 from privfl.wire import ClientId
@@ -23,6 +25,8 @@ class CkksSum:
 
     `directory` maps clients to their signing keys and must not come from the server. More than half of the cohort and
     of `corrupt` further clients must sign one survivor list before a sum is opened. `security` is 128, 192 or 256 bits.
+    Clients seal and open long vectors in so many `processes`: this one, and helpers that are started with the first
+    long vector and kept until `close`, or until nothing refers to this sum. The sum does not depend on them.
     Holds nothing secret. Every client needs credentials: its `Credentials` for a fresh session key in every sum (or,
     where they hold a session key, for that one), or `StandingCredentials` for a key that lasts several sums.
     """
@@ -30,12 +34,13 @@ class CkksSum:
     name: str = NAME
     opener: Literal["server", "client"] = "client"
 
-    def __init__(self, directory: KeyDirectory, *, corrupt: int = 0, security: int = 128) -> None:
+    def __init__(self, directory: KeyDirectory, *, corrupt: int = 0, security: int = 128, processes: int = 1) -> None:
         if corrupt < 0:
             raise ConfigError(f"corrupt is a number of clients, not {corrupt}")
         if security not in HE_STANDARD[1024]:
             raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
         self._directory, self._corrupt, self._security = directory, corrupt, security
+        self._processes = Processes(processes)
 
     def terms(self, task: SumTask) -> Terms:
         """The public parameters of the sum of `task`; raises as `plan_ckks`, and when no quorum is possible."""
@@ -61,18 +66,34 @@ class CkksSum:
 
         Encryption draws its randomness from SEAL, and everything else from `entropy`. `tasks` remembers what this
         client took part in, so that `start` refuses a task begun before: the credentials' own memory unless another is
-        given.
+        given. Raises `ConfigError` if helper processes are wanted and cannot be started.
         """
         terms = self.terms(task)
         policy.check(task, threshold=terms.quorum)
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)
         tasks = own.tasks if tasks is None else tasks
-        return CkksClient(terms, me, values, own=own, store=store, tasks=tasks, opening=opening, entropy=entropy)
+        if worth_sharing(terms.plan, len(task.clients)) > 1:
+            self._processes.start()
+        return CkksClient(
+            terms,
+            me,
+            values,
+            own=own,
+            store=store,
+            tasks=tasks,
+            opening=opening,
+            entropy=entropy,
+            processes=self._processes,
+        )
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> CkksServer:
         """The server's session; `opening` is not used, for a server never sees the sum before it."""
         return CkksServer(self.terms(task))
+
+    def close(self) -> None:
+        """End the helper processes, if there are any; sessions go on in this process alone."""
+        self._processes.close()
 
 
 def _credentials(credentials: Any, me: ClientId) -> tuple[Credentials, KeyStore]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, framed, seal, unseal
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
-from privfl.he.keys import KeyStore, key_id, secret_polynomial
+from privfl.he.keys import KeyStore, key_id
 from privfl.he.machine import CLIENT, ClientState, Kind
 from privfl.he.messages import (
     NO_KEY,
@@ -31,10 +31,9 @@ from privfl.he.messages import (
     digest,
 )
 from privfl.he.opening import open_sum
-from privfl.he.seal import SealCipher
-from privfl.he.sealing import encrypt_block
-from privfl.he.tags import Tagger
+from privfl.he.processes import Processes
 from privfl.he.terms import Terms
+from privfl.he.work import KeyedWork
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening
 from privfl.wire import SERVER, ClientId, Message, decode, peek
@@ -51,8 +50,7 @@ class Held:
     box: AgreementKey = field(repr=False)
     advert: Advert
     session_key: bytes | None = field(default=None, repr=False)
-    cipher: SealCipher | None = field(default=None, repr=False)
-    tagger: Tagger | None = field(default=None, repr=False)
+    work: KeyedWork | None = field(default=None, repr=False)
 
 
 class CkksClient:
@@ -69,9 +67,10 @@ class CkksClient:
         tasks: TaskMemory,
         opening: Opening,
         entropy: Entropy,
+        processes: Processes,
     ) -> None:
         self._terms, self._me, self._entropy, self._opening = terms, me, entropy, opening
-        self._tasks = tasks
+        self._tasks, self._processes = tasks, processes
         self._vector: Ints | None = vector
         box = AgreementKey.generate(entropy)
         advert = Advert.make(me, box.public, store.held, task=terms.digest, signing=own.signing)
@@ -202,10 +201,9 @@ class CkksClient:
         self._vector = None
         held.session_key = key
         held.store.keep(key)
-        held.cipher = SealCipher(terms.plan, secret_polynomial(key, terms.plan))
-        held.tagger = Tagger(terms.plan, key, terms.digest)
-        seeds, block, whole = encrypt_block(terms.plan, vector, held.cipher, held.tagger)
-        tag = held.tagger.sign(whole, me)
+        held.work = KeyedWork(terms.plan, key, terms.digest, self._processes)
+        seeds, block, whole = held.work.seal(vector)
+        tag = held.work.tagger.sign(whole, me)
         header = FrameHeader(me, terms.plan.identifier, key_id(key), seeds, digest(block), tag, bytes(SIGNATURE_BYTES))
         self._header = header.sign(terms.digest, held.own.signing)
         return Frame(self._header, block)
@@ -223,9 +221,7 @@ class CkksClient:
 
     def _open(self, held: Held, message: Message) -> Message:
         assert isinstance(message, AskOpener)  # noqa: S101 - _handlers ties them
-        if (
-            held.session_key is None or held.cipher is None or held.tagger is None
-        ):  # pragma: no cover - set with the frame
+        if held.session_key is None or held.work is None:  # pragma: no cover - set with the frame
             raise ConfigError("nothing was sent")
         terms = self._terms
         words, transcript = open_sum(
@@ -238,8 +234,7 @@ class CkksClient:
             survivors=self._survivors,
             own=self._own_header(),
             session_key=held.session_key,
-            cipher=held.cipher,
-            tagger=held.tagger,
+            work=held.work,
             opening=self._opening,
         )
         signature = held.own.signing.sign("ckks-sum opened", terms.digest, transcript, digest(words))

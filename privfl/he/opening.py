@@ -16,8 +16,7 @@ from privfl.he.keys import KeyedEntropy
 from privfl.he.messages import AskOpener, FrameHeader, transcript
 from privfl.he.packing import Residues, unpack
 from privfl.he.plan import REFUSE_DEVIATIONS, CkksPlan
-from privfl.he.seal import SealCipher
-from privfl.he.tags import Tagger
+from privfl.he.work import KeyedWork
 from privfl.ring import Ints
 from privfl.sums import KeyedOpening, Opening, SumTask
 from privfl.wire import ClientId
@@ -34,8 +33,7 @@ def open_sum(
     survivors: tuple[ClientId, ...],
     own: FrameHeader,
     session_key: bytes,
-    cipher: SealCipher,
-    tagger: Tagger,
+    work: KeyedWork,
     opening: Opening,
 ) -> tuple[bytes, bytes]:
     """(released sum as words of the task's ring, transcript), after every check of SPEC.md, section 7.
@@ -46,9 +44,9 @@ def open_sum(
     check_headers(plan, directory, request.headers, digest=digest, survivors=survivors, own=own)
     check_votes(directory, request, digest=digest, key=own.key, survivors=survivors, quorum=quorum)
     block = unpack(request.block, plan)
-    if tagger.block(block) != tagger.total((header.client, header.tag) for header in request.headers):
+    if work.tagger.block(block) != work.tagger.total((header.client, header.tag) for header in request.headers):
         raise RemoteProtocolError("the summed block is not the sum of the signed frames")
-    total = round_sum(task, plan, block, request.headers, cipher)
+    total = round_sum(task, plan, block, request.headers, work)
     record = transcript(digest, request.headers)
     if isinstance(opening, KeyedOpening):
         opening = opening.make(KeyedEntropy(session_key, record))
@@ -61,10 +59,10 @@ def open_sum(
 
 
 def round_sum(
-    task: SumTask, plan: CkksPlan, block: Residues, headers: tuple[FrameHeader, ...], cipher: SealCipher
+    task: SumTask, plan: CkksPlan, block: Residues, headers: tuple[FrameHeader, ...], work: KeyedWork
 ) -> Ints:
     """The exact sum, int64 `[length]`; refuses slots that no honest frames add up to."""
-    total = decrypt_sum(plan, block, [header.seeds for header in headers], cipher)
+    total = decrypt_sum(plan, block, [header.seeds for header in headers], work)
     assert isinstance(total, np.ndarray)  # noqa: S101 - the safe form was asked for
     if total[task.length :].any() or max(int(total.max()), -int(total.min())) > len(headers) * task.bound:
         raise RemoteProtocolError("a slot holds more than the clients' bounds allow: not an honest sum")
@@ -87,7 +85,7 @@ def decrypt_sum(
     plan: CkksPlan,
     block: Residues,
     seeds: Sequence[bytes | memoryview],
-    cipher: SealCipher,
+    work: KeyedWork,
     *,
     unsafe_approximate: bool = False,
 ) -> Ints | ApproximateSum:
@@ -96,20 +94,13 @@ def decrypt_sum(
     Raises `RemoteProtocolError` when a slot is more than 10 deviations off an integer. `unsafe_approximate` gives the
     values before rounding instead, for experiments; no sum ever asks for them.
     """
-    parts = cipher.decrypt(block, seeds)
     if unsafe_approximate:
+        parts = work.cipher.decrypt(block, seeds)
         return ApproximateSum(np.concatenate([values.reshape(-1) for values in parts]))
     limit = REFUSE_DEVIATIONS * plan.noise_stddev(len(seeds))
-    total = np.empty((plan.chunks, plan.degree), np.int64)
-    done = 0
-    for values in parts:
-        rounded = np.rint(values)
-        total[done : done + len(values)] = rounded
-        done += len(values)
-        np.subtract(values, rounded, out=rounded)
-        worst = max(float(rounded.max()), -float(rounded.min()))
-        if not worst <= limit:
-            raise RemoteProtocolError(
-                f"a slot is {worst:.3g} off an integer, and {limit:.3g} is allowed: not an honest sum"
-            )
-    return total.reshape(-1)
+    total, worst = work.open(block, seeds, limit=limit)
+    if not worst <= limit:
+        raise RemoteProtocolError(
+            f"a slot is {worst:.3g} off an integer, and {limit:.3g} is allowed: not an honest sum"
+        )
+    return total

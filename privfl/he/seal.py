@@ -44,7 +44,7 @@ _PINNED: Final = {
 
 
 class SealCipher:
-    """Encrypts and decrypts under one secret polynomial. Holds a secret key: it never leaves the client's process."""
+    """Encrypts and decrypts under one secret polynomial. Holds a secret key, which no server ever has."""
 
     def __init__(self, plan: CkksPlan, secret: Ternary) -> None:
         self._plan = plan
@@ -80,15 +80,15 @@ class SealCipher:
                 seeds.append(parts.take_apart(cipher, plan.scale, residues[row]))
             yield residues[: len(seeds)], b"".join(seeds)
 
-    def decrypt(self, total: Residues, seeds: Sequence[bytes | memoryview]) -> Iterator[Reals]:
-        """Summed c0 residues and every client's seeds -> float64 `[at most 8, degree]`, some chunks at a time.
+    def decrypt(self, total: Residues, seeds: Sequence[Buffer]) -> Iterator[Reals]:
+        """Summed c0 residues `[k * degree]` and every client's seeds -> float64 `[at most 8, degree]`, by and by.
 
         These values are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
         """
         plan, parts = self._plan, self._parts
-        rows = total.reshape(plan.chunks, plan.degree)
+        rows = total.reshape(-1, plan.degree)
         plain, carried = self._seal.Plaintext(), self._seal.Ciphertext(parts.context)
-        for at in range(0, plan.chunks, ROWS):
+        for at in range(0, len(rows), ROWS):
             some = rows[at : at + ROWS]
             seen, unseen = np.zeros(some.shape, np.uint64), {}
             for row, block in enumerate(some):

@@ -48,6 +48,8 @@ class Tagger:
         outer = weights[_TAGS * plan.degree :].reshape(_TAGS, plan.chunks)
         self._outer = _limbs(outer, _WEIGHT_BITS, plan.prime_bits).transpose(1, 2, 0).copy()
         self._data = np.empty((-(-plan.prime_bits // _DATA_BITS), min(ROWS, plan.chunks), plan.degree))
+        limbs = len(self._inner.T) // _TAGS
+        self._shape = (_TAGS, 2, len(self._data), limbs, limbs)
 
     def block(self, residues: Residues) -> Tag:
         """The tag of one block of reduced residues, without any pad."""
@@ -69,8 +71,8 @@ class Tagger:
         return part
 
     def whole(self, parts: Iterable[Ints]) -> Tag:
-        """The tag of a block from all of its parts."""
-        totals = np.sum(np.stack(list(parts)).astype(object), axis=0)
+        """The tag of a block from all of its parts, or from sums of them."""
+        totals = np.sum(list(parts), axis=0).reshape(self._shape).astype(object)  # of fewer than 2^16 parts
         return tuple(
             sum(
                 int(value) << (_HALF_BITS * half + _DATA_BITS * data + _WEIGHT_BITS * (inner + outer))

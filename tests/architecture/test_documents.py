@@ -63,7 +63,7 @@ def _ratio(name: str, title: str) -> float:
 def test_the_readme_says_what_the_benchmarks_found() -> None:
     ckks = {(result["name"], result.get("bits")): result for result in _kept("ckks")["results"]}
     up, opening = [ckks["bytes up", bits] for bits in (23, 31)], ckks["opening", 23]["ratio_before_expansion"]
-    engine = _kept("engine-overhead")
+    shared, engine = ckks["processes", None], _kept("engine-overhead")
     bare, workers = engine["loop_over_bare"]["of_medians"], engine["loop_over_two_workers"]["of_medians"]
     figures = {
         "masked sum, client, 32 clients, 1M values": f"{1 / _ratio('secagg-flwr-32', 'client, n = 32'):.0f} times",
@@ -73,6 +73,8 @@ def test_the_readme_says_what_the_benchmarks_found() -> None:
         f"against {up[0]['peer']:.1f} of",
         "CKKS, client, opener, server": f"{ckks['client', 23]['ratio']:.1f}, {opening:.1f} (before it expands seeds) "
         f"and {ckks['server', 23]['ratio']:.0f} times as fast at 23 bits",
+        "CKKS in two processes": f"sealing {shared['seal_1000000_ratio']:.1f} and "
+        f"opening {shared['open_1000000_ratio']:.1f} times",
         "a round of 20 small clients": f"{_kept('engine-against-pfl')['pfl_over_privfl']['of_medians']:.1f} times",
         "a small CNN against": f"{bare:.2f} of its time; two workers {workers:.1f} times",
         "encoding 1M values": f"{_ratio('codec', 'encode nearest, inside the norm bound'):.1f} times",

@@ -15,7 +15,8 @@ from privfl.he.keys import secret_polynomial
 from privfl.he.messages import AskOpener
 from privfl.he.opening import ApproximateSum, decrypt_sum
 from privfl.he.packing import unpack
-from privfl.he.seal import SealCipher, _parameters
+from privfl.he.seal import _parameters
+from privfl.he.work import KeyedWork
 from privfl.ring import Ring
 from privfl.sums import SumTask
 from privfl.wire import decode
@@ -67,23 +68,23 @@ def expand(seeds: list[bytes], plan: CkksPlan) -> Any:
 @pytest.fixture(scope="module")
 def summed() -> Any:
     plan = plan_ckks(2048, 10, Ring(23))
-    cipher = SealCipher(plan, secret_polynomial(KEY, plan))
+    work = KeyedWork(plan, KEY, bytes(32))
     rng = np.random.default_rng(3)
     total, seeds = np.zeros(2048, np.uint64), []
     for _ in range(4):
         # DP noise in the inputs makes no difference to the attack
-        block, seed = cipher.encrypt(
+        block, seed = work.cipher.encrypt(
             rng.integers(-1000, 1000, 2048) + np.rint(rng.normal(0, 500, 2048)).astype(np.int64)
         )
         total = (total + block) % np.uint64(plan.modulus)
         seeds.append(seed)
     secret = _parameters(plan.degree, plan.modulus, plan.security).transform(secret_polynomial(KEY, plan))
-    return plan, cipher, total, seeds, expand(seeds, plan), secret
+    return plan, work, total, seeds, expand(seeds, plan), secret
 
 
 def test_the_attack_takes_every_coefficient_of_the_key_from_one_unsafe_output(summed: Any) -> None:
-    plan, cipher, total, seeds, halves, secret = summed
-    unsafe = decrypt_sum(plan, total, seeds, cipher, unsafe_approximate=True)
+    plan, work, total, seeds, halves, secret = summed
+    unsafe = decrypt_sum(plan, total, seeds, work, unsafe_approximate=True)
     assert isinstance(unsafe, ApproximateSum)
     assert unsafe.key_holder_only
     assert "values" not in repr(unsafe)
@@ -91,8 +92,8 @@ def test_the_attack_takes_every_coefficient_of_the_key_from_one_unsafe_output(su
 
 
 def test_the_attack_takes_nothing_from_the_rounded_sum(summed: Any) -> None:
-    plan, cipher, total, seeds, halves, secret = summed
-    safe = decrypt_sum(plan, total, seeds, cipher)
+    plan, work, total, seeds, halves, secret = summed
+    safe = decrypt_sum(plan, total, seeds, work)
     assert isinstance(safe, np.ndarray)
     found = attack(safe.astype(float), total, halves, plan)
     assert (found == secret).sum() <= 2, "agreement by chance only: one in 2^40 a coefficient"

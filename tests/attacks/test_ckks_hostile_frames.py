@@ -275,10 +275,9 @@ def test_a_signed_frame_that_spoils_the_sum_is_noticed_when_it_is_opened(what: s
     else:
         held = room.sessions[EVIL]._held
         assert held is not None
-        assert held.cipher is not None
-        assert held.tagger is not None
-        block, seeds = held.cipher.encrypt(np.full(room.task.length, 6 * room.task.bound))
-        tag = held.tagger.sign(held.tagger.block(block), EVIL)
+        assert held.work is not None
+        block, seeds = held.work.cipher.encrypt(np.full(room.task.length, 6 * room.task.bound))
+        tag = held.work.tagger.sign(held.work.tagger.block(block), EVIL)
         message = room.resigned(block=pack(block, room.plan.residue_bytes), seeds=seeds, tag=tag)
     room.server.receive(EVIL, message)
     with pytest.raises(RemoteProtocolError):
@@ -309,10 +308,10 @@ def test_encrypting_twice_repeats_no_seed_and_no_block() -> None:
     room = Room(length=9000)
     held = room.sessions[0]._held
     assert held is not None
-    assert held.cipher is not None
+    assert held.work is not None
     seen: set[bytes] = set()
     for _ in range(20):
-        block, seeds = held.cipher.encrypt(room.vectors[0])
+        block, seeds = held.work.cipher.encrypt(room.vectors[0])
         rows = block.reshape(room.plan.chunks, -1)
         seen |= {row.tobytes() for row in rows} | {seeds[i : i + 64] for i in range(0, len(seeds), 64)}
     assert len(seen) == 20 * 2 * room.plan.chunks

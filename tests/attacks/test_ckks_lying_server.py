@@ -14,12 +14,13 @@ from privfl.crypto import AgreementKey, Credentials, generate_identities
 from privfl.errors import LocalProtocolError, PlanRejected, RemoteProtocolError, TooFewSurvivors
 from privfl.he import CkksSum, KeyStore, plan_for
 from privfl.he.client import CkksClient
-from privfl.he.keys import key_id, secret_polynomial
+from privfl.he.keys import key_id
 from privfl.he.machine import ClientState
 from privfl.he.messages import Advert, AskDealer, AskOpener, Box, Dealt, FrameHeader, Survivors, UseKey
 from privfl.he.opening import decrypt_sum
 from privfl.he.packing import pack, unpack
 from privfl.he.seal import SealCipher
+from privfl.he.work import KeyedWork
 from privfl.ring import Ring
 from privfl.sums import SumPolicy, SumTask
 from privfl.wire import SERVER, Message, decode
@@ -112,10 +113,10 @@ def test_a_scaled_sum_would_also_fail_to_decrypt() -> None:
     """The second line of defense: the opener recomputes the random halves, so a scaled block is noise to it."""
     room = Room()
     ask = room.ask()
-    cipher = room.sessions[0]._held.cipher  # type: ignore[union-attr]
-    assert cipher is not None
+    work = room.sessions[0]._held.work  # type: ignore[union-attr]
+    assert work is not None
     seeds = [header.seeds for header in ask.headers]
-    exact = decrypt_sum(room.plan, unpack(ask.block, room.plan), seeds, cipher)
+    exact = decrypt_sum(room.plan, unpack(ask.block, room.plan), seeds, work)
     assert isinstance(exact, np.ndarray)
     assert np.array_equal(exact[: room.task.length], sum(room.vectors.values()))
     for block, chosen in (
@@ -125,7 +126,7 @@ def test_a_scaled_sum_would_also_fail_to_decrypt() -> None:
         (pack(np.zeros(room.plan.degree, np.uint64), room.plan.residue_bytes), seeds),
     ):
         with pytest.raises(RemoteProtocolError, match="off an integer"):
-            decrypt_sum(room.plan, unpack(block, room.plan), chosen, cipher)
+            decrypt_sum(room.plan, unpack(block, room.plan), chosen, work)
 
 
 def test_one_frame_posing_as_the_sum() -> None:
@@ -439,8 +440,8 @@ def test_no_key_and_no_decryptor_is_reachable_from_a_server() -> None:
     room.until("open")
     from privfl.crypto import SigningKey
 
-    assert reachable(room.sessions[0], SealCipher, SigningKey), "the search would find them"
-    assert not reachable(room.server, SealCipher, SigningKey, AgreementKey, KeyStore, Credentials)
+    assert reachable(room.sessions[0], KeyedWork, SealCipher, SigningKey), "the search would find them"
+    assert not reachable(room.server, KeyedWork, SealCipher, SigningKey, AgreementKey, KeyStore, Credentials)
     secrets = [room.sessions[0]._held.session_key, *(own.signing.secret for own in room.credentials.values())]  # type: ignore[union-attr]
     for thing in reachable(room.server, bytes, memoryview, np.ndarray):
         content = bytes(thing)  # type: ignore[call-overload]
@@ -465,7 +466,7 @@ def test_the_server_cannot_decrypt_with_what_it_has() -> None:
     """Under any other key the block is uniform noise."""
     room = Room()
     ask = room.ask()
-    guess = SealCipher(room.plan, secret_polynomial(bytes(32), room.plan))
+    guess = KeyedWork(room.plan, bytes(32), room.task.digest())
     with pytest.raises(RemoteProtocolError, match="off an integer"):
         decrypt_sum(room.plan, unpack(ask.block, room.plan), [h.seeds for h in ask.headers], guess)
 

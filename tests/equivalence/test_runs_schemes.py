@@ -8,6 +8,8 @@ import pytest
 
 from privfl.data import Dataset
 from privfl.experiment import Experiment
+from privfl.he.processes import Processes
+from privfl.he.work import WORTH
 from privfl.sums import Drop
 
 SCHEMES = ("plain", "masked", "ckks")
@@ -38,9 +40,9 @@ def first_message_lost(round: int, attempt: int) -> Drop:
     return lambda client, step: (client + 3 * round) % 7 == 0
 
 
-def run(scheme: str, **overrides: Any) -> Experiment:
+def run(scheme: str, *, width: int = 5, rows: int = 140, **overrides: Any) -> Experiment:
     rng = np.random.default_rng(7)
-    features = rng.normal(size=(140, 5)).astype(np.float32)
+    features = rng.normal(size=(rows, width)).astype(np.float32)
     data = Dataset("points", "binary", features, (features[:, 1] > 0).astype(np.int64), classes=("a", "b"))
     common = {
         "rounds": ROUNDS,
@@ -95,6 +97,23 @@ def test_the_price_is_one_for_those_who_see_only_models_and_grows_with_what_the_
 def test_any_number_of_workers_gives_one_model(setting: str) -> None:
     models = [run("plain", **SETTINGS[setting], **{"engine.workers": n}).model.tobytes() for n in (0, 1, 2, 3)]
     assert len(set(models)) == 1
+
+
+def test_any_number_of_cores_for_a_long_sum_gives_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[int] = []
+    share = Processes.share
+
+    def counted(self: Processes, plan: Any, secrets: bytes, jobs: Any, perform: Any) -> Any:
+        shared.append(len(jobs))
+        return share(self, plan, secrets, jobs, perform)
+
+    monkeypatch.setattr(Processes, "share", counted)
+    models = [
+        run(scheme, width=2 * WORTH * 4096, rows=42, rounds=1, **{"engine.sum_workers": cores}).model.tobytes()
+        for scheme, cores in (("plain", 1), ("masked", 2), ("ckks", 1), ("ckks", 2))
+    ]
+    assert len(set(models)) == 1
+    assert set(shared) == {2}, "the frames, and the openings"
 
 
 def test_secure_noise_is_another_in_every_run_and_keyed_to_the_sum_in_ckks() -> None:

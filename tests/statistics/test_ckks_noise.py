@@ -6,26 +6,25 @@ import numpy as np
 import pytest
 
 from privfl.he import plan_ckks
-from privfl.he.keys import secret_polynomial
 from privfl.he.opening import ApproximateSum, decrypt_sum
-from privfl.he.seal import SealCipher
+from privfl.he.work import KeyedWork
 from privfl.ring import Ring
 
 
 def errors(clients: int, bits: int, *, full: bool = False, length: int = 4096) -> tuple[float, float, float]:
     """(deviation, worst, predicted deviation) of one chunk summed over `clients`."""
     plan = plan_ckks(length, clients, Ring(bits))
-    cipher = SealCipher(plan, secret_polynomial(bytes([bits]) * 32, plan))
+    work = KeyedWork(plan, bytes([bits]) * 32, bytes(32))
     rng = np.random.default_rng([clients, bits])
     bound = (Ring(bits).half - 1) // clients
     total, exact, seeds = np.zeros(plan.degree, np.uint64), np.zeros(length, np.int64), []
     for _ in range(clients):
         values = np.full(length, bound) if full else rng.integers(-bound, bound, length, endpoint=True)
-        block, seed = cipher.encrypt(values)
+        block, seed = work.cipher.encrypt(values)
         total = (total + block) % np.uint64(plan.modulus)
         exact += values
         seeds.append(seed)
-    opened = decrypt_sum(plan, total, seeds, cipher, unsafe_approximate=True)
+    opened = decrypt_sum(plan, total, seeds, work, unsafe_approximate=True)
     assert isinstance(opened, ApproximateSum)
     error = opened.values[:length] - exact
     return float(error.std()), float(np.abs(error).max()), plan.noise_stddev()
