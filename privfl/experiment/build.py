@@ -137,9 +137,10 @@ def build_sum(config: Config, clients: int) -> tuple[SecureSum, Mapping[ClientId
         from privfl.secagg import MaskedSum
 
         return MaskedSum(directory, threads=config.engine.sum_workers), credentials
-    from privfl.he import CkksSum
+    from privfl.he import CkksSum, KeyStore, StandingCredentials
 
-    return CkksSum(directory, processes=config.engine.sum_workers), credentials
+    scheme, rotation = CkksSum(directory, processes=config.engine.sum_workers), config.sum.key_sums
+    return scheme, {c: StandingCredentials(own, KeyStore(rotation)) for c, own in credentials.items()}
 
 
 def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) -> NoisePlan | None:

@@ -101,6 +101,7 @@ class SumConfig:
     """The secure sum, and the ring it counts in: 31 bits fit a word of 32 and the 48-bit prime of CKKS.
 
     `rotation` turns updates by a seeded Hadamard transform before they are rounded (see `privfl.rotation`).
+    `key_sums` sums of a CKKS run are made under one session key, as long as all who take part hold it.
     """
 
     scheme: Literal["plain", "masked", "ckks"] = "plain"
@@ -108,6 +109,7 @@ class SumConfig:
     rounding: Literal["nearest", "stochastic"] = "nearest"
     clip_entries: float = 8.0
     rotation: bool = False
+    key_sums: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ class Config:
             ("seed", self.seed, 0),
             ("evaluate_every", self.evaluate_every, 0),
             ("data.clients", self.data.clients, 1),
+            ("sum.key_sums", self.sum.key_sums, 1),
             ("engine.workers", self.engine.workers, 0),
             ("engine.sum_workers", self.engine.sum_workers, 1),
             ("cohort.retries", self.cohort.retries, 0),

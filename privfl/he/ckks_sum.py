@@ -25,8 +25,8 @@ class CkksSum:
 
     `directory` maps clients to their signing keys and must not come from the server. More than half of the cohort and
     of `corrupt` further clients must sign one survivor list before a sum is opened. `security` is 128, 192 or 256 bits.
-    Clients seal and open long vectors in so many `processes`: this one, and helpers that are started with the first
-    long vector and kept until `close`, or until nothing refers to this sum. The sum does not depend on them.
+    Clients seal vectors of about 100,000 values and more, and open their sums, in so many `processes`: this one, and
+    helpers that are started with the first such vector and kept until `close`, or until nothing refers to this object.
     Holds nothing secret. Every client needs credentials: its `Credentials` for a fresh session key in every sum (or,
     where they hold a session key, for that one), or `StandingCredentials` for a key that lasts several sums.
     """
@@ -73,7 +73,7 @@ class CkksSum:
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)
         tasks = own.tasks if tasks is None else tasks
-        if worth_sharing(terms.plan, len(task.clients)) > 1:
+        if worth_sharing(terms.plan) > 1:  # a sum of many short vectors is opened by one client only
             self._processes.start()
         return CkksClient(
             terms,

@@ -8,9 +8,11 @@ import pytest
 
 from privfl.data import Dataset
 from privfl.experiment import Experiment
+from privfl.he.messages import Deal
 from privfl.he.processes import Processes
 from privfl.he.work import WORTH
-from privfl.sums import Drop
+from privfl.sums import Drop, Tap, ignore
+from privfl.wire import peek
 
 SCHEMES = ("plain", "masked", "ckks")
 ROUNDS = 3
@@ -40,7 +42,7 @@ def first_message_lost(round: int, attempt: int) -> Drop:
     return lambda client, step: (client + 3 * round) % 7 == 0
 
 
-def run(scheme: str, *, width: int = 5, rows: int = 140, **overrides: Any) -> Experiment:
+def run(scheme: str, *, width: int = 5, rows: int = 140, tap: Tap = ignore, **overrides: Any) -> Experiment:
     rng = np.random.default_rng(7)
     features = rng.normal(size=(rows, width)).astype(np.float32)
     data = Dataset("points", "binary", features, (features[:, 1] > 0).astype(np.int64), classes=("a", "b"))
@@ -53,7 +55,7 @@ def run(scheme: str, *, width: int = 5, rows: int = 140, **overrides: Any) -> Ex
         "sum.scheme": scheme,
         "sum.bits": 30,
     }
-    experiment = Experiment(data=data, dropouts=first_message_lost, overrides=common | overrides)
+    experiment = Experiment(data=data, dropouts=first_message_lost, tap=tap, overrides=common | overrides)
     list(experiment.run())
     return experiment
 
@@ -97,6 +99,20 @@ def test_the_price_is_one_for_those_who_see_only_models_and_grows_with_what_the_
 def test_any_number_of_workers_gives_one_model(setting: str) -> None:
     models = [run("plain", **SETTINGS[setting], **{"engine.workers": n}).model.tobytes() for n in (0, 1, 2, 3)]
     assert len(set(models)) == 1
+
+
+def test_a_session_key_may_last_several_sums() -> None:
+    models, deals = [], []
+    for sums in (1, 100):
+        messages: list[bytes] = []
+        experiment = run(
+            "ckks", tap=lambda way, client, message, kept=messages: kept.append(message), **{"sum.key_sums": sums}
+        )
+        models.append(experiment.model.tobytes())
+        deals.append(sum(peek(message, max_length=1 << 30)[0].kind == Deal.KIND for message in messages))
+    assert len(set(models)) == 1
+    # The first round lacks a client that had no key yet; the evaluation after it deals one to all.
+    assert deals == [ROUNDS, 1]
 
 
 def test_any_number_of_cores_for_a_long_sum_gives_one_model(monkeypatch: pytest.MonkeyPatch) -> None:

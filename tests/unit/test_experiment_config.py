@@ -80,6 +80,7 @@ def test_overrides_set_and_unset() -> None:
         ({"cohort.dropout": 1}, r"cohort.dropout is a probability in \[0, 1\)"),
         ({"cohort.retries": -1}, "cohort.retries must be at least 0"),
         ({"engine.workers": -1}, "engine.workers must be at least 0"),
+        ({"sum.key_sums": 0}, "sum.key_sums must be at least 1, not 0"),
         ({"engine.sum_workers": 0}, "engine.sum_workers must be at least 1, not 0"),
         ({"sum.scheme": "magic"}, "sum.scheme must be one of 'plain', 'masked', 'ckks'"),
         ({"privacy.placement": []}, "privacy.placement must be one of"),

@@ -136,8 +136,9 @@ def test_the_sum_of_a_round_is_exact_and_its_helpers_are_kept() -> None:
     assert pids(scheme._processes) != helper, "a client's session starts them again"
 
 
-def test_a_short_vector_starts_nothing() -> None:
-    task = SumTask(b"short", (0, 1, 2), 2, 5000, Ring(23), 1000)
+@pytest.mark.parametrize("clients", [3, 40])
+def test_a_short_vector_starts_nothing(clients: int) -> None:
+    task = SumTask(b"short", tuple(range(clients)), 2, 5000, Ring(23), 1000)
     credentials, directory = generate_identities(task.clients)
     scheme = CkksSum(directory, processes=4)
     run_sum(scheme, task, {c: vector(5000) for c in task.clients}, credentials=credentials)
