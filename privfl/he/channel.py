@@ -9,6 +9,8 @@ import weakref
 from pathlib import Path
 from typing import Self
 
+from privfl.he.forks import after_fork
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -21,6 +23,7 @@ class Channel:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._open()
+        after_fork(self)
 
     def _open(self) -> None:
         self._process, self._size = os.getpid(), 0
@@ -30,6 +33,10 @@ class Channel:
         else:  # pragma: no cover - macOS
             self._handle, self.path = tempfile.mkstemp(prefix="privfl-he-")
             weakref.finalize(self, Path(self.path).unlink, missing_ok=True)
+
+    def forget(self) -> None:
+        """In a forked child: whichever thread of the parent was at an exchange is not here."""
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         self._lock.acquire()

@@ -26,7 +26,7 @@ class CkksSum:
     `directory` maps clients to their signing keys and must not come from the server. More than half of the cohort and
     of `corrupt` further clients must sign one survivor list before a sum is opened. `security` is 128, 192 or 256 bits.
     Clients seal vectors of about 100,000 values and more, and open their sums, in so many `processes`: this one, and
-    helpers that are started with the first such vector and kept until `close`, or until nothing refers to this object.
+    helpers that are started with the first such vector and end with `close`, or with this object and its sessions.
     Holds nothing secret. Every client needs credentials: its `Credentials` for a fresh session key in every sum (or,
     where they hold a session key, for that one), or `StandingCredentials` for a key that lasts several sums.
     """
@@ -73,8 +73,7 @@ class CkksSum:
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)
         tasks = own.tasks if tasks is None else tasks
-        if worth_sharing(terms.plan) > 1:  # a sum of many short vectors is opened by one client only
-            self._processes.start()
+        self._processes.start(worth_sharing(terms.plan))  # a sum of many short vectors is opened by one client only
         return CkksClient(
             terms,
             me,
@@ -92,7 +91,7 @@ class CkksSum:
         return CkksServer(self.terms(task))
 
     def close(self) -> None:
-        """End the helper processes, if there are any; sessions go on in this process alone."""
+        """End the helper processes, if there are any. Sessions go on in this process; new ones start new helpers."""
         self._processes.close()
 
 

@@ -8,26 +8,32 @@ died is done by the process that asked for it, with fresh randomness: what the h
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from privfl.errors import ConfigError
 from privfl.he.channel import Buffer
+from privfl.he.forks import after_fork
 from privfl.he.plan import CkksPlan
 
 _BOOT: Final = "import sys; sys.path[:] = sys.argv[2:]; from privfl.he.helper import serve; serve(int(sys.argv[1]))"
+_HERE: Final = str(Path(__file__).absolute().parents[2])
 _ONE_CORE: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_QUIETLY: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # a helper that is gone is an error here, and no signal
 _PATIENCE: Final = 60.0  # seconds that a helper is given to load its libraries
 _log = logging.getLogger(__name__)
 
@@ -52,172 +58,228 @@ Done = tuple[Buffer, ...]
 class Processes:
     """This process and up to `count` - 1 helpers, which `start` brings up and which end with this object.
 
-    Holds nothing secret. Threads take turns. A forked child leaves its parent's helpers alone and starts its own.
+    Holds nothing secret. A thread that finds the helpers at work for another does its work alone. A copy, and a forked
+    child, has helpers of its own.
     """
 
     def __init__(self, count: int) -> None:
         if count < 1:
             raise ConfigError(f"processes must be at least 1, not {count}")
-        self._count, self._lock = count, threading.Lock()
-        self._helpers: list[_Helper] = []
-        weakref.finalize(self, _end_all, self._helpers)
-        _ALL.add(self)
+        if count > 1 and not hasattr(os, "memfd_create"):
+            raise ConfigError(
+                f"processes must be 1 on {sys.platform}, not {count}: keys would pass through files there"
+            )
+        self._count, self._starting = count, threading.RLock()
+        self._idle: list[Helper] = []
+        self._closed = 0
+        after_fork(self)
+
+    def __reduce__(self) -> tuple[type[Processes], tuple[int]]:
+        return Processes, (self._count,)
 
     @property
     def ready(self) -> int:
         """How many processes a vector can be shared among now."""
-        return 1 + len(self._helpers)
+        return 1 + len(self._idle)
 
-    def start(self) -> None:
-        """Bring up the helpers that are missing; raises `ConfigError` if that cannot be done."""
-        with self._lock:
-            started: list[_Helper] = []
+    def start(self, count: int) -> None:
+        """Bring up what is missing for `count` processes, as far as allowed; raises `ConfigError` if that fails."""
+        with self._starting:
+            started: list[Helper] = []
             try:
-                while 1 + len(self._helpers) + len(started) < self._count:
-                    started.append(_Helper())
+                while self.ready + len(started) < min(count, self._count):
+                    started.append(Helper())
                 for helper in started:
                     helper.wait()
             except BaseException:
-                _end_all(started)
+                for helper in started:
+                    helper.end()
                 raise
-            self._helpers += started
+            self._idle += started
 
     def share(self, plan: CkksPlan, secrets: bytes, jobs: Sequence[Job], perform: Callable[[Job], Done]) -> list[Done]:
         """Do the first job here with `perform`, the others in the helpers, and what these do not deliver here too.
 
         `secrets` are the session key and the task's digest, 64 bytes.
         """
-        with self._lock:
-            helpers = self._helpers[: len(jobs) - 1]
-            try:
-                for helper, job in zip(helpers, jobs[1:], strict=False):
-                    helper.ask(plan, secrets, job)
-                done: list[Done | None] = [perform(jobs[0])]
-                done += [helper.answer() for helper in helpers]
-            except BaseException:
-                _end_all(self._helpers)  # they would answer the question of before
-                raise
-            for helper, answer in zip(helpers, done[1:], strict=True):
-                if answer is None:
-                    self._helpers.remove(helper)
-                    _log.warning("helper process %s; its part is done here", helper.end())
+        closed, taken = self._closed, self._take(len(jobs) - 1)
+        try:
+            for helper, job in zip(taken, jobs[1:], strict=False):
+                helper.ask(plan, secrets, job)
+            done: list[Done | None] = [perform(jobs[0])]
+            done += [helper.answer() for helper in taken]
+        except BaseException:
+            for helper in taken:  # whoever still owes an answer is never asked again
+                helper.end()
+            raise
+        for helper, answer in zip(taken, done[1:], strict=True):
+            if answer is None:
+                _log.warning("helper process %s; its part is done here", helper.end(patience=1.0))
+            elif self._closed == closed and self.ready < self._count:
+                self._idle.append(helper)
+            else:
+                helper.end()
         done += [None] * (len(jobs) - len(done))
         return [perform(job) if some is None else some for job, some in zip(jobs, done, strict=True)]
 
     def close(self) -> None:
-        """End the helpers now; `start` brings up new ones."""
-        with self._lock:
-            _end_all(self._helpers)
+        """End the helpers, those at work as soon as they have answered; `start` brings up new ones."""
+        self._closed += 1
+        for helper in self._take(len(self._idle)):
+            helper.end()
 
     def forget(self) -> None:
-        """Make this a forked child's own, who may neither talk to its parent's helpers nor end them."""
-        self._lock = threading.Lock()  # whoever held it is not in the child
-        while self._helpers:
-            self._helpers.pop().forget()
+        """In a forked child: leave the parent's helpers to the parent."""
+        self._starting = threading.RLock()  # whoever held it is not in the child
+        self._idle.clear()
+
+    def _take(self, most: int) -> list[Helper]:
+        """Idle helpers, which are nobody else's from here on; also between threads and in signal handlers."""
+        taken: list[Helper] = []
+        with contextlib.suppress(IndexError):
+            while len(taken) < most:
+                taken.append(self._idle.pop())
+        return taken
 
 
-_ALL: Final[weakref.WeakSet[Processes]] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for processes in _ALL:
-        processes.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
-
-
-class _Helper:
-    """One helper, as its parent sees it."""
+class Helper:
+    """One helper, as its parent sees it. It ends with this object, at the latest with this process."""
 
     def __init__(self) -> None:
-        mirrored = (("-I", sys.flags.isolated), ("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site))
-        executable = sys.executable or ""  # what an embedded interpreter has
-        flags = [flag for flag, on in mirrored if on]
-        self._pipe, theirs = Pipe()
+        after_fork(self)
+        self._asked = 0
+        executable = "" if getattr(sys, "frozen", False) else sys.executable or ""
         try:
-            handle = theirs.fileno()
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and the modules that it imports itself
-                [executable, *flags, "-c", _BOOT, str(handle), *sys.path],
-                env=os.environ | _ONE_CORE,
-                pass_fds=[handle],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the parent
-            )
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self._process = _spawn(executable, theirs)
         except (OSError, ValueError) as error:
-            self._pipe.close()
+            if hasattr(self, "_socket"):
+                self._socket.close()
             raise ConfigError(f"no helper process can be started with {executable!r}: {error}") from error
-        finally:
-            theirs.close()
+        self._kill = weakref.finalize(self, _kill, self._process, self._socket)
 
     def wait(self) -> None:
         """Return when it is ready."""
-        if not self._pipe.poll(_PATIENCE):
-            raise ConfigError(f"a helper process was not ready after {_PATIENCE:.0f} s")
+        self._socket.settimeout(_PATIENCE)
         try:
-            trouble = self._pipe.recv_bytes().decode()
+            (trouble,) = receive(self._socket)
+        except TimeoutError as error:
+            raise ConfigError(f"a helper process was not ready after {_PATIENCE:.0f} s") from error
         except (EOFError, OSError) as error:
-            raise ConfigError(f"a helper process of {sys.executable!r} {self.end()}") from error
+            raise ConfigError(f"a helper process of {sys.executable!r} {self.end(patience=1.0)}") from error
+        self._socket.settimeout(None)
         if trouble:
-            raise ConfigError(f"a helper process cannot work: {trouble}")
+            raise ConfigError(f"a helper process cannot work: {trouble.decode()}")
 
     def ask(self, plan: CkksPlan, secrets: bytes, job: Job) -> None:
         """Send a job."""
+        self._asked += 1
         try:
-            send_job(self._pipe, plan, secrets, job)
+            send_job(self._socket, self._asked, plan, secrets, job)
         except OSError:
-            self._pipe.close()  # which is what `answer` finds
+            self._socket.close()  # which is what `answer` finds
 
     def answer(self) -> Done | None:
         """What became of the job; None if this helper is dead."""
         try:
-            return receive(self._pipe)
+            number, *done = receive(self._socket)
         except (EOFError, OSError):
             return None
+        return tuple(done) if int(number) == self._asked else None
 
-    def end(self) -> str:
-        """Kill it, if it is still there, and say how it ended."""
-        self._pipe.close()
-        if self._process.poll() is None:
-            self._process.kill()
+    def end(self, patience: float = 0.0) -> str:
+        """End it, by force if it has not ended by itself within `patience` seconds, and say how it did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        self._kill()
         code = self._process.wait()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"exit code {code}" if code >= 0 else f"signal {_signal(-code)}"
         return f"{self._process.pid} ended with {how}"
 
     def forget(self) -> None:
-        """Let go of another process's child."""
-        self._pipe.close()
-        self._process.returncode = 0
+        """In a forked child: let go of another process's child."""
+        if hasattr(self, "_kill"):  # else it was being started by another thread
+            self._kill.detach()
+            self._process.returncode = 0
+        if hasattr(self, "_socket"):
+            self._socket.close()
 
 
-def _end_all(helpers: list[_Helper]) -> None:
-    while helpers:
-        helpers.pop().end()
+def _spawn(executable: str, connection: socket.socket) -> subprocess.Popen[bytes]:
+    """A new interpreter with this one's flags and modules, and one end of a connection."""
+    flags = (
+        ("-I", sys.flags.isolated),
+        ("-E", sys.flags.ignore_environment),
+        ("-s", sys.flags.no_user_site),
+        ("-S", sys.flags.no_site),
+    )
+    # Relative entries are left out: the working directory may be another than when this process loaded its modules.
+    path = [entry for entry in sys.path if isinstance(entry, str) and Path(entry).is_absolute()]
+    handle = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 3)  # the first three are replaced in the child
+    try:
+        return subprocess.Popen(  # noqa: S603 - this interpreter, and nothing that a peer sent
+            [executable, *(flag for flag, on in flags if on), "-c", _BOOT, str(handle), *path, _HERE],
+            env=os.environ | _ONE_CORE,
+            pass_fds=[handle],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the parent
+        )
+    finally:
+        os.close(handle)
 
 
-def send_job(pipe: Connection, plan: CkksPlan, secrets: bytes, job: Job) -> None:
+def _kill(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    if process.poll() is None:
+        process.kill()
+    connection.close()
+    process.wait()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have no names
+        return str(number)
+
+
+def send_job(connection: socket.socket, number: int, plan: CkksPlan, secrets: bytes, job: Job) -> None:
     """What `receive_job` reads at the other end."""
     head = {"plan": asdict(plan), "kind": job.kind, "first": job.first, "limit": job.limit}
-    send(pipe, (json.dumps(head).encode(), secrets, job.data, *job.seeds))
+    send(connection, b"%d" % number, json.dumps(head).encode(), secrets, job.data, *job.seeds)
 
 
-def receive_job(pipe: Connection) -> tuple[CkksPlan, bytes, Job]:
-    """(plan, secrets, job)."""
-    head, secrets, data, *seeds = receive(pipe)
-    values: dict[str, Any] = json.loads(bytes(head))
+def receive_job(connection: socket.socket) -> tuple[bytes, CkksPlan, bytes, Job]:
+    """(number, plan, secrets, job)."""
+    number, head, secrets, data, *seeds = receive(connection)
+    values: dict[str, Any] = json.loads(head)
     plan = CkksPlan(**values.pop("plan"))
-    return plan, bytes(secrets), Job(**values, data=data, seeds=tuple(seeds))
+    return bytes(number), plan, bytes(secrets), Job(**values, data=data, seeds=tuple(seeds))
 
 
-def send(pipe: Connection, parts: Sequence[Buffer]) -> None:
-    """A number of parts, each with its length."""
-    pipe.send_bytes(str(len(parts)).encode())
-    for part in parts:
-        pipe.send_bytes(memoryview(part).cast("B"))
+def send(connection: socket.socket, *parts: Buffer) -> None:
+    """Their number, their lengths, and the parts."""
+    views = [memoryview(part).cast("B") for part in parts]
+    connection.sendall(struct.pack(f"<{1 + len(views)}Q", len(views), *map(len, views)), _QUIETLY)
+    for view in views:
+        connection.sendall(view, _QUIETLY)
 
 
-def receive(pipe: Connection) -> tuple[Buffer, ...]:
-    """The parts that `send` sent."""
-    return tuple(pipe.recv_bytes() for _ in range(int(pipe.recv_bytes())))
+def receive(connection: socket.socket) -> tuple[bytearray, ...]:
+    """The parts that `send` sent; `EOFError` where the other end is gone."""
+    (count,) = struct.unpack("<Q", _exactly(connection, 8))
+    sizes = struct.unpack(f"<{count}Q", _exactly(connection, 8 * count))
+    return tuple(_exactly(connection, size) for size in sizes)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    left = memoryview(data)
+    while left:
+        got = connection.recv_into(left)
+        if not got:
+            raise EOFError
+        left = left[got:]
+    return data

@@ -1,10 +1,11 @@
-"""Long vectors shared among processes: the same sum, fresh randomness, and helpers that may die at any time."""
+"""Long vectors shared among processes: the same sum, fresh randomness, and what a helper owes when it dies."""
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from privfl.errors import ConfigError
 from privfl.he import CkksPlan, CkksSum, plan_ckks
 from privfl.he import processes as module
 from privfl.he.packing import unpack
-from privfl.he.processes import Job, Processes
+from privfl.he.processes import Helper, Job, Processes
 from privfl.he.work import WORTH, KeyedWork, worth_sharing
 from privfl.ring import Ints, Ring
 from privfl.sums import SumTask, run_sum
@@ -31,7 +32,7 @@ LENGTH = 3 * WORTH * 4096 + 1234
 @pytest.fixture(scope="module")
 def processes() -> Any:
     several = Processes(3)
-    several.start()
+    several.start(3)
     yield several
     several.close()
 
@@ -46,7 +47,7 @@ def vector(length: int = LENGTH) -> Ints:
 
 
 def pids(processes: Processes) -> list[int]:
-    return [helper._process.pid for helper in processes._helpers]
+    return [helper._process.pid for helper in processes._idle]
 
 
 def gone(pid: int) -> bool:
@@ -124,7 +125,7 @@ def test_the_sum_of_a_round_is_exact_and_its_helpers_are_kept() -> None:
     credentials, directory = generate_identities(task.clients)
     vectors = {c: vector() // (c + 1) for c in task.clients}
     scheme = CkksSum(directory, processes=2)
-    assert not scheme._processes._helpers
+    assert not scheme._processes._idle
     result = run_sum(scheme, task, vectors, credentials=credentials, drop=lambda c, step: c == 1 and step == 3)
     assert np.array_equal(result.total, vectors[0] + vectors[1] + vectors[2])
     helper = pids(scheme._processes)
@@ -142,20 +143,20 @@ def test_a_short_vector_starts_nothing(clients: int) -> None:
     credentials, directory = generate_identities(task.clients)
     scheme = CkksSum(directory, processes=4)
     run_sum(scheme, task, {c: vector(5000) for c in task.clients}, credentials=credentials)
-    assert not scheme._processes._helpers
+    assert not scheme._processes._idle
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 @pytest.mark.parametrize("kind", ["seal", "open"])
 def test_what_a_dead_helper_owes_is_done_here(caplog: pytest.LogCaptureFixture, when: str, kind: str) -> None:
     several = Processes(2)
-    several.start()
+    several.start(2)
     plan, work = shared(several)
     seeds, block, _ = KeyedWork(plan, KEY, TASK).seal(vector())
     (helper,) = pids(several)
     if when == "before":
         os.kill(helper, signal.SIGKILL)
-        several._helpers[0]._process.wait()
+        several._idle[0]._process.wait()
     else:
         os.kill(helper, signal.SIGSTOP)  # it takes nothing up until it is dead
         threading.Timer(0.2, os.kill, (helper, signal.SIGKILL)).start()
@@ -167,7 +168,7 @@ def test_what_a_dead_helper_owes_is_done_here(caplog: pytest.LogCaptureFixture, 
             assert np.array_equal(opened[: plan.length], vector())
     assert f"helper process {helper} ended with signal SIGKILL" in caplog.text
     assert several.ready == 1
-    several.start()
+    several.start(2)
     assert several.ready == 2
     check(work, plan, vector())
     several.close()
@@ -175,7 +176,7 @@ def test_what_a_dead_helper_owes_is_done_here(caplog: pytest.LogCaptureFixture, 
 
 def test_an_interrupted_process_leaves_no_helper_with_an_old_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     several = Processes(2)
-    several.start()
+    several.start(2)
     plan, work = shared(several)
     (helper,) = pids(several)
 
@@ -191,17 +192,92 @@ def test_an_interrupted_process_leaves_no_helper_with_an_old_answer(monkeypatch:
     check(work, plan, vector())
 
 
+def test_a_helper_that_owes_an_answer_is_never_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted, and then once more while it cleans up: the next sum has nothing of the one before."""
+    several = Processes(4)
+    several.start(4)
+    plan, work = shared(several, 6 * 4096)
+    seeds, block, _ = KeyedWork(plan, KEY, TASK).seal(vector(plan.length))
+    residues = unpack(block, plan)
+    end = Helper.end
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "perform", interrupted)
+        patch.setattr(Helper, "end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            work.open(residues, [seeds] * 40, limit=1e9)
+    assert Helper.end is end
+    assert several.ready == 1
+    several.start(4)
+    check(work, plan, vector(plan.length))
+    several.close()
+
+
+def test_an_answer_to_another_question_is_no_answer(processes: Processes) -> None:
+    plan, _ = shared(processes)
+    job = Job("seal", 0, 0.0, vector(4096).data)
+    (helper,) = processes._take(1)
+    helper.ask(plan, KEY + TASK, job)
+    helper.ask(plan, KEY + TASK, job)
+    assert helper.answer() is None
+    assert helper.answer() is not None
+    processes._idle.append(helper)
+
+
+@pytest.mark.parametrize("write", range(5))
+def test_a_helper_may_die_in_the_middle_of_its_answer(monkeypatch: pytest.MonkeyPatch, write: int) -> None:
+    """At each of its writes: lengths, number, seeds, block, part of the tag."""
+    boot = (
+        "import os, socket\n"
+        "class Dying(socket.socket):\n"
+        "    left = %d\n"
+        "    def sendall(self, data, *flags):\n"
+        "        if len(data) == 0: return super().sendall(data, *flags)\n"  # ready
+        "        Dying.left -= 1\n"
+        "        super().sendall(data[:len(data) // 2] if Dying.left == 0 else data, *flags)\n"
+        "        if Dying.left == 0: os._exit(9)\n"
+        "socket.socket = Dying\n"
+    )
+    monkeypatch.setattr(module, "_BOOT", boot % (2 + write) + module._BOOT)
+    several = Processes(2)
+    several.start(2)
+    plan, work = shared(several)
+    check(work, plan, vector())
+    assert several.ready == 1
+
+
+def test_a_signal_without_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    several = Processes(2)
+    several.start(2)
+    os.kill(pids(several)[0], signal.SIGRTMIN + 6)
+    plan, work = shared(several)
+    check(work, plan, vector())
+    assert f"ended with signal {signal.SIGRTMIN + 6}" in caplog.text
+
+
+def test_a_scheme_with_processes_can_be_copied_and_sent_to_workers(processes: Processes) -> None:
+    for several in (copy.deepcopy(processes), pickle.loads(pickle.dumps(processes))):  # noqa: S301 - its own
+        assert several.ready == 1
+        several.start(3)
+        assert several.ready == 3
+        assert not set(pids(several)) & set(pids(processes))
+        several.close()
+
+
 def test_a_job_that_fails_there_fails_here_with_its_own_error(processes: Processes) -> None:
     plan, work = shared(processes)
     bad = Job("seal", 0, 0.0, b"three")
     with pytest.raises(ValueError, match="multiple of element size"):
         processes.share(plan, KEY + TASK, [Job("seal", 0, 0.0, vector(10).data), bad], work.perform)
     assert processes.ready == 2
-    processes.start()
+    processes.start(3)
     assert processes.ready == 3
 
 
-def test_threads_take_turns(processes: Processes) -> None:
+def test_threads_do_not_disturb_each_other(processes: Processes) -> None:
     found: list[bytes] = []
 
     def run() -> None:
@@ -248,7 +324,7 @@ def test_helpers_that_do_not_get_ready(monkeypatch: pytest.MonkeyPatch, boot: st
     monkeypatch.setattr(module, "_PATIENCE", 0.2 if "sleep" in boot else 60.0)
     several = Processes(3)
     with pytest.raises(ConfigError, match=why):
-        several.start()
+        several.start(3)
     assert several.ready == 1
 
 
@@ -258,9 +334,16 @@ def test_less_than_one_process_is_refused(count: int) -> None:
         CkksSum(generate_identities([0])[1], processes=count)
 
 
+def test_keys_do_not_pass_through_files_that_have_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(ConfigError, match=r"processes must be 1 on .*, not 2"):
+        Processes(2)
+    assert Processes(1).ready == 1
+
+
 def test_helpers_end_with_the_sum_that_started_them() -> None:
     several = Processes(2)
-    several.start()
+    several.start(2)
     (helper,) = pids(several)
     del several
     gc.collect()
@@ -278,77 +361,3 @@ def test_a_helper_tells_nothing_on_its_command_line_and_leaves_no_core(processes
         limits = place.joinpath("limits").read_text().splitlines()
         assert [line.split()[4:6] for line in limits if line.startswith("Max core")] == [["0", "0"]]
         assert {Path("/proc", str(helper), "fd", str(fd)).readlink() for fd in (0, 1, 2)} == {Path("/dev/null")}
-
-
-SCRIPT = """
-import os, signal, sys
-import numpy as np
-from privfl.he import plan_ckks
-from privfl.he.processes import Job, Processes
-from privfl.he.work import KeyedWork
-from privfl.ring import Ring
-
-LENGTH = {length}
-several = Processes(2)
-several.start()
-print(several._helpers[0]._process.pid, flush=True)
-plan = plan_ckks(LENGTH, 3, Ring(23))
-work = KeyedWork(plan, bytes(32), bytes(32), several)
-values = np.arange(LENGTH) % 1000
-
-def seal():
-    return len(work.seal(values)[1])
-
-{rest}
-"""
-
-
-def script(rest: str) -> tuple[subprocess.CompletedProcess[str], int]:
-    code = SCRIPT.format(length=LENGTH, rest=rest)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    return done, int(done.stdout.split()[0])
-
-
-@pytest.mark.parametrize(
-    ("rest", "code"),
-    [
-        ("seal()", 0),
-        ("sys.exit(3)", 3),
-        ("raise SystemExit(seal() and 4)", 4),
-        ("os._exit(5)", 5),
-        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
-    ],
-)
-def test_helpers_end_with_their_parent_however_it_ends(rest: str, code: int) -> None:
-    done, helper = script(rest)
-    assert (done.returncode, done.stderr) == (code, "")
-    assert gone(helper)
-
-
-def test_a_forked_child_leaves_its_parents_helpers_alone() -> None:
-    done, _ = script(
-        """
-child = os.fork()
-if not child:
-    assert several.ready == 1
-    seal()
-    several.close()  # has none
-    several.start()
-    assert several.ready == 2
-    seal()
-    print(several._helpers[0]._process.pid, flush=True)
-    sys.exit(0)
-assert os.waitpid(child, 0)[1] == 0
-assert several.ready == 2
-seal()
-assert several.ready == 2, "the parent's helper is alive, and its answers are the parent's"
-print("done")
-"""
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    first, second, word = done.stdout.split()
-    assert first != second
-    assert word == "done"
-    assert gone(int(second))

@@ -1,0 +1,259 @@
+"""Helper processes end with their parent, however it ends, and do not disturb it: each case has its own interpreter."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LENGTH = 40 * 4096
+
+
+def gone(pid: int) -> bool:
+    """Whether this process ends soon; one whose parent is another is not waited for by us."""
+    for _ in range(200):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+SCRIPT = """
+import os, signal, sys
+import numpy as np
+from privfl.he import plan_ckks
+from privfl.he.processes import Job, Processes
+from privfl.he.work import KeyedWork
+from privfl.ring import Ring
+
+LENGTH = {length}
+several = Processes(2)
+several.start(2)
+print(several._idle[0]._process.pid, flush=True)
+plan = plan_ckks(LENGTH, 3, Ring(23))
+work = KeyedWork(plan, bytes(32), bytes(32), several)
+values = np.arange(LENGTH) % 1000
+
+def seal():
+    return len(work.seal(values)[1])
+
+{rest}
+"""
+
+
+def script(rest: str, *flags: str, shell: str = "") -> tuple[subprocess.CompletedProcess[str], int]:
+    """Run SCRIPT and then `rest`; returns what became of it, and the first helper's process number."""
+    code = SCRIPT.format(length=LENGTH, rest=rest)
+    command = [sys.executable, *flags, "-W", "error", "-c", code]
+    if shell:
+        command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done, int(done.stdout.split()[0]) if done.stdout else 0
+
+
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        ("seal()", 0),
+        ("sys.exit(3)", 3),
+        ("raise SystemExit(seal() and 4)", 4),
+        ("os._exit(5)", 5),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9),
+    ],
+)
+def test_helpers_end_with_their_parent_however_it_ends(rest: str, code: int) -> None:
+    done, helper = script(rest)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert gone(helper)
+
+
+def test_a_forked_child_leaves_its_parents_helpers_alone() -> None:
+    done, _ = script(
+        """
+child = os.fork()
+if not child:
+    assert several.ready == 1
+    seal()
+    several.close()  # has none
+    several.start(2)
+    assert several.ready == 2
+    seal()
+    print(several._idle[0]._process.pid, flush=True)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert several.ready == 2
+seal()
+assert several.ready == 2, "the parent's helper is alive, and its answers are the parent's"
+print("done")
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, word = done.stdout.split()
+    assert first != second
+    assert word == "done"
+    assert gone(int(second))
+
+
+def test_a_child_forked_while_another_thread_is_at_work() -> None:
+    """Locks that the thread held are not held in the child, where the thread is not."""
+    done, _ = script(
+        """
+import threading
+at_work = threading.Event()
+encrypt = work.cipher.encrypt_parts
+
+def slowly(some):
+    for rows in encrypt(some):
+        with work.cipher._parts._channel:
+            at_work.set()
+            yield rows
+
+work.cipher.encrypt_parts = slowly
+thread = threading.Thread(target=seal)
+thread.start()
+at_work.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    del work.cipher.encrypt_parts
+    seal()
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+thread.join()
+print(status)
+""",
+        "-W",
+        "ignore::DeprecationWarning",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[1] == "0"
+
+
+@pytest.mark.parametrize("moment", ["idle", "at work"])
+def test_a_signal_handler_may_close(moment: str) -> None:
+    done, helper = script(
+        f"MOMENT = {moment!r}"
+        """
+def handler(*_):
+    several.close()
+    print("closed", flush=True)
+    sys.exit(7)
+
+signal.signal(signal.SIGTERM, handler)
+perform = work.perform
+
+def signalled(job):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return perform(job)
+
+if MOMENT == "at work":
+    work.perform = signalled
+    seal()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+    assert done.stdout.split()[1] == "closed"
+    assert gone(helper)
+
+
+def test_helpers_closed_while_they_work_end_when_they_have_answered() -> None:
+    done, helper = script(
+        """
+perform = work.perform
+
+def closing(job):
+    several.close()
+    return perform(job)
+
+work.perform = closing
+assert several.ready == 2
+seal()
+assert several.ready == 1
+print("done")
+"""
+    )
+    assert (done.returncode, done.stderr, done.stdout.split()[1]) == (0, "", "done")
+    assert gone(helper)
+
+
+def test_a_program_that_dies_of_broken_pipes_does_not_die_of_a_helper() -> None:
+    done, _ = script(
+        """
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.kill(several._idle[0]._process.pid, signal.SIGKILL)
+several._idle[0]._process.wait()
+print(seal())
+"""
+    )
+    assert done.returncode == 0
+    assert int(done.stdout.split()[1]) == LENGTH * 5
+
+
+def test_the_working_directory_gives_a_helper_no_modules(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(66)\n")
+    done, _ = script(
+        f"""
+os.chdir({str(tmp_path)!r})
+sys.path.insert(0, "")
+sys.path.insert(0, None)
+several.close()
+several.start(2)
+seal()
+print(several.ready)
+"""
+    )
+    assert (done.returncode, done.stderr, done.stdout.split()[1]) == (0, "", "2")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- 2>&-"])
+def test_a_parent_without_standard_files(closed: str) -> None:
+    done, _ = script("print(several.ready, seal())", shell=closed)
+    assert done.returncode == 0
+    assert done.stdout.split()[1:] == ["2", str(LENGTH * 5)]
+
+
+def test_a_parent_in_isolated_mode() -> None:
+    """With the module path that such a parent has to give itself."""
+    code = f"import sys; sys.path[:0] = {[*sys.path]!r}\n" + SCRIPT.format(length=LENGTH, rest="print(seal())")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout.split()[1]) == LENGTH * 5
+
+
+def test_no_files_left_to_open() -> None:
+    done, _ = script(
+        """
+import resource
+from privfl.errors import ConfigError
+used = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+for spare in range(6):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, 10000))
+    try:
+        Processes(2).start(2)
+    except ConfigError as error:
+        assert "can be started with" in str(error), error
+resource.setrlimit(resource.RLIMIT_NOFILE, (10000, 10000))
+assert max(int(fd) for fd in os.listdir("/proc/self/fd")) <= used
+print("done")
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[1] == "done"
+
+
+def test_a_system_without_fork_can_plan() -> None:
+    code = (
+        "import threading, random, logging, os; del os.register_at_fork\n"
+        "from privfl.he import plan_ckks\n"
+        "from privfl.ring import Ring\n"
+        "print(plan_ckks(10, 2, Ring(23)).degree)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.stdout.strip()) == ("", "2048")
