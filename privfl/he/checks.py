@@ -27,9 +27,7 @@ def check_headers(
     for header in headers:
         check_header(plan, header, own.key)
         header.verify(digest, directory)
-        seen.update(bytes(header.seeds[at : at + SEED_BYTES]) for at in range(0, plan.seeds_bytes, SEED_BYTES))
-    if len(seen) != len(headers) * plan.chunks:
-        raise RemoteProtocolError("a seed occurs twice")
+        seen |= fresh_seeds(plan, header, seen)
 
 
 def check_header(plan: CkksPlan, header: FrameHeader, key: bytes) -> None:
@@ -42,6 +40,17 @@ def check_header(plan: CkksPlan, header: FrameHeader, key: bytes) -> None:
         raise RemoteProtocolError(f"{plan.seeds_bytes} bytes of seeds expected", sender=header.client)
     if any(int.from_bytes(header.tag[at : at + 8], "little") >= plan.modulus for at in (0, 8)):
         raise RemoteProtocolError("a tag is not below the prime", sender=header.client)
+
+
+def fresh_seeds(plan: CkksPlan, header: FrameHeader, seen: set[bytes]) -> set[bytes]:
+    """The seeds of a checked header, 64 bytes each; raises `RemoteProtocolError` for one in `seen`, or there twice.
+
+    `sender` is whose frame is refused. Which of two frames is the copy they do not tell (SPEC.md, section 10).
+    """
+    seeds = {bytes(header.seeds[at : at + SEED_BYTES]) for at in range(0, plan.seeds_bytes, SEED_BYTES)}
+    if len(seeds) != plan.chunks or not seeds.isdisjoint(seen):
+        raise RemoteProtocolError("a seed occurs twice", sender=header.client)
+    return seeds
 
 
 def check_votes(

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from privfl.errors import LocalProtocolError, PrivflError, RemoteProtocolError, TooFewSurvivors, WireError
-from privfl.he.checks import check_header
+from privfl.he.checks import check_header, fresh_seeds
 from privfl.he.machine import SERVER as TABLE
 from privfl.he.machine import Kind, ServerState
 from privfl.he.messages import (
@@ -55,6 +55,7 @@ class CkksServer:
         self._dealer: Advert | None = None
         self._key = NO_KEY
         self._headers: dict[ClientId, FrameHeader] = {}
+        self._seeds: set[bytes] = set()
         self._votes: dict[ClientId, Vote] = {}
         self._openers: list[ClientId] = []
         self._total = np.zeros(0, np.uint64)
@@ -196,10 +197,12 @@ class CkksServer:
         header.verify(terms.digest, terms.directory)
         if digest(message.block) != header.block:
             raise WireError("the block is not the one that was signed")
+        seeds = fresh_seeds(terms.plan, header, self._seeds)
         if self._pending == (1 << 64) // terms.plan.modulus - 1:
             self._reduce()
         add_block(self._total, message.block, terms.plan)
         self._pending += 1
+        self._seeds |= seeds  # of frames in the sum only: a refused one must not keep another out
         self._headers[sender] = header.detached()
 
     def _reduce(self) -> None:
@@ -209,6 +212,7 @@ class CkksServer:
     def _after_frames(self) -> dict[ClientId, Message]:
         self._need(len(self._headers), self._terms.least)
         self._reduce()
+        self._seeds.clear()
         self.state = ServerState.CONSENT
         survivors = tuple(sorted(self._headers))
         return {client: Survivors(survivors) for client in survivors}

@@ -369,6 +369,12 @@ class Client:
         return signature + blob(words), total[: plan.length], record
 
 
+def take_seeds(seeds, taken):
+    """Section 7, step 3, at the server: the seeds of one frame, unless one occurs there twice or was taken before."""
+    fresh = {seeds[at : at + 64] for at in range(0, len(seeds), 64)}
+    return fresh if 64 * len(fresh) == len(seeds) and not fresh & taken else None
+
+
 def run(name, *, clients, bits, length, least, held=None, silent=()):
     """A whole sum as a script; `silent` holds (client, name of the message that it does not send)."""
     seed = b"privfl ckks-sum vector " + name.encode()
@@ -410,10 +416,13 @@ def run(name, *, clients, bits, length, least, held=None, silent=()):
             people[c].session_key = people[dealer].session_key
         own = {box[:4]: [box] for box in boxes}
         down("Dealt", {c: adverts[dealer] + fixed + listed(own.get(u32(c), [])) for c in sorted(adverts)})
-    frames = {}
+    frames, taken = {}, set()
     for c in sorted(adverts):
         frame = people[c].frame(task, plan, vectors[c])
         if up(c, "Frame", frame["header"] + blob(frame["packed"])):
+            fresh = take_seeds(frame["seed"], taken)
+            assert fresh, "honest seeds never repeat"
+            taken |= fresh
             frames[c] = frame
     survivors = sorted(frames)
     key = frames[survivors[0]]["key"]
@@ -487,9 +496,22 @@ def text(data):
     return base64.b64encode(data).decode()
 
 
-def failures(state):
+def failures(script, state):
     """One failure a file: at that point of three-clients.json, this message ends in that error."""
     task, plan, people, frames, votes, block = state
+
+    def flipped(sender, kind, at):
+        """A message of the script with one bit of byte `at`, in its signature, flipped."""
+        (step,) = (step for step in script if (step.get("from"), step.get("kind")) == (sender, kind))
+        data = bytearray(base64.b64decode(step["message"]))
+        data[at] ^= 1
+        return {
+            "party": "server",
+            "before": kind,
+            "sender": sender,
+            "error": "RemoteProtocolError",
+            "message": bytes(data),
+        }
 
     def frame(change, block=None, **fields):
         made = dict(frames[2])
@@ -507,6 +529,9 @@ def failures(state):
             u32(2) + parts["params"] + parts["key"] + blob(parts["seed"]) + digest(packed) + parts["tag"] + signature
         )
         return change(message("Frame", 2, task, header + blob(packed)))
+
+    assert take_seeds(frames[1]["seed"], {frames[0]["seed"], frames[1]["seed"]}) is None
+    assert take_seeds(frames[1]["seed"] * 2, set()) is None
 
     def same(data):
         return data
@@ -543,6 +568,10 @@ def failures(state):
     at_server = {"party": "server", "before": "Frame", "sender": 2, "error": "RemoteProtocolError"}
     at_opener = {"party": 0, "before": "AskOpener", "error": "RemoteProtocolError"}
     return {
+        "advert-flipped-signature": flipped(2, "Advertise", -1 - 20),
+        "deal-flipped-signature": flipped(0, "Deal", 47 + 32 + 20),
+        "consent-flipped-signature": flipped(2, "Consent", 47 + 20),
+        "opened-flipped-signature": flipped(0, "Opened", 47 + 20),
         "four-hostile-bytes": at_server | {"message": bytes.fromhex("0a028020")},
         "frame-truncated": at_server | {"message": frame(lambda data: data[:-1])},
         "frame-flipped-signature": at_server
@@ -551,6 +580,7 @@ def failures(state):
         "frame-under-another-key": at_server | {"message": frame(same, key=bytes(32))},
         "frame-with-other-parameters": at_server | {"message": frame(same, params=bytes(32))},
         "frame-with-half-a-seed": at_server | {"message": frame(same, seed=bytes(32))},
+        "frame-with-a-copied-seed": at_server | {"message": frame(same, seed=frames[1]["seed"])},
         "frame-of-another-sender": at_server
         | {"message": message("Frame", 1, task, frames[1]["header"] + blob(frames[1]["packed"]))},
         "opener-scaled-sum": at_opener | {"message": ask(summed=block * 2 % plan.q)},
@@ -579,7 +609,7 @@ def everything():
         "dropouts": run("dropouts", clients=5, bits=23, length=3, least=3, silent=silent)[0],
         "held-key": run("held-key", clients=2, bits=31, length=4, least=1, held=bytes(range(100, 132)))[0],
     }
-    for name, failure in failures(state).items():
+    for name, failure in failures(three["script"], state).items():
         failure["message"] = text(failure["message"])
         written[f"fail-{name}"] = {"format": "privfl ckks-sum failure 1", "base": "three-clients", **failure}
     return written

@@ -1,0 +1,181 @@
+"""A server that lies when it relays: survivor lists, dealt keys and boxes, and four hundred damages to each message."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.crypto import AgreementKey, Credentials
+from privfl.errors import LocalProtocolError, PlanRejected, RemoteProtocolError, TooFewSurvivors
+from privfl.he import CkksSum
+from privfl.he.keys import key_id
+from privfl.he.machine import ClientState
+from privfl.he.messages import Advert, AskDealer, Box, Dealt, Survivors, UseKey
+from privfl.sums import SumPolicy
+from privfl.wire import SERVER, decode
+
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("survivors", "error", "match"),
+    [
+        ((0, 1), TooFewSurvivors, "2 clients are left"),
+        ((1, 2, 3, 4), RemoteProtocolError, "lacks this client"),
+        ((0, 1, 2, 99), RemoteProtocolError, "names strangers"),
+        ((), RemoteProtocolError, "lacks this client"),
+    ],
+)
+def test_survivor_lists_that_no_client_signs(
+    ckks: Make, survivors: tuple[int, ...], error: type[Exception], match: str
+) -> None:
+    room = ckks()
+    room.until("consent")
+    room.refuses(0, Survivors(survivors), error, match)
+
+
+def test_a_second_survivor_list_and_a_second_opening(ckks: Make) -> None:
+    room = ckks()
+    messages = room.until("consent")
+    room.sessions[0].receive(messages[0])
+    room.refuses(0, messages[0], RemoteProtocolError, "unexpected message")
+    room = ckks()
+    ask = room.ask()
+    request = ask.to_bytes(sender=SERVER, task=room.task.digest())
+    assert room.sessions[0].receive(request) is not None
+    with pytest.raises(LocalProtocolError, match="has ended"):
+        room.sessions[0].receive(request)
+
+
+def test_another_tasks_messages_and_another_sender(ckks: Make) -> None:
+    room, other = ckks(), ckks(context=b"round 2")
+    messages = room.until("consent")
+    strange = other.until("consent")
+    room.refuses(0, strange[0], RemoteProtocolError, "another sender or task")
+    forged = Survivors((0, 1, 2)).to_bytes(sender=1, task=room.task.digest())
+    room.refuses(1, forged, RemoteProtocolError, "another sender or task")
+    room.refuses(2, b"\x0a\x02\x80\x20", RemoteProtocolError, "shorter than the header")
+    room.refuses(3, messages[3] + b"\0", RemoteProtocolError, "announces")
+
+
+def adverts(room: Any) -> tuple[Advert, ...]:
+    (message,) = room.until("deal").values()
+    _, ask = decode(message, [AskDealer], max_length=1 << 20)
+    assert isinstance(ask, AskDealer)
+    return ask.adverts
+
+
+def _stranger(room: Any, known: tuple[Advert, ...]) -> tuple[Advert, ...]:
+    stranger = Credentials.generate(9)
+    return (*known, Advert.make(9, stranger.box.public, bytes(32), task=room.task.digest(), signing=stranger.signing))
+
+
+def _substituted(room: Any, known: tuple[Advert, ...]) -> tuple[Advert, ...]:
+    """The server puts its own X25519 key in the place of client 3's."""
+    return (*known[:3], dataclasses.replace(known[3], public=AgreementKey.generate().public), known[4])
+
+
+def _low_order(room: Any, known: tuple[Advert, ...]) -> tuple[Advert, ...]:
+    own = room.credentials[3].signing
+    return (*known[:3], Advert.make(3, bytes(32), bytes(32), task=room.task.digest(), signing=own), known[4])
+
+
+@pytest.mark.parametrize(
+    ("lie", "error", "match"),
+    [
+        (lambda room, known: known[:2], TooFewSurvivors, "2 clients"),
+        (lambda room, known: known[1:], RemoteProtocolError, "lacks this client"),
+        (lambda room, known: (known[0], *known), RemoteProtocolError, "repeats"),
+        (_stranger, RemoteProtocolError, "strangers"),
+        (_substituted, RemoteProtocolError, "does not verify"),
+        (_low_order, RemoteProtocolError, "low order"),
+    ],
+)
+def test_a_dealer_deals_to_signed_keys_of_the_cohort_only(
+    ckks: Make, lie: Any, error: type[Exception], match: str
+) -> None:
+    room = ckks()
+    known = adverts(room)
+    room.refuses(0, AskDealer(lie(room, known)), error, match)
+
+
+def _dealt(room: Any) -> Dealt:
+    messages = room.until("frame")
+    _, dealt = decode(messages[1], [Dealt], max_length=1 << 20)
+    assert isinstance(dealt, Dealt)
+    return dealt
+
+
+def test_boxes_that_are_altered_rerouted_or_reflected(ckks: Make) -> None:
+    room = ckks()
+    dealt = _dealt(room)
+    content = dealt.box[0].content
+    flipped = bytes([content[0] ^ 1]) + content[1:]
+    room.refuses(1, dataclasses.replace(dealt, box=(Box(1, flipped),)), RemoteProtocolError, "does not open")
+    room.refuses(2, dataclasses.replace(dealt, box=(Box(2, content),)), RemoteProtocolError, "does not open")
+    room.refuses(3, dataclasses.replace(dealt, box=()), RemoteProtocolError, "without this client's box")
+    room.refuses(
+        4,
+        dataclasses.replace(dealt, dealer=dataclasses.replace(dealt.dealer, client=4)),
+        RemoteProtocolError,
+        "cannot be the dealer",
+    )
+    room = ckks()
+    dealt = _dealt(room)
+    room.refuses(1, dataclasses.replace(dealt, key=bytes(32)), RemoteProtocolError, "does not verify")
+    room.refuses(2, dataclasses.replace(dealt, signature=bytes(64)), RemoteProtocolError, "does not verify")
+    stranger = dataclasses.replace(dealt.dealer, client=77)
+    room.refuses(3, dataclasses.replace(dealt, dealer=stranger), RemoteProtocolError, "cannot be the dealer")
+    room.refuses(0, dealt, RemoteProtocolError, "another deal than this client's own")
+
+
+def test_a_dealer_that_boxes_another_key_than_it_committed_to(ckks: Make) -> None:
+    room = ckks()
+    dealt = _dealt(room)
+    dealer = room.sessions[0]._held
+    assert dealer is not None
+    wrong = room.sessions[0]._seal_for(dealer, room.sessions[1]._held.advert, bytes(32), dealt.key)  # type: ignore[union-attr]
+    room.refuses(1, dataclasses.replace(dealt, box=(Box(1, wrong),)), RemoteProtocolError, "commitment")
+
+
+def test_a_key_that_the_client_does_not_hold(ckks: Make) -> None:
+    room = ckks()
+    room.until("frame")
+    room.refuses(1, UseKey(bytes(32)), RemoteProtocolError, "does not hold")
+    room.refuses(2, UseKey(key_id(bytes(32))), RemoteProtocolError, "does not hold")
+
+
+def test_a_task_below_the_clients_policy(ckks: Make) -> None:
+    room = ckks()
+    scheme = CkksSum(room.directory)
+    for policy in (SumPolicy(least_survivors=4), SumPolicy(least_cohort=6), SumPolicy(least_threshold=4)):
+        with pytest.raises(PlanRejected):
+            scheme.client(room.task, 0, room.vectors[0], credentials=room.credentials[0], policy=policy)
+
+
+@pytest.mark.parametrize("step", ["deal", "frame", "consent", "open"])
+def test_four_hundred_mutations_of_each_message_of_the_server(ckks: Make, step: str) -> None:
+    """Whatever byte is altered, inserted or lost: a typed error, and the message as it was is still answered."""
+    room = ckks(clients=3, least=2)
+    client, message = next(iter(room.until(step).items()))
+    session = room.sessions[client]
+    kept = {name: getattr(session, name) for name in ("state", "_held", "_vector", "_header", "_survivors")}
+    rng = np.random.default_rng(len(step))
+    for _ in range(400):
+        changed = bytearray(message)
+        at = int(rng.integers(len(changed))) if rng.integers(2) else int(rng.integers(min(len(changed), 600)))
+        kind = rng.integers(3)
+        if kind == 0:
+            changed[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            del changed[at : at + int(rng.integers(1, 9))]
+        else:
+            changed[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        with pytest.raises((RemoteProtocolError, TooFewSurvivors)):
+            session.receive(bytes(changed))
+        assert session.state is ClientState.ABORTED
+        for name, value in kept.items():
+            setattr(session, name, value)
+    assert session.receive(message) is not None
