@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "privfl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file.relative_to(PACKAGE.parent).as_posix(): ast.parse(file.read_text()) for file in FILES}
 SECURE = ("privfl/crypto/", "privfl/secagg/", "privfl/he/")
+UNSAFE = "unsafe_approximate"  # decrypted CKKS sums before rounding, which give the key away
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg"}
 
 
@@ -53,6 +54,10 @@ def offences(tree: ast.AST, *, secure: bool, speaks: bool) -> list[str]:
             found.append(f"calls {called}")
         if any(keyword.arg == "allow_pickle" for keyword in node.keywords):
             found.append("allows pickle")
+        if any(keyword.arg == UNSAFE for keyword in node.keywords):
+            found.append(f"passes {UNSAFE}")
+    if any(isinstance(node, ast.Constant) and node.value == UNSAFE for node in ast.walk(tree)):
+        found.append(f"has the name {UNSAFE} at hand, to pass it in a dictionary")
     return found
 
 
@@ -78,10 +83,36 @@ def test_the_rules_are_kept(path: str) -> None:
         "print(1)",
         "eval(text)",
         "time.sleep(1)",
+        "decrypt_sum(plan, block, seeds, work, unsafe_approximate=True)",
+        "decrypt_sum(plan, block, seeds, work, unsafe_approximate=wanted)",
+        "decrypt_sum(plan, block, seeds, work, **{'unsafe_approximate': True})",
     ],
 )
 def test_each_rule_can_fail(line: str) -> None:
     assert offences(ast.parse(line), secure=True, speaks=False)
+
+
+def test_the_unsafe_output_of_ckks_is_asked_for_by_keyword_only_and_off() -> None:
+    """So that the rule above sees whoever asks for it; and the one who hands out unrounded sums is the one it names."""
+    defined = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                keywords = dict(zip([a.arg for a in node.args.kwonlyargs], node.args.kw_defaults, strict=True))
+                assert UNSAFE not in [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+                if UNSAFE in keywords:
+                    default = keywords[UNSAFE]
+                    assert isinstance(default, ast.Constant)
+                    assert default.value is False
+                    defined.append((path, node.name))
+    assert defined == [("privfl/he/opening.py", "decrypt_sum")]
+    makers = [
+        path
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "ApproximateSum"
+    ]
+    assert makers == ["privfl/he/opening.py"]
 
 
 @pytest.mark.parametrize("path", TREES)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from privfl.crypto import generate_identities
-from privfl.errors import CapacityError
-from privfl.he import CkksSum, plan_for
+from privfl.errors import CapacityError, RemoteProtocolError
+from privfl.he import CkksPlan, CkksSum, plan_ckks, plan_for
+from privfl.he.opening import ApproximateSum, decrypt_sum
+from privfl.he.seal import _parameters
+from privfl.he.work import KeyedWork
 from privfl.ring import Ints, Ring
 from privfl.sums import KeyedOpening, SumTask, run_sum
 
@@ -46,3 +49,61 @@ def test_residues_are_reduced_before_a_word_is_full() -> None:
     assert (1 << 64) // plan_for(task).modulus < 40
     found, exact = a_sum(40, 40)
     assert np.array_equal(found, exact)
+
+
+class Shifted:
+    """A sum of four honest frames, in a plan for ten, whose c0 can be shifted by a known polynomial."""
+
+    def __init__(self) -> None:
+        self.plan: CkksPlan = plan_ckks(2048, 10, Ring(23))
+        self.work = KeyedWork(self.plan, bytes(range(32)), bytes(32))
+        rng = np.random.default_rng(4)
+        self.exact = np.zeros(2048, np.int64)
+        self.total, self.seeds = np.zeros(2048, np.uint64), []
+        for _ in range(4):
+            values = rng.integers(-1000, 1000, 2048)
+            block, seeds = self.work.cipher.encrypt(values)
+            self.exact += values
+            self.total = (self.total + block) % np.uint64(self.plan.modulus)
+            self.seeds.append(seeds)
+
+    def errors(self, block: Any) -> Any:
+        """How far each value is off the true sum, before rounding."""
+        opened = decrypt_sum(self.plan, block, self.seeds, self.work, unsafe_approximate=True)
+        assert isinstance(opened, ApproximateSum)
+        return opened.values - self.exact
+
+    def until(self, deviations: float, power: int, sign: int) -> Any:
+        """c0 plus the multiple of X^power that puts the worst value `deviations` off.
+
+        X^0 moves the real part of every slot by the same amount, X^(N/2) the imaginary part by plus or minus that.
+        """
+        unit = np.zeros(2048, np.int8)
+        unit[power] = sign
+        transformed = _parameters(self.plan.degree, self.plan.modulus, 128).transform(unit)
+        moves = np.zeros(2048)
+        if power:
+            moves[1024:] = [sign * (1 - 2 * (pow(3, i, 4) // 2)) for i in range(1024)]
+        else:
+            moves[:1024] = sign
+        goal = deviations * self.plan.noise_stddev(4)
+        multiple = int(((goal - moves * self.errors(self.total))[moves != 0] * self.plan.scale).min())
+        altered = (self.total.astype(object) + transformed.astype(object) * multiple) % self.plan.modulus
+        return altered.astype(np.uint64)
+
+
+@pytest.mark.parametrize("power", [0, 1024])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_slot_may_be_ten_deviations_off_and_no_more(power: int, sign: int) -> None:
+    """Of the noise of as many frames as there are, not of as many as were planned for."""
+    shifted = Shifted()
+    deviation = shifted.plan.noise_stddev(4)
+    for deviations in (9.0, 9.9):
+        block = shifted.until(deviations, power, sign)
+        assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)
+        assert np.array_equal(decrypt_sum(shifted.plan, block, shifted.seeds, shifted.work), shifted.exact)
+    for deviations in (10.1, 11.0):
+        block = shifted.until(deviations, power, sign)
+        assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)
+        with pytest.raises(RemoteProtocolError, match="off an integer"):
+            decrypt_sum(shifted.plan, block, shifted.seeds, shifted.work)
