@@ -574,8 +574,7 @@ def failures(script, state):
         "opened-flipped-signature": flipped(0, "Opened", 47 + 20),
         "four-hostile-bytes": at_server | {"message": bytes.fromhex("0a028020")},
         "frame-truncated": at_server | {"message": frame(lambda data: data[:-1])},
-        "frame-flipped-signature": at_server
-        | {"message": frame(lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:])},
+        "frame-flipped-signature": flipped(2, "Frame", 47 + 188 + 20),
         "frame-residue-at-the-prime": at_server | {"message": frame(same, block=at_prime)},
         "frame-under-another-key": at_server | {"message": frame(same, key=bytes(32))},
         "frame-with-other-parameters": at_server | {"message": frame(same, params=bytes(32))},
