@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.errors import RemoteProtocolError
+from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from privfl.he.messages import Advertise, Box, Consent, Deal, Opened, digest, transcript
 from privfl.wire import HEADER_BYTES, Message
 
@@ -87,6 +87,25 @@ def test_an_opener_that_signs_a_total_with_a_value_missing(ckks: Make) -> None:
     assert refusal.sender == 0
     assert "1196" in str(refusal), "of 4 bytes each"
     room.check(set(range(5)))
+
+
+@pytest.mark.parametrize("step", ["advertise", "frame", "consent"])
+def test_the_server_itself_ends_a_sum_that_too_few_are_left_in(ckks: Make, step: str) -> None:
+    """It does not go on and rely on the clients to refuse."""
+    room = ckks()
+    if step == "advertise":
+        answers = {client: room.sessions[client].start() for client in (0, 1)}
+    else:
+        messages = room.until(step)
+        answers = {client: room.answer(client, messages[client]) for client in (0, 1)}
+    for client, answer in answers.items():
+        room.server.receive(client, answer)
+    with pytest.raises(TooFewSurvivors, match="2 clients are left, and 3 are needed"):
+        room.server.advance()
+    assert room.server.state.value == "done"
+    assert room.server.result is None
+    with pytest.raises(LocalProtocolError):
+        room.server.advance()
 
 
 @pytest.mark.parametrize(("kind", "liar"), SIGNED)

@@ -9,7 +9,7 @@ import pytest
 
 from privfl.crypto import AgreementKey, Credentials
 from privfl.errors import LocalProtocolError, PlanRejected, RemoteProtocolError, TooFewSurvivors
-from privfl.he import CkksSum
+from privfl.he import CkksSum, KeyStore, StandingCredentials
 from privfl.he.keys import key_id
 from privfl.he.machine import ClientState
 from privfl.he.messages import Advert, AskDealer, Box, Dealt, Survivors, UseKey
@@ -129,6 +129,8 @@ def test_boxes_that_are_altered_rerouted_or_reflected(ckks: Make) -> None:
     stranger = dataclasses.replace(dealt.dealer, client=77)
     room.refuses(3, dataclasses.replace(dealt, dealer=stranger), RemoteProtocolError, "cannot be the dealer")
     room.refuses(0, dealt, RemoteProtocolError, "another deal than this client's own")
+    for_another_key = dataclasses.replace(dealt.dealer, held=key_id(bytes(32)))
+    room.refuses(4, dataclasses.replace(dealt, dealer=for_another_key), RemoteProtocolError, "does not verify")
 
 
 def test_a_dealer_that_boxes_another_key_than_it_committed_to(ckks: Make) -> None:
@@ -145,6 +147,17 @@ def test_a_key_that_the_client_does_not_hold(ckks: Make) -> None:
     room.until("frame")
     room.refuses(1, UseKey(bytes(32)), RemoteProtocolError, "does not hold")
     room.refuses(2, UseKey(key_id(bytes(32))), RemoteProtocolError, "does not hold")
+
+
+def test_a_key_that_came_after_the_advert(ckks: Make) -> None:
+    """Another sum of the same client got it: this one's advert did not name it, and others hold no such key."""
+    room = ckks()
+    store = KeyStore(rotation=5)
+    credentials = StandingCredentials(room.credentials[1], store)
+    room.sessions[1] = room.scheme.client(room.task, 1, room.vectors[1], credentials=credentials)
+    room.until("frame")
+    store.keep(bytes(range(32)))
+    room.refuses(1, UseKey(key_id(bytes(range(32)))), RemoteProtocolError, "does not hold")
 
 
 def test_a_task_below_the_clients_policy(ckks: Make) -> None:
