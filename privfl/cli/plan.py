@@ -11,11 +11,16 @@ import typer
 
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
-from privfl.he import CkksPlan, plan_ckks
+from privfl.errors import ConfigError
+from privfl.he import CkksPlan, CkksSpeed, measure_ckks_speed, plan_ckks
+from privfl.he.plan import MESSAGES_DOWN, MESSAGES_UP, quorum_of
 from privfl.ring import Ring
 from privfl.secagg import Speed, SumPlan, measure_speed, plan_sum
 
-EXAMPLE: Final = "Example: [bold]privfl plan --clients 1000 --dropout 0.1 --corrupt 0.05 --length 100000[/]"
+EXAMPLE: Final = (
+    "Example: [bold]privfl plan --clients 1000 --dropout 0.1 --corrupt 0.05 --length 100000[/]\n\n"
+    "Example: [bold]privfl plan --sum ckks --clients 100 --length 1000000 --bits 23[/]"
+)
 
 
 class Sum(StrEnum):
@@ -31,27 +36,43 @@ def plan(
     length: Annotated[int, typer.Option("--length", min=1, help="Entries of a vector.")],
     sum_: Annotated[Sum, typer.Option("--sum", help="The secure sum.")] = Sum.MASKED,
     dropout: Annotated[float, typer.Option("--dropout", help="Share of clients that may fall silent.")] = 0.1,
-    corrupt: Annotated[float, typer.Option("--corrupt", help="Share of clients in league with the server.")] = 0.05,
-    bits: Annotated[int, typer.Option("--bits", help="Bits of the ring.")] = 32,
+    corrupt: Annotated[
+        float | None,
+        typer.Option(
+            "--corrupt",
+            help="Share of clients in league with the server; ckks: that sign any list of survivors, but keep the key.",
+            show_default="0.05; ckks: 0",
+        ),
+    ] = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="Bits of the ring.", show_default="32; ckks: 31")] = None,
     degree: Annotated[
-        int | None, typer.Option("--degree", min=0, help="Neighbors in a ring; 0: everybody. Chosen if absent.")
+        int | None,
+        typer.Option("--degree", min=0, help="Masked only: neighbors in a ring; 0: everybody. Chosen if absent."),
     ] = None,
     semi_honest: Annotated[
-        bool, typer.Option("--semi-honest", help="Trust the server to follow the protocol: no signatures.")
+        bool,
+        typer.Option("--semi-honest", help="Masked only: trust the server to follow the protocol: no signatures."),
     ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine for the seconds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Plan a masked or an encrypted sum: degree, threshold, messages, bytes, seconds, security."""
+    """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, seconds, security."""
     if sum_ is Sum.CKKS:
-        ckks = plan_ckks(length, clients, Ring(bits))
-        _tell(_ckks_record(ckks), _ckks_rows(ckks), as_json=as_json)
+        if degree is not None:
+            raise ConfigError(f"--degree {degree} is of a masked sum: every client of a CKKS sum shares one key")
+        if semi_honest:
+            raise ConfigError("--semi-honest is of a masked sum: the messages of a CKKS sum are always signed")
+        ckks = plan_ckks(length, clients, Ring(31 if bits is None else bits))
+        quorum = _quorum(clients, corrupt or 0.0, dropout)
+        speed = measure_ckks_speed(ckks.bits) if measure else CkksSpeed()
+        record = _ckks_record(ckks, quorum, speed) | {"corrupt": corrupt or 0.0, "dropout": dropout}
+        _tell(record, _ckks_rows(ckks, record), as_json=as_json)
         return
     masked = plan_sum(
         clients,
         length,
-        bits=bits,
-        corrupt=corrupt,
+        bits=32 if bits is None else bits,
+        corrupt=0.05 if corrupt is None else corrupt,
         dropout=dropout,
         mode="semi-honest" if semi_honest else "signed",
         graph="auto" if degree is None else degree or "complete",
@@ -95,24 +116,59 @@ def _masked_rows(plan: SumPlan) -> list[tuple[str, str]]:
     ]
 
 
-def _ckks_record(plan: CkksPlan) -> dict[str, Any]:
+def _quorum(clients: int, corrupt: float, dropout: float) -> int:
+    """How many of `clients` must sign; refuses shares outside [0, 1), and more dropouts than that leaves room for."""
+    for name, share in (("corrupt", corrupt), ("dropout", dropout)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} is a fraction in [0, 1), not {share!r}")
+    quorum, gone = quorum_of(clients, math.floor(corrupt * clients + 1e-9)), math.floor(dropout * clients + 1e-9)
+    if clients - gone < quorum:
+        raise ConfigError(
+            f"dropout {dropout:g} plans for {gone} of {clients} clients falling silent, and a quorum of {quorum} "
+            f"allows {clients - quorum}: nothing would be opened"
+        )
+    return quorum
+
+
+def _ckks_record(plan: CkksPlan, quorum: int, speed: CkksSpeed) -> dict[str, Any]:
     return asdict(plan) | {
         "protocol": "ckks-sum/1",
+        "quorum": quorum,
+        "most_dropouts": plan.clients - quorum,
+        "messages_up": MESSAGES_UP,
+        "messages_down": MESSAGES_DOWN,
         "bytes_up": plan.bytes_up,
         "bytes_down": plan.bytes_down,
         "bytes_per_value": plan.bytes_per_value,
+        "client_seconds": plan.client_seconds(speed),
+        "server_seconds": plan.server_seconds(speed),
+        "opener_seconds": plan.opener_seconds(speed),
         "noise_stddev": plan.noise_stddev(),
         "margin": plan.margin,
     }
 
 
-def _ckks_rows(plan: CkksPlan) -> list[tuple[str, str]]:
+def _ckks_rows(plan: CkksPlan, record: dict[str, Any]) -> list[tuple[str, str]]:
+    seconds = (
+        f"{record['client_seconds']:.3g} a client, {record['server_seconds']:.3g} the server, "
+        f"{record['opener_seconds']:.3g} more the opener (estimates, one core)"
+    )
+    signing = f"{record['corrupt']:.3g} of them sign any list" if record["corrupt"] else "each signs one list"
+    assumptions = (
+        "no client is in league with the server, for one that is opens every vector; "
+        f"{signing} of survivors; {record['dropout']:.3g} of them fall silent"
+    )
     return [
         ("protocol", "ckks-sum/1: symmetric CKKS, one prime, exact rounding on opening"),
         ("ring degree", f"{plan.degree}, {plan.chunks} ciphertexts a vector"),
-        ("prime", f"{plan.prime_bits} bits, slot scale 2^{plan.scale_bits}"),
-        ("bytes", f"{size(plan.bytes_up)} up ({plan.bytes_per_value:.2f} a value)"),
+        ("prime", f"{plan.prime_bits} bits, slot scale 2^{plan.scale_bits}, for sums of {plan.bits} bits"),
+        ("quorum", f"{record['quorum']} of {plan.clients} clients sign the one list of survivors"),
+        ("dropouts survived", f"up to {record['most_dropouts']} of {plan.clients}"),
+        ("messages", f"{MESSAGES_UP} up, {MESSAGES_DOWN} down; one more each way for the dealer, and for the opener"),
+        ("bytes", f"{size(plan.bytes_up)} up in the frame ({plan.bytes_per_value:.2f} a value)"),
         ("opener", f"{size(plan.bytes_down)} down, {size(plan.bytes_opened)} up, once a sum"),
+        ("seconds", seconds),
         ("noise", f"deviation {plan.noise_stddev():.2e} of a unit; half a unit is {plan.margin:.0f} deviations"),
         ("security", f"{plan.security} bits by the HomomorphicEncryption.org table, for whoever does not hold the key"),
+        ("assuming", assumptions),
     ]

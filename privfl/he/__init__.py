@@ -2,6 +2,16 @@
 
 from privfl.he.ckks_sum import CkksSum
 from privfl.he.keys import KeyStore, StandingCredentials
+from privfl.he.measure import measure_ckks_speed
 from privfl.he.plan import CkksPlan, CkksSpeed, plan_ckks, plan_for
 
-__all__ = ["CkksPlan", "CkksSpeed", "CkksSum", "KeyStore", "StandingCredentials", "plan_ckks", "plan_for"]
+__all__ = [
+    "CkksPlan",
+    "CkksSpeed",
+    "CkksSum",
+    "KeyStore",
+    "StandingCredentials",
+    "measure_ckks_speed",
+    "plan_ckks",
+    "plan_for",
+]

@@ -10,7 +10,7 @@ from privfl.errors import ConfigError
 from privfl.he.client import CkksClient
 from privfl.he.keys import KeyStore, StandingCredentials
 from privfl.he.messages import NAME
-from privfl.he.plan import HE_STANDARD, plan_for
+from privfl.he.plan import HE_STANDARD, plan_for, quorum_of
 from privfl.he.processes import Processes
 from privfl.he.server import CkksServer
 from privfl.he.terms import Terms
@@ -44,10 +44,7 @@ class CkksSum:
 
     def terms(self, task: SumTask) -> Terms:
         """The public parameters of the sum of `task`; raises as `plan_ckks`, and when no quorum is possible."""
-        clients = len(task.clients)
-        quorum = (clients + self._corrupt) // 2 + 1
-        if quorum > clients:
-            raise ConfigError(f"with {self._corrupt} corrupt among {clients} clients no survivor list can be trusted")
+        quorum = quorum_of(len(task.clients), self._corrupt)
         return Terms(task, plan_for(task, security=self._security), self._directory, quorum, task.digest())
 
     def client(

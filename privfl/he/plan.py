@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
 import math
@@ -12,6 +13,7 @@ from typing import Final
 from privfl.errors import CapacityError, ConfigError
 from privfl.ring import MIN_BITS, Ring
 from privfl.sums import SumTask
+from privfl.sums.base import MAX_CLIENTS
 from privfl.wire import HEADER_BYTES
 
 SEED_BYTES: Final = 64
@@ -52,6 +54,14 @@ PRIMES: Final = {
 }
 """By degree and bits: the largest prime of so many bits that is 1 modulo twice the degree."""
 
+MESSAGES_UP: Final = 3
+"""Of a client that neither deals nor opens: advert, frame, consent. A dealer and an opener have one more."""
+
+MESSAGES_DOWN: Final = 2
+"""To a client that neither deals nor opens: the session key, the survivors. A dealer and an opener get one more."""
+
+PRIME_BITS: Final = (40, 48, 56, 60)
+
 _FRAME_FIXED: Final = HEADER_BYTES + 4 + 32 + 32 + 8 + 32 + 16 + 64 + 8
 _HEADER_FIXED: Final = 4 + 32 + 32 + 8 + 32 + 16 + 64
 _SIGNATURE_ENTRY: Final = 4 + 64
@@ -62,13 +72,14 @@ _LABEL: Final = b"privfl/1 ckks-sum parameters"
 @dataclass(frozen=True, slots=True)
 class CkksSpeed:
     """Seconds that one core takes: a value encrypted, added, opened; a value of one client's seeds expanded; a
-    signature verified; a session's keys set up. The defaults are those of an otherwise idle cloud core of 2020.
+    signature verified; a session's keys set up. The defaults are those of an otherwise idle cloud core of 2020, as
+    benchmarks/results/ckks.json has them.
     """
 
-    encrypt: float = 240e-9
-    add: float = 14e-9
-    open: float = 100e-9
-    expand: float = 35e-9
+    encrypt: float = 244e-9
+    add: float = 15e-9
+    open: float = 92e-9
+    expand: float = 44e-9
     verification: float = 120e-6
     setup: float = 4e-3
 
@@ -198,30 +209,44 @@ def plan_ckks(
     The range of the sum comes from `ring`, or from `clip` (largest entry, real units), `scale` (integer units per
     1.0) and `max_weight`. Takes the smallest prime (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at
     least 2^16 with a margin of 14 deviations, and then the largest such scale; `degree` is 4096, or 2048 for vectors
-    that fit into it, unless given. Raises `CapacityError` when no prime suffices, and `ConfigError` for parameters
-    outside the security table, vectors too long for a message, and public-key encryption.
+    that fit into it, unless given. Raises `CapacityError` when no prime suffices, naming what would fit, and
+    `ConfigError` for parameters outside the security table, vectors too long for a message, and public-key encryption.
     """
     if public_key:
         raise ConfigError(
             "public-key encryption is not exact with one prime: its noise is about sqrt(4N/3) times that of the "
             "symmetric mode; deal a session key instead"
         )
-    if not isinstance(length, int) or length < 1 or not isinstance(clients, int) or clients < 1:
-        raise ConfigError(f"length and clients are integers of at least 1, not {length!r} and {clients!r}")
+    if not isinstance(length, int) or length < 1 or not isinstance(clients, int) or not 1 <= clients <= MAX_CLIENTS:
+        raise ConfigError(
+            f"length is an integer of at least 1 and clients one of 1 to {MAX_CLIENTS}, not {length!r} and {clients!r}"
+        )
     if security not in HE_STANDARD[1024]:
         raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
-    bits = ring.bits if ring is not None else _ring_bits(clients, clip, scale, max_weight)
     if ring is not None and (clip is not None or scale is not None):
         raise ConfigError("give either a ring, or clip and scale")
-    for prime_bits in (40, 48, 56, 60):
-        chosen = _degree(length, prime_bits, security, degree)
-        plan = _widest(CkksPlan(length, clients, bits, chosen, prime_bits, MIN_SCALE_BITS, security))
-        if plan is not None:
-            break
-    else:
+
+    def bits_for(count: int) -> int:
+        return ring.bits if ring is not None else _ring_bits(count, clip, scale, max_weight)
+
+    def smallest(count: int, bits: int) -> CkksPlan | None:
+        for prime_bits in PRIME_BITS:
+            chosen = _degree(length, prime_bits, security, degree)
+            plan = _widest(CkksPlan(length, count, bits, chosen, prime_bits, MIN_SCALE_BITS, security))
+            if plan is not None:
+                return plan
+        return None
+
+    bits = bits_for(clients)
+    plan = smallest(clients, bits)
+    if plan is None:
+        widest = next(b for b in range(bits - 1, MIN_BITS - 1, -1) if smallest(clients, b))
+        most = bisect.bisect_left(range(1, clients), True, key=lambda count: smallest(count, bits_for(count)) is None)
+        given = "ring" if ring is not None else "clip and scale"
         raise CapacityError(
-            f"a ring of {bits} bits with {clients} clients leaves less than {MIN_MARGIN:.0f} deviations of room at a "
-            f"slot scale of 2^{MIN_SCALE_BITS} in a prime of 60 bits: use a ring of at most 43 bits"
+            f"a ring of {bits} bits with {_clients(clients)} leaves less than {MIN_MARGIN:.0f} deviations of room at a "
+            f"slot scale of 2^{MIN_SCALE_BITS} in a prime of {PRIME_BITS[-1]} bits: use a ring of at most {widest} bits"
+            + (f", or at most {_clients(most)} with this {given}" if most else "")
         )
     if max(plan.bytes_up, plan.bytes_down) > _LARGEST_MESSAGE:
         raise ConfigError(f"{clients} vectors of {length} values need a message above 4 GiB: sum them in parts")
@@ -231,6 +256,24 @@ def plan_ckks(
 def plan_for(task: SumTask, *, security: int = 128) -> CkksPlan:
     """The parameters that every party derives from a task."""
     return plan_ckks(task.length, len(task.clients), task.ring, security=security)
+
+
+def quorum_of(clients: int, corrupt: int = 0) -> int:
+    """How many of `clients` must sign one survivor list: more than half of `clients` + `corrupt`.
+
+    `corrupt` of them may sign any number of lists, the others sign one: no two lists can both have a quorum. Raises
+    `ConfigError` when `corrupt` is negative, or so large that not even everybody is a quorum.
+    """
+    if corrupt < 0:
+        raise ConfigError(f"corrupt is a number of clients, not {corrupt}")
+    quorum = (clients + corrupt) // 2 + 1
+    if quorum > clients:
+        raise ConfigError(f"with {corrupt} corrupt among {clients} clients no survivor list can be trusted")
+    return quorum
+
+
+def _clients(count: int) -> str:
+    return f"{count} client" + ("s" if count != 1 else "")
 
 
 def _ring_bits(clients: int, clip: float | None, scale: float | None, max_weight: float) -> int:

@@ -1,4 +1,4 @@
-"""`privfl epsilon` and `privfl plan`: figures, what is refused, and keys."""
+"""`privfl epsilon`: figures, what is refused, and keys."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 from privfl.cli.app import run
 from privfl.dp import Ledger, Mechanism, PrivacyUnit, Segment
 from privfl.dp.unit import Everyone
-from privfl.secagg import plan_sum
 
 POISSON = ["epsilon", "--sampling", "poisson", "--population", "10000", "--cohort", "100", "--noise-multiplier", "1"]
 KEYS = {"epsilon", "delta", "accountant", "unit", "adjacency", "sampling", "observer", "cross_checks"}
@@ -115,50 +114,6 @@ def test_an_altered_ledger_is_refused(ledger, capsys):
     ledger.write_bytes(ledger.read_bytes().replace(b'"round":1', b'"round":2'))
     assert run(["epsilon", "--ledger", str(ledger)]) == 2
     assert "ledger" in capsys.readouterr().err
-
-
-def test_the_masked_plan_is_the_planner_s(capsys):
-    assert run(["plan", "--clients", "1000", "--length", "5000", "--json"]) == 0
-    record, plan = said(capsys), plan_sum(1000, 5000)
-    assert (record["degree"], record["share_threshold"]) == (plan.degree, plan.share_threshold)
-    assert record["bytes_up"] == plan.bytes_up
-    assert run(["plan", "--clients", "1000", "--length", "5000"]) == 0
-    assert str(plan.share_threshold) in capsys.readouterr().out
-
-
-def test_a_complete_graph_leaves_nothing_to_chance(capsys):
-    arguments = ["plan", "--clients", "40", "--length", "5", "--degree", "0"]
-    assert run([*arguments, "--json"]) == 0
-    record = said(capsys)
-    assert record["degree"] == 39
-    assert record["correctness_bits"] is None
-    assert run([*arguments, "--semi-honest", "--measure"]) == 0
-    assert "threshold is met" in capsys.readouterr().out
-
-
-def test_the_encrypted_plan(capsys):
-    arguments = ["plan", "--sum", "ckks", "--clients", "100", "--length", "409600", "--bits", "23"]
-    assert run([*arguments, "--json"]) == 0
-    assert said(capsys)["bytes_per_value"] < 5.1
-    assert run(arguments) == 0
-    assert "128 bits" in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_plan_whose_dropouts_are_too_many_is_refused(capsys):
-    many = ["plan", "--clients", "50", "--length", "5", "--degree", "0", "--dropout"]
-    assert run([*many, "0.6"]) == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert "30 of 50 clients" in error
-    assert "nothing would be opened" in error
-    assert run([*many, "0.1"]) == 0
-    assert "nothing would be opened" not in " ".join(capsys.readouterr().out.split())
-
-
-def test_an_impossible_plan_says_why(capsys):
-    assert run(["plan", "--clients", "1000", "--length", "5", "--corrupt", "1.5"]) == 2
-    assert capsys.readouterr().err.startswith("privfl: ")
-    assert run(["plan", "--sum", "ckks", "--clients", "10", "--length", "5", "--bits", "60"]) == 2
-    assert "43 bits" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_calibrate_finds_the_least_noise(capsys, tmp_path):

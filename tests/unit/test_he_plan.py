@@ -1,13 +1,16 @@
-"""The planner: which prime and scale for which ring, the margins, the table, and exact byte counts."""
+"""The planner: which prime and scale for which ring, the margins, the table, exact byte counts, and times."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from privfl.errors import CapacityError, ConfigError
-from privfl.he import CkksPlan, CkksSpeed, plan_ckks, plan_for
-from privfl.he.plan import HE_STANDARD, MIN_MARGIN, PRIMES
-from privfl.ring import Ring
+from privfl.he import CkksPlan, CkksSpeed, CkksSum, plan_ckks, plan_for
+from privfl.he.plan import HE_STANDARD, MIN_MARGIN, PRIMES, quorum_of
+from privfl.ring import MIN_BITS, Ring
 from privfl.sums import SumTask
 
 
@@ -34,6 +37,61 @@ def test_more_clients_take_a_larger_scale_or_prime_to_keep_14_deviations() -> No
     assert large.margin >= MIN_MARGIN
     with pytest.raises(CapacityError, match="14 deviations"):
         plan_ckks(10_000, 1000, Ring(43))
+
+
+def remedies(**arguments: object) -> tuple[int, int]:
+    """(widest ring, most clients) that the refusal names; no clients named count as 0."""
+    with pytest.raises(CapacityError) as refusal:
+        plan_ckks(**arguments)  # type: ignore[arg-type]
+    named = re.search(
+        r"at most (\d+) bits(?:, or at most (\d+) clients? with this (?:ring|clip and scale))?$", str(refusal.value)
+    )
+    assert named is not None, refusal.value
+    return int(named[1]), int(named[2] or 0)
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+@pytest.mark.parametrize("clients", [1, 2, 10, 249, 250, 251, 252, 253, 1000, 1007, 1008, 4000, 20_000, 100_000])
+def test_the_ring_that_a_refusal_names_is_the_widest_that_fits(clients: int, length: int) -> None:
+    widest = max(b for b in range(MIN_BITS, 64) if fits(length, clients, b))
+    assert 38 <= widest <= 43
+    for bits in range(widest + 1, 65):
+        named, most = remedies(length=length, clients=clients, ring=Ring(bits))
+        assert named == widest < bits
+        assert most < clients
+        assert most == 0 or fits(length, most, bits)
+        assert not fits(length, most + 1, bits)
+
+
+def fits(length: int, clients: int, bits: int) -> bool:
+    try:
+        plan_ckks(length, clients, Ring(bits))
+    except CapacityError:
+        return False
+    return True
+
+
+def test_a_refusal_of_clip_and_scale_names_what_fits_too() -> None:
+    arguments = {"length": 100, "clip": 1.0, "scale": 2.0**40}
+    named, most = remedies(clients=1000, **arguments)
+    assert (named, most) == (42, 3)
+    assert plan_ckks(clients=most, **arguments).bits == 43  # type: ignore[arg-type]
+    assert remedies(clients=most + 1, **arguments) == (43, most)
+    assert remedies(length=100, clients=2, clip=1.0, scale=2.0**50) == (43, 0)
+
+
+def test_a_quorum_is_more_than_half_of_the_clients_and_the_corrupt() -> None:
+    for clients in range(1, 30):
+        for corrupt in range(clients):
+            quorum = quorum_of(clients, corrupt)
+            # Two lists with a quorum each would need this many signatures; an honest client gives one only.
+            assert 2 * quorum > (clients - corrupt) + 2 * corrupt >= 2 * (quorum - 1)
+    with pytest.raises(ConfigError, match="3 corrupt among 3 clients"):
+        quorum_of(3, 3)
+    with pytest.raises(ConfigError, match="not -1"):
+        quorum_of(3, -1)
+    task = SumTask(b"", tuple(range(10)), 1, 5, Ring(23), 10)
+    assert CkksSum({}, corrupt=3).terms(task).quorum == quorum_of(10, 3) == 7  # type: ignore[arg-type]
 
 
 def test_the_scale_is_the_largest_that_fits() -> None:
@@ -90,6 +148,7 @@ def test_parameters_beyond_the_table_are_refused() -> None:
     [
         {"length": 0, "clients": 2, "ring": Ring(23)},
         {"length": 2, "clients": 0, "ring": Ring(23)},
+        {"length": 2, "clients": 100_001, "ring": Ring(23)},
         {"length": 2.0, "clients": 2, "ring": Ring(23)},
         {"length": 2, "clients": 2},
         {"length": 2, "clients": 2, "clip": 1.0},
@@ -115,6 +174,23 @@ def test_times_grow_with_clients_and_length_as_the_work_does() -> None:
     slow = CkksSpeed(encrypt=1e-6, setup=0.0, verification=0.0)
     assert ten.client_seconds(slow) == pytest.approx(ten.chunks * 4096e-6)
     assert one.opener_seconds() < ten.opener_seconds()
+
+
+def test_the_speeds_are_the_measured_ones() -> None:
+    """Within 1.3, which is about what two measurements of one machine differ by."""
+    kept = json.loads((Path(__file__).parents[2] / "benchmarks/results/ckks.json").read_text())["results"]
+    speed = CkksSpeed()
+    measured = {
+        ("client", "ours_ns_a_value"): speed.encrypt,
+        ("server", "ours_ns_a_value_a_client"): speed.add,
+        ("opening", "ours_ns_a_value"): speed.open,
+        ("opening", "expansion_ns_a_value_a_client"): speed.expand,
+    }
+    for (name, figure), seconds in measured.items():
+        found = [1e-9 * result[figure] for result in kept if result["name"] == name]
+        assert len(found) == 2
+        for one in found:
+            assert one / 1.3 <= seconds <= 1.3 * one, (name, figure)
 
 
 def test_every_party_derives_the_same_plan_from_a_task() -> None:

@@ -1,0 +1,170 @@
+"""`privfl plan`: the planners' figures for both sums, what is refused, and which flags each sum takes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from privfl.cli.app import run
+from privfl.crypto import generate_identities
+from privfl.errors import ConfigError
+from privfl.experiment.config import SumConfig
+from privfl.he import CkksSpeed, CkksSum, measure_ckks_speed, plan_ckks
+from privfl.he.plan import quorum_of
+from privfl.ring import Ring
+from privfl.secagg import plan_sum
+from privfl.sums import SumTask, run_sum
+
+CKKS = ["plan", "--sum", "ckks", "--clients", "100", "--length", "409600"]
+
+
+def said(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def shown(capsys) -> str:
+    return " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+
+
+def test_the_masked_plan_is_the_planner_s(capsys):
+    assert run(["plan", "--clients", "1000", "--length", "5000", "--json"]) == 0
+    record, plan = said(capsys), plan_sum(1000, 5000)
+    assert (record["degree"], record["share_threshold"]) == (plan.degree, plan.share_threshold)
+    assert record["bytes_up"] == plan.bytes_up
+    assert run(["plan", "--clients", "1000", "--length", "5000"]) == 0
+    assert str(plan.share_threshold) in capsys.readouterr().out
+
+
+def test_a_complete_graph_leaves_nothing_to_chance(capsys):
+    arguments = ["plan", "--clients", "40", "--length", "5", "--degree", "0"]
+    assert run([*arguments, "--json"]) == 0
+    record = said(capsys)
+    assert record["degree"] == 39
+    assert record["correctness_bits"] is None
+    assert run([*arguments, "--semi-honest", "--measure"]) == 0
+    assert "threshold is met" in capsys.readouterr().out
+
+
+def test_the_encrypted_plan_is_the_planner_s(capsys):
+    assert run([*CKKS, "--json"]) == 0
+    record, plan = said(capsys), plan_ckks(409_600, 100, Ring(31))
+    for name in ("bits", "degree", "prime_bits", "bytes_up", "bytes_down", "bytes_per_value", "margin"):
+        assert record[name] == getattr(plan, name), name
+    for name in ("client", "server", "opener"):
+        assert record[f"{name}_seconds"] == getattr(plan, f"{name}_seconds")() > 0
+    assert (record["quorum"], record["most_dropouts"]) == (51, 49)
+    assert run(CKKS) == 0
+    text = shown(capsys)
+    assert "51 of 100 clients sign" in text
+    assert "up to 49 of 100" in text
+    assert "3 up, 2 down" in text
+    assert f"{record['client_seconds']:.3g} a client" in text
+    assert f"{record['server_seconds']:.3g} the server" in text
+    assert f"{record['opener_seconds']:.3g} more the opener" in text
+    assert "each signs one list" in text
+    assert "128 bits" in text
+
+
+def test_without_bits_an_encrypted_sum_is_planned_as_a_run_would_be(capsys):
+    assert run([*CKKS, "--json"]) == 0
+    record = said(capsys)
+    assert record["bits"] == SumConfig().bits == 31
+    assert record["prime_bits"] == 48
+    assert record["bytes_per_value"] < 6.1
+    assert run([*CKKS, "--bits", "23", "--json"]) == 0
+    assert said(capsys)["bytes_per_value"] < 5.1
+    assert run(["plan", "--clients", "100", "--length", "5", "--json"]) == 0
+    assert said(capsys)["bits"] == 32
+
+
+def test_corrupt_clients_raise_the_quorum_of_an_encrypted_sum(capsys):
+    assert run([*CKKS, "--corrupt", "0.29", "--json"]) == 0  # 0.29 * 100 is a little less than 29
+    assert said(capsys)["quorum"] == quorum_of(100, 29) == 65
+    assert run([*CKKS, "--corrupt", "0.29"]) == 0
+    assert "0.29 of them sign any list" in shown(capsys)
+    assert run([*CKKS, "--corrupt", "0.8", "--dropout", "0.09", "--json"]) == 0
+    assert said(capsys)["quorum"] == 91
+    for share in ("-0.1", "1"):
+        assert run([*CKKS, "--corrupt", share]) == 2
+        assert "corrupt is a fraction" in capsys.readouterr().err
+
+
+def test_more_dropouts_than_a_quorum_allows_are_refused(capsys):
+    assert run([*CKKS, "--dropout", "0.49"]) == 0
+    capsys.readouterr()
+    assert run([*CKKS, "--dropout", "0.5"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "50 of 100 clients" in error
+    assert "a quorum of 51 allows 49" in error
+    assert run([*CKKS, "--dropout", "1.5"]) == 2
+    assert "dropout is a fraction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [["--degree", "0"], ["--degree", "10"], ["--semi-honest"]])
+def test_flags_of_a_masked_sum_are_refused_for_an_encrypted_one(flag, capsys):
+    assert run([*CKKS, *flag]) == 2
+    assert f"{flag[0]}" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="masked sum"):
+        run([*CKKS, *flag, "--debug"])
+
+
+def test_measuring_replaces_the_seconds_of_an_encrypted_sum(capsys, monkeypatch):
+    asked = []
+
+    def measured(bits):
+        asked.append(bits)
+        return CkksSpeed(encrypt=1e-6, add=2e-6, open=3e-6, expand=4e-6, verification=0.0, setup=0.0)
+
+    monkeypatch.setattr("privfl.cli.plan.measure_ckks_speed", measured)
+    assert run([*CKKS, "--bits", "23", "--measure", "--json"]) == 0
+    record = said(capsys)
+    assert asked == [23]
+    assert record["client_seconds"] == pytest.approx(0.4096)
+    assert record["server_seconds"] == pytest.approx(100 * 0.8192)
+    assert record["opener_seconds"] == pytest.approx(409_600 * (3e-6 + 100 * 4e-6))
+
+
+def test_this_machine_is_measured_by_playing_sums():
+    pytest.importorskip("tenseal")
+    speed, usual = measure_ckks_speed(), CkksSpeed()
+    for name in ("encrypt", "add", "expand", "verification"):
+        assert 1 / 30 < getattr(speed, name) / getattr(usual, name) < 30, name
+    # What is left after a subtraction may be lost in the noise of a busy machine.
+    assert 0 <= speed.open < 30 * usual.open
+    assert 0 <= speed.setup < 30 * usual.setup
+
+
+def test_the_messages_of_an_encrypted_sum_are_those_on_the_wire(capsys):
+    pytest.importorskip("tenseal")
+    assert run(["plan", "--sum", "ckks", "--clients", "4", "--length", "5", "--json"]) == 0
+    record, seen, largest = said(capsys), {"up": [0] * 4, "down": [0] * 4}, {"up": 0, "down": 0}
+
+    def tap(direction, client, message):
+        seen[direction][client] += 1
+        largest[direction] = max(largest[direction], len(message))
+
+    credentials, directory = generate_identities(range(4))
+    task = SumTask(b"messages", (0, 1, 2, 3), 1, 5, Ring(record["bits"]), 10)
+    vectors = dict.fromkeys(task.clients, np.arange(5))
+    run_sum(CkksSum(directory), task, vectors, credentials=credentials, tap=tap)
+    # The first client deals and opens.
+    assert seen["up"] == [record["messages_up"] + 2] + 3 * [record["messages_up"]]
+    assert seen["down"] == [record["messages_down"] + 2] + 3 * [record["messages_down"]]
+    assert largest == {"up": record["bytes_up"], "down": record["bytes_down"]}
+
+
+def test_a_plan_whose_dropouts_are_too_many_is_refused(capsys):
+    many = ["plan", "--clients", "50", "--length", "5", "--degree", "0", "--dropout"]
+    assert run([*many, "0.6"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "30 of 50 clients" in error
+    assert "nothing would be opened" in error
+    assert run([*many, "0.1"]) == 0
+    assert "nothing would be opened" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_impossible_plan_says_why(capsys):
+    assert run(["plan", "--clients", "1000", "--length", "5", "--corrupt", "1.5"]) == 2
+    assert capsys.readouterr().err.startswith("privfl: ")
+    assert run(["plan", "--sum", "ckks", "--clients", "10", "--length", "5", "--bits", "60"]) == 2
+    assert "43 bits" in capsys.readouterr().err.replace("\n", " ")
