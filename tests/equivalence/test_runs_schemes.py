@@ -8,6 +8,7 @@ import pytest
 
 from privfl.data import Dataset
 from privfl.experiment import Experiment
+from privfl.fl.dropout import Dropouts
 from privfl.he.messages import Deal
 from privfl.he.processes import Processes
 from privfl.he.work import WORTH
@@ -42,7 +43,29 @@ def first_message_lost(round: int, attempt: int) -> Drop:
     return lambda client, step: (client + 3 * round) % 7 == 0
 
 
-def run(scheme: str, *, width: int = 5, rows: int = 140, tap: Tap = ignore, **overrides: Any) -> Experiment:
+SILENT: dict[int, dict[int, int]] = {
+    1: {0: 1, 4: 4},
+    2: {1: 2, 5: 0},
+    3: {2: 3, 6: 1},
+    4: {0: 4, 3: 2},
+    5: {0: 0, 4: 3},
+}
+"""By round: the clients that fall silent, and from which of the driver's steps on.
+
+In a CKKS sum step 1 is asked of the dealer alone, client 0 in the first round, and the last one of the opener, client 0
+in the fourth.
+"""
+
+
+def run(
+    scheme: str,
+    *,
+    width: int = 5,
+    rows: int = 140,
+    tap: Tap = ignore,
+    dropouts: Dropouts = first_message_lost,
+    **overrides: Any,
+) -> Experiment:
     rng = np.random.default_rng(7)
     features = rng.normal(size=(rows, width)).astype(np.float32)
     data = Dataset("points", "binary", features, (features[:, 1] > 0).astype(np.int64), classes=("a", "b"))
@@ -55,7 +78,7 @@ def run(scheme: str, *, width: int = 5, rows: int = 140, tap: Tap = ignore, **ov
         "sum.scheme": scheme,
         "sum.bits": 30,
     }
-    experiment = Experiment(data=data, dropouts=first_message_lost, tap=tap, overrides=common | overrides)
+    experiment = Experiment(data=data, dropouts=dropouts, tap=tap, overrides=common | overrides)
     list(experiment.run())
     return experiment
 
@@ -74,6 +97,38 @@ def test_three_sums_give_one_model(setting: str) -> None:
         assert [r.metrics for r in other.reports] == [r.metrics for r in plain.reports]
         assert [r.evaluation for r in other.reports] == [r.evaluation for r in plain.reports]
         assert [r.epsilon for r in other.reports] == [r.epsilon for r in plain.reports]
+
+
+@pytest.mark.parametrize("setting", ["weighted", "central", "distributed"])
+@pytest.mark.parametrize("scheme", ["masked", "ckks"])
+def test_dropouts_at_any_step_give_the_model_of_a_plain_run_with_the_same_survivors(scheme: str, setting: str) -> None:
+    silenced: dict[int, dict[int, int]] = {}
+
+    def noted(round: int, attempt: int) -> Drop:
+        def drop(client: int, step: int) -> bool:
+            if silent := step >= SILENT[round].get(client, 9):
+                silenced.setdefault(round, {}).setdefault(client, step)
+            return silent
+
+        return drop
+
+    secret = run(scheme, dropouts=noted, **SETTINGS[setting] | {"rounds": len(SILENT)})
+    lost = {report.round: set(report.dropouts) for report in secret.reports}
+    assert all(report.status == "trained" for report in secret.reports)
+    # Clients fell silent from every step on; some of them had given their vectors by then, and survived.
+    assert {step for clients in silenced.values() for step in clients.values()} >= {0, 1, 2, 3, 4}
+    assert {silenced[round][client] for round, clients in lost.items() for client in clients} >= {0, 2}
+    assert any(lost[round] < set(clients) for round, clients in silenced.items())
+
+    plain = run(
+        "plain",
+        dropouts=lambda round, attempt: lambda c, step: c in lost[round],
+        **SETTINGS[setting] | {"rounds": len(SILENT)},
+    )
+    assert [set(r.dropouts) for r in plain.reports] == [set(r.dropouts) for r in secret.reports]
+    assert [r.model for r in plain.reports] == [r.model for r in secret.reports]
+    assert plain.model.tobytes() == secret.model.tobytes()
+    assert plain.model.any()
 
 
 def epsilon(experiment: Experiment, observer: Any) -> float:

@@ -66,6 +66,33 @@ def test_diabetes_and_digits_learn(capsys):
     assert said(capsys)["evaluation"]["accuracy"] > 0.85
 
 
+def test_the_three_sums_give_one_model(capsys):
+    pytest.importorskip("tenseal")
+    models, bytes_up = {}, {}
+    for scheme in ("plain", "masked", "ckks"):
+        arguments = ["run", example("digits"), *QUICK, "--set", f"sum.scheme={scheme}", "--set", "cohort.dropout=0"]
+        assert run([*arguments, "--runs", scheme, "--json"]) == 0
+        result = said(capsys)
+        assert result["sum"] == f"{scheme}-sum/1"
+        assert (result["rounds"], result["skipped"], result["dropouts"]) == (2, 0, 0)
+        models[scheme], bytes_up[scheme] = result["model"], result["bytes_up"]
+        assert run(["runs", "show", f"{scheme}/digits", "--json"]) == 0
+        assert said(capsys)["model"] == result["model"]
+    assert len(models["plain"]) == 64
+    assert set(models.values()) == {models["plain"]}
+    assert len(set(bytes_up.values())) == 3, "three ways to the same model"
+
+
+def test_a_run_with_encrypted_sums_prints_its_model(capsys):
+    pytest.importorskip("tenseal")
+    assert run(["run", example("digits"), *QUICK, "--set", "sum.scheme=ckks"]) == 0
+    shown = capsys.readouterr().out
+    assert "ckks-sum/1" in shown
+    assert "share one session key" in " ".join(shown.replace("\u2502", " ").split())
+    assert run(["runs", "show", "digits", "--json"]) == 0
+    assert said(capsys)["model"][:16] in shown
+
+
 def test_a_run_is_not_overwritten_and_resumes_to_the_same_model(capsys):
     plain = ["run", example("digits"), "--set", "sum.scheme=plain", "--json"]
     assert run([*plain, "--set", "rounds=3", "--runs", "whole"]) == 0
