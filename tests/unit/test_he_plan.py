@@ -71,6 +71,25 @@ def fits(length: int, clients: int, bits: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("clients", "limits"),
+    [
+        (2, [23, 31, 39, 43]),
+        (249, [23, 31, 39, 43]),
+        (252, [23, 31, 39, 42]),
+        (253, [22, 30, 38, 42]),
+        (1007, [22, 30, 38, 42]),
+        (1012, [21, 29, 37, 41]),
+        (4000, [21, 29, 37, 41]),
+        (4200, [20, 28, 36, 40]),
+    ],
+)
+def test_the_widest_rings_that_take_5_to_8_bytes_are_those_of_the_documents(clients: int, limits: list[int]) -> None:
+    sizes = {b: plan_ckks(100_000, clients, Ring(b)).residue_bytes for b in range(MIN_BITS, limits[-1] + 1)}
+    assert [max(b for b, size in sizes.items() if size == limit) for limit in (5, 6, 7, 8)] == limits
+    assert not fits(100_000, clients, limits[-1] + 1)
+
+
 def test_a_refusal_of_clip_and_scale_names_what_fits_too() -> None:
     arguments = {"length": 100, "clip": 1.0, "scale": 2.0**40}
     named, most = remedies(clients=1000, **arguments)
