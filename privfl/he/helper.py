@@ -13,8 +13,9 @@ from privfl.he.work import KeyedWork
 
 def serve(handle: int) -> None:
     """Answer what comes through this file descriptor. A job that fails ends the process: its parent does it again."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no crash should write a session key to disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a session key belongs in no core file
     with socket.socket(fileno=handle) as parent:
+        parent.settimeout(None)
         try:
             self_test()
         except PrivflError as error:
@@ -24,7 +25,7 @@ def serve(handle: int) -> None:
         try:
             while True:
                 _answer(parent)
-        except (EOFError, OSError):  # nobody is there any more
+        except (EOFError, ConnectionError):  # nobody is there any more
             return
 
 

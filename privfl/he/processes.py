@@ -30,12 +30,20 @@ from privfl.he.channel import Buffer
 from privfl.he.forks import after_fork
 from privfl.he.plan import CkksPlan
 
-_BOOT: Final = "import sys; sys.path[:] = sys.argv[2:]; from privfl.he.helper import serve; serve(int(sys.argv[1]))"
+# The first entry of the path is where this package is, whatever the others have under its name.
+_BOOT: Final = (
+    "import sys; sys.path[:] = sys.argv[2:]; import privfl; del sys.path[0]; "
+    "from privfl.he.helper import serve; serve(int(sys.argv[1]))"
+)
 _HERE: Final = str(Path(__file__).absolute().parents[2])
 _ONE_CORE: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _QUIETLY: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # a helper that is gone is an error here, and no signal
 _PATIENCE: Final = 60.0  # seconds that a helper is given to load its libraries
 _log = logging.getLogger(__name__)
+
+_spawning = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child must not inherit the far end of a connection that is being made
+    os.register_at_fork(before=_spawning.acquire, after_in_parent=_spawning.release, after_in_child=_spawning.release)
 
 
 class Job(NamedTuple):
@@ -71,6 +79,7 @@ class Processes:
             )
         self._count, self._starting = count, threading.RLock()
         self._idle: list[Helper] = []
+        self._started: weakref.WeakSet[Helper] = weakref.WeakSet()
         self._closed = 0
         after_fork(self)
 
@@ -85,17 +94,18 @@ class Processes:
     def start(self, count: int) -> None:
         """Bring up what is missing for `count` processes, as far as allowed; raises `ConfigError` if that fails."""
         with self._starting:
-            started: list[Helper] = []
+            closed, started = self._closed, []
             try:
-                while self.ready + len(started) < min(count, self._count):
+                while 1 + sum(helper.alive for helper in self._started) < min(count, self._count):
                     started.append(Helper())
+                    self._started.add(started[-1])
                 for helper in started:
                     helper.wait()
             except BaseException:
                 for helper in started:
                     helper.end()
                 raise
-            self._idle += started
+            self._give_back(started, closed)
 
     def share(self, plan: CkksPlan, secrets: bytes, jobs: Sequence[Job], perform: Callable[[Job], Done]) -> list[Done]:
         """Do the first job here with `perform`, the others in the helpers, and what these do not deliver here too.
@@ -115,23 +125,29 @@ class Processes:
         for helper, answer in zip(taken, done[1:], strict=True):
             if answer is None:
                 _log.warning("helper process %s; its part is done here", helper.end(patience=1.0))
-            elif self._closed == closed and self.ready < self._count:
-                self._idle.append(helper)
-            else:
-                helper.end()
+        self._give_back([helper for helper in taken if helper.alive], closed)
         done += [None] * (len(jobs) - len(done))
         return [perform(job) if some is None else some for job, some in zip(jobs, done, strict=True)]
 
     def close(self) -> None:
         """End the helpers, those at work as soon as they have answered; `start` brings up new ones."""
         self._closed += 1
-        for helper in self._take(len(self._idle)):
-            helper.end()
+        self._end_idle()
 
     def forget(self) -> None:
         """In a forked child: leave the parent's helpers to the parent."""
         self._starting = threading.RLock()  # whoever held it is not in the child
         self._idle.clear()
+
+    def _give_back(self, helpers: list[Helper], closed: int) -> None:
+        """Let helpers be asked again, unless `close` was called since it had been so `closed`."""
+        self._idle += helpers
+        if self._closed != closed:
+            self._end_idle()
+
+    def _end_idle(self) -> None:
+        for helper in self._take(len(self._idle)):
+            helper.end()
 
     def _take(self, most: int) -> list[Helper]:
         """Idle helpers, which are nobody else's from here on; also between threads and in signal handlers."""
@@ -150,14 +166,21 @@ class Helper:
         self._asked = 0
         executable = "" if getattr(sys, "frozen", False) else sys.executable or ""
         try:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
-                self._process = _spawn(executable, theirs)
+            with _spawning:
+                self._socket, theirs = socket.socketpair()
+                with theirs:
+                    theirs.settimeout(None)  # whatever sockets have by default here
+                    self._process = _spawn(executable, theirs)
         except (OSError, ValueError) as error:
             if hasattr(self, "_socket"):
                 self._socket.close()
             raise ConfigError(f"no helper process can be started with {executable!r}: {error}") from error
         self._kill = weakref.finalize(self, _kill, self._process, self._socket)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been ended from here."""
+        return self._kill.alive
 
     def wait(self) -> None:
         """Return when it is ready."""
@@ -219,7 +242,7 @@ def _spawn(executable: str, connection: socket.socket) -> subprocess.Popen[bytes
     handle = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 3)  # the first three are replaced in the child
     try:
         return subprocess.Popen(  # noqa: S603 - this interpreter, and nothing that a peer sent
-            [executable, *(flag for flag, on in flags if on), "-c", _BOOT, str(handle), *path, _HERE],
+            [executable, *(flag for flag, on in flags if on), "-c", _BOOT, str(handle), _HERE, *path, _HERE],
             env=os.environ | _ONE_CORE,
             pass_fds=[handle],
             stdin=subprocess.DEVNULL,

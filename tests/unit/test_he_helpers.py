@@ -1,11 +1,21 @@
 """Helper processes end with their parent, however it ends, and do not disturb it: each case has its own interpreter."""
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from privfl.crypto import generate_identities
+from privfl.errors import ConfigError
+from privfl.he import CkksSum
+from privfl.he import processes as module
+from privfl.he.processes import Helper, Processes
+from privfl.ring import Ring
+from privfl.sums import SumTask
 
 LENGTH = 40 * 4096
 
@@ -103,25 +113,24 @@ def test_a_child_forked_while_another_thread_is_at_work() -> None:
     done, _ = script(
         """
 import threading
-at_work = threading.Event()
-encrypt = work.cipher.encrypt_parts
+at_work, forked = threading.Event(), threading.Event()
 
-def slowly(some):
-    for rows in encrypt(some):
-        with work.cipher._parts._channel:
-            at_work.set()
-            yield rows
+def hold():
+    with work.cipher._parts._channel, several._starting:
+        at_work.set()
+        forked.wait(20)
 
-work.cipher.encrypt_parts = slowly
-thread = threading.Thread(target=seal)
+thread = threading.Thread(target=hold)
 thread.start()
 at_work.wait()
 child = os.fork()
 if not child:
     signal.alarm(20)
-    del work.cipher.encrypt_parts
     seal()
-    os._exit(0)
+    several.start(2)
+    seal()
+    os._exit(several.ready)
+forked.set()
 status = os.waitpid(child, 0)[1]
 thread.join()
 print(status)
@@ -130,7 +139,28 @@ print(status)
         "ignore::DeprecationWarning",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split()[1] == "0"
+    assert os.waitstatus_to_exitcode(int(done.stdout.split()[1])) == 2
+
+
+def test_a_child_keeps_no_helper_of_its_parent_alive() -> None:
+    done, helper = script(
+        """
+child = os.fork()
+if not child:
+    signal.alarm(40)
+    while True:
+        signal.pause()
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert done.returncode == -9
+    child = int(done.stdout.split()[1])
+    try:
+        assert gone(helper)
+        assert Path(f"/proc/{child}").exists()
+    finally:
+        os.kill(child, 9)
 
 
 @pytest.mark.parametrize("moment", ["idle", "at work"])
@@ -210,6 +240,36 @@ print(several.ready)
     assert (done.returncode, done.stderr, done.stdout.split()[1]) == (0, "", "2")
 
 
+def test_a_parent_without_any_standard_file() -> None:
+    done, _ = script("os._exit(40 + several.ready)", shell="<&- >&- 2>&-")  # noqa: S604 - a redirection of ours
+    assert done.returncode == 42
+
+
+def test_sockets_with_a_time_limit_by_default() -> None:
+    done, _ = script(
+        "import socket; socket.setdefaulttimeout(1e-6); several.close(); several.start(2); print(seal(), several.ready)"
+    )
+    assert (done.returncode, done.stderr, done.stdout.split()[2]) == (0, "", "2")
+
+
+def test_a_helper_runs_its_parents_package_whatever_else_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "privfl").mkdir()
+    (tmp_path / "privfl" / "__init__.py").write_text("raise SystemExit(66)\n")
+    done, _ = script(
+        f"sys.path.insert(0, {str(tmp_path)!r}); several.close(); several.start(2); print(seal(), several.ready)"
+    )
+    assert (done.returncode, done.stderr, done.stdout.split()[2]) == (0, "", "2")
+
+
+@pytest.mark.parametrize("flag", ["-E", "-I", "-s"])
+def test_a_helper_has_its_parents_flags(flag: str) -> None:
+    rest = "print(open(f'/proc/{several._idle[0]._process.pid}/cmdline').read().split(chr(0))[1])"
+    code = f"import sys; sys.path[:0] = {[*sys.path]!r}\n" + SCRIPT.format(length=LENGTH, rest=rest)
+    command = [sys.executable, flag, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()[1:]) == (0, [flag])
+
+
 @pytest.mark.parametrize("closed", ["<&-", "<&- 2>&-"])
 def test_a_parent_without_standard_files(closed: str) -> None:
     done, _ = script("print(several.ready, seal())", shell=closed)
@@ -257,3 +317,58 @@ def test_a_system_without_fork_can_plan() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stderr, done.stdout.strip()) == ("", "2048")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "why"),
+    [
+        ("executable", "/nonexistent/python", "can be started with '/nonexistent/python'"),
+        ("executable", "", "can be started with ''"),
+        ("executable", None, "can be started with ''"),
+        ("executable", "/bin/false", "ended with exit code 1"),
+    ],
+)
+def test_helpers_that_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch, attribute: str, value: str | None, why: str
+) -> None:
+    task = SumTask(b"start", (0, 1, 2), 2, LENGTH, Ring(23), 1000)
+    credentials, directory = generate_identities(task.clients)
+    monkeypatch.setattr(sys, attribute, value)
+    with pytest.raises(ConfigError, match=why):
+        CkksSum(directory, processes=2).client(task, 0, np.zeros(LENGTH, np.int64), credentials=credentials[0])
+
+
+@pytest.mark.parametrize(
+    ("boot", "why"),
+    [
+        (f"import sys; sys.modules['tenseal'] = None; {module._BOOT}", r"cannot work: .*pip install .*he"),
+        ("import time; time.sleep(60)", "not ready after 0 s"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with signal SIGKILL"),
+    ],
+)
+def test_helpers_that_do_not_get_ready(monkeypatch: pytest.MonkeyPatch, boot: str, why: str) -> None:
+    monkeypatch.setattr(module, "_BOOT", boot)
+    monkeypatch.setattr(module, "_PATIENCE", 0.2 if "sleep" in boot else 60.0)
+    several, started = Processes(3), []
+    wait = Helper.wait
+    monkeypatch.setattr(Helper, "wait", lambda helper: (started.append(helper._process.pid), wait(helper))[1])
+    with pytest.raises(ConfigError, match=why) as caught:
+        several.start(3)
+    assert several.ready == 1
+    assert started
+    assert all(gone(pid) for pid in started)
+    assert caught.value.__traceback__ is not None
+    assert not any(helper.alive for helper in several._started)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_less_than_one_process_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least 1, not {count}"):
+        CkksSum(generate_identities([0])[1], processes=count)
+
+
+def test_keys_do_not_pass_through_files_that_have_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(ConfigError, match=r"processes must be 1 on .*, not 2"):
+        Processes(2)
+    assert Processes(1).ready == 1
