@@ -181,7 +181,7 @@ def test_server(benchmark: Any, bits: int) -> None:
     server: Any = ours.server
 
     def add(_: int) -> None:
-        server._waiting, server._total[:], server._pending = set(frames), 0, 0
+        server._waiting, server._seeds, server._total[:], server._pending = set(frames), set(), 0, 0
         for client, frame in frames.items():
             server.receive(client, frame)
         server._reduce()
@@ -273,7 +273,7 @@ def test_processes(benchmark: Any) -> None:
     pytest.importorskip("tenseal")
     processes = Processes(2)
     start = time.perf_counter()
-    processes.start()
+    processes.start(2)
     figures = {"start_seconds": time.perf_counter() - start}
     for length, turns in ((100_000, 20), (1_000_000, 12), (4_000_000, 5)):
         plan = plan_ckks(length, CLIENTS, Ring(23))

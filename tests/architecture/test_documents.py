@@ -89,12 +89,11 @@ def test_the_readme_says_what_the_benchmarks_found() -> None:
 
 def test_the_page_on_parameters_says_what_processes_gain() -> None:
     (kept,) = [result for result in _kept("ckks")["results"] if result["name"] == "processes"]
-    seal, opened, seal_4, opened_4 = (
-        f"{kept[f'{verb}_{length}_ratio']:.1f}" for length in (1_000_000, 4_000_000) for verb in ("seal", "open")
+    one, four = (
+        [f"{kept[f'{verb}_{length}_ratio']:.1f}" for verb in ("seal", "open")] for length in (1_000_000, 4_000_000)
     )
-    assert seal_4 == opened_4
     said = " ".join((ROOT / "docs" / "parameters.md").read_text().split())
-    assert f"sealed {seal} and opened {opened} times as fast, four million both {seal_4} times" in said
+    assert f"sealed {one[0]} and opened {one[1]} times as fast, four million {four[0]} and {four[1]} times" in said
 
 
 @pytest.mark.parametrize(
