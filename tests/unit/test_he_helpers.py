@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +18,6 @@ from privfl.ring import Ring
 from privfl.sums import SumTask
 
 LENGTH = 40 * 4096
-
-
-def gone(pid: int) -> bool:
-    """Whether this process ends soon; one whose parent is another is not waited for by us."""
-    for _ in range(200):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 SCRIPT = """
@@ -75,13 +63,13 @@ def script(rest: str, *flags: str, shell: str = "") -> tuple[subprocess.Complete
         ("os.kill(os.getpid(), signal.SIGKILL)", -9),
     ],
 )
-def test_helpers_end_with_their_parent_however_it_ends(rest: str, code: int) -> None:
+def test_helpers_end_with_their_parent_however_it_ends(rest: str, code: int, gone: Callable[[int], bool]) -> None:
     done, helper = script(rest)
     assert (done.returncode, done.stderr) == (code, "")
     assert gone(helper)
 
 
-def test_a_forked_child_leaves_its_parents_helpers_alone() -> None:
+def test_a_forked_child_leaves_its_parents_helpers_alone(gone: Callable[[int], bool]) -> None:
     done, _ = script(
         """
 child = os.fork()
@@ -142,7 +130,7 @@ print(status)
     assert os.waitstatus_to_exitcode(int(done.stdout.split()[1])) == 2
 
 
-def test_a_child_keeps_no_helper_of_its_parent_alive() -> None:
+def test_a_child_keeps_no_helper_of_its_parent_alive(gone: Callable[[int], bool]) -> None:
     done, helper = script(
         """
 child = os.fork()
@@ -164,7 +152,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("moment", ["idle", "at work"])
-def test_a_signal_handler_may_close(moment: str) -> None:
+def test_a_signal_handler_may_close(moment: str, gone: Callable[[int], bool]) -> None:
     done, helper = script(
         f"MOMENT = {moment!r}"
         """
@@ -191,7 +179,7 @@ os.kill(os.getpid(), signal.SIGTERM)
     assert gone(helper)
 
 
-def test_helpers_closed_while_they_work_end_when_they_have_answered() -> None:
+def test_helpers_closed_while_they_work_end_when_they_have_answered(gone: Callable[[int], bool]) -> None:
     done, helper = script(
         """
 perform = work.perform
@@ -346,7 +334,9 @@ def test_helpers_that_cannot_be_started(
         ("import os; os.kill(os.getpid(), 9)", "ended with signal SIGKILL"),
     ],
 )
-def test_helpers_that_do_not_get_ready(monkeypatch: pytest.MonkeyPatch, boot: str, why: str) -> None:
+def test_helpers_that_do_not_get_ready(
+    monkeypatch: pytest.MonkeyPatch, boot: str, why: str, gone: Callable[[int], bool]
+) -> None:
     monkeypatch.setattr(module, "_BOOT", boot)
     monkeypatch.setattr(module, "_PATIENCE", 0.2 if "sleep" in boot else 60.0)
     several, started = Processes(3), []

@@ -8,7 +8,7 @@ import pickle
 import signal
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,6 @@ def vector(length: int = LENGTH) -> Ints:
 
 def pids(processes: Processes) -> list[int]:
     return [helper._process.pid for helper in processes._idle]
-
-
-def gone(pid: int) -> bool:
-    """Whether this process ends soon; one whose parent is another is not waited for by us."""
-    for _ in range(200):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def check(work: KeyedWork, plan: CkksPlan, values: Ints) -> bytes:
@@ -149,7 +137,7 @@ def test_the_worst_of_all_shares_counts_even_if_it_is_no_number(
     assert np.isnan(work.open(np.zeros(plan.chunks * 4096, np.uint64), [bytes(64 * plan.chunks)], limit=1.0)[1])
 
 
-def test_the_sum_of_a_round_is_exact_and_its_helpers_are_kept() -> None:
+def test_the_sum_of_a_round_is_exact_and_its_helpers_are_kept(gone: Callable[[int], bool]) -> None:
     task = SumTask(b"processes", (0, 1, 2), 2, LENGTH, Ring(23), 1000)
     credentials, directory = generate_identities(task.clients)
     vectors = {c: vector() // (c + 1) for c in task.clients}
@@ -203,7 +191,9 @@ def test_what_a_dead_helper_owes_is_done_here(caplog: pytest.LogCaptureFixture, 
     several.close()
 
 
-def test_an_interrupted_process_leaves_no_helper_with_an_old_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_process_leaves_no_helper_with_an_old_answer(
+    monkeypatch: pytest.MonkeyPatch, gone: Callable[[int], bool]
+) -> None:
     several = Processes(2)
     several.start(2)
     plan, work = shared(several)
@@ -337,7 +327,7 @@ def test_threads_do_not_disturb_each_other(processes: Processes) -> None:
     assert len(set(found)) == 3
 
 
-def test_helpers_end_with_the_sum_that_started_them() -> None:
+def test_helpers_end_with_the_sum_that_started_them(gone: Callable[[int], bool]) -> None:
     several = Processes(2)
     several.start(2)
     (helper,) = pids(several)
