@@ -27,6 +27,7 @@ class CkksSum:
     of `corrupt` further clients must sign one survivor list before a sum is opened. `security` is 128, 192 or 256 bits.
     Clients seal vectors of about 100,000 values and more, and open their sums, in so many `processes`: this one, and
     helpers that are started with the first such vector and end with `close`, or with this object and its sessions.
+    Raises `ConfigError` for parameters out of these ranges, and for helpers where keys would pass through files.
     Holds nothing secret. Every client needs credentials: its `Credentials` for a fresh session key in every sum (or,
     where they hold a session key, for that one), or `StandingCredentials` for a key that lasts several sums.
     """

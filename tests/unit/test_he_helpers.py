@@ -199,6 +199,59 @@ print("done")
     assert gone(helper)
 
 
+def test_helpers_closed_while_they_start_do_not_stay(
+    monkeypatch: pytest.MonkeyPatch, gone: Callable[[int], bool]
+) -> None:
+    several, started, wait = Processes(2), [], Helper.wait
+
+    def closing(helper: Helper) -> None:
+        started.append(helper._process.pid)
+        wait(helper)
+        several.close()
+
+    monkeypatch.setattr(Helper, "wait", closing)
+    several.start(2)
+    assert several.ready == 1
+    assert gone(started[0])
+
+
+def test_a_child_forked_while_a_helper_is_started_holds_no_end_of_it() -> None:
+    """Else the parent would wait for a dead helper as long as the child lives."""
+    done, _ = script(
+        """
+import threading
+from privfl.he import processes as module
+spawn, spawning = module._spawn, threading.Event()
+
+def slowly(executable, theirs):
+    spawning.set()
+    threading.Event().wait(0.5)  # the fork falls into this, or has to wait for it
+    return spawn(executable, theirs)
+
+module._spawn = slowly
+several.close()
+thread = threading.Thread(target=several.start, args=(2,))
+thread.start()
+spawning.wait()
+child = os.fork()
+if not child:
+    signal.alarm(40)
+    signal.pause()
+thread.join()
+module._spawn = spawn
+signal.alarm(20)
+os.kill(several._idle[0]._process.pid, signal.SIGKILL)
+print(seal())
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+""",
+        "-W",
+        "ignore::DeprecationWarning",
+    )
+    assert done.returncode == 0
+    assert int(done.stdout.split()[1]) == LENGTH * 5
+
+
 def test_a_program_that_dies_of_broken_pipes_does_not_die_of_a_helper() -> None:
     done, _ = script(
         """
