@@ -29,13 +29,13 @@ from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
 from privfl.adapters.torch.state import borrowed
 from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
+from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
 from privfl.dp import Accountant, EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release
-from privfl.dp.unit import check_count, check_positive
 from privfl.fl.client import ClientUpdate
 from privfl.wire import ClientId
 
-UNIT = PrivacyUnit("sample", "add_remove")
+UNIT = PrivacyUnit("example", "add_remove")
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -163,7 +163,7 @@ class OpacusTrain:
             law="float_gaussian",
             secure=False,
             declared_stddev=deviation,
-            realised_stddev=deviation,
+            realized_stddev=deviation,
             norm_bound=self._clip_norm,
             sampling=Poisson(rate) if rate < 1 else Everyone(),
             server_sees="vectors",

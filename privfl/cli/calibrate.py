@@ -38,7 +38,7 @@ from privfl.cli.epsilon import (
 )
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output
-from privfl.dp import Plan, PrivacyUnit, Sampling, calibrate, format_epsilon, least_population, most_rounds
+from privfl.dp import Plan, PrivacyUnit, Sampling, calibrate, format_epsilon, max_rounds, min_population
 from privfl.errors import ConfigError
 
 EXAMPLE: Final = (
@@ -87,10 +87,10 @@ def calibrate_verb(
     wanted = _wanted(find, noise_multiplier)
     if wanted is Wanted.ROUNDS and unit is Level.CLIENT and rounds is None:
         rounds = 1  # what is asked for
-    if wanted is Wanted.ROUNDS and unit is Level.SAMPLE and steps is None:
+    if wanted is Wanted.ROUNDS and unit is Level.EXAMPLE and steps is None:
         steps = 1
     if wanted is Wanted.POPULATION:
-        if unit is Level.SAMPLE or cohort is None or population is not None:
+        if unit is Level.EXAMPLE or cohort is None or population is not None:
             raise ConfigError("--find population asks how many clients are needed: give --cohort, and no --population")
         population = cohort  # the least that there can be
     how, count = planned_run(
@@ -113,7 +113,7 @@ def calibrate_verb(
             placement=plan.placement, segments=plan.segments,
         )  # fmt: skip
     elif wanted is Wanted.ROUNDS:
-        count = most_rounds(epsilon=epsilon, delta=chosen, plan=plan)
+        count = max_rounds(epsilon=epsilon, delta=chosen, plan=plan)
         plan = replace(plan, rounds=max(count, 1))
     else:
 
@@ -123,7 +123,7 @@ def calibrate_verb(
                 dataset_size=None, batch_size=None, steps=None,
             )[0]  # fmt: skip
 
-        population, chosen = _least_population(plan, of, epsilon, delta, least=population or 1)
+        population, chosen = _min_population(plan, of, epsilon, delta, least=population or 1)
         plan = replace(plan, sampling=of(population))
     report = plan.report(chosen)
     drawn = draw(plan, chosen, plot, budget=epsilon) if plot is not None else None
@@ -161,13 +161,13 @@ def _wanted(find: Wanted | None, noise_multiplier: float | None) -> Wanted:
     return wanted
 
 
-def _least_population(
+def _min_population(
     plan: Plan, of: Callable[[int], Sampling], epsilon: float, delta: float | None, *, least: int
 ) -> tuple[int, float]:
     """The least population, and the delta it was found for: more clients may ask for a smaller default, and so on."""
     chosen = choose_delta(delta, least)[0]
     while True:
-        least = least_population(epsilon=epsilon, delta=chosen, plan=plan, sampling_of=of, least=least)
+        least = min_population(epsilon=epsilon, delta=chosen, plan=plan, sampling_of=of, minimum=least)
         following = choose_delta(delta, least)[0]
         if following == chosen:
             return least, chosen

@@ -34,7 +34,7 @@ from privfl.errors import ConfigError
 
 EXAMPLE: Final = (
     "Examples: [bold]privfl epsilon --sampling poisson --population 10000 --cohort 100 --noise-multiplier 1 "
-    "--rounds 1000 --delta 1e-5[/]\n\n[bold]privfl epsilon --unit sample --dataset-size 60000 --batch-size 600 "
+    "--rounds 1000 --delta 1e-5[/]\n\n[bold]privfl epsilon --unit example --dataset-size 60000 --batch-size 600 "
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
     "--observer server[/]"
 )
@@ -65,7 +65,7 @@ class Level(StrEnum):
     """Whose presence is hidden."""
 
     CLIENT = "client"
-    SAMPLE = "sample"
+    EXAMPLE = "example"
 
 
 class PlacementName(StrEnum):
@@ -90,11 +90,11 @@ Population = Annotated[int | None, typer.Option("--population", min=1, help="Cli
 Cohort = Annotated[int | None, typer.Option("--cohort", min=1, help="Clients of one round, on average or exactly.")]
 Cap = Annotated[int | None, typer.Option("--cap", min=1, help="Most clients of a round (truncated-poisson).")]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds.")]
-DatasetSize = Annotated[int | None, typer.Option("--dataset-size", min=1, help="Rows of the data (unit sample).")]
+DatasetSize = Annotated[int | None, typer.Option("--dataset-size", min=1, help="Examples of the data (unit example).")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Rows of a batch, on average (unit sample).")
+    int | None, typer.Option("--batch-size", min=1, help="Examples of a batch, on average (unit example).")
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (unit sample).")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (unit example).")]
 UnitOption = Annotated[Level, typer.Option("--unit", help="Whose presence is hidden.")]
 AdjacencyOption = Annotated[Adjacency, typer.Option("--adjacency", help="What presence means.")]
 ObserverOption = Annotated[ObserverName, typer.Option("--observer", help="Against whom the promise is made.")]
@@ -248,9 +248,9 @@ def planned_run(
     """
     clients = {"--population": population, "--cohort": cohort, "--cap": cap, "--rounds": rounds, "--sampling": sampling}
     rows = {"--dataset-size": dataset_size, "--batch-size": batch_size, "--steps": steps}
-    if unit is Level.SAMPLE:
-        _refuse(clients, "--unit sample")
-        _need(rows, ("--dataset-size", "--batch-size", "--steps"), "--unit sample")
+    if unit is Level.EXAMPLE:
+        _refuse(clients, "--unit example")
+        _need(rows, ("--dataset-size", "--batch-size", "--steps"), "--unit example")
         return Poisson(_share(batch_size, dataset_size, "--batch-size", "--dataset-size")), int(steps or 0)
     _refuse(rows, "--unit client")
     how = sampling or (SamplingName.EVERYONE if cohort is None else SamplingName.POISSON)

@@ -17,7 +17,7 @@ from privfl.ring import Ints
 from privfl.sums import Opening
 from privfl.wire import ClientId
 
-Unit = Literal["client", "sample"]
+Unit = Literal["client", "example"]
 
 Share = Callable[[ClientId, Ints], Ints]
 """(client, contribution) -> contribution with this client's share of the noise."""
@@ -30,11 +30,11 @@ class NoisedMoments:
     """The public half of a noised standardization: everything that must be fixed before a row is looked at.
 
     `center` and `width`, float64 `[p]`, are public guesses: values are taken as z = clip((x - center)/width, -1, 1),
-    a missing one as 0. The contribution of one unit (a client: the mean over its rows; a sample: one row) is
+    a missing one as 0. The contribution of one unit (a client: the mean over its rows; an example: one row) is
     (1, z, z^2), float `[1 + 2p]`, scaled down to `clip_norm` as a whole - a unit that is cut counts for less, its
     proportions stay - and encoded with `codec`. So one unit's presence moves the sum by an integer vector of l2 norm
     at most `norm_bound`, exactly: multiply by the noise multiplier for the noise deviation, and ledger that release.
-    `most_rows` bounds a client's rows where the unit is a sample. Denominators come out of the noised sum itself.
+    `most_rows` bounds a client's rows where the unit is an example. Denominators come out of the noised sum itself.
     Raises `ConfigError`.
     """
 
@@ -72,7 +72,7 @@ class NoisedMoments:
     @property
     def bound(self) -> int:
         """The largest entry of one client's vector, noise excluded."""
-        return self.codec.bound(self.clip_norm) * (self.most_rows if self.unit == "sample" else 1)
+        return self.codec.bound(self.clip_norm) * (self.most_rows if self.unit == "example" else 1)
 
     def contribution(self, rows: Matrix) -> Ints:
         """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` for more rows than `most_rows`."""

@@ -2,7 +2,7 @@
 
 Four origins: `exact` (the sums of all rows, without noise: no differential privacy), `noised` (see `noised.py`),
 `public` (constants known beforehand), and `local` (each client's own rows: nothing is learned federatedly). Whoever
-claims differential privacy refuses the first, and the last too where the unit is a sample.
+claims differential privacy refuses the first, and the last too where the unit is an example.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def local_standardize(data: FederatedData) -> FederatedData:
     """Each client's rows, its test rows too, standardized by its own training rows alone: nothing leaves a client.
 
     This is what FLamby does with the heart data (`fed_heart_disease/dataset.py`, which divides by n - 1 where this
-    divides by n). It costs no privacy where the unit is a client; where it is a sample, one row moves all others of
+    divides by n). It costs no privacy where the unit is a client; where it is an example, one row moves all others of
     its client, and no clipping of single rows accounts for that. Raises `ConfigError` for text, and where there are
     rows that no client holds.
     """

@@ -1,26 +1,26 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
-from privfl.dp.accounting import Accountant, Budget, discrete_gaussian_epsilon
-from privfl.dp.adaptive import AdaptiveClip
-from privfl.dp.blocks import Segment, l1_bound, norm_bound, side_bound
-from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
-from privfl.dp.discrete_gaussian import discrete_gaussian
-from privfl.dp.ledger import Ledger, Token, combined
-from privfl.dp.mechanism import Mechanism, NoisePlan
-from privfl.dp.questions import (
+from privfl.dp.accounting.accountant import Accountant, Budget, discrete_gaussian_epsilon
+from privfl.dp.accounting.planning import (
     Plan,
     calibrate,
     default_delta,
-    least_population,
-    most_rounds,
+    max_rounds,
+    min_population,
     over_delta,
     over_rounds,
     what_if,
 )
+from privfl.dp.accounting.report import EpsilonReport, format_epsilon
+from privfl.dp.adaptive import AdaptiveClip
+from privfl.dp.blocks import Segment, l1_bound, norm_bound, side_bound
+from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
+from privfl.dp.ledger import Ledger, Token, combined
+from privfl.dp.mechanism import Mechanism, NoisePlan
+from privfl.dp.noise.discrete_gaussian import discrete_gaussian
+from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
+from privfl.dp.noise.skellam import skellam, skellam_reach
 from privfl.dp.release import Release
-from privfl.dp.report import EpsilonReport, format_epsilon
-from privfl.dp.sampler import rounded_gaussian, seeded_entropy
-from privfl.dp.skellam import skellam, skellam_reach
 from privfl.dp.unit import (
     CLIENT_UNIT,
     Everyone,
@@ -64,8 +64,8 @@ __all__ = [
     "discrete_gaussian_epsilon",
     "format_epsilon",
     "l1_bound",
-    "least_population",
-    "most_rounds",
+    "max_rounds",
+    "min_population",
     "norm_bound",
     "over_delta",
     "over_rounds",

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from privfl.checks import check_count, check_positive
 from privfl.codec import FixedPoint
 from privfl.dp.blocks import DEVIATION, Segment, side_bound
 from privfl.dp.clip import FlatClip
-from privfl.dp.unit import check_count, check_positive
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 

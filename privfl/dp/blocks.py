@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.dp.unit import check_count, check_positive
+from privfl.checks import check_count, check_positive
 from privfl.errors import ConfigError
 
 DEVIATION: Final = 0.05

@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from privfl.checks import check_positive
 from privfl.codec import Vector
-from privfl.dp.unit import check_positive
 from privfl.errors import ConfigError
 
 

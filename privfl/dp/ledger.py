@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from privfl.checks import check_choice
 from privfl.dp.release import Release
-from privfl.dp.unit import PrivacyUnit, check_choice
+from privfl.dp.unit import PrivacyUnit
 from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
 from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
 

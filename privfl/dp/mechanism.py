@@ -14,13 +14,14 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from privfl.checks import check_choice, check_count, check_positive
 from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
-from privfl.dp.discrete_gaussian import discrete_gaussian
+from privfl.dp.noise.discrete_gaussian import discrete_gaussian
+from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
+from privfl.dp.noise.skellam import skellam, skellam_reach
 from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
-from privfl.dp.sampler import Entropy, rounded_gaussian, seeded_entropy
-from privfl.dp.skellam import skellam, skellam_reach
-from privfl.dp.unit import Sampling, check_choice, check_count, check_positive
+from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
 from privfl.ring import Ints
 from privfl.wire import ClientId
@@ -236,7 +237,7 @@ class NoisePlan:
         """What is to be settled after the opening. Raises `PrivacyError` when the surviving noise is below declared."""
         participants = tuple(sorted(survivors))
         return self._release(
-            self.realised_stddev(len(participants)),
+            self.realized_stddev(len(participants)),
             participants,
             round=round,
             attempt=attempt,
@@ -244,7 +245,7 @@ class NoisePlan:
             server_sees=server_sees,
         )
 
-    def realised_stddev(self, survivors: int) -> float:
+    def realized_stddev(self, survivors: int) -> float:
         """Deviation (integer units) of the noise that counts when `survivors` vectors are in the sum."""
         if self.mechanism.placement != "distributed":
             return self.noise_stddev
@@ -253,7 +254,7 @@ class NoisePlan:
 
     def _release(
         self,
-        realised: float,
+        realized: float,
         participants: tuple[ClientId, ...],
         *,
         round: int,
@@ -261,9 +262,9 @@ class NoisePlan:
         sampling: Sampling,
         server_sees: ServerView,
     ) -> Release:
-        if self.mechanism.placement != "none" and realised < self.noise_stddev:
+        if self.mechanism.placement != "none" and realized < self.noise_stddev:
             raise PrivacyError(
-                f"the surviving noise has deviation {realised:.6g}, and {self.noise_stddev:.6g} was declared: no "
+                f"the surviving noise has deviation {realized:.6g}, and {self.noise_stddev:.6g} was declared: no "
                 "epsilon can be claimed"
             )
         return Release(
@@ -273,7 +274,7 @@ class NoisePlan:
             law=self.law,
             secure=self.mechanism.source == "secure",
             declared_stddev=self.noise_stddev,
-            realised_stddev=realised,
+            realized_stddev=realized,
             norm_bound=self.norm_bound,
             l1_bound=l1_bound(self.segments) if self.law == "skellam" else None,
             sampling=sampling,

@@ -7,14 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
-from privfl.dp.unit import (
-    Sampling,
-    check_choice,
-    check_count,
-    check_positive,
-    read_sampling,
-    sampling_record,
-)
+from privfl.checks import check_choice, check_count, check_positive
+from privfl.dp.unit import Sampling, read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.wire import SERVER, ClientId
 
@@ -32,7 +26,7 @@ class Release:
     """One opened sum.
 
     `declared_stddev`: deviation (integer units) of the noise that the guarantee rests on - in the opened sum when
-    central or distributed, in each contribution when local; `realised_stddev`: what was there in the end, at least
+    central or distributed, in each contribution when local; `realized_stddev`: what was there in the end, at least
     the declared; `norm_bound`: l2 norm bound (integer units) of one contribution, all blocks together; `l1_bound`:
     its l1 norm bound, for the laws that need it; `secure`: the noise came from a cryptographic stream through an
     exact sampler; `server_sees`: single vectors (a plain sum), the opened sum (masks), or ciphertexts and what the
@@ -48,7 +42,7 @@ class Release:
     law: Law
     secure: bool
     declared_stddev: float
-    realised_stddev: float
+    realized_stddev: float
     norm_bound: float
     l1_bound: float | None = None
     sampling: Sampling
@@ -79,16 +73,16 @@ class Release:
         if (self.placement == "none") != (self.law == "none"):
             raise ConfigError(f"placement {self.placement!r} does not go with the law {self.law!r}")
         if self.placement == "none":
-            if self.declared_stddev != 0 or self.realised_stddev != 0:
+            if self.declared_stddev != 0 or self.realized_stddev != 0:
                 raise ConfigError("a release without noise declares a deviation of 0")
             return
         if self.law == "float_gaussian" and self.secure:
             raise ConfigError("floating-point noise is not secure: its low bits tell the sum")
         check_positive("declared_stddev", self.declared_stddev)
-        check_positive("realised_stddev", self.realised_stddev)
-        if self.realised_stddev < self.declared_stddev:
+        check_positive("realized_stddev", self.realized_stddev)
+        if self.realized_stddev < self.declared_stddev:
             raise PrivacyError(
-                f"the surviving noise has deviation {self.realised_stddev:.6g}, and {self.declared_stddev:.6g} was "
+                f"the surviving noise has deviation {self.realized_stddev:.6g}, and {self.declared_stddev:.6g} was "
                 "declared: no epsilon can be claimed"
             )
 
@@ -115,7 +109,7 @@ class Release:
             values["sampling"] = read_sampling(values["sampling"])
             if values["participants"] is not None:
                 values["participants"] = tuple(values["participants"])
-            for name in ("declared_stddev", "realised_stddev", "norm_bound"):
+            for name in ("declared_stddev", "realized_stddev", "norm_bound"):
                 values[name] = float(values[name])
             if not isinstance(values["secure"], bool):
                 raise ConfigError(f"secure must be true or false, not {values['secure']!r}")
@@ -126,7 +120,7 @@ class Release:
     def withheld(self) -> Release:
         """The release as it may be published beside an outsider's epsilon: without who took part, or how much noise
         more than declared survived, since both depend on the cohort."""
-        return replace(self, participants=None, realised_stddev=self.declared_stddev)
+        return replace(self, participants=None, realized_stddev=self.declared_stddev)
 
     def covers(self, other: Release) -> bool:
         """Whether this (reserved) release is a worst case of `other` (settled): same terms, no less noise declared."""

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.unit import check_count, check_probability
+from privfl.checks import check_count, check_probability
 from privfl.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]

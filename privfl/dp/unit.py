@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
+from privfl.checks import check_choice, check_count, check_probability
 from privfl.errors import ConfigError
 
-Level = Literal["client", "sample"]
+Level = Literal["client", "example"]
 Adjacency = Literal["add_remove", "replace_one", "zero_out"]
 Observer = Literal["outsider", "participant", "server", "key_holder"]
 
@@ -20,7 +20,7 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 
 @dataclass(frozen=True, slots=True)
 class PrivacyUnit:
-    """Whose presence is hidden (`level`: a client with all its rows, or one row), and what "presence" means.
+    """Whose presence is hidden (`level`: a client with all its examples, or one example), and what "presence" means.
 
     `adjacency`: two data sets are neighbors when one has one more unit (`add_remove`), when one unit's data were
     exchanged for other data (`replace_one`), or when one unit's contribution became zero (`zero_out`).
@@ -131,40 +131,6 @@ def read_sampling(record: Mapping[str, Any]) -> Sampling:
         return _KINDS[str(kind)](**fields)
     except TypeError as error:
         raise ConfigError(f"sampling {kind!r} does not have the fields {sorted(fields)}") from error
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise `ConfigError` unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raise `ConfigError` unless 0 < value <= 1."""
-    if not _is_number(value) or not 0 < value <= 1:
-        raise ConfigError(f"{name} must be in (0, 1], not {value!r}")
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise `ConfigError` unless `value` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise `ConfigError` unless `value` is positive and finite."""
-    if not _is_number(value) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} must be a positive finite number, not {value!r}")
-
-
-def check_delta(delta: float) -> None:
-    """Raise `ConfigError` unless 0 < delta < 1."""
-    if not _is_number(delta) or not 0 < delta < 1:
-        raise ConfigError(f"delta must be in (0, 1), not {delta!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 CLIENT_UNIT: Final = PrivacyUnit()

@@ -23,7 +23,7 @@ SAMPLINGS = {
     "fixed_size": {"size", "population"},
 }
 FIELDS = {
-    "round", "attempt", "opening", "placement", "law", "secure", "declared_stddev", "realised_stddev", "norm_bound",
+    "round", "attempt", "opening", "placement", "law", "secure", "declared_stddev", "realized_stddev", "norm_bound",
     "l1_bound", "sampling", "server_sees", "participants", "count",
 }  # fmt: skip
 
@@ -100,12 +100,12 @@ def check_release(r: Any) -> None:
     demand(not (r["secure"] and r["law"] == "float_gaussian"), "floating-point noise is not secure")
     demand(number(r["norm_bound"]) and r["norm_bound"] > 0, "norm_bound")
     demand(r["l1_bound"] is None or (number(r["l1_bound"]) and r["l1_bound"] > 0), "l1_bound")
-    declared, realised = r["declared_stddev"], r["realised_stddev"]
-    demand(number(declared) and number(realised), "deviations")
+    declared, realized = r["declared_stddev"], r["realized_stddev"]
+    demand(number(declared) and number(realized), "deviations")
     if r["placement"] == "none":
-        demand(declared == 0 and realised == 0, "deviations without noise")
+        demand(declared == 0 and realized == 0, "deviations without noise")
     else:
-        demand(declared > 0 and realised >= declared, "deviations")
+        demand(declared > 0 and realized >= declared, "deviations")
     check_sampling(r["sampling"])
     demand(r["server_sees"] in ("vectors", "sum", "ciphertexts"), "server_sees")
     ids = r["participants"]
@@ -138,7 +138,7 @@ def read(data: bytes) -> dict[str, Any]:
     header = lines[0][0]
     demand(isinstance(header, dict) and header.get("type") == "ledger" and header.get("version") == 1, "header")
     unit = (header.get("level"), header.get("adjacency"))
-    demand(unit[0] in ("client", "sample") and unit[1] in ("add_remove", "replace_one", "zero_out"), "unit")
+    demand(unit[0] in ("client", "example") and unit[1] in ("add_remove", "replace_one", "zero_out"), "unit")
     charged: dict[str, dict[str, Any]] = {}
     waiting: dict[str, dict[str, Any]] = {}
     for record, digest in lines[1:]:
@@ -175,7 +175,7 @@ def publish(data: bytes) -> bytes:
     """Section 6."""
     state = read(data)
     header = {"type": "ledger", "version": 1, "level": state["unit"][0], "adjacency": state["unit"][1]}
-    shown = [{**r, "participants": None, "realised_stddev": r["declared_stddev"]} for r in state["charged"]]
+    shown = [{**r, "participants": None, "realized_stddev": r["declared_stddev"]} for r in state["charged"]]
     return chain([header, *({"type": "charge", "release": r} for r in shown)])
 
 
@@ -187,7 +187,7 @@ HEADER = {"type": "ledger", "version": 1, "level": "client", "adjacency": "add_r
 def release(round: int, **changes: Any) -> dict[str, Any]:
     base = {
         "round": round, "attempt": 0, "opening": 0, "placement": "central", "law": "rounded_gaussian", "secure": True,
-        "declared_stddev": 2048.0, "realised_stddev": 2048.0, "norm_bound": 1024.0, "l1_bound": None,
+        "declared_stddev": 2048.0, "realized_stddev": 2048.0, "norm_bound": 1024.0, "l1_bound": None,
         "sampling": {"kind": "poisson", "probability": 0.1}, "server_sees": "sum", "participants": [1, 4, 9],
         "count": 1,
     }  # fmt: skip
@@ -218,7 +218,7 @@ VALID = {
     "only a header": [HEADER],
     "reserved and never settled": reserved(release(0)),
     "settled with fewer and more noise": settled(
-        release(0, **SKELLAM), release(0, **SKELLAM, realised_stddev=2100.5, participants=[1, 9])
+        release(0, **SKELLAM), release(0, **SKELLAM, realized_stddev=2100.5, participants=[1, 9])
     ),
     "refunded": refunded(release(0), "too_few_survivors"),
     "a retry and a second opening": reserved(release(3), release(3, attempt=1), release(3, attempt=1, opening=1)),
@@ -227,7 +227,7 @@ VALID = {
         release(1, sampling={"kind": "truncated_poisson", "probability": 0.25, "cap": 3, "population": 100}),
         release(2, sampling={"kind": "fixed_size", "size": 3, "population": 100}),
     ),
-    "no noise": reserved(release(0, placement="none", law="none", declared_stddev=0.0, realised_stddev=0.0)),
+    "no noise": reserved(release(0, placement="none", law="none", declared_stddev=0.0, realized_stddev=0.0)),
     "seeded noise": reserved(release(0, secure=False), release(1, secure=False, law="float_gaussian")),
     "steps of one round": reserved(release(0, placement="local", secure=False, law="float_gaussian", count=50)),
     "nobody was drawn": reserved(release(0, participants=[])),
@@ -241,7 +241,7 @@ INVALID = {
     "an unknown type": [HEADER, {"type": "bonus"}],
     "charged twice": reserved(release(0), release(0)),
     "a cohort drawn anew": reserved(release(0), release(0, attempt=1, participants=[2, 3])),
-    "less noise realised than declared": reserved(release(0, realised_stddev=2047.9)),
+    "less noise realized than declared": reserved(release(0, realized_stddev=2047.9)),
     "noise of nothing": reserved(release(0, declared_stddev=0.0)),
     "a law without a placement": reserved(release(0, placement="none")),
     "secure floating point": reserved(release(0, law="float_gaussian")),

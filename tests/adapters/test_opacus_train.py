@@ -82,11 +82,11 @@ def test_the_ledger_is_the_clients_own_and_apart_from_client_level(tmp_path):
         run(train, round=round)
     run(train, round=1)  # a second attempt draws batches of its own
     report = train.report(0, 1e-5)
-    expected = what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=150, delta=1e-5, unit=PrivacyUnit("sample"))
+    expected = what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=150, delta=1e-5, unit=PrivacyUnit("example"))
     assert report.epsilon == expected.epsilon
     assert report.rounds == 150
     assert not report.secure
-    assert report.as_dict()["unit"] == "sample"
+    assert report.as_dict()["unit"] == "example"
     saved = Ledger.read(tmp_path / "client-0.jsonl")
     assert saved.releases == train.ledger(0).releases
     with pytest.raises(UnsupportedRelease, match="seeded or floating-point"):

@@ -179,7 +179,7 @@ def test_distributed_noise_does_not_tell_how_many_were_drawn_or_fell_silent(draw
     if silent >= 9:
         assert total.std() < 0.95 * plan.total_stddev  # what the opener put back is a good part of it
     # The server subtracts what it put back, a participant its own share: what is left still reaches the declared noise.
-    assert drawn_plan.realised_stddev(alive) >= plan.noise_stddev
+    assert drawn_plan.realized_stddev(alive) >= plan.noise_stddev
     with pytest.raises(PrivacyError, match="at most 60"):
         plan.for_cohort(61)
 

@@ -13,12 +13,12 @@ from privfl.dp import (
     Segment,
     calibrate,
     default_delta,
-    least_population,
-    most_rounds,
+    max_rounds,
+    min_population,
     over_delta,
     over_rounds,
-    questions,
 )
+from privfl.dp.accounting import planning
 from privfl.errors import ConfigError
 
 SEGMENTS = (Segment("update", 7850, 1024.0, 0.3),)
@@ -50,13 +50,13 @@ def test_never_over_budget(settings):
 
 def test_most_rounds():
     plan = Plan(sampling=Poisson(0.01), noise_multiplier=1.0, rounds=1)
-    rounds = most_rounds(epsilon=1.0, delta=1e-5, plan=plan)
+    rounds = max_rounds(epsilon=1.0, delta=1e-5, plan=plan)
     assert replace(plan, rounds=rounds).epsilon(1e-5) <= 1.0 < replace(plan, rounds=rounds + 1).epsilon(1e-5)
-    assert most_rounds(epsilon=0.1, delta=1e-5, plan=plan) == 0
+    assert max_rounds(epsilon=0.1, delta=1e-5, plan=plan) == 0
     unsampled = Plan(sampling=Everyone(), noise_multiplier=1000.0, rounds=1)
-    assert most_rounds(epsilon=1.0, delta=1e-5, plan=unsampled) > 10_000
+    assert max_rounds(epsilon=1.0, delta=1e-5, plan=unsampled) > 10_000
     with pytest.raises(ConfigError, match="ask for less noise"):
-        most_rounds(epsilon=1.0, delta=1e-5, plan=replace(unsampled, noise_multiplier=1e7))
+        max_rounds(epsilon=1.0, delta=1e-5, plan=replace(unsampled, noise_multiplier=1e7))
 
 
 def test_least_population():
@@ -65,12 +65,12 @@ def test_least_population():
     def sampled(n):
         return Poisson(50 / n)
 
-    people = least_population(epsilon=1.5, delta=1e-5, plan=plan, sampling_of=sampled, least=50)
+    people = min_population(epsilon=1.5, delta=1e-5, plan=plan, sampling_of=sampled, minimum=50)
     assert replace(plan, sampling=sampled(people)).epsilon(1e-5) <= 1.5
     assert replace(plan, sampling=sampled(people - 1)).epsilon(1e-5) > 1.5
-    assert least_population(epsilon=50, delta=1e-5, plan=plan, sampling_of=sampled, least=50) == 50
+    assert min_population(epsilon=50, delta=1e-5, plan=plan, sampling_of=sampled, minimum=50) == 50
     with pytest.raises(ConfigError, match="no population"):
-        least_population(epsilon=1.0, delta=1e-5, plan=plan, sampling_of=lambda n: Everyone(), least=50)
+        min_population(epsilon=1.0, delta=1e-5, plan=plan, sampling_of=lambda n: Everyone(), minimum=50)
 
 
 def test_targets_out_of_reach_are_refused():
@@ -102,4 +102,4 @@ def test_the_default_delta_is_explained():
 @pytest.mark.parametrize("start", [2, 50, 51, 52, 99, 100])
 @pytest.mark.parametrize("least", [2, 3, 50, 51, 52, 98, 100])
 def test_the_gallop_finds_the_least(start, least):
-    assert questions._gallop(lambda n: n >= least, start, 1, 100) == least
+    assert planning._gallop(lambda n: n >= least, start, 1, 100) == least

@@ -20,9 +20,9 @@ from privfl.dp import (
     combined,
     what_if,
 )
-from privfl.dp.accounting import compose
+from privfl.dp.accounting.accountant import compose
+from privfl.dp.accounting.events import gaussian_event
 from privfl.dp.contract import check_denominator, check_metrics, check_weighting
-from privfl.dp.events import gaussian_event
 from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
@@ -39,7 +39,7 @@ def release(round=0, sampling=POISSON, **changes):
         "law": "rounded_gaussian",
         "secure": True,
         "declared_stddev": 1024.0,
-        "realised_stddev": 1024.0,
+        "realized_stddev": 1024.0,
         "norm_bound": 1024.0,
         "sampling": sampling,
         "server_sees": "sum",
@@ -88,9 +88,9 @@ def test_data_dependent_denominators(denominator):
 def test_surviving_noise_below_declared():
     # z = 10 over 100 rounds is 4.377 at declared noise; with a fifth of the shares lost it would be 4.983.
     with pytest.raises(PrivacyError, match="surviving noise"):
-        release(declared_stddev=10240.0, realised_stddev=10240.0 * math.sqrt(0.8))
+        release(declared_stddev=10240.0, realized_stddev=10240.0 * math.sqrt(0.8))
     honest = [
-        release(i, Everyone(), declared_stddev=1e4 * math.sqrt(0.8), realised_stddev=1e4, norm_bound=1e3)
+        release(i, Everyone(), declared_stddev=1e4 * math.sqrt(0.8), realized_stddev=1e4, norm_bound=1e3)
         for i in range(100)
     ]
     assert Accountant(UNIT, DELTA).report(honest).epsilon == pytest.approx(4.983, abs=1e-3)
@@ -99,7 +99,7 @@ def test_surviving_noise_below_declared():
 @pytest.mark.parametrize("noise", [math.nan, 0.0, -1.0, math.inf])
 def test_noise_that_is_none(noise):
     for make in (
-        lambda: release(declared_stddev=noise, realised_stddev=noise),
+        lambda: release(declared_stddev=noise, realized_stddev=noise),
         lambda: Mechanism("central", noise),
         lambda: what_if(sampling=Everyone(), noise_multiplier=noise, rounds=1, delta=DELTA),
     ):
@@ -147,11 +147,11 @@ def test_fixed_size_and_truncated_sampling_outside_their_adjacency():
 def test_a_run_resumed_under_another_unit(tmp_path):
     Ledger(UNIT, tmp_path / "ledger").reserve(release())
     with pytest.raises(StateError, match="cannot be continued"):
-        Ledger(PrivacyUnit("sample"), tmp_path / "ledger")
+        Ledger(PrivacyUnit("example"), tmp_path / "ledger")
 
 
 def test_sample_and_client_level_in_one_number():
-    client, sample = Ledger(UNIT), Ledger(PrivacyUnit("sample"))
+    client, sample = Ledger(UNIT), Ledger(PrivacyUnit("example"))
     client.reserve(release())
     sample.reserve(release(1))
     assert len(combined([client, client]).releases) == 2
@@ -210,5 +210,5 @@ def test_whoever_sees_a_sum_before_its_noise_gets_infinity():
     assert Accountant(UNIT, DELTA, observer="server").report([release(server_sees="ciphertexts")]).epsilon < 5
     with pytest.raises(UnsupportedRelease, match="no key holder"):
         Accountant(UNIT, DELTA, observer="key_holder").report([release()])
-    nothing = release(placement="none", law="none", declared_stddev=0.0, realised_stddev=0.0)
+    nothing = release(placement="none", law="none", declared_stddev=0.0, realized_stddev=0.0)
     assert Accountant(UNIT, DELTA).report([nothing]).epsilon == math.inf

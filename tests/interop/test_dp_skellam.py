@@ -16,8 +16,8 @@ from privfl.dp import (
     Segment,
     what_if,
 )
-from privfl.dp.events import Noise
-from privfl.dp.rdp import renyi
+from privfl.dp.accounting.events import Noise
+from privfl.dp.accounting.rdp import renyi
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
@@ -92,9 +92,9 @@ def test_shares_that_survive_reach_the_declared_noise():
     zeros = np.zeros(7850, np.int64)
     total = sum(chosen.contribute(zeros) for _ in range(59))
     assert total.std() == pytest.approx(chosen.noise_stddev, rel=0.05)
-    assert chosen.realised_stddev(60) >= chosen.noise_stddev
+    assert chosen.realized_stddev(60) >= chosen.noise_stddev
     settled = chosen.release(round=0, sampling=Poisson(0.1), server_sees="sum", survivors=range(80))
-    assert settled.realised_stddev > settled.declared_stddev
+    assert settled.realized_stddev > settled.declared_stddev
     with pytest.raises(PrivacyError, match="surviving noise"):
         chosen.release(round=0, sampling=Poisson(0.1), server_sees="sum", survivors=range(59))
 

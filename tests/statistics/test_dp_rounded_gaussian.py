@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from privfl.dp import rounded_gaussian, sampler, seeded_entropy
+from privfl.dp import rounded_gaussian, seeded_entropy
+from privfl.dp.noise import sampler
 
 
 def phi(x):

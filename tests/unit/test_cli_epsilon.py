@@ -37,10 +37,10 @@ def test_replace_one_costs_more(capsys):
 
 
 def test_rows_of_one_data_set(capsys):
-    rows = ["--unit", "sample", "--dataset-size", "60000", "--batch-size", "600", "--steps", "10"]
+    rows = ["--unit", "example", "--dataset-size", "60000", "--batch-size", "600", "--steps", "10"]
     assert run(["epsilon", *rows, "--noise-multiplier", "1", "--json"]) == 0
     report = said(capsys)
-    assert report["unit"] == "sample"
+    assert report["unit"] == "example"
     assert "0.01" in report["sampling"]
 
 
@@ -60,8 +60,8 @@ def test_the_text_says_what_the_number_promises(capsys):
         (["--noise-multiplier", "1", "--rounds", "3", "--cohort", "5"], "needs --population"),
         (["--noise-multiplier", "1", "--rounds", "3", "--cohort", "5", "--population", "4"], "more than"),
         (["--noise-multiplier", "1", "--rounds", "3", "--steps", "5"], "does not take --steps"),
-        (["--noise-multiplier", "1", "--unit", "sample", "--rounds", "3"], "does not take --rounds"),
-        (["--noise-multiplier", "1", "--unit", "sample", "--steps", "3"], "needs --dataset-size"),
+        (["--noise-multiplier", "1", "--unit", "example", "--rounds", "3"], "does not take --rounds"),
+        (["--noise-multiplier", "1", "--unit", "example", "--steps", "3"], "needs --dataset-size"),
         (["--noise-multiplier", "1", "--sampling", "everyone", "--rounds", "3", "--cap", "2"], "does not take --cap"),
         ([*POISSON[1:], "--rounds", "3", "--cap", "2"], "does not take --cap"),
         (["--noise-multiplier", "0", "--rounds", "3"], "noise_multiplier"),
@@ -136,7 +136,7 @@ def test_calibrate_finds_the_most_rounds(capsys):
     assert said(capsys)["rounds"] == 10
     assert run(["calibrate", "--epsilon", "0.1", "--noise-multiplier", "1"]) == 0
     assert "above 0.1" in " ".join(capsys.readouterr().out.split())
-    rows = ["--unit", "sample", "--dataset-size", "1000", "--batch-size", "1000"]
+    rows = ["--unit", "example", "--dataset-size", "1000", "--batch-size", "1000"]
     assert run(["calibrate", "--epsilon", "8", "--noise-multiplier", "1.9", "--delta", "1e-5", *rows, "--json"]) == 0
     assert said(capsys)["rounds"] == 10
 

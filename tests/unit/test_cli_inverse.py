@@ -40,7 +40,7 @@ def test_the_most_rounds(capsys):
     for extra in ([], ["--find", "rounds"]):
         assert run(["calibrate", "--epsilon", "2", "--noise-multiplier", "2", *poisson, *extra, "--json"]) == 0
         assert said(capsys)["rounds"] == 73
-    rows = ["--unit", "sample", "--dataset-size", "1000", "--batch-size", "100", "--delta", "1e-5"]
+    rows = ["--unit", "example", "--dataset-size", "1000", "--batch-size", "100", "--delta", "1e-5"]
     assert run(["calibrate", "--epsilon", "2", "--find", "rounds", "--noise-multiplier", "2", *rows, "--json"]) == 0
     assert said(capsys)["rounds"] == 73
 

@@ -267,7 +267,7 @@ def normal(rows: int) -> npt.NDArray[np.float32]:
 NARROW = Channel(PlainSum(), Ring(48))
 
 
-@pytest.mark.parametrize("unit", ["client", "sample"])
+@pytest.mark.parametrize("unit", ["client", "example"])
 def test_without_noise_the_bounded_sums_come_close(unit: str) -> None:
     features = normal(3000)
     found = data.noised_standardizer(federate(features, 10), NARROW, plan(unit=unit, most_rows=300), opening=silent)
@@ -278,7 +278,7 @@ def test_without_noise_the_bounded_sums_come_close(unit: str) -> None:
 
 
 def test_central_noise_of_the_promised_size_leaves_a_usable_answer() -> None:
-    features, bounded = normal(3000), plan(unit="sample", most_rows=300)
+    features, bounded = normal(3000), plan(unit="example", most_rows=300)
     rng = np.random.default_rng(0)
 
     def opening(total: Ints, survivors: frozenset[int]) -> Ints:
@@ -311,7 +311,7 @@ def test_shares_of_noise_are_added_by_the_clients() -> None:
 @pytest.mark.parametrize("clip_norm", [0.3, 1.0, 2.0, math.sqrt(7)])
 def test_one_unit_never_moves_the_sum_by_more_than_its_bound(clip_norm: float) -> None:
     rng = np.random.default_rng(1)
-    by_client, by_row = plan(clip_norm=clip_norm), plan(clip_norm=clip_norm, unit="sample", most_rows=40)
+    by_client, by_row = plan(clip_norm=clip_norm), plan(clip_norm=clip_norm, unit="example", most_rows=40)
     limit = math.floor(by_client.norm_bound**2)
     for _ in range(20):
         rows = rng.normal(size=(40, 3)) * 10.0 ** rng.integers(-3, 6)
@@ -324,7 +324,7 @@ def test_one_unit_never_moves_the_sum_by_more_than_its_bound(clip_norm: float) -
 
 def test_a_client_without_rows_contributes_nothing() -> None:
     assert not plan().contribution(np.zeros((0, 3))).any()
-    assert not plan(unit="sample").contribution(np.zeros((0, 3))).any()
+    assert not plan(unit="example").contribution(np.zeros((0, 3))).any()
 
 
 def test_where_the_noise_leaves_nothing_the_public_guess_stays() -> None:
@@ -341,7 +341,7 @@ def test_where_the_noise_leaves_nothing_the_public_guess_stays() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"unit": "row"}, "client, sample, not 'row'"),
+        ({"unit": "row"}, "client, example, not 'row'"),
         ({"center": np.zeros(2)}, "one length"),
         ({"width": np.zeros(3)}, "positive"),
         ({"center": np.full(3, np.nan)}, "finite"),
@@ -367,7 +367,7 @@ def test_a_run_that_does_not_fit_its_plan_is_refused() -> None:
     with pytest.raises(ConfigError, match="for 2 features, toy has 3"):
         data.noised_standardizer(fed, NARROW, plan(center=np.zeros(2), width=np.ones(2)), opening=silent)
     with pytest.raises(ConfigError, match="10 rows, and most_rows allows 9"):
-        data.noised_standardizer(fed, NARROW, plan(unit="sample", most_rows=9), opening=silent)
+        data.noised_standardizer(fed, NARROW, plan(unit="example", most_rows=9), opening=silent)
     with pytest.raises(ConfigError, match=r"expected \[k, 3\]"):
         plan().contribution(np.zeros((3, 2)))
 

@@ -107,7 +107,7 @@ def test_secret_coins_depend_on_the_secret_and_on_the_round_alone() -> None:
 
 def test_simulated_streams_do_not_repeat_one_another() -> None:
     """Cohorts, training, noise, first models: keyed apart, although numpy pads keys with zeros."""
-    from privfl.dp.sampler import seeded_entropy
+    from privfl.dp.noise.sampler import seeded_entropy
     from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, client_rng
     from privfl.fl.linear import LinearModel
 

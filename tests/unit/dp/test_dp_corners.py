@@ -28,7 +28,7 @@ def release(round: int, **changes: object) -> Release:
         "law": "rounded_gaussian",
         "secure": True,
         "declared_stddev": 1024.0,
-        "realised_stddev": 1024.0,
+        "realized_stddev": 1024.0,
         "norm_bound": 1024.0,
         "sampling": Everyone(),
         "server_sees": "ciphertexts",
@@ -39,13 +39,13 @@ def release(round: int, **changes: object) -> Release:
 
 def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
     # Client 1 saw the noisier rounds, but more of them; client 2 the quieter ones.
-    quiet = [release(i, participants=(2,), declared_stddev=256.0, realised_stddev=256.0) for i in range(2)]
+    quiet = [release(i, participants=(2,), declared_stddev=256.0, realized_stddev=256.0) for i in range(2)]
     loud = [release(10 + i, participants=(1,)) for i in range(3)]
     server = Accountant(PrivacyUnit(), 1e-5, observer="server")
     worst = server.report(quiet).epsilon
     assert server.report([*quiet, *loud]).epsilon == worst > server.report(loud).epsilon
     assert server.report([*loud, *quiet]).epsilon == worst
-    once = [release(20, participants=(1,), declared_stddev=512.0, realised_stddev=512.0)]
+    once = [release(20, participants=(1,), declared_stddev=512.0, realized_stddev=512.0)]
     assert server.report([*quiet, *once]).epsilon == worst > server.report(once).epsilon
 
 
@@ -75,7 +75,7 @@ def test_shares_of_every_cohort_make_up_one_noise_and_the_opener_completes_it() 
     assert plan.for_cohort(0).drawn == 1
     for drawn in range(4, 11):
         least = max(4, int(np.ceil(0.5 * drawn)))
-        assert plan.for_cohort(drawn).realised_stddev(least) >= plan.noise_stddev
+        assert plan.for_cohort(drawn).realized_stddev(least) >= plan.noise_stddev
         with pytest.raises(PrivacyError, match="surviving noise"):
             plan.for_cohort(8).release(round=0, sampling=Poisson(0.5), server_sees="sum", survivors=range(3))
     zeros = np.zeros(50, np.int64)

@@ -22,17 +22,16 @@ from privfl.dp import (
     combined,
     format_epsilon,
     l1_bound,
-    lattice,
     norm_bound,
     rounded_gaussian,
-    sampler,
     seeded_entropy,
     unit,
     what_if,
 )
-from privfl.dp.accounting import compose
-from privfl.dp.discrete_gaussian import _sampler
-from privfl.dp.events import exposure, gaussian_event
+from privfl.dp.accounting.accountant import compose
+from privfl.dp.accounting.events import exposure, gaussian_event
+from privfl.dp.noise import lattice, sampler
+from privfl.dp.noise.discrete_gaussian import _sampler
 from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
@@ -46,7 +45,7 @@ def release(round=0, **changes):
         "law": "rounded_gaussian",
         "secure": True,
         "declared_stddev": 3.0,
-        "realised_stddev": 3.0,
+        "realized_stddev": 3.0,
         "norm_bound": 1.0,
         "sampling": Everyone(),
         "server_sees": "ciphertexts",
@@ -97,7 +96,7 @@ def test_a_plan_without_noise():
     assert plan.entry_bound == 16
     worst = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[3, 1])
     assert worst.participants == (1, 3)
-    assert plan.release(round=0, sampling=Everyone(), server_sees="sum", survivors=[1]).realised_stddev == 0
+    assert plan.release(round=0, sampling=Everyone(), server_sees="sum", survivors=[1]).realized_stddev == 0
     with pytest.raises(PrivacyError, match="at most 4"):
         plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=range(5))
 
@@ -111,7 +110,7 @@ def test_the_entry_bound_leaves_room_for_shares():
 
 
 def test_events_of_rows_draw_anew_in_each_attempt():
-    rows = PrivacyUnit("sample")
+    rows = PrivacyUnit("example")
     steps = [release(sampling=Poisson(0.1), count=5), release(attempt=1, sampling=Poisson(0.1), count=5)]
     (profile,) = exposure(steps, rows, "outsider").profiles
     assert profile == Counter({gaussian_event(3.0, Poisson(0.1)): 10})
@@ -192,8 +191,8 @@ def test_epsilon_is_printed_rounded_up():
 
 def test_a_budget_on_the_edge_is_computed_finely():
     target = what_if(sampling=Poisson(0.01), noise_multiplier=1.0, rounds=1000, delta=1e-5, cross_checks=False).epsilon
-    releases = [release(i, sampling=Poisson(0.01), declared_stddev=1.0, realised_stddev=1.0) for i in range(999)]
-    last = release(999, sampling=Poisson(0.01), declared_stddev=1.0, realised_stddev=1.0)
+    releases = [release(i, sampling=Poisson(0.01), declared_stddev=1.0, realized_stddev=1.0) for i in range(999)]
+    last = release(999, sampling=Poisson(0.01), declared_stddev=1.0, realized_stddev=1.0)
     budget = Budget(target, 1e-5, UNIT)
     assert budget.check(releases, last) == target
     assert budget.accountant.spent([*releases, last]) == target  # what was computed finely is not said coarsely again

@@ -60,7 +60,7 @@ def test_settling_more_than_was_reserved_is_refused():
 
 def test_another_unit_cannot_resume(tmp_path):
     Ledger(UNIT, tmp_path / "l").reserve(release(0))
-    for other in (PrivacyUnit("sample"), PrivacyUnit("client", "replace_one")):
+    for other in (PrivacyUnit("example"), PrivacyUnit("client", "replace_one")):
         with pytest.raises(StateError, match="cannot be continued"):
             Ledger(other, tmp_path / "l")
 

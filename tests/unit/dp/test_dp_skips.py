@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privfl.dp import Accountant, Budget, Everyone, Mechanism, Poisson, PrivacyUnit, Segment
-from privfl.dp.accounting import SKIPS
+from privfl.dp.accounting.accountant import SKIPS
 from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.errors import ConfigError
 

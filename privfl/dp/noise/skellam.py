@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from privfl.dp.lattice import CONTEXT, Floats, Hat, LogConcave, Table
-from privfl.dp.sampler import Entropy
-from privfl.dp.unit import check_positive
+from privfl.checks import check_positive
+from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LogConcave, Table
+from privfl.dp.noise.sampler import Entropy
 from privfl.ring import Ints
 
 _TABLE_VARIANCE: Final = 4096.0

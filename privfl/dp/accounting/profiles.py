@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.gaussian import log_cdf
+from privfl.dp.accounting.gaussian import log_cdf
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """The discrete Gaussian of Canonne, Kamath and Steinke (2020): P(k) proportional to exp(-k^2/(2 s^2)) on the integers.
 
 An option beside the rounded Gaussian. It is not post-processing of a real Gaussian, so that the Gaussian's privacy
-loss does not cover it; its own accounting is in `privfl.dp.profiles`.
+loss does not cover it; its own accounting is in `privfl.dp.accounting.profiles`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
-from privfl.dp.lattice import CONTEXT, Floats, Hat, LogConcave, Table
-from privfl.dp.sampler import Entropy
-from privfl.dp.unit import check_positive
+from privfl.checks import check_positive
+from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LogConcave, Table
+from privfl.dp.noise.sampler import Entropy
 from privfl.ring import Ints
 
 _TABLE_STDDEV: Final = 64.0

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.unit import check_positive
+from privfl.checks import check_positive
 from privfl.errors import ConfigError
 from privfl.ring import Ints
 

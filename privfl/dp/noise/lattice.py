@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.sampler import MAX_STDDEV, Entropy
+from privfl.dp.noise.sampler import MAX_STDDEV, Entropy
 from privfl.errors import ConfigError
 from privfl.ring import Ints
 

@@ -8,17 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from privfl.checks import check_choice
 from privfl.dp.release import Law, Placement, Release
-from privfl.dp.unit import (
-    OBSERVERS,
-    Everyone,
-    FixedSize,
-    Observer,
-    PrivacyUnit,
-    Sampling,
-    TruncatedPoisson,
-    check_choice,
-)
+from privfl.dp.unit import OBSERVERS, Everyone, FixedSize, Observer, PrivacyUnit, Sampling, TruncatedPoisson
 from privfl.errors import UnsupportedRelease
 from privfl.wire import ClientId
 
@@ -111,7 +103,7 @@ def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer)
                 sampling = EVERYONE
             profile[_event(looks, sampling)] += looks[0].count
         return Exposure((profile,))
-    if unit.level == "sample":
+    if unit.level == "example":
         # Whoever knows the batches knows in which steps a row was: the worst row is in all of them.
         whole: Profile = Counter()
         for release in releases:
@@ -161,7 +153,7 @@ def _by_draw(releases: Iterable[Release], unit: PrivacyUnit) -> list[list[Releas
     """
     draws: defaultdict[tuple[int, int], list[Release]] = defaultdict(list)
     for release in releases:
-        draws[release.round, release.attempt if unit.level == "sample" else 0].append(release)
+        draws[release.round, release.attempt if unit.level == "example" else 0].append(release)
     return list(draws.values())
 
 

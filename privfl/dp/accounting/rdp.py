@@ -35,7 +35,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.events import Event, Noise
+from privfl.dp.accounting.events import Event, Noise
 from privfl.dp.unit import Everyone, Poisson
 from privfl.errors import UnsupportedRelease
 

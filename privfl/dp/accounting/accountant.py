@@ -16,25 +16,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.events import EVERYONE, Event, Profile, carried_by_units, exposure, known_sampling
-from privfl.dp.gaussian import gaussian_epsilon
-from privfl.dp.profiles import fixed_size_delta, profile_reach
-from privfl.dp.rdp import NAME as RDP
-from privfl.dp.rdp import rdp_epsilon
+from privfl.checks import check_count, check_delta, check_positive
+from privfl.dp.accounting.events import EVERYONE, Event, Profile, carried_by_units, exposure, known_sampling
+from privfl.dp.accounting.gaussian import gaussian_epsilon
+from privfl.dp.accounting.profiles import fixed_size_delta, profile_reach
+from privfl.dp.accounting.rdp import NAME as RDP
+from privfl.dp.accounting.rdp import rdp_epsilon
+from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.release import Placement, Release
-from privfl.dp.report import EpsilonReport
-from privfl.dp.unit import (
-    Everyone,
-    FixedSize,
-    Observer,
-    Poisson,
-    PrivacyUnit,
-    Sampling,
-    TruncatedPoisson,
-    check_count,
-    check_delta,
-    check_positive,
-)
+from privfl.dp.unit import Everyone, FixedSize, Observer, Poisson, PrivacyUnit, Sampling, TruncatedPoisson
 from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, UnsupportedRelease
 
 CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
@@ -236,7 +226,7 @@ def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: floa
 def discrete_gaussian_epsilon(sigma: float, sensitivity: int, delta: float, *, count: int = 1) -> float:
     """Epsilon of `count` discrete Gaussians of one coordinate, integer `sensitivity`, by their own distribution.
 
-    Never below the truth. In more dimensions only the Renyi bound holds; see `privfl.dp.rdp`.
+    Never below the truth. In more dimensions only the Renyi bound holds; see `privfl.dp.accounting.rdp`.
     """
     check_positive("sigma", sigma)
     check_count("sensitivity", sensitivity)
@@ -310,7 +300,7 @@ def _grids(sampled: Iterable[tuple[Event, int]], merged: float, quick: bool) -> 
 
 def _rounds(releases: Sequence[Release], unit: PrivacyUnit) -> int:
     """Rounds of clients, or steps over rows."""
-    return sum(r.count for r in releases) if unit.level == "sample" else len({r.round for r in releases})
+    return sum(r.count for r in releases) if unit.level == "example" else len({r.round for r in releases})
 
 
 def _check_event(event: Event, unit: PrivacyUnit) -> None:

@@ -8,28 +8,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from privfl.dp.accounting import DROPOUTS, PUBLIC_COUNTS, SKIPS, as_seen, compose, cross_figures
+from privfl.checks import check_count, check_delta, check_positive
+from privfl.dp.accounting.accountant import DROPOUTS, PUBLIC_COUNTS, SKIPS, as_seen, compose, cross_figures
+from privfl.dp.accounting.events import EVERYONE, Event, Noise, Profile, known_sampling
+from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.blocks import Segment, l1_bound, norm_bound
-from privfl.dp.events import EVERYONE, Event, Noise, Profile, known_sampling
 from privfl.dp.release import Placement
-from privfl.dp.report import EpsilonReport
-from privfl.dp.unit import (
-    CLIENT_UNIT,
-    Everyone,
-    FixedSize,
-    Observer,
-    PrivacyUnit,
-    Sampling,
-    check_count,
-    check_delta,
-    check_positive,
-)
+from privfl.dp.unit import CLIENT_UNIT, Everyone, FixedSize, Observer, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
 
-LEAST_NOISE: Final = 0.05
-MOST_NOISE: Final = 1e5
-MOST_ROUNDS: Final = 1 << 24
-MOST_PEOPLE: Final = 1 << 40
+MIN_NOISE: Final = 0.05
+MAX_NOISE: Final = 1e5
+MAX_ROUNDS: Final = 1 << 24
+MAX_POPULATION: Final = 1 << 40
 
 _ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
 
@@ -171,7 +162,7 @@ def calibrate(
     return plan(float(f"{steps * unit_step:.5g}"))
 
 
-def most_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
+def max_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
     """The most rounds for which `plan` (its own number is not used) stays within `epsilon`; 0 if one is too many."""
     check_positive("epsilon", epsilon)
 
@@ -182,31 +173,31 @@ def most_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
         return 0
     top = 2
     while cost(-top, True) <= _clearly(epsilon):
-        if top >= MOST_ROUNDS:
-            raise ConfigError(f"{MOST_ROUNDS} rounds stay within epsilon {epsilon:g}: ask for less noise")
+        if top >= MAX_ROUNDS:
+            raise ConfigError(f"{MAX_ROUNDS} rounds stay within epsilon {epsilon:g}: ask for less noise")
         top *= 4
     return -_least(cost, epsilon, -top, -1)
 
 
-def least_population(
-    *, epsilon: float, delta: float, plan: Plan, sampling_of: Callable[[int], Sampling], least: int
+def min_population(
+    *, epsilon: float, delta: float, plan: Plan, sampling_of: Callable[[int], Sampling], minimum: int
 ) -> int:
-    """The smallest population, at least `least`, for which `plan` stays within `epsilon`.
+    """The smallest population, at least `minimum`, for which `plan` stays within `epsilon`.
 
     `sampling_of` gives the sampling of a population, such as `lambda n: Poisson(cohort / n)`. Raises `ConfigError`
     when even 2^40 are too few.
     """
     check_positive("epsilon", epsilon)
-    check_count("least", least)
+    check_count("minimum", minimum)
 
     def cost(population: int, quick: bool) -> float:
         return replace(plan, sampling=sampling_of(population)).epsilon(delta, quick=quick)
 
-    if cost(least, False) <= epsilon:
-        return least
-    low, top = least, 2 * least
+    if cost(minimum, False) <= epsilon:
+        return minimum
+    low, top = minimum, 2 * minimum
     while (value := cost(top, True)) > epsilon:
-        if top >= MOST_PEOPLE:
+        if top >= MAX_POPULATION:
             raise ConfigError(f"no population is large enough for epsilon {epsilon:g}: add noise or run fewer rounds")
         low, top = top if value > _clearly(epsilon) else low, 4 * top
     return _least(cost, epsilon, low, top)
@@ -244,12 +235,12 @@ def _bracket(cost: Callable[[float], float], epsilon: float) -> tuple[float, flo
     z = 1.0
     while cost(z) > epsilon:
         z *= 2.0
-        if z > MOST_NOISE:
-            raise ConfigError(f"epsilon {epsilon:g} needs a noise multiplier above {MOST_NOISE:g}")
+        if z > MAX_NOISE:
+            raise ConfigError(f"epsilon {epsilon:g} needs a noise multiplier above {MAX_NOISE:g}")
     high = z
     while cost(z) <= _clearly(epsilon):
         z /= 2.0
-        if z < LEAST_NOISE:
+        if z < MIN_NOISE:
             raise ConfigError(f"epsilon {epsilon:g} is no constraint: a noise multiplier of {2 * z:g} is enough")
     return z, high
 

@@ -1,0 +1,1 @@
+"""Epsilon from releases and draws: events, accountants, planning and reports."""

@@ -1,0 +1,1 @@
+"""Exact integer samplers of noise: rounded Gaussian, Skellam and discrete Gaussian."""
