@@ -34,7 +34,7 @@ from privfl.cli.epsilon import (
     choose_delta,
     draw,
     planned_run,
-    segments_of,
+    slots_of,
 )
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output
@@ -105,12 +105,12 @@ def calibrate_verb(
         unit=PrivacyUnit(unit.value, adjacency.value),
         observer=observer.value,
         placement=placement.value,
-        segments=segments_of(placement, length, units),
+        slots=slots_of(placement, length, units),
     )
     if wanted is Wanted.NOISE:
         plan = calibrate(
             epsilon=epsilon, delta=chosen, sampling=how, rounds=count, unit=plan.unit, observer=plan.observer,
-            placement=plan.placement, segments=plan.segments,
+            placement=plan.placement, slots=plan.slots,
         )  # fmt: skip
     elif wanted is Wanted.ROUNDS:
         count = max_rounds(epsilon=epsilon, delta=chosen, plan=plan)

@@ -23,7 +23,7 @@ from privfl.dp import (
     PrivacyUnit,
     Release,
     Sampling,
-    Segment,
+    Slot,
     TruncatedPoisson,
     default_delta,
     format_epsilon,
@@ -169,7 +169,7 @@ def epsilon(
         unit=PrivacyUnit(unit.value, adjacency.value),
         observer=observer.value,
         placement=placement.value,
-        segments=segments_of(placement, length, units),
+        slots=slots_of(placement, length, units),
     )
     report = plan.report(chosen)
     if opacus:
@@ -180,13 +180,13 @@ def epsilon(
     tell(report, why=why, drawn=drawn, as_json=as_json)
 
 
-def segments_of(placement: PlacementName, length: int | None, units: int | None) -> tuple[Segment, ...]:
+def slots_of(placement: PlacementName, length: int | None, units: int | None) -> tuple[Slot, ...]:
     """The vector of a planned run, which only distributed noise is judged by; raises `ConfigError` without it."""
     if placement is not PlacementName.DISTRIBUTED:
         _refuse({"--length": length, "--units": units}, f"--placement {placement.value}")
         return ()
     _need({"--length": length}, ("--length",), "--placement distributed")
-    return (Segment("update", int(length or 0), float(units or UNITS), 1.0),)
+    return (Slot("update", int(length or 0), float(units or UNITS), 1.0),)
 
 
 def draw_ledger(ledger: Ledger, report: EpsilonReport, path: Path) -> Path:

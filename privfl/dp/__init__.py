@@ -13,7 +13,6 @@ from privfl.dp.accounting.planning import (
 )
 from privfl.dp.accounting.report import EpsilonReport, format_epsilon
 from privfl.dp.adaptive import AdaptiveClip
-from privfl.dp.blocks import Segment, l1_bound, norm_bound, side_bound
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
 from privfl.dp.ledger import Ledger, Token, combined
 from privfl.dp.mechanism import Mechanism, NoisePlan
@@ -21,6 +20,7 @@ from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
 from privfl.dp.release import Release
+from privfl.dp.slots import Slot, l1_bound, norm_bound, side_bound
 from privfl.dp.unit import (
     CLIENT_UNIT,
     Everyone,
@@ -54,7 +54,7 @@ __all__ = [
     "PrivacyUnit",
     "Release",
     "Sampling",
-    "Segment",
+    "Slot",
     "Token",
     "TruncatedPoisson",
     "calibrate",

@@ -14,8 +14,8 @@ from fractions import Fraction
 
 from privfl.checks import check_count, check_positive
 from privfl.codec import FixedPoint
-from privfl.dp.blocks import DEVIATION, Segment, side_bound
 from privfl.dp.clip import FlatClip
+from privfl.dp.slots import DEVIATION, Slot, side_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 
@@ -87,14 +87,14 @@ class AdaptiveClip:
             scale = math.nextafter(scale, 0.0)
         return FixedPoint(scale, ring)
 
-    def segments(self, length: int) -> tuple[Segment, Segment]:
+    def slots(self, length: int) -> tuple[Slot, Slot]:
         """The vector's blocks: an update of `length` entries in units of the clip norm, and the indicator.
 
         They are the same in every round, to the last bit, and with them the noise and what it costs.
         """
         return (
-            Segment("update", length, float(self.units), 1.0),
-            Segment(BLOCK, 1, float(self.indicator_units), 0.5),
+            Slot("update", length, float(self.units), 1.0),
+            Slot(BLOCK, 1, float(self.indicator_units), 0.5),
         )
 
     def indicator(self, within: bool) -> int:

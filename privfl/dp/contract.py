@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from privfl.dp.blocks import Segment
+from privfl.dp.slots import Slot
 from privfl.errors import PrivacyError
 
 
@@ -28,9 +28,9 @@ def check_denominator(denominator: float | None) -> None:
         raise PrivacyError(f"a private mean has a public, fixed denominator, not {denominator!r}")
 
 
-def check_metrics(metrics: Iterable[str], segments: Sequence[Segment]) -> None:
+def check_metrics(metrics: Iterable[str], slots: Sequence[Slot]) -> None:
     """Raise `PrivacyError` for a metric over private data that is not a noised block of the ledgered vector."""
-    covered = {segment.name for segment in segments}
+    covered = {slot.name for slot in slots}
     for name in metrics:
         if name not in covered:
             raise PrivacyError(

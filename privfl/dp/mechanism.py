@@ -16,11 +16,11 @@ import numpy as np
 
 from privfl.checks import check_choice, check_count, check_positive
 from privfl.codec import NOISE_DEVIATIONS
-from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
 from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
+from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
 from privfl.ring import Ints
@@ -70,9 +70,9 @@ class Mechanism:
             raise ConfigError(f"colluders must be an integer of at least 0, not {self.colluders!r}")
 
     def plan(
-        self, segments: Sequence[Segment], *, cohort: int, min_survivors: int, survivor_share: float | None = None
+        self, slots: Sequence[Slot], *, cohort: int, min_survivors: int, survivor_share: float | None = None
     ) -> NoisePlan:
-        """This mechanism in integer units, for contributions made of `segments`, and cohorts of up to `cohort`.
+        """This mechanism in integer units, for contributions made of `slots`, and cohorts of up to `cohort`.
 
         Of a cohort of k, max(`min_survivors`, ceil(`survivor_share` k)) must survive; without a share it is
         min_survivors/cohort. Raises `ConfigError` when no share would be left beside those of the observer and the
@@ -91,7 +91,7 @@ class Mechanism:
         spread = 1.0
         if self.placement == "distributed":
             spread = self._spread(cohort, min_survivors, survivor_share or min_survivors / cohort)
-        return NoisePlan(self, tuple(segments), cohort, spread, cohort)
+        return NoisePlan(self, tuple(slots), cohort, spread, cohort)
 
     def _spread(self, cohort: int, least: int, share: float) -> float:
         """Variance of all shares over the declared: the most that k shares are over those that count, of any k."""
@@ -110,7 +110,7 @@ class NoisePlan:
     """
 
     mechanism: Mechanism
-    segments: tuple[Segment, ...]
+    slots: tuple[Slot, ...]
     cohort: int
     spread: float
     drawn: int
@@ -124,12 +124,12 @@ class NoisePlan:
     @property
     def length(self) -> int:
         """Entries of the vector, all blocks."""
-        return sum(s.length for s in self.segments)
+        return sum(s.length for s in self.slots)
 
     @property
     def norm_bound(self) -> float:
         """l2 norm bound (integer units) of one contribution before noise."""
-        return norm_bound(self.segments)
+        return norm_bound(self.slots)
 
     @property
     def noise_stddev(self) -> float:
@@ -165,7 +165,7 @@ class NoisePlan:
 
         For `SumTask.bound`. The entry of a clipped block is at most its norm bound; noise is given 20 deviations.
         """
-        return max(math.floor(s.norm_bound) for s in self.segments) + self.noise_reach
+        return max(math.floor(s.norm_bound) for s in self.slots) + self.noise_reach
 
     @property
     def noise_reach(self) -> int:
@@ -276,7 +276,7 @@ class NoisePlan:
             declared_stddev=self.noise_stddev,
             realized_stddev=realized,
             norm_bound=self.norm_bound,
-            l1_bound=l1_bound(self.segments) if self.law == "skellam" else None,
+            l1_bound=l1_bound(self.slots) if self.law == "skellam" else None,
             sampling=sampling,
             server_sees=server_sees,
             participants=participants,

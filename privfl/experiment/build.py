@@ -152,7 +152,7 @@ def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) 
         raise ConfigError("privacy.noise_multiplier is missing; `privfl calibrate` finds the least for an epsilon")
     mechanism = Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
     share = config.cohort.min_survivors
-    return mechanism.plan(update.segments, cohort=cohort, min_survivors=least, survivor_share=share)
+    return mechanism.plan(update.slots, cohort=cohort, min_survivors=least, survivor_share=share)
 
 
 def build_clip(config: Config, layers: Sequence[int]) -> FlatClip | LayerClip | ElementClip:

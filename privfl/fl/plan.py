@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import FixedPoint, Rounding, Vector
-from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Segment
+from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Slot
 from privfl.dp.contract import check_weighting
 from privfl.errors import ConfigError, PlanRejected
 from privfl.files import canonical_json
@@ -102,13 +102,13 @@ class UpdatePlan:
         return self.clip.max_abs if isinstance(self.clip, ElementClip) else self.clip.clip_norm
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def slots(self) -> tuple[Slot, ...]:
         """The blocks of the vector under one noise; raises `PrivacyError` for weights, which have no bound."""
         check_weighting(self.weighting, None)
-        metrics = tuple(Segment(m.name, 1, m.scale(self.codec), m.bound) for m in self.metrics)
+        metrics = tuple(Slot(m.name, 1, m.scale(self.codec), m.bound) for m in self.metrics)
         if self.adaptive is None:
-            return (Segment("update", self.width, self.codec.scale, self.clip.clip_norm), *metrics)
-        update, indicator = self.adaptive.segments(self.width)
+            return (Slot("update", self.width, self.codec.scale, self.clip.clip_norm), *metrics)
+        update, indicator = self.adaptive.slots(self.width)
         return (update, *metrics, indicator)
 
     @property

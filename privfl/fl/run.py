@@ -141,7 +141,7 @@ class FederatedRun:
         if noise.mechanism.placement != "none":
             check_denominator(self.denominator)
             check_weighting(self.parts.work.update.weighting, None)
-            check_metrics([metric.name for metric in self.parts.work.update.metrics], noise.segments)
+            check_metrics([metric.name for metric in self.parts.work.update.metrics], noise.slots)
         if noise.mechanism.source == "simulation":
             return
         if self.uniforms is seeded_uniforms and not isinstance(self.sampler.declare(self.population), Everyone):

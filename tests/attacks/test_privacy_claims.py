@@ -23,7 +23,7 @@ from privfl.dp import (
     Mechanism,
     NoisePlan,
     Poisson,
-    Segment,
+    Slot,
     what_if,
 )
 from privfl.engine import LoopExecutor
@@ -58,8 +58,8 @@ def still(model: np.ndarray, client: int, round: int, rng: np.random.Generator) 
 
 
 def a_noise(bound: float, source: Any = "secure", length: int = 3) -> NoisePlan:
-    segment = Segment("update", length, CODEC.scale, bound)
-    return Mechanism("central", 2.0, source).plan([segment], cohort=4, min_survivors=1)
+    slot = Slot("update", length, CODEC.scale, bound)
+    return Mechanism("central", 2.0, source).plan([slot], cohort=4, min_survivors=1)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
@@ -148,7 +148,7 @@ def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_pa
     a_run(sampler=EveryoneSampler())  # there is nothing to draw
 
 
-MANY = [Segment("update", 100_000, 1024.0, 1.0)]
+MANY = [Slot("update", 100_000, 1024.0, 1.0)]
 
 
 def test_local_noise_tells_who_was_absent_and_so_claims_no_amplification() -> None:
@@ -158,7 +158,7 @@ def test_local_noise_tells_who_was_absent_and_so_claims_no_amplification() -> No
     with_it, without = np.sum(noisy, axis=0).std(), np.sum(noisy[:3], axis=0).std()
     assert with_it / without == pytest.approx(math.sqrt(4 / 3), rel=0.02)
     release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(4))
-    settings: Any = {"noise_multiplier": 2.0, "rounds": 1, "delta": 1e-5, "placement": "local", "segments": MANY}
+    settings: Any = {"noise_multiplier": 2.0, "rounds": 1, "delta": 1e-5, "placement": "local", "slots": MANY}
     whole = what_if(sampling=Everyone(), **settings)
     for found in (Accountant(CLIENT_UNIT, 1e-5).report([release]), what_if(sampling=Poisson(0.5), **settings)):
         assert found.unit.adjacency == "zero_out"

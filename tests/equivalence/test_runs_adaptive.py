@@ -59,7 +59,7 @@ def test_from_norms_of_one_the_clip_finds_them_within_60_rounds(tmp_path: Path, 
     assert len(releases) == 60
     ((noise, bound),) = {(r.declared_stddev, r.norm_bound) for r in releases}
     assert noise == bound == pytest.approx(experiment.update.norm_bound, rel=1e-12)
-    units, half = (segment.norm_bound for segment in experiment.update.segments)
+    units, half = (slot.norm_bound for slot in experiment.update.slots)
     assert experiment.update.norm_bound == pytest.approx(np.hypot(units, half))
     spent = experiment.epsilon()
     assert spent is not None
@@ -113,10 +113,10 @@ def test_the_loss_is_a_noised_block_with_a_price(tmp_path: Path) -> None:
     assert len(set(losses)) == 12
     assert np.mean(losses) == pytest.approx(0.75, abs=3 * 0.2 / 12**0.5)  # a deviation of 1/20 of the range [-2, 2]
     assert np.std(losses) == pytest.approx(0.2, rel=0.7)
-    names = [segment.name for segment in experiment.update.segments]
+    names = [slot.name for slot in experiment.update.slots]
     assert names == ["update", "loss"]
     (worst, *_) = Ledger.read(experiment.folder / "ledger.jsonl").releases
-    assert worst.norm_bound > experiment.update.segments[0].norm_bound
+    assert worst.norm_bound > experiment.update.slots[0].norm_bound
 
 
 def test_without_a_bound_no_metric_leaves_a_private_run(tmp_path: Path) -> None:

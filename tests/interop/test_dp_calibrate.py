@@ -10,7 +10,7 @@ from privfl.dp import (
     Plan,
     Poisson,
     PrivacyUnit,
-    Segment,
+    Slot,
     calibrate,
     default_delta,
     max_rounds,
@@ -21,7 +21,7 @@ from privfl.dp import (
 from privfl.dp.accounting import planning
 from privfl.errors import ConfigError
 
-SEGMENTS = (Segment("update", 7850, 1024.0, 0.3),)
+SEGMENTS = (Slot("update", 7850, 1024.0, 0.3),)
 
 
 # dp-accounting 0.6, PLD on a grid of 5e-5 and bisection: 3.9417, 2.2478, 0.9360.
@@ -38,7 +38,7 @@ def test_the_least_noise(epsilon, z):
     [
         {"sampling": Everyone()},
         {"sampling": FixedSize(100, 1000), "unit": PrivacyUnit("client", "replace_one")},
-        {"sampling": Poisson(0.1), "placement": "distributed", "segments": SEGMENTS},
+        {"sampling": Poisson(0.1), "placement": "distributed", "slots": SEGMENTS},
         {"sampling": Poisson(0.1), "observer": "participant"},
     ],
 )

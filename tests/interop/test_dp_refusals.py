@@ -15,7 +15,7 @@ from privfl.dp import (
     Poisson,
     PrivacyUnit,
     Release,
-    Segment,
+    Slot,
     TruncatedPoisson,
     combined,
     what_if,
@@ -162,10 +162,10 @@ def test_sample_and_client_level_in_one_number():
 
 
 def test_metrics_outside_the_ledger():
-    segments = (Segment("update", 10, 1.0, 1.0), Segment("loss", 1, 1.0, 1.0))
-    check_metrics(["loss"], segments)
+    slots = (Slot("update", 10, 1.0, 1.0), Slot("loss", 1, 1.0, 1.0))
+    check_metrics(["loss"], slots)
     with pytest.raises(PrivacyError, match="accuracy"):
-        check_metrics(["loss", "accuracy"], segments)
+        check_metrics(["loss", "accuracy"], slots)
 
 
 @pytest.mark.parametrize("law", ["rounded_gaussian", "float_gaussian"])

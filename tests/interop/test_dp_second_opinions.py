@@ -12,11 +12,11 @@ from privfl.dp import (
     Plan,
     Poisson,
     PrivacyUnit,
-    Segment,
+    Slot,
     discrete_gaussian_epsilon,
 )
 
-SEGMENTS = [Segment("update", 100, 64.0, 1.0)]
+SEGMENTS = [Slot("update", 100, 64.0, 1.0)]
 
 
 @pytest.mark.parametrize(("q", "z", "rounds"), [(0.01, 1.0, 1000), (0.1, 0.8, 100), (0.2, 3.0, 50)])
@@ -38,7 +38,7 @@ def test_opacus_prv_is_not_asked_what_it_does_not_know():
     for plan in (
         Plan(sampling=FixedSize(10, 100), noise_multiplier=1.0, rounds=1, unit=replace),
         Plan(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, unit=replace),
-        Plan(sampling=Everyone(), noise_multiplier=1.0, rounds=1, placement="distributed", segments=tuple(SEGMENTS)),
+        Plan(sampling=Everyone(), noise_multiplier=1.0, rounds=1, placement="distributed", slots=tuple(SEGMENTS)),
     ):
         with pytest.raises(ConfigError):
             prv_epsilon(plan, 1e-5)

@@ -13,7 +13,7 @@ from privfl.dp import (
     Mechanism,
     Poisson,
     PrivacyUnit,
-    Segment,
+    Slot,
     what_if,
 )
 from privfl.dp.accounting.events import Noise
@@ -22,7 +22,7 @@ from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
 # MNIST softmax: 7850 entries, clip 0.3, 2^10 units per 1.0.
-SEGMENTS = [Segment("update", 7850, 1024.0, 0.3)]
+SEGMENTS = [Slot("update", 7850, 1024.0, 0.3)]
 
 
 def plan(z, placement="distributed"):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from privfl.cli.app import run
-from privfl.dp import Ledger, Mechanism, PrivacyUnit, Segment
+from privfl.dp import Ledger, Mechanism, PrivacyUnit, Slot
 from privfl.dp.unit import Everyone
 
 POISSON = ["epsilon", "--sampling", "poisson", "--population", "10000", "--cohort", "100", "--noise-multiplier", "1"]
@@ -97,7 +97,7 @@ def test_truncated_poisson_takes_a_cap(capsys):
 def ledger(tmp_path):
     path = tmp_path / "ledger.jsonl"
     kept = Ledger(PrivacyUnit(), path)
-    plan = Mechanism("central", 1.0).plan([Segment("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
+    plan = Mechanism("central", 1.0).plan([Slot("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
     worst = plan.worst_case(round=1, attempt=0, sampling=Everyone(), server_sees="sum", cohort=(0, 1, 2))
     kept.reserve(worst)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from privfl.codec import FixedPoint
-from privfl.dp import CLIENT_UNIT, Accountant, Budget, ElementClip, FlatClip, Ledger, Mechanism, NoisePlan, Segment
+from privfl.dp import CLIENT_UNIT, Accountant, Budget, ElementClip, FlatClip, Ledger, Mechanism, NoisePlan, Slot
 from privfl.engine import LoopExecutor
 from privfl.errors import BudgetExceeded, ConfigError, StateError, TooFewSurvivors
 from privfl.fl.client import ClientUpdate
@@ -44,7 +44,7 @@ def a_run(folder: Path, *, noise: NoisePlan | None = None, **changes: object) ->
 
 def a_noise(source: str = "simulation") -> NoisePlan:
     mechanism = Mechanism("central", 2.0, source=source)  # type: ignore[arg-type]
-    return mechanism.plan([Segment("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4)
+    return mechanism.plan([Slot("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4)
 
 
 def a_payment(folder: Path, *, epsilon: float = 100.0, assume: bool = True) -> Payment:
@@ -132,7 +132,7 @@ def test_a_server_that_saw_vectors_is_paid_for_even_if_too_few_survived(tmp_path
         return lambda client, step: client > 0
 
     noise = Mechanism("local", 5.0, source="simulation").plan(
-        [Segment("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4
+        [Slot("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4
     )
     payment = a_payment(tmp_path)
     run = a_run(tmp_path, noise=noise, payment=payment, dropouts=drop, retries=2, denominator=8.0)

@@ -12,8 +12,8 @@ from privfl.checks import check_count, check_delta, check_positive
 from privfl.dp.accounting.accountant import DROPOUTS, PUBLIC_COUNTS, SKIPS, as_seen, compose, cross_figures
 from privfl.dp.accounting.events import EVERYONE, Event, Noise, Profile, known_sampling
 from privfl.dp.accounting.report import EpsilonReport
-from privfl.dp.blocks import Segment, l1_bound, norm_bound
 from privfl.dp.release import Placement
+from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import CLIENT_UNIT, Everyone, FixedSize, Observer, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
 
@@ -29,7 +29,7 @@ _ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by repl
 class Plan:
     """A run before it is run: `rounds` equal releases with `noise_multiplier`.
 
-    `placement` "distributed" asks for Skellam noise, which needs the vector's `segments` (integer units) besides; with
+    `placement` "distributed" asks for Skellam noise, which needs the vector's `slots` (integer units) besides; with
     "central" or "local" noise they are not used. Observers other than the outsider know the cohorts and get no
     amplification; for them the unit is one that takes part in every round.
     """
@@ -40,15 +40,15 @@ class Plan:
     unit: PrivacyUnit = CLIENT_UNIT
     observer: Observer = "outsider"
     placement: Placement = "central"
-    segments: tuple[Segment, ...] = field(default=(), repr=False)
+    slots: tuple[Slot, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_count("rounds", self.rounds)
         check_positive("noise_multiplier", self.noise_multiplier)
         if self.placement == "none":
             raise ConfigError("placement 'none' has no epsilon; use central, distributed or local")
-        if self.placement == "distributed" and not self.segments:
-            raise ConfigError("distributed noise is judged as integers: give the vector's segments")
+        if self.placement == "distributed" and not self.slots:
+            raise ConfigError("distributed noise is judged as integers: give the vector's slots")
 
     @property
     def known_sampling(self) -> Sampling:
@@ -63,7 +63,7 @@ class Plan:
     def profile(self) -> Profile:
         """What is composed."""
         if self.placement == "distributed":
-            look = Noise("skellam", self.noise_multiplier, norm_bound(self.segments), l1_bound(self.segments))
+            look = Noise("skellam", self.noise_multiplier, norm_bound(self.slots), l1_bound(self.slots))
         else:
             look = Noise("rounded_gaussian", float(self.noise_multiplier))
         return Counter({Event((look,), self.known_sampling): self.rounds})
@@ -107,7 +107,7 @@ def what_if(
     unit: PrivacyUnit = CLIENT_UNIT,
     observer: Observer = "outsider",
     placement: Placement = "central",
-    segments: Sequence[Segment] = (),
+    slots: Sequence[Slot] = (),
     cross_checks: bool = True,
 ) -> EpsilonReport:
     """Epsilon of a run before it is run; see `Plan`."""
@@ -118,7 +118,7 @@ def what_if(
         unit=unit,
         observer=observer,
         placement=placement,
-        segments=tuple(segments),
+        slots=tuple(slots),
     )
     return plan.report(delta, cross_checks=cross_checks)
 
@@ -132,7 +132,7 @@ def calibrate(
     unit: PrivacyUnit = CLIENT_UNIT,
     observer: Observer = "outsider",
     placement: Placement = "central",
-    segments: Sequence[Segment] = (),
+    slots: Sequence[Slot] = (),
 ) -> Plan:
     """The plan with the least noise multiplier, to five digits rounded up, whose epsilon is at most `epsilon`.
 
@@ -149,7 +149,7 @@ def calibrate(
             unit=unit,
             observer=observer,
             placement=placement,
-            segments=tuple(segments),
+            slots=tuple(slots),
         )
 
     low, high = _bracket(lambda z: plan(z).epsilon(delta, quick=True), epsilon)

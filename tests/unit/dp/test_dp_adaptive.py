@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from privfl.codec import square_norm
-from privfl.dp import Accountant, AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Segment, norm_bound
+from privfl.dp import Accountant, AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Slot, norm_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 
@@ -18,7 +18,7 @@ def test_it_finds_the_norms(start):
     adaptive, releases = state(start), []
     rng = np.random.default_rng(3)
     for round in range(60):
-        plan = Mechanism("central", 1.0, "simulation").plan(adaptive.segments(20), cohort=100, min_survivors=100)
+        plan = Mechanism("central", 1.0, "simulation").plan(adaptive.slots(20), cohort=100, min_survivors=100)
         total = np.zeros(21, np.int64)
         for client in range(100):
             update = rng.normal(size=20)
@@ -37,16 +37,16 @@ def test_it_finds_the_norms(start):
 
 
 def test_the_noise_multipliers_of_blocks_add_up():
-    segments = [Segment("update", 10, 1000.0, 0.7), Segment("clip", 1, 80.0, 0.5), Segment("loss", 2, 3.0, 4.0)]
-    plan = Mechanism("central", 1.7).plan(segments, cohort=10, min_survivors=5)
-    inverse = sum(s.noise_multiplier(plan.noise_stddev) ** -2 for s in segments)
+    slots = [Slot("update", 10, 1000.0, 0.7), Slot("clip", 1, 80.0, 0.5), Slot("loss", 2, 3.0, 4.0)]
+    plan = Mechanism("central", 1.7).plan(slots, cohort=10, min_survivors=5)
+    inverse = sum(s.noise_multiplier(plan.noise_stddev) ** -2 for s in slots)
     assert inverse**-0.5 == pytest.approx(1.7)
-    assert norm_bound(segments) == pytest.approx(math.sqrt(700**2 + 40**2 + 12**2))
+    assert norm_bound(slots) == pytest.approx(math.sqrt(700**2 + 40**2 + 12**2))
 
 
 def test_the_indicator_is_no_noisier_than_planned():
     adaptive = state(1.0, z=2.0, cohort=200)
-    plan = Mechanism("central", 2.0).plan(adaptive.segments(20), cohort=300, min_survivors=5)
+    plan = Mechanism("central", 2.0).plan(adaptive.slots(20), cohort=300, min_survivors=5)
     assert plan.noise_stddev / adaptive.indicator_units / 200 <= 0.05 * 1.01
 
 

@@ -10,7 +10,7 @@ from privfl.dp import (
     Poisson,
     PrivacyUnit,
     Release,
-    Segment,
+    Slot,
     default_delta,
     discrete_gaussian_epsilon,
     side_bound,
@@ -18,7 +18,7 @@ from privfl.dp import (
 )
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 
-SEGMENTS = [Segment("update", 50, 64.0, 1.0)]
+SEGMENTS = [Slot("update", 50, 64.0, 1.0)]
 
 
 def release(round: int, **changes: object) -> Release:

@@ -17,7 +17,7 @@ from privfl.dp import (
     Poisson,
     PrivacyUnit,
     Release,
-    Segment,
+    Slot,
     Token,
     combined,
     format_epsilon,
@@ -35,7 +35,7 @@ from privfl.dp.noise.discrete_gaussian import _sampler
 from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
-SEGMENTS = [Segment("update", 8, 16.0, 1.0)]
+SEGMENTS = [Slot("update", 8, 16.0, 1.0)]
 
 
 def release(round=0, **changes):

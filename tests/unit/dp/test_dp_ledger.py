@@ -1,10 +1,10 @@
 import pytest
 
-from privfl.dp import Accountant, Budget, Ledger, Mechanism, Poisson, PrivacyUnit, Release, Segment, what_if
+from privfl.dp import Accountant, Budget, Ledger, Mechanism, Poisson, PrivacyUnit, Release, Slot, what_if
 from privfl.errors import BudgetExceeded, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
-PLAN = Mechanism("central", 1.0).plan([Segment("update", 10, 1024.0, 1.0)], cohort=100, min_survivors=2)
+PLAN = Mechanism("central", 1.0).plan([Slot("update", 10, 1024.0, 1.0)], cohort=100, min_survivors=2)
 
 
 def release(round, ids=(1, 2, 3), **changes):

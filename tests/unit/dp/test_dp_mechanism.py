@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from privfl.dp import Everyone, Mechanism, Segment
+from privfl.dp import Everyone, Mechanism, Slot
 from privfl.errors import ConfigError, LocalProtocolError
 
-SEGMENTS = [Segment("update", 4000, 1024.0, 0.5), Segment("clip", 1, 512.0, 0.5)]
+SEGMENTS = [Slot("update", 4000, 1024.0, 0.5), Slot("clip", 1, 512.0, 0.5)]
 
 
 def test_central_noise_is_added_once_where_the_sum_is_opened():

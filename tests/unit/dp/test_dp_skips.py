@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from privfl.dp import Accountant, Budget, Everyone, Mechanism, Poisson, PrivacyUnit, Segment
+from privfl.dp import Accountant, Budget, Everyone, Mechanism, Poisson, PrivacyUnit, Slot
 from privfl.dp.accounting.accountant import SKIPS
 from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.errors import ConfigError
@@ -39,7 +39,7 @@ def test_central_noise_and_no_silence_leave_nothing_to_tell():
 
 
 def release(sampling):
-    plan = Mechanism("central", 1.0).plan([Segment("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
+    plan = Mechanism("central", 1.0).plan([Slot("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
     return plan.worst_case(round=1, sampling=sampling, server_sees="sum", cohort=(0, 1, 2))
 
 

@@ -15,7 +15,7 @@ DEVIATION: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class Slot:
     """`length` entries of a vector, encoded at `scale` units per 1.0, whose real l2 norm is at most `bound`."""
 
     name: str
@@ -69,22 +69,22 @@ def side_bound(
     return max(1, math.ceil(noise_multiplier * units / math.sqrt(left)))
 
 
-def norm_bound(segments: Sequence[Segment]) -> float:
+def norm_bound(slots: Sequence[Slot]) -> float:
     """l2 norm bound (integer units) of one contribution, all blocks: sqrt(sum (s_b c_b)^2), so 1/z^2 = sum 1/z_b^2."""
-    _check(segments)
-    return math.sqrt(math.fsum(s.norm_bound**2 for s in segments))
+    _check(slots)
+    return math.sqrt(math.fsum(s.norm_bound**2 for s in slots))
 
 
-def l1_bound(segments: Sequence[Segment]) -> float:
+def l1_bound(slots: Sequence[Slot]) -> float:
     """l1 norm bound (integer units) of one contribution: the blocks' bounds added, or the whole's, if smaller."""
-    _check(segments)
-    whole, length = norm_bound(segments), sum(s.length for s in segments)
-    return min(math.fsum(s.l1_bound for s in segments), math.sqrt(length) * whole, whole**2)
+    _check(slots)
+    whole, length = norm_bound(slots), sum(s.length for s in slots)
+    return min(math.fsum(s.l1_bound for s in slots), math.sqrt(length) * whole, whole**2)
 
 
-def _check(segments: Sequence[Segment]) -> None:
-    if not segments:
+def _check(slots: Sequence[Slot]) -> None:
+    if not slots:
         raise ConfigError("a vector has at least one block")
-    names = [s.name for s in segments]
+    names = [s.name for s in slots]
     if len(set(names)) != len(names):
         raise ConfigError(f"block names must be distinct, not {names}")
