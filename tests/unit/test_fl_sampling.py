@@ -1,6 +1,8 @@
 """Samplers: what they draw has the law that they declare."""
 
 import math
+import time
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -144,3 +146,38 @@ def test_simulated_streams_do_not_repeat_one_another() -> None:
 def test_bad_samplers_are_refused(build: object) -> None:
     with pytest.raises(ConfigError):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000, 2**53])
+def test_the_smallest_coins_are_those_of_a_stable_sort(levels: int) -> None:
+    """Also where many coins are equal: the first of them are taken, so a cohort depends on its coins alone."""
+    rng = np.random.default_rng(levels)
+    for population in (1, 2, 7, 500):
+        coins = rng.integers(0, levels, population) / levels
+        for size in {1, 2, population // 2, population - 1, population} & set(range(1, population + 1)):
+            expected = tuple(np.sort(np.argsort(coins, kind="stable")[:size]).tolist())
+            assert FixedSizeSampler(size).sample(population, lambda n, coins=coins: coins) == expected
+            capped = TruncatedPoissonSampler(1.0, size)
+            assert capped.sample(population, lambda n, coins=coins: coins) == expected
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [FixedSizeSampler(100), FixedSizeSampler(500_000), TruncatedPoissonSampler(0.9, 100)],
+    ids=["fixed size", "half of all", "capped"],
+)
+def test_a_large_population_is_not_sorted(sampler: CohortSampler) -> None:
+    """The time is a few times what numpy needs to find the smallest coins; a sort takes some seventy times that."""
+    coins = np.random.default_rng(0).random(1_000_000)
+
+    def seconds(call: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    size = sampler.largest_size(len(coins))
+    reference = seconds(lambda: np.sort(np.argpartition(coins, size)[:size]).tolist())
+    assert seconds(lambda: sampler.sample(len(coins), lambda n: coins)) < 8 * reference + 0.01
