@@ -2,7 +2,7 @@
 
 project = "privfl"
 author = "The privfl authors"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 html_theme = "furo"
 html_title = "privfl"
 exclude_patterns = ["_build"]

@@ -42,6 +42,14 @@ def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
     sync_folder(path.parent)
 
 
+def user_path(path: Path | str) -> Path:
+    """A path that a user wrote, with `~` as the home folder; raises `ConfigError` where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no such home folder; write the path in full") from error
+
+
 def sweep(folder: Path) -> None:
     """Remove from `folder` what `atomic_write` left there when a crash cut it short. For its only writer to call."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import privfl
-from privfl.cli import calibrate, compare, demo, doctor, epsilon, plan, report, runs
+from privfl.cli import calibrate, compare, config, demo, doctor, epsilon, plan, report, runs
 from privfl.cli import run as run_verb
 from privfl.errors import (
     BudgetExceeded,
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("run", epilog=run_verb.EXAMPLE)(run_verb.run)
 app.add_typer(runs.app, name="runs")
+app.add_typer(config.app, name="config")
 app.command("epsilon", epilog=epsilon.EXAMPLE)(epsilon.epsilon)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)

@@ -16,7 +16,7 @@ from privfl.cli.show import facts_table, output, size
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize, who_sees
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, user_path
 
 EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
 
@@ -31,7 +31,9 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
     sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = "plain,masked,ckks",
     folder: Annotated[str | None, typer.Option("--folder", help="The data folder, or PRIVFL_DATA.")] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Where results go.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", parser=user_path, help="Where results go.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Arms run at a time; as many as there are cores by default.")
     ] = None,

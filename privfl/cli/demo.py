@@ -14,6 +14,7 @@ from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
 from privfl.experiment.demo import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.experiment.line import LineDemo, LineResult
+from privfl.files import user_path
 
 EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
 
@@ -44,7 +45,9 @@ def demo(
     what: Annotated[Which, typer.Argument(help="What to demonstrate.")] = Which.HOSPITALS,
     sum_: Annotated[Sum, typer.Option("--sum", help="The secure sum.")] = Sum.MASKED,
     seed: Seed = None,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Where the plot goes.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Where the plot goes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train across ten hospitals with differential privacy and secure aggregation, and show what everybody saw."""

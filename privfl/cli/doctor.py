@@ -19,6 +19,8 @@ PACKAGES: Final = (
     ("numpy", "", "vectors"),
     ("cryptography", "", "keys, masks, signatures"),
     ("safetensors", "", "model files"),
+    ("pydantic", "", "configurations"),
+    ("tomli-w", "", "configuration files"),
     ("dp-accounting", "dp", "epsilon"),
     ("scikit-learn", "data", "bundled data sets"),
     ("matplotlib", "plot", "plots"),

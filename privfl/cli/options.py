@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from privfl.errors import ConfigError
+from privfl.files import user_path
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of data split, training and dropouts; never of secure noise.")
 ]
-Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="The folder of runs.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", parser=user_path, help="The folder of runs.")]
 Delta = Annotated[float, typer.Option("--delta", help="Probability with which the promise may fail, below 1/clients.")]
 
 

@@ -10,13 +10,16 @@ import typer
 from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import output
 from privfl.experiment.archive import find_run
+from privfl.files import user_path
 
 EXAMPLE: Final = "Example: [bold]privfl report breast_cancer --to report.html[/]"
 
 
 def report(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name, or its folder.")],
-    to: Annotated[Path | None, typer.Option("--to", metavar="HTML", help="Where the page goes.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="HTML", parser=user_path, help="Where the page goes.")
+    ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Leave out what an outsider must not see for its epsilon to hold.")
     ] = False,

@@ -11,6 +11,7 @@ from privfl.cli.options import Json, Runs, Seed, parse_overrides, print_json
 from privfl.cli.show import facts_table, follow, output, size
 from privfl.errors import BudgetExceeded
 from privfl.experiment import Experiment, load_config
+from privfl.files import user_path
 
 PRIVATE: Final = "not_for_publication"
 
@@ -19,7 +20,9 @@ EXAMPLE: Final = "Example: [bold]privfl run examples/digits.toml --set sum.schem
 
 def run(
     *,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What to train; see examples/.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", parser=user_path, help="What to train; see examples/.")
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round.")] = False,
     runs: Runs = Path("runs"),
     seed: Seed = None,

@@ -15,7 +15,7 @@ from privfl.dp import Ledger, format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.archive import find_run, find_runs, read_reports
 from privfl.experiment.experiment import LEDGER, METRICS, MODELS
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, user_path
 from privfl.fl.run import IF_SECURE, TELLING, check_charged
 from privfl.fl.store import ModelStore, Version
 
@@ -78,7 +78,7 @@ def show(
 @app.command("export", epilog="Example: [bold]privfl runs export digits digits.safetensors[/]")
 def export(
     name: Name,
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where the safetensors file goes.")],
+    to: Annotated[Path, typer.Argument(metavar="FILE", parser=user_path, help="Where the safetensors file goes.")],
     round: Round = None,
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -99,7 +99,9 @@ def export(
 @app.command("publish", epilog="Example: [bold]privfl runs publish digits public/[/]")
 def publish(
     name: Name,
-    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for what may be published.")],
+    to: Annotated[
+        Path, typer.Argument(metavar="FOLDER", parser=user_path, help="A new folder for what may be published.")
+    ],
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:

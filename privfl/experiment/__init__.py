@@ -1,7 +1,20 @@
 """The composition root and the Python API: a configuration in, reports and models out."""
 
-from privfl.experiment.config import Config, load_config
+from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model, Privacy, Server, Sum, load_config
 from privfl.experiment.experiment import Experiment
 from privfl.fl.run import RoundReport
 
-__all__ = ["Config", "Experiment", "RoundReport", "load_config"]
+__all__ = [
+    "Client",
+    "Cohort",
+    "Config",
+    "Data",
+    "Engine",
+    "Experiment",
+    "Model",
+    "Privacy",
+    "RoundReport",
+    "Server",
+    "Sum",
+    "load_config",
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from privfl.errors import ConfigError, StateError
 from privfl.experiment.experiment import CONFIG, METRICS
+from privfl.files import user_path
 from privfl.fl.run import RoundReport
 
 
@@ -17,7 +18,7 @@ def find_runs(runs: Path) -> list[Path]:
 
 def find_run(runs: Path, name: str) -> Path:
     """The folder of the run that is called `name`, or that is that folder; raises `ConfigError`."""
-    for folder in (runs / name, Path(name)):
+    for folder in (runs / name, user_path(name)):
         if (folder / CONFIG).is_file():
             return folder
     known = ", ".join(path.name for path in find_runs(runs)) or "none"

@@ -18,7 +18,7 @@ from privfl.dp.release import ServerView
 from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
-from privfl.experiment.config import CohortConfig, Config, ServerConfig
+from privfl.experiment.config import Cohort, Config, Server
 from privfl.fl.client import Executor, Train
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
@@ -60,7 +60,7 @@ def layers_of(train: object, length: int) -> tuple[int, ...]:
     return (length,) if not entries else tuple(entry.stop - entry.start for entry in entries)
 
 
-def build_sampler(settings: CohortConfig) -> CohortSampler:
+def build_sampler(settings: Cohort) -> CohortSampler:
     """The cohort sampler, from exactly the settings that it needs."""
     needs = {
         "everyone": (),
@@ -111,7 +111,7 @@ def skip_chance(config: Config, clients: int) -> float:
     return skip_delta(pivots, rounds=config.rounds * tries, probability=sampling.probability)
 
 
-def build_optimizer(settings: ServerConfig) -> ServerOptimizer:
+def build_optimizer(settings: Server) -> ServerOptimizer:
     """The server optimizer with the hyper-parameters that are given, and its defaults for the others."""
     names = {"sgd": ("eta", "momentum"), "fedadagrad": ("eta", "beta_1", "tau")}.get(
         settings.optimizer, ("eta", "beta_1", "beta_2", "tau")

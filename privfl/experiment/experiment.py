@@ -17,10 +17,10 @@ from privfl.data import Dataset, FederatedData
 from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit, default_delta
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
-from privfl.experiment.config import Config, EngineConfig, load_config, to_mapping, to_toml
+from privfl.experiment.config import Config, Engine, load_config, to_mapping, to_toml
 from privfl.experiment.federation import build_federation, prepare
 from privfl.experiment.versions import note_origin
-from privfl.files import atomic_write, canonical_json, sweep
+from privfl.files import atomic_write, canonical_json, sweep, user_path
 from privfl.fl.client import Train
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
@@ -82,7 +82,7 @@ class Experiment:
         if runs is None:
             runs = tempfile.mkdtemp(prefix="privfl-")
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
-        self.folder = Path(runs) / self.config.name
+        self.folder = user_path(runs) / self.config.name
         self._own = (train, initial, measure, public_measure)
         federation = build_federation(self.config, data)
         self._given: dict[str, str] = {}
@@ -110,7 +110,7 @@ class Experiment:
     @classmethod
     def from_file(cls, path: Path | str, **settings: Any) -> Experiment:
         """The experiment that a TOML file describes."""
-        return cls(load_config(Path(path)), **settings)
+        return cls(load_config(path), **settings)
 
     @property
     def private(self) -> bool:
@@ -321,4 +321,4 @@ class Experiment:
 def _essence(config: Config) -> Config:
     """What a resumed run must have in common with the stored one: all but its length and where it is computed."""
     data = dataclasses.replace(config.data, folder=None)
-    return dataclasses.replace(config, rounds=1, data=data, engine=EngineConfig())
+    return dataclasses.replace(config, rounds=1, data=data, engine=Engine())

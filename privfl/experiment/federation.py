@@ -43,7 +43,7 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
 def prepare(
     federation: FederatedData, config: Config, scheme: SecureSum, credentials: Mapping[ClientId, Any] | None
 ) -> FederatedData:
-    """Standardize the features as the configuration says; see `DataConfig`."""
+    """Standardize the features as the configuration says; see `Data`."""
     how = config.data.standardize
     if how == "none":
         return federation

@@ -16,7 +16,16 @@ from privfl.errors import StateError
 from privfl.files import atomic_write, canonical_json
 
 VERSIONS: Final = "versions.json"
-LIBRARIES: Final = ("numpy", "cryptography", "safetensors", "dp-accounting", "scikit-learn", "torch", "tenseal")
+LIBRARIES: Final = (
+    "numpy",
+    "cryptography",
+    "safetensors",
+    "pydantic",
+    "dp-accounting",
+    "scikit-learn",
+    "torch",
+    "tenseal",
+)
 
 
 @dataclass(frozen=True, slots=True)

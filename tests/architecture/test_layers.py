@@ -97,6 +97,7 @@ PLACES = {
     "report/anything": "matplotlib",
     "fl/store": "safetensors",
     "cli/anything": "typer, rich",
+    "experiment/config/anything": "pydantic, pydantic_core, tomli_w",
 }
 
 

@@ -8,7 +8,19 @@ import sys
 import pytest
 
 LIGHT = ["privfl", "privfl.sums", "privfl.codec", "privfl.secagg", "privfl.crypto", "privfl.dp", "privfl.fl"]
-HEAVY = ["torch", "opacus", "tenseal", "scipy", "sklearn", "dp_accounting", "matplotlib", "pandas", "typer", "rich"]
+HEAVY = [
+    "torch",
+    "opacus",
+    "tenseal",
+    "scipy",
+    "sklearn",
+    "dp_accounting",
+    "matplotlib",
+    "pandas",
+    "typer",
+    "rich",
+    "pydantic",
+]
 IMPORT = """
 import json, sys, time
 start = time.process_time()

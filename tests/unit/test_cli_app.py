@@ -14,7 +14,7 @@ from privfl.errors import ConfigError
 
 VERBS = (
     "demo", "run", "epsilon", "calibrate", "plan", "compare", "report", "doctor", "runs",
-    "runs list", "runs show", "runs export",
+    "runs list", "runs show", "runs export", "config", "config schema", "config reference",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_version(capsys):
 def test_every_verb_has_help_with_an_example(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    assert verb == "runs" or "Example" in shown
+    assert verb in ("runs", "config") or "Example" in shown
     assert f"privfl {verb}" in shown
 
 

@@ -8,7 +8,7 @@ import pytest
 from privfl.cli.app import run
 from privfl.crypto import generate_identities
 from privfl.errors import ConfigError
-from privfl.experiment.config import SumConfig
+from privfl.experiment.config import Sum
 from privfl.he import CkksSpeed, CkksSum, measure_ckks_speed, plan_ckks
 from privfl.he.plan import quorum_of
 from privfl.ring import Ring
@@ -68,7 +68,7 @@ def test_the_encrypted_plan_is_the_planner_s(capsys):
 def test_without_bits_an_encrypted_sum_is_planned_as_a_run_would_be(capsys):
     assert run([*CKKS, "--json"]) == 0
     record = said(capsys)
-    assert record["bits"] == SumConfig().bits == 31
+    assert record["bits"] == Sum().bits == 31
     assert record["prime_bits"] == 48
     assert record["bytes_per_value"] < 6.1
     assert run([*CKKS, "--bits", "23", "--json"]) == 0

@@ -15,7 +15,7 @@ from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 from privfl.experiment import Experiment, RoundReport
 from privfl.experiment.build import build_executor, build_optimizer, build_sampler
-from privfl.experiment.config import CohortConfig, Config, ServerConfig
+from privfl.experiment.config import Cohort, Config, Server
 from privfl.fl.client import ClientUpdate
 from privfl.fl.metrics import MetricSums, measure_predictions
 from privfl.fl.optimizers import FedAdagrad, FedAdam, FedYogi, ServerSGD
@@ -46,7 +46,7 @@ def an_experiment(data: Any = DATA, /, **changes: Any) -> Experiment:
     ],
 )
 def test_samplers(settings: dict[str, Any], sampler: object) -> None:
-    assert build_sampler(CohortConfig(**settings)) == sampler
+    assert build_sampler(Cohort(**settings)) == sampler
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_samplers(settings: dict[str, Any], sampler: object) -> None:
 )
 def test_samplers_take_exactly_what_they_need(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        build_sampler(CohortConfig(**settings))
+        build_sampler(Cohort(**settings))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_samplers_take_exactly_what_they_need(settings: dict[str, Any], sentence
     ],
 )
 def test_optimizers(settings: dict[str, Any], optimizer: object) -> None:
-    assert build_optimizer(ServerConfig(**settings)) == optimizer
+    assert build_optimizer(Server(**settings)) == optimizer
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_optimizers(settings: dict[str, Any], optimizer: object) -> None:
 )
 def test_optimizers_take_no_others_parameters(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="does not take"):
-        build_optimizer(ServerConfig(**settings))
+        build_optimizer(Server(**settings))
 
 
 def test_executors() -> None:

@@ -1,0 +1,225 @@
+"""The sections of a configuration: what a TOML file or a program may set, with the meaning of every setting."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from privfl.experiment.config.checked import Number, section, setting
+from privfl.ring import MAX_BITS, MIN_BITS
+
+
+@section("data")
+class Data:
+    """The data set, and how its examples are spread over clients."""
+
+    name: str = setting(
+        default="breast_cancer",
+        description="The data set: digits, breast_cancer, diabetes (bundled), or one that is read from `folder`.",
+    )
+    folder: str | None = setting(
+        default=None,
+        description="The folder of data sets that are not bundled; the environment variable PRIVFL_DATA by default.",
+    )
+    clients: int = setting(default=10, ge=1, description="The number of clients.")
+    partition: str = setting(
+        default="iid",
+        description="How examples are dealt out: iid, dirichlet:0.5, shards:2, quantity:1.5 or natural.",
+    )
+    least: int = setting(default=1, ge=1, description="The fewest examples that a client gets.")
+    test: Literal["local", "public"] | None = setting(
+        default=None,
+        description=(
+            "local: each client holds a fraction of its examples back and is evaluated on them; public: the test "
+            "examples belong to nobody. By default the publisher's choice, else local, and public where noise is added."
+        ),
+    )
+    test_fraction: Number = setting(default=0.2, gt=0, lt=1, description="The fraction of examples that are tested on.")
+    standardize: Literal["none", "local", "exact", "public"] = setting(
+        default="none",
+        description=(
+            "local: by each client's own examples; exact: by means and variances that come through the secure sum "
+            "(refused where noise is added); public: by ranges that were published with the data."
+        ),
+    )
+
+
+@section("model")
+class Model:
+    """The model. Linear models run on numpy, networks on torch."""
+
+    kind: Literal["auto", "linear", "logistic", "softmax", "mlp", "cnn"] = setting(
+        default="auto", description="The model; auto is the linear model of the task."
+    )
+    hidden: tuple[pydantic.PositiveInt, ...] = setting(
+        default=(200, 200), description="The widths of the hidden layers of an mlp."
+    )
+    l2: Number = setting(default=0.0, ge=0, description="The weight of the squared norm in the loss.")
+    init: Literal["zeros", "uniform"] | None = setting(
+        default=None,
+        description=(
+            "The first model: zeros, or uniform (torch's start of a linear layer, from the seed). By default zeros "
+            "for linear models and uniform for networks, which cannot learn from zeros."
+        ),
+    )
+
+
+@section("client")
+class Client:
+    """Local training of one client in one round."""
+
+    learning_rate: Number = setting(default=0.1, gt=0, description="The step size of stochastic gradient descent.")
+    epochs: int = setting(default=1, ge=1, description="Passes over the client's examples; not used with `steps`.")
+    steps: int | None = setting(default=None, ge=1, description="The number of batches, in place of `epochs`.")
+    batch_size: int | None = setting(
+        default=None, ge=1, description="The number of examples of a batch; all of the client's by default."
+    )
+    momentum: Number = setting(default=0.0, ge=0, lt=1, description="The momentum of torch models.")
+    update: Literal["delta", "gradient"] = setting(
+        default="delta", description="What is sent: the change of the model, or the mean gradient at the global model."
+    )
+    device: str = setting(default="cpu", description="The device of torch models: cpu, cuda, cuda:1.")
+
+
+@section("cohort")
+class Cohort:
+    """The clients of a round."""
+
+    sampling: Literal["everyone", "poisson", "truncated-poisson", "fixed-size"] = setting(
+        default="everyone", description="How the cohort of a round is sampled."
+    )
+    probability: Number | None = setting(
+        default=None, gt=0, le=1, description="The probability of each client under (truncated) Poisson sampling."
+    )
+    size: int | None = setting(default=None, ge=1, description="The number of clients under fixed-size sampling.")
+    cap: int | None = setting(default=None, ge=1, description="The largest cohort under truncated Poisson sampling.")
+    min_survivors: Number = setting(
+        default=0.5, gt=0, le=1, description="The fraction of a cohort that must survive for the round to count."
+    )
+    too_few: Literal["skip", "retry"] = setting(
+        default="skip", description="What happens to a round with too few survivors."
+    )
+    retries: int = setting(default=2, ge=0, description="How often a round is tried again under retry.")
+    dropout: Number = setting(
+        default=0.0, ge=0, lt=1, description="The simulated probability that a client drops out of a round."
+    )
+
+
+@section("server")
+class Server:
+    """The server optimizer, under the names of its paper (Reddi et al. 2021), and how updates are weighted."""
+
+    optimizer: Literal["sgd", "fedadam", "fedyogi", "fedadagrad"] = setting(
+        default="sgd", description="The optimizer; sgd with eta 1 is federated averaging."
+    )
+    eta: Number | None = setting(default=None, gt=0, description="The server's learning rate; the paper's by default.")
+    momentum: Number = setting(default=0.0, ge=0, lt=1, description="The momentum of sgd.")
+    beta_1: Number | None = setting(default=None, ge=0, lt=1, description="The decay of the first moment.")
+    beta_2: Number | None = setting(default=None, ge=0, lt=1, description="The decay of the second moment.")
+    tau: Number | None = setting(default=None, gt=0, description="The degree of adaptivity.")
+    weighting: Literal["uniform", "examples"] | None = setting(
+        default=None,
+        description=(
+            "How clients are weighted: by examples by default, and uniformly where noise is added, because weights "
+            "would change the sensitivity."
+        ),
+    )
+
+
+@section("sum")
+class Sum:
+    """The secure sum, and the ring that it counts in."""
+
+    scheme: Literal["plain", "masked", "ckks"] = setting(
+        default="plain", description="The sum: plain, masked (secure aggregation) or ckks (homomorphic encryption)."
+    )
+    bits: int = setting(
+        default=31,
+        ge=MIN_BITS,
+        le=MAX_BITS,
+        description="The bits of the ring; 31 fit a word of 32 bits and the 48-bit prime of CKKS.",
+    )
+    rounding: Literal["nearest", "stochastic"] = setting(
+        default="nearest", description="How the entries of an update become integers."
+    )
+    clip_entries: Number = setting(
+        default=8.0, gt=0, description="The bound of each entry of an update where no clip norm is given."
+    )
+    rotation: bool = setting(
+        default=False, description="Whether updates are rotated by a seeded Hadamard transform before they are rounded."
+    )
+    key_sums: int = setting(
+        default=1, ge=1, description="The number of CKKS sums under one session key, while all participants hold it."
+    )
+
+
+@section("privacy")
+class Privacy:
+    """Clipping and noise."""
+
+    placement: Literal["none", "central", "distributed", "local"] = setting(
+        default="none", description="Where noise is added: on the opened sum, in shares by the clients, or by each."
+    )
+    clip_norm: Number | None = setting(
+        default=None, gt=0, description="The l2 norm that an update is clipped to; it also clips without noise."
+    )
+    clip: Literal["flat", "layers", "entries"] = setting(
+        default="flat",
+        description="How to clip to the norm: the whole update, each layer to an equal part of it, or each entry.",
+    )
+    clip_quantile: Number | None = setting(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Lets a flat clip follow this quantile of the updates' norms (Andrew et al. 2021).",
+    )
+    clip_learning_rate: Number = setting(
+        default=0.2, gt=0, description="The learning rate of a clip that follows a quantile."
+    )
+    loss_bound: Number | None = setting(
+        default=None,
+        gt=0,
+        description=(
+            "Releases the mean training loss, clamped to this bound, under the noise; without it no training metric "
+            "leaves a private run."
+        ),
+    )
+    noise_multiplier: Number | None = setting(
+        default=None,
+        gt=0,
+        description=(
+            "The noise standard deviation divided by the norm bound of a contribution; by default the least for "
+            "`epsilon` over the planned rounds."
+        ),
+    )
+    epsilon: Number | None = setting(
+        default=None,
+        gt=0,
+        description="The budget against an outsider at `delta`; the run stops before it is exceeded.",
+    )
+    delta: Number | None = setting(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The delta of every claim; by default the smaller of 1e-5 and 1/clients^1.1.",
+    )
+    adjacency: Literal["add_remove", "replace_one", "zero_out"] = setting(
+        default="add_remove", description="What neighboring federations differ in."
+    )
+    noise: Literal["secure", "simulation"] = setting(
+        default="secure", description="secure: from the operating system's entropy; simulation: repeatable, no claim."
+    )
+    colluders: int = setting(
+        default=0, ge=0, description="The number of clients whose noise shares distributed noise does not count on."
+    )
+
+
+@section("engine")
+class Engine:
+    """Where a run is computed. No result depends on it."""
+
+    workers: int = setting(
+        default=0, ge=0, description="The processes that train clients; 0 trains one after another in this process."
+    )
+    sum_workers: int = setting(default=1, ge=1, description="The cores that share a secure sum of long vectors.")
