@@ -80,15 +80,24 @@ class RemoteProtocolError(ProtocolError):
 
 
 class TooFewSurvivors(ProtocolError):
-    """Fewer clients are left than the threshold; nothing is opened."""
+    """Fewer clients are left than the threshold; there is no result.
 
-    def __init__(self, survivors: int, threshold: int) -> None:
-        super().__init__(survivors, threshold)
+    Attributes:
+        survivors: How many clients are left.
+        threshold: How many are needed.
+        opened: Whether the sum may have been seen by its opener all the same, because messages that open it were
+            asked for, or vectors were sent in the clear. Only an abort with `opened=False` proves that nothing was.
+    """
+
+    def __init__(self, survivors: int, threshold: int, opened: bool = False) -> None:
+        super().__init__(survivors, threshold, opened)
         self.survivors = survivors
         self.threshold = threshold
+        self.opened = opened
 
     def __str__(self) -> str:
-        return f"{self.survivors} clients are left, and {self.threshold} are needed: nothing was opened"
+        seen = "the sum may have been seen all the same" if self.opened else "nothing was opened"
+        return f"{self.survivors} clients are left, and {self.threshold} are needed: {seen}"
 
 
 class PlanRejected(ProtocolError):

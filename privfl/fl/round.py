@@ -11,7 +11,7 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.dp import NoisePlan
-from privfl.errors import PrivacyError, TooFewSurvivors
+from privfl.errors import ConfigError, PrivacyError, TooFewSurvivors
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, Executor, Train
 from privfl.fl.optimizers import Moments, ServerOptimizer, ServerSGD
 from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
@@ -92,8 +92,10 @@ def run_round(
     """Run `plan` on `model` (float `[d]`); raises `TooFewSurvivors`, and `PlanRejected` where a client refuses."""
     if not plan.cohort:
         return _empty_round(model, moments, plan, parts)
-    if len(plan.cohort) < plan.min_survivors:
-        raise TooFewSurvivors(len(plan.cohort), plan.min_survivors)
+    try:
+        parts.scheme.min_survivors_of(len(plan.cohort), plan.min_survivors)
+    except ConfigError as error:  # a cohort of so few clients never opens
+        raise TooFewSurvivors(len(plan.cohort), max(plan.min_survivors, len(plan.cohort) + 1)) from error
     task = parts.policy.check(plan)
     uploads = parts.executor.run(parts.work, model, plan.cohort, round=plan.round, seed=plan.seed)
     summed = run_sum(  # 5, 6, 8: sessions, secure sum, noise on the sum where it is opened

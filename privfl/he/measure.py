@@ -63,7 +63,9 @@ def _play(clients: int, length: int, bits: int) -> Times:
     def tap(direction: str, client: ClientId, message: bytes) -> None:
         seen.append((time.process_time(), direction, len(message)))
 
-    run_sum(CkksSum(directory), task, dict.fromkeys(task.clients, vector), credentials=credentials, tap=tap)
+    run_sum(
+        CkksSum(directory, min_vectors=1), task, dict.fromkeys(task.clients, vector), credentials=credentials, tap=tap
+    )
     seen.append((time.process_time(), "end", 0))
     moments = [moment for moment, _, _ in seen]
     frames = [at for at, (_, direction, length) in enumerate(seen) if direction == "up" and length == size]

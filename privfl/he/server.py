@@ -34,7 +34,7 @@ from privfl.he.messages import (
 )
 from privfl.he.packing import add_block, pack
 from privfl.he.terms import Terms
-from privfl.sums import SumResult
+from privfl.sums import SumResult, few_vectors
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek
 
 CAVEATS: Final = (
@@ -128,7 +128,7 @@ class CkksServer:
 
     def _need(self, found: int, least: int) -> None:
         if found < least:
-            raise TooFewSurvivors(found, least)
+            raise TooFewSurvivors(found, least, self.state is ServerState.OPEN)  # an opener may have opened it
 
     # step 1: adverts
 
@@ -250,5 +250,7 @@ class CkksServer:
         words = terms.task.ring.unpack(message.total, terms.task.length)
         survivors = frozenset(self._headers)
         blamed = MappingProxyType(dict(self._blamed))
-        self._result = SumResult(terms.task.ring.center(words), survivors, record, blamed, CAVEATS)
+        self._result = SumResult(
+            terms.task.ring.center(words), survivors, record, blamed, (*CAVEATS, *few_vectors(len(survivors)))
+        )
         self.state = ServerState.DONE

@@ -18,8 +18,5 @@ class Terms:
     directory: KeyDirectory
     quorum: int
     digest: bytes
-
-    @property
-    def least(self) -> int:
-        """The fewest clients a sum goes on with: `min_survivors`, and the quorum that must sign."""
-        return max(self.task.min_survivors, self.quorum)
+    least: int
+    """The fewest clients a sum goes on with: `min_survivors`, the quorum that must sign, and `min_vectors`."""

@@ -274,8 +274,8 @@ class MaskedClient:
         self._check_members(survivors)
         if survivors.mask & ~self._sharers.mask:
             raise RemoteProtocolError("a survivor is named that never shared its keys")
-        if len(survivors) < terms.task.min_survivors:
-            raise TooFewSurvivors(len(survivors), terms.task.min_survivors)
+        if len(survivors) < terms.min_survivors:
+            raise TooFewSurvivors(len(survivors), terms.min_survivors)
         near = sum(place in survivors for place in self._peers)
         if near < terms.threshold:
             raise TooFewSurvivors(near, terms.threshold)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
+from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.secagg.client import MaskedClient
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.state import load_state
-from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, resolve
+from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, resolve, share_threshold
+from privfl.sums import MIN_VECTORS, binomial_shortfall, check_dropout
 from privfl.sums.base import Entropy, Opening, SumPolicy, SumTask, checked_vector, identity
 from privfl.wire import ClientId
 
@@ -25,7 +28,8 @@ class MaskedSum:
     `share_threshold` holders open a secret; the default is floor(2m/3) + 1 of m holders in signed mode, floor(m/2) + 1
     in the semi-honest one, and the planner's on a ring. `graph` is "complete", an even degree, or "auto": complete up
     to 100 clients, planned beyond. `corrupt` and `dropout` are the fractions of the cohort planned for. `packed` sends
-    exactly `bits` bits a value instead of whole words; `threads` expand masks. Raises `ConfigError`.
+    exactly `bits` bits a value instead of whole words; `threads` expand masks. Fewer than `min_vectors` vectors are
+    never opened; below 3 the result of such a sum carries a caveat. Raises `ConfigError`.
     """
 
     name: str = "masked-sum/1"
@@ -44,6 +48,7 @@ class MaskedSum:
         correctness_bits: int = 20,
         packed: bool = False,
         threads: int = 1,
+        min_vectors: int = MIN_VECTORS,
     ) -> None:
         if mode not in ("signed", "semi-honest"):
             raise ConfigError(f"mode is 'signed' or 'semi-honest', not {mode!r}")
@@ -51,10 +56,86 @@ class MaskedSum:
             raise ConfigError("signed mode needs a key directory, and only signed mode takes one")
         if threads < 1:
             raise ConfigError(f"threads must be at least 1, not {threads}")
-        self._directory = directory
+        if min_vectors < 1:
+            raise ConfigError(f"min_vectors must be at least 1, not {min_vectors}")
+        self._directory, self._min_vectors = directory, min_vectors
         self._signed = mode == "signed"
         self._threshold, self._graph, self._packed, self._threads = share_threshold, graph, packed, threads
         self._assume = Assumptions(corrupt, dropout, security_bits, correctness_bits)
+
+    @property
+    def views(self) -> Views:
+        """The server opens the sum, and everybody else sees what is published."""
+        return {"outsider": "release", "participant": "release", "server": "sum"}
+
+    @property
+    def messages_per_client(self) -> int:
+        """Five messages, or four in the semi-honest mode, which has no consistency check."""
+        return 5 if self._signed else 4
+
+    @property
+    def parameters(self) -> Mapping[str, str | int | float | bool]:
+        """Everything that decides the terms of a task; "auto" stands for a default that follows the cohort."""
+        return {
+            "mode": "signed" if self._signed else "semi-honest",
+            "share_threshold": "auto" if self._threshold is None else self._threshold,
+            "graph": self._graph,
+            "corrupt": self._assume.corrupt,
+            "dropout": self._assume.dropout,
+            "security_bits": self._assume.security_bits,
+            "correctness_bits": self._assume.correctness_bits,
+            "packed": self._packed,
+            "min_vectors": self._min_vectors,
+        }
+
+    def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
+        """The largest of `min_survivors`, the share threshold and `min_vectors`.
+
+        Args:
+            cohort: The number of clients of the sum.
+            min_survivors: What its task asks for.
+
+        Raises:
+            ConfigError: A sum of `cohort` clients never opens.
+        """
+        least = self._least(cohort, min_survivors)[0]
+        if least > cohort:
+            raise ConfigError(f"a masked sum of {cohort} clients never opens, because it needs {least} vectors")
+        return least
+
+    def min_survivors_to_open(self, task: SumTask) -> int:
+        """`min_survivors_of` the cohort and the `min_survivors` of `task`."""
+        return self.min_survivors_of(len(task.clients), task.min_survivors)
+
+    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
+        """The probability that fewer than `min_survivors_of` clients stay; None for a ring, which can fail otherwise.
+
+        Args:
+            cohort: The number of clients of the sum, at least 0.
+            dropout: The probability that one client drops out at any step, independently of all others.
+            min_survivors: What its task asks for.
+
+        Returns:
+            A probability that does not decrease in `dropout`; 1 where a sum of `cohort` clients can never open.
+
+        Raises:
+            ConfigError: `dropout` is not a probability.
+        """
+        check_dropout(dropout)
+        try:
+            least, ring = self._least(cohort, min_survivors)
+        except ConfigError:
+            return 1.0
+        return None if ring else binomial_shortfall(cohort, least, dropout)
+
+    def _least(self, cohort: int, min_survivors: int) -> tuple[int, bool]:
+        """(the fewest vectors that open, whether the graph is a ring)."""
+        if cohort < 1:
+            raise ConfigError(f"a masked sum has at least 1 client, not {cohort}")
+        threshold, ring = share_threshold(
+            cohort, signed=self._signed, graph=self._graph, threshold=self._threshold, assume=self._assume
+        )
+        return max(min_survivors, threshold, self._min_vectors), ring
 
     def terms(self, task: SumTask) -> Terms:
         """What all parties of `task` will agree on."""
@@ -65,6 +146,7 @@ class MaskedSum:
             graph=self._graph,
             threshold=self._threshold,
             assume=self._assume,
+            min_vectors=self._min_vectors,
         )
 
     def client(

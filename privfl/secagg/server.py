@@ -33,7 +33,7 @@ from privfl.secagg.roster import RosterView, read_roster, write_roster
 from privfl.secagg.state import ServerState, dump_state
 from privfl.secagg.terms import Terms
 from privfl.secagg.unmask import Opener, check_unmask
-from privfl.sums.base import Opening, SumResult
+from privfl.sums.base import Opening, SumResult, checked_total, few_vectors
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek, write_fields
 
 SEMI_HONEST_CAVEAT = (
@@ -214,8 +214,8 @@ class MaskedServer:
         return able
 
     def _check_left(self, members: Bitmap) -> None:
-        if len(members) < self._terms.least_survivors:
-            raise TooFewSurvivors(len(members), self._terms.least_survivors)
+        if len(members) < self._terms.min_survivors_to_open:
+            raise TooFewSurvivors(len(members), self._terms.min_survivors_to_open)
         arc = self._graph.least_arc(members)
         if arc < self._terms.arc:
             raise TooFewSurvivors(arc, self._terms.arc)
@@ -272,9 +272,9 @@ class MaskedServer:
         opener.unmask()
         total, survivors = task.ring.center(task.ring.mask(state.total)), frozenset(state.uploaded)
         state.total = task.ring.zeros(0)
-        opened = self._opening(total, survivors)
+        opened = self._opening(checked_total(task, total, len(survivors)), survivors)
         digest = self._keys.transcript(self._survivors)
-        caveats = () if self._terms.signed else (SEMI_HONEST_CAVEAT,)
+        caveats = (*(() if self._terms.signed else (SEMI_HONEST_CAVEAT,)), *few_vectors(len(survivors)))
         self._result = SumResult(opened, survivors, digest, dict(state.blamed), caveats)
 
     def _pack(self, message: Message) -> bytes:

@@ -36,7 +36,7 @@ class Terms:
 
     `degree` 0 is the complete graph; `threshold` counts a client's holders (all clients, or its neighbors);
     `arc` is the least number of survivors among any degree / 2 consecutive places (0 without a ring); fewer than
-    `least_roster` advertisements start nothing.
+    `least_roster` advertisements start nothing; fewer than `min_vectors` vectors are never opened.
     """
 
     task: SumTask
@@ -46,6 +46,7 @@ class Terms:
     threshold: int
     arc: int
     least_roster: int
+    min_vectors: int
     session: bytes = field(init=False, compare=False)
     _cohort: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -58,6 +59,7 @@ class Terms:
             self.threshold,
             self.arc,
             self.least_roster,
+            self.min_vectors,
         )
         object.__setattr__(self, "_cohort", np.array(self.task.clients, np.int64))
         object.__setattr__(self, "session", hashlib.sha256(_LABEL + write_fields(form)).digest())
@@ -72,9 +74,14 @@ class Terms:
         return bool((places < len(self._cohort)).all() and (self._cohort[places] == clients).all())
 
     @property
-    def least_survivors(self) -> int:
-        """Below this many vectors nothing is opened: whoever holds fewer shares than the threshold can open none."""
-        return max(self.task.min_survivors, self.threshold)
+    def min_survivors(self) -> int:
+        """Fewer vectors than this are not summed: the task's own demand, and `min_vectors`."""
+        return max(self.task.min_survivors, self.min_vectors)
+
+    @property
+    def min_survivors_to_open(self) -> int:
+        """Below this many vectors nothing is opened: fewer holders than the threshold can open no secret."""
+        return max(self.min_survivors, self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class _TermsForm:
     threshold: int = wired(_COUNT)
     arc: int = wired(_COUNT)
     least_roster: int = wired(U32)
+    min_vectors: int = wired(U32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +113,42 @@ class Assumptions:
 
 @lru_cache(maxsize=8)  # in a simulation every client asks for the same
 def resolve(
-    task: SumTask, *, signed: bool, packed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
+    task: SumTask,
+    *,
+    signed: bool,
+    packed: bool,
+    graph: GraphChoice,
+    threshold: int | None,
+    assume: Assumptions,
+    min_vectors: int,
 ) -> Terms:
     """The terms of `task`; raises `ConfigError` for thresholds under which the scheme would promise nothing."""
     cohort = len(task.clients)
+    if task.min_survivors < 1:
+        raise ConfigError("a masked sum opens at least 1 vector: set min_survivors of its task to 1 or more")
+    if cohort < min_vectors:
+        raise ConfigError(
+            f"a masked sum of {cohort} clients never opens, because it needs min_vectors = {min_vectors} vectors: "
+            "sum more clients, or lower min_vectors if it need not hide them from each other"
+        )
     plan = choose_graph(cohort, signed, graph, threshold, assume)
     if plan is None:
         chosen = complete_threshold(cohort, signed, threshold, assume)
-        return Terms(task, signed, packed, 0, chosen, 0, max(chosen, task.min_survivors))
+        least = max(chosen, task.min_survivors, min_vectors)
+        return Terms(task, signed, packed, 0, chosen, 0, least, min_vectors)
     stay = math.ceil(cohort * (1 - assume.dropout) - 1e-9)
-    least = max(plan.degree + 1, task.min_survivors, stay)
-    return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least)
+    least = max(plan.degree + 1, task.min_survivors, min_vectors, stay)
+    return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least, min_vectors)
+
+
+def share_threshold(
+    cohort: int, *, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
+) -> tuple[int, bool]:
+    """(the shares that open a secret among `cohort` clients, whether the graph is a ring); raises `ConfigError`."""
+    plan = choose_graph(cohort, signed, graph, threshold, assume)
+    if plan is None:
+        return complete_threshold(cohort, signed, threshold, assume), False
+    return plan.threshold, True
 
 
 def choose_graph(

@@ -96,7 +96,7 @@ class Opener:
     def _secret(self, dealer: ClientId, accept: Callable[[bytes], bool]) -> bytes:
         held, spoke = self._shares[dealer], self._spoke[dealer]
         if spoke < self._terms.threshold:
-            raise TooFewSurvivors(spoke, self._terms.threshold)
+            raise TooFewSurvivors(spoke, self._terms.threshold, True)  # their messages were asked for
         if len(held) < self._terms.threshold:
             withheld = f"{spoke - len(held)} of its {spoke} holders could not open theirs"
             raise RemoteProtocolError(f"client {dealer} dealt bad shares: {withheld}", sender=dealer)

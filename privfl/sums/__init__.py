@@ -1,6 +1,7 @@
 """Sums: one interface, the plain sum, and an in-memory driver."""
 
 from privfl.sums.base import (
+    MIN_VECTORS,
     ClientSession,
     Entropy,
     KeyedOpening,
@@ -10,13 +11,17 @@ from privfl.sums.base import (
     SumPolicy,
     SumResult,
     SumTask,
+    checked_total,
     checked_vector,
+    few_vectors,
     identity,
 )
 from privfl.sums.driver import Drop, Tap, ignore, never, run_sum
 from privfl.sums.plain import PlainSum
+from privfl.sums.shortfall import binomial_shortfall, check_dropout
 
 __all__ = [
+    "MIN_VECTORS",
     "ClientSession",
     "Drop",
     "Entropy",
@@ -29,7 +34,11 @@ __all__ = [
     "SumResult",
     "SumTask",
     "Tap",
+    "binomial_shortfall",
+    "check_dropout",
+    "checked_total",
     "checked_vector",
+    "few_vectors",
     "identity",
     "ignore",
     "never",

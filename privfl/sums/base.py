@@ -10,13 +10,17 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
-from privfl.errors import CapacityError, ConfigError, PlanRejected
+from privfl.errors import CapacityError, ConfigError, PlanRejected, RemoteProtocolError
+from privfl.observers import Views
 from privfl.ring import Ints, Ring
 from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
 
 MAX_CLIENTS: Final = 100_000
 MAX_LENGTH: Final = 1 << 28
 """2 GiB of 64-bit words: what fits a message, whose body length is a u32."""
+
+MIN_VECTORS: Final = 3
+"""Fewer vectors than this are not opened unless the sum is told so: of two, each client learns the other's."""
 
 _LABEL: Final = b"privfl/1 sum-task"
 
@@ -52,7 +56,8 @@ class SumTask:
     """What all parties of one sum agree on.
 
     `context` binds the sum to the round around it (a digest, at most 1 KiB); `clients` is the cohort, increasing;
-    below `min_survivors` vectors nothing is opened; every vector has `length` entries v with |v| <= `bound`.
+    below `min_survivors` vectors nothing is opened (a plain sum may have 0, and then opens whatever arrives); every
+    vector has `length` entries v with |v| <= `bound`.
     Raises `ConfigError`, or `CapacityError` when the sum of all clients' bounds would leave the ring.
     """
 
@@ -75,8 +80,8 @@ class SumTask:
             raise ConfigError(f"a sum has 1 to {MAX_CLIENTS} clients, not {cohort}")
         if any(not 0 <= c < SERVER for c in self.clients) or list(self.clients) != sorted(set(self.clients)):
             raise ConfigError("clients must be strictly increasing identities in [0, 2^32 - 2]")
-        if not 1 <= self.min_survivors <= cohort:
-            raise ConfigError(f"min_survivors must be in [1, {cohort}], not {self.min_survivors}")
+        if not 0 <= self.min_survivors <= cohort:
+            raise ConfigError(f"min_survivors must be in [0, {cohort}], not {self.min_survivors}")
         if not 1 <= self.length <= MAX_LENGTH:
             raise ConfigError(f"length must be in [1, {MAX_LENGTH}], not {self.length}")
         if self.bound < 0:
@@ -184,7 +189,7 @@ class ServerSession(Protocol):
 
 
 class SecureSum(Protocol):
-    """A way to sum. `opener` says who learns the total first."""
+    """A way to sum integer vectors, and the one place that knows what the way promises."""
 
     @property
     def name(self) -> str:
@@ -194,6 +199,53 @@ class SecureSum(Protocol):
     @property
     def opener(self) -> Literal["server", "client"]:
         """Where the sum is opened, and so where the opening runs."""
+        ...
+
+    @property
+    def views(self) -> Views:
+        """What each observer sees of one sum."""
+        ...
+
+    @property
+    def messages_per_client(self) -> int:
+        """How many messages one client sends in one sum, at most."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, str | int | float | bool]:
+        """Everything of the scheme that both sides must share beside the task, in JSON scalars."""
+        ...
+
+    def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
+        """The fewest vectors that a sum of `cohort` clients opens.
+
+        Args:
+            cohort: The number of clients of the sum.
+            min_survivors: What its task asks for.
+
+        Raises:
+            ConfigError: The scheme never opens a sum of so few clients.
+        """
+        ...
+
+    def min_survivors_to_open(self, task: SumTask) -> int:
+        """`min_survivors_of` the cohort and the `min_survivors` of `task`."""
+        ...
+
+    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
+        """At least the probability that a sum opens nothing, or None where no bound is known.
+
+        Args:
+            cohort: The number of clients of the sum, at least 0.
+            dropout: The probability that one client drops out at any step, independently of all others.
+            min_survivors: What its task asks for.
+
+        Returns:
+            A probability that does not decrease in `dropout`; 1 where a sum of `cohort` clients can never open.
+
+        Raises:
+            ConfigError: `dropout` is not a probability.
+        """
         ...
 
     def client(
@@ -213,6 +265,29 @@ class SecureSum(Protocol):
     def server(self, task: SumTask, *, opening: Opening = ...) -> ServerSession:
         """The server's session."""
         ...
+
+
+def checked_total(task: SumTask, total: Ints, survivors: int) -> Ints:
+    """`total`, int64 `[length]`, if the vectors of `survivors` clients within the task's bound can add up to it.
+
+    Raises:
+        RemoteProtocolError: An entry is beyond survivors times bound: some client's vector broke the bound, so what
+            was opened is not the sum that the clients agreed on. The message holds no entry.
+    """
+    limit = survivors * task.bound
+    if len(total) and (int(total.max()) > limit or int(total.min()) < -limit):
+        raise RemoteProtocolError(
+            f"an entry of the opened sum is beyond {survivors} times the task's bound of {task.bound}: some client "
+            "broke the bound, and nothing is released"
+        )
+    return total
+
+
+def few_vectors(survivors: int) -> tuple[str, ...]:
+    """The caveat of an opened sum of fewer than three vectors, or none."""
+    if survivors >= MIN_VECTORS:
+        return ()
+    return (f"a sum of {survivors} vector{'s' if survivors != 1 else ''} hides nobody's: min_vectors allowed it",)
 
 
 def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.observers import Views
 from privfl.ring import Ints
-from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_vector, identity
+from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_total, checked_vector, identity
+from privfl.sums.shortfall import binomial_shortfall, check_dropout
 from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, peek, wired
 
 _LABEL = b"privfl/1 plain-sum transcript"
@@ -30,6 +32,49 @@ class PlainSum:
 
     name: str = "plain-sum/1"
     opener: Literal["server", "client"] = "server"
+    messages_per_client: int = 1
+
+    @property
+    def views(self) -> Views:
+        """The server sees every vector, and everybody else what is published."""
+        return {"outsider": "release", "participant": "release", "server": "vectors"}
+
+    @property
+    def parameters(self) -> Mapping[str, str | int | float | bool]:
+        """None: the task is all that the parties share."""
+        return {}
+
+    def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
+        """`min_survivors` itself, which may be 0: a sum without secrecy may open whatever arrives.
+
+        Args:
+            cohort: The number of clients of the sum.
+            min_survivors: What its task asks for.
+
+        Raises:
+            ConfigError: The task asks for more vectors than there are clients.
+        """
+        if not 0 <= min_survivors <= cohort:
+            raise ConfigError(f"min_survivors must be in [0, {cohort}], not {min_survivors}: lower it")
+        return min_survivors
+
+    def min_survivors_to_open(self, task: SumTask) -> int:
+        """`min_survivors` of `task`."""
+        return self.min_survivors_of(len(task.clients), task.min_survivors)
+
+    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
+        """The probability that fewer than `min_survivors` of `cohort` clients send their vector.
+
+        Args:
+            cohort: The number of clients of the sum, at least 0.
+            dropout: The probability that one client drops out, independently of all others.
+            min_survivors: What its task asks for; 0 opens whatever arrives, so the result is 0.
+
+        Raises:
+            ConfigError: `dropout` is not a probability.
+        """
+        check_dropout(dropout)
+        return binomial_shortfall(cohort, min_survivors, dropout)
 
     def client(
         self,
@@ -82,7 +127,7 @@ class PlainServer:
         self._survivors: set[ClientId] = set()
         self._blamed: dict[ClientId, str] = {}
         self._total = task.ring.zeros(task.length)
-        self._closed = False
+        self._closed = self._seen = False
         self._result: SumResult | None = None
 
     @property
@@ -101,6 +146,7 @@ class PlainServer:
             raise LocalProtocolError("this sum is closed")
         if sender not in self._waiting:
             raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
+        self._seen = True  # refused is not unseen
         try:
             words = self._read(sender, message)
         except WireError as error:
@@ -112,15 +158,16 @@ class PlainServer:
         self._survivors.add(sender)
 
     def advance(self) -> Mapping[ClientId, bytes]:
-        """Open the sum; raises `TooFewSurvivors` and opens nothing below the threshold."""
+        """Open the sum; raises `TooFewSurvivors` below `min_survivors`, `opened` if any vector had arrived."""
         if self._closed:
             raise LocalProtocolError("this sum is closed")
         self._closed = True
         self._waiting.clear()
         if len(self._survivors) < self._task.min_survivors:
-            raise TooFewSurvivors(len(self._survivors), self._task.min_survivors)
+            raise TooFewSurvivors(len(self._survivors), self._task.min_survivors, self._seen)
         ring, survivors = self._task.ring, frozenset(self._survivors)
-        total = self._opening(ring.center(ring.mask(self._total)), survivors)
+        total = checked_total(self._task, ring.center(ring.mask(self._total)), len(survivors))
+        total = self._opening(total, survivors)
         ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
         transcript = hashlib.sha256(_LABEL + self._digest + ids).digest()
         self._result = SumResult(total, survivors, transcript, dict(self._blamed), (_CAVEAT,))

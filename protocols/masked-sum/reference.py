@@ -215,6 +215,7 @@ class Terms:
     threshold: int
     arc: int
     least_roster: int
+    min_vectors: int
 
     @property
     def session(self) -> bytes:
@@ -222,7 +223,9 @@ class Terms:
         task += u64(self.min_survivors) + u64(self.length) + struct.pack("<H", self.bits) + u64(self.bound)
         task = hashlib.sha256(b"privfl/1 sum-task" + task).digest()
         form = task + bytes([self.signed, self.packed]) + u32(self.degree) + u32(self.threshold) + u32(self.arc)
-        return hashlib.sha256(b"privfl/1 masked-sum terms" + form + u32(self.least_roster)).digest()
+        return hashlib.sha256(
+            b"privfl/1 masked-sum terms" + form + u32(self.least_roster) + u32(self.min_vectors)
+        ).digest()
 
     @property
     def width(self) -> int:
@@ -403,7 +406,9 @@ class Client:
         body.end()
         require(self.place in self.survivors, "I am not among the survivors")
         require(set(self.survivors) <= set(self.sharers), "a survivor that never shared")
-        require(len(self.survivors) >= self.terms.min_survivors, "too few survivors", TooFew)
+        require(
+            len(self.survivors) >= max(self.terms.min_survivors, self.terms.min_vectors), "too few survivors", TooFew
+        )
         near = sum(place in self.survivors for place in self.peers)
         require(near >= self.terms.threshold, "too few neighbors survive", TooFew)
         require(view.least_arc(self.survivors) >= self.terms.arc, "an arc too empty", TooFew)
@@ -516,7 +521,8 @@ class Server:
         return able
 
     def check_left(self, members: Any) -> None:
-        require(len(members) >= max(self.terms.min_survivors, self.terms.threshold), "too few are left", TooFew)
+        least = max(self.terms.min_survivors, self.terms.min_vectors, self.terms.threshold)
+        require(len(members) >= least, "too few are left", TooFew)
         require(self.view.least_arc(list(members)) >= self.terms.arc, "an arc too empty", TooFew)
 
     def down(self, kind: str, bodies: dict[int, bytes]) -> dict[int, bytes]:

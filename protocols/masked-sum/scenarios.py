@@ -41,7 +41,7 @@ class Entropy:
 def terms(clients: list[int], threshold: int, **more: Any) -> Any:
     """Terms with defaults: a complete, signed graph over 32-bit words."""
     how = {"context": b"round 7", "min_survivors": 2, "length": 3, "bits": 32, "bound": 1000, "signed": True}
-    how |= {"packed": False, "degree": 0, "arc": 0, "least_roster": max(threshold, 2)}
+    how |= {"packed": False, "degree": 0, "arc": 0, "least_roster": max(threshold, 3), "min_vectors": 3}
     return ref.Terms(clients=clients, threshold=threshold, **(how | more))
 
 
@@ -270,7 +270,7 @@ def refusals() -> list[Play]:
     low_order = roster(lambda play, r: [*r[:2], advert(play, 2, bytes(32) + r[2][36:68]), *r[3:]])
     twice = roster(lambda play, r: [*r[:2], advert(play, 2, r[3][4:68]), *r[3:]])
     forged = roster(lambda play, r: [*r[:2], r[2][:-1] + bytes([r[2][-1] ^ 1]), *r[3:]])
-    other_session = replace(FIVE, context=b"round 6").session
+    other_session = replace(FIVE, context=b"round 8").session
     silent = {4: "MaskedInput"}
     cases: list[tuple[str, dict[int, str], str, Tamper]] = [
         ("roster-with-other-keys-for-the-receiver", {}, "ShareKeys", own_keys),
@@ -344,7 +344,7 @@ def refusals() -> list[Play]:
         ("signatures-fewer-than-the-list-says", {}, "Unmask", signatures(lambda p, near, s: (near, s[:-1]))),
     ]
     plays = [Play("refuse-" + name, FIVE, drop, down=(step, 1, tamper)) for name, drop, step, tamper in cases]
-    ring = terms(list(range(12)), 4, degree=6, arc=2, least_roster=7, min_survivors=2)
+    ring = terms(list(range(12)), 4, degree=6, arc=2, least_roster=7, min_survivors=2, context=b"round 8")
 
     def emptied(play: Play, client: int, data: bytes) -> bytes:
         order = play.server.view.order

@@ -36,7 +36,7 @@ def test_all_values_at_the_bound(bits: int, sign: int) -> None:
     task, vectors = make(2, 5000, bits)
     vectors = {c: np.full(task.length, sign * task.bound) for c in vectors}
     credentials, directory = generate_identities(task.clients)
-    result = run_sum(CkksSum(directory), task, vectors, credentials=credentials)
+    result = run_sum(CkksSum(directory, min_vectors=1), task, vectors, credentials=credentials)
     assert (result.total == 2 * sign * task.bound).all()
 
 
@@ -65,7 +65,7 @@ def test_any_number_of_clients(clients: int) -> None:
     """The slow test below sums a thousand."""
     task, vectors = make(clients, 10)
     credentials, directory = generate_identities(task.clients)
-    result = run_sum(CkksSum(directory), task, vectors, credentials=credentials)
+    result = run_sum(CkksSum(directory, min_vectors=1), task, vectors, credentials=credentials)
     assert np.array_equal(result.total, sum(vectors.values()))
 
 
@@ -154,7 +154,7 @@ def test_whoever_opens_adds_the_same_noise(silent: tuple[int, ...]) -> None:
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     task, vectors = make(2, 9000)
     credentials, directory = generate_identities(task.clients)
-    run_sum(CkksSum(directory), task, vectors, credentials=credentials)
+    run_sum(CkksSum(directory, min_vectors=1), task, vectors, credentials=credentials)
     assert capfd.readouterr() == ("", "")
 
 

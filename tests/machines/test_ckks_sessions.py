@@ -104,9 +104,9 @@ def check(people: tuple[dict[int, Credentials], MemoryDirectory], clients: int, 
     survivors = expected(pattern, range(clients), 1, clients // 2 + 1)
     if survivors is None:
         with pytest.raises(TooFewSurvivors):
-            run_by_state(CkksSum(directory), task, credentials, pattern)
+            run_by_state(CkksSum(directory, min_vectors=1), task, credentials, pattern)
         return False
-    assert run_by_state(CkksSum(directory), task, credentials, pattern)[1] == survivors
+    assert run_by_state(CkksSum(directory, min_vectors=1), task, credentials, pattern)[1] == survivors
     return True
 
 
@@ -217,7 +217,7 @@ def test_every_transition_of_the_tables_is_walked_and_no_other(
     alone = [pattern for pattern in patterns(3) if [*pattern.values()].count("done") >= 2]
     for pattern in [*alone, {}]:
         task = task_of(3, 1)
-        scheme, vectors = CkksSum(directory), vectors_of(task)
+        scheme, vectors = CkksSum(directory, min_vectors=1), vectors_of(task)
         own = credentials if pattern else shared
         order = [state.value for state in ServerState]
         server = scheme.server(task)

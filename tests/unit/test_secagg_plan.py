@@ -137,10 +137,10 @@ def task(clients: int, survivors: int = 1) -> SumTask:
 
 @pytest.mark.parametrize(("clients", "threshold"), [(1, 1), (2, 2), (3, 3), (4, 3), (10, 7), (100, 67)])
 def test_default_thresholds_of_the_complete_graph(clients: int, threshold: int) -> None:
-    terms = MaskedSum(DIRECTORY).terms(task(clients))
+    terms = MaskedSum(DIRECTORY, min_vectors=1).terms(task(clients))
     assert (terms.degree, terms.threshold, terms.arc) == (0, threshold, 0)
     assert 2 * threshold > clients + math.floor(0.05 * clients)
-    assert MaskedSum(mode="semi-honest").terms(task(clients)).threshold == clients // 2 + 1
+    assert MaskedSum(mode="semi-honest", min_vectors=1).terms(task(clients)).threshold == clients // 2 + 1
 
 
 def test_more_corrupt_clients_raise_the_default_threshold() -> None:

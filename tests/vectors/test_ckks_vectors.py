@@ -68,7 +68,7 @@ class Replay:
         )
         people = {int(c): own for c, own in self.told["parties"].items()}
         signing = {c: SigningKey(bytes.fromhex(own["signing"])) for c, own in people.items()}
-        self.scheme = CkksSum(MemoryDirectory({c: key.public for c, key in signing.items()}))
+        self.scheme = CkksSum(MemoryDirectory({c: key.public for c, key in signing.items()}), min_vectors=1)
         self.plan = self.scheme.terms(self.task).plan
         self.server: CkksServer = self.scheme.server(self.task)
         self.clients: dict[int, CkksClient] = {}

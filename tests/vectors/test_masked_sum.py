@@ -45,7 +45,9 @@ def terms(told: dict[str, Any]) -> Terms:
     p = told["parameters"]
     ring, clients = Ring(p["bits"]), tuple(p["clients"])
     task = SumTask(bytes.fromhex(p["context"]), clients, p["min_survivors"], p["length"], ring, p["bound"])
-    return Terms(task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["least_roster"])
+    return Terms(
+        task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["least_roster"], p["min_vectors"]
+    )
 
 
 def directory(told: dict[str, Any]) -> MemoryDirectory | None:

@@ -1,0 +1,24 @@
+"""The parties that may look at a secure sum, and what each of them sees of it.
+
+A sum states its `Views`; ledgers, reports and planners read them there. Every name here is a plain string, because
+views are stored in ledgers and in published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
+
+Observer = Literal["outsider", "participant", "server", "key_holder"]
+"""Who looks: "outsider" sees what is published; "participant" is a client of the same sum; "server" relays messages;
+"key_holder" is a client that can decrypt."""
+
+View = Literal["vectors", "sum", "release"]
+"""What is seen: "vectors" are single contributions, under no noise but their own; "sum" is the opened sum before any
+noise is added to it; "release" is only what is published. Ciphertexts without their key count as "release"."""
+
+Views = Mapping[Observer, View]
+"""What each observer sees of one sum. An observer that a sum does not have is absent."""
+
+OBSERVERS: Final[tuple[Observer, ...]] = get_args(Observer)
+VIEWS: Final[tuple[View, ...]] = get_args(View)
