@@ -14,6 +14,7 @@ from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
 from privfl.experiment.demo import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.experiment.line import LineDemo, LineResult
+from privfl.experiment.schemes import SCHEMES
 from privfl.files import user_path
 
 EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
@@ -33,17 +34,9 @@ class Which(StrEnum):
     LINEAR_REGRESSION = "linear-regression"
 
 
-class Sum(StrEnum):
-    """The sums, under the names of the configuration."""
-
-    PLAIN = "plain"
-    MASKED = "masked"
-    CKKS = "ckks"
-
-
 def demo(
     what: Annotated[Which, typer.Argument(help="What to demonstrate.")] = Which.HOSPITALS,
-    sum_: Annotated[Sum, typer.Option("--sum", help="The secure sum.")] = Sum.MASKED,
+    sum_: Annotated[str, typer.Option("--sum", help=f"The secure sum: {', '.join(SCHEMES)}.")] = "masked",
     seed: Seed = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Where the plot goes.")
@@ -54,7 +47,7 @@ def demo(
     if what is Which.LINEAR_REGRESSION:
         _line(seed or 0, plot or Path("privfl-line.png"), as_json=as_json)
         return
-    run = Demo(sum_.value, seed=SEED if seed is None else seed)
+    run = Demo(sum_, seed=SEED if seed is None else seed)
     if not as_json:
         output().print(_INTRODUCTION.format(sum=run.experiment.scheme.name))
     for _ in follow(run.run(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from privfl.codec import FixedPoint, Vector
-from privfl.crypto import generate_identities
 from privfl.data import FederatedData
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, NoisePlan, Poisson, side_bound
 from privfl.dp.release import ServerView
@@ -33,10 +32,14 @@ from privfl.fl.sampling import (
 )
 from privfl.ring import Ring
 from privfl.rotation import Rotation
-from privfl.sums import PlainSum, SecureSum
+from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
-SERVER_SEES: Mapping[str, ServerView] = {"plain": "vectors", "masked": "sum", "ckks": "ciphertexts"}
+
+def server_view(scheme: SecureSum) -> ServerView:
+    """What the ledger says that the server of `scheme` sees."""
+    view = scheme.views["server"]
+    return "ciphertexts" if view == "release" else view
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +128,6 @@ def build_optimizer(settings: Server) -> ServerOptimizer:
         raise ConfigError(f"server.optimizer = {settings.optimizer!r} does not take {extra[0]}; it takes {names}")
     optimizer: ServerOptimizer = OPTIMIZERS[settings.optimizer](**given)
     return optimizer
-
-
-def build_sum(config: Config, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
-    """The secure sum and fresh credentials of all clients, which the plain sum does without."""
-    name = config.sum.scheme
-    if name == "plain":
-        return PlainSum(), None
-    credentials, directory = generate_identities(range(clients))
-    if name == "masked":
-        from privfl.secagg import MaskedSum
-
-        return MaskedSum(directory, threads=config.engine.sum_workers), credentials
-    from privfl.he import CkksSum, KeyStore, StandingCredentials
-
-    scheme, rotation = CkksSum(directory, processes=config.engine.sum_workers), config.sum.key_sums
-    return scheme, {c: StandingCredentials(own, KeyStore(rotation)) for c, own in credentials.items()}
 
 
 def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) -> NoisePlan | None:

@@ -26,12 +26,12 @@ from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.federation import build_federation
 from privfl.experiment.pieces import do_pieces, usable_cores
+from privfl.experiment.schemes import SCHEMES, describe
 from privfl.files import atomic_write, canonical_json
 
 RESULTS: Final = "cells.jsonl"
 SCRATCH: Final = ".runs-"
 DELTA: Final = 1e-5
-SCHEMES: Final = ("plain", "masked", "ckks")
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "digits": {"client.learning_rate": 0.5},
@@ -97,7 +97,7 @@ class Comparison:
     rounds: int = 10
     epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     seeds: int = 3
-    sums: tuple[str, ...] = SCHEMES
+    sums: tuple[str, ...] = tuple(SCHEMES)
     folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -305,11 +305,7 @@ def _sees(arm: Arm) -> str:
         return "the server sees every update, each with its own noise"
     if arm.kind == "distributed":
         return "the server sees the sum, with the clients' noise in it"
-    return {
-        "plain": "the server sees every update in the clear",
-        "masked": "the server sees the exact sum only",
-        "ckks": "the server sees ciphertexts and the opened sum; key-holding clients could read updates",
-    }[str(scheme)]
+    return describe(str(scheme)).sentence
 
 
 def who_sees(rows: Sequence[Row]) -> list[tuple[str, str]]:

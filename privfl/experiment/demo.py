@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ from privfl.codec import Vector
 from privfl.dp import EpsilonReport, Observer
 from privfl.dp.unit import OBSERVERS
 from privfl.engine import LoopExecutor
-from privfl.errors import ConfigError, StateError
+from privfl.errors import StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config
 from privfl.experiment.experiment import Experiment
+from privfl.experiment.schemes import describe
 from privfl.experiment.view import Sighting, Watcher
 from privfl.fl.round import Contribution
 from privfl.fl.run import RoundReport
@@ -33,14 +34,8 @@ from privfl.wire import ClientId
 
 SEED: Final = 0
 
-Scheme = Literal["plain", "masked", "ckks"]
-SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
-
 ABSENT: Final[dict[int, tuple[ClientId, ...]]] = {3: (2, 7), 6: (2, 7), 8: (7,)}
 """Which hospitals fall silent in which round."""
-
-# The message that never comes is a client's vector; in the masked and the encrypted sum its keys are there already.
-_SILENT_FROM: Final[dict[str, int]] = {"plain": 0, "masked": 2, "ckks": 1}
 
 WATCHED: Final[ClientId] = 0
 """The hospital whose message is shown as the server saw it."""
@@ -49,10 +44,9 @@ AVERAGED: Final = 5
 """The result is the mean of the last so many models: they are released anyway, so that this costs no privacy."""
 
 
-def demo_config(scheme: Scheme = "masked", seed: int = SEED) -> Config:
+def demo_config(scheme: str = "masked", seed: int = SEED) -> Config:
     """The demonstration as a configuration: noise multiplier 1.9, ten rounds, everyone asked: epsilon 7.99."""
-    if scheme not in SCHEMES:
-        raise ConfigError(f"sum must be one of {', '.join(SCHEMES)}, not {scheme!r}")
+    describe(scheme)
     return Config(name="demo", seed=seed, rounds=10).with_overrides(
         {
             "data.name": "breast_cancer",
@@ -74,11 +68,13 @@ def demo_config(scheme: Scheme = "masked", seed: int = SEED) -> Config:
     )
 
 
-def demo_dropouts(scheme: Scheme) -> Any:
+def demo_dropouts(scheme: str) -> Any:
     """Who falls silent, by round and attempt: after the keys were exchanged, before the vector was sent."""
 
+    first = describe(scheme).vector_step
+
     def dropouts(round: int, attempt: int) -> Drop:
-        return lambda client, step: client in ABSENT.get(round, ()) and step >= _SILENT_FROM[scheme]
+        return lambda client, step: client in ABSENT.get(round, ()) and step >= first
 
     return dropouts
 
@@ -123,9 +119,9 @@ class DemoResult:
 class Demo:
     """Run it, then ask for the result: `for report in demo.run(): ...; demo.result()`."""
 
-    def __init__(self, scheme: Scheme = "masked", *, seed: int = SEED, runs: Path | None = None) -> None:
+    def __init__(self, scheme: str = "masked", *, seed: int = SEED, runs: Path | None = None) -> None:
         self.config = demo_config(scheme, seed)
-        self._watcher = Watcher(WATCHED)
+        self._watcher = Watcher(WATCHED, describe(scheme))
         self.experiment = Experiment(self.config, dropouts=demo_dropouts(scheme), runs=runs, tap=self._watcher)
         self._initial = self.experiment.model
         self._seconds = 0.0
@@ -144,8 +140,7 @@ class Demo:
             raise StateError("the demonstration has not run to its end")
         epsilons: dict[Observer, EpsilonReport] = {}
         for observer in OBSERVERS:
-            # Only an encrypted sum has a key, and somebody who holds it.
-            report = experiment.epsilon(observer) if observer != "key_holder" or self._encrypted else None
+            report = experiment.epsilon(observer) if observer in experiment.scheme.views else None
             if report is not None:
                 epsilons[observer] = report
         return DemoResult(
@@ -161,10 +156,6 @@ class Demo:
             clear=self._clear(),
             sighting=self._watcher.sighting(experiment.update),
         )
-
-    @property
-    def _encrypted(self) -> bool:
-        return self.config.sum.scheme == "ckks"
 
     def averaged_model(self) -> Vector:
         """The mean of the last models, float `[d]`."""

@@ -19,6 +19,7 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_mapping, to_toml
 from privfl.experiment.federation import build_federation, prepare
+from privfl.experiment.schemes import build_sum
 from privfl.experiment.versions import note_origin
 from privfl.files import atomic_write, canonical_json, sweep, user_path
 from privfl.fl.client import Train
@@ -90,7 +91,7 @@ class Experiment:
             self._given["data"] = f"{federation.dataset.name}, federated over {len(federation.clients)} clients"
         if train is not None:
             self._given["training"] = getattr(train, "__qualname__", type(train).__qualname__)
-        self.scheme, self._credentials = build.build_sum(self.config, len(federation.clients))
+        self.scheme, self._credentials = build_sum(self.config, len(federation.clients))
         self.federation = prepare(federation, self.config, self.scheme, self._credentials)
         self.learner = self._learner()
         self._own_dropouts = dropouts is not None
@@ -147,7 +148,7 @@ class Experiment:
         self._open_folder(resume=resume)
         note_origin(self.folder, max(self.store.rounds(), default=0) + 1, self._given)
         if resume:  # as after a restart: clients begin a round that was interrupted anew, with keys of a new session
-            self.scheme, self._credentials = build.build_sum(self.config, len(self.federation.clients))
+            self.scheme, self._credentials = build_sum(self.config, len(self.federation.clients))
         executor = build.build_executor(self.config, torch=self.config.model.kind in ("mlp", "cnn"))
         try:
             run = self._federated_run(executor)
@@ -253,7 +254,7 @@ class Experiment:
             return None
         accountant = self._accountant(self.delta, "outsider")
         ledger = Ledger(self._unit, self.folder / LEDGER)
-        return Payment(ledger, accountant, build.SERVER_SEES[self.config.sum.scheme], self._budget())
+        return Payment(ledger, accountant, build.server_view(self.scheme), self._budget())
 
     def _budget(self) -> Budget | None:
         privacy = self.config.privacy
@@ -286,8 +287,7 @@ class Experiment:
         return secret
 
     def _simulated_dropouts(self) -> Dropouts:
-        steps = 1 if self.config.sum.scheme == "plain" else 5
-        return RandomDropouts(self.config.cohort.dropout, self.config.seed, steps)
+        return RandomDropouts(self.config.cohort.dropout, self.config.seed, self.scheme.messages_per_client)
 
     def _open_folder(self, *, resume: bool) -> None:
         path, data = self.folder / CONFIG, self.federation.fingerprint()

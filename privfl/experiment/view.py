@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -10,17 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.errors import StateError, WireError
+from privfl.experiment.schemes import SchemeDescription
 from privfl.fl.plan import UpdatePlan
-from privfl.he.messages import Frame
-from privfl.secagg.messages import MaskedInput
-from privfl.sums.plain import Upload
 from privfl.wire import HEADER_BYTES, ClientId, peek
 
-_KINDS: Final[Mapping[int, type[Upload | MaskedInput | Frame]]] = {
-    Upload.KIND: Upload,
-    MaskedInput.KIND: MaskedInput,
-    Frame.KIND: Frame,
-}
 _LONGEST: Final = 1 << 30
 
 
@@ -28,11 +20,15 @@ _LONGEST: Final = 1 << 30
 class Sighting:
     """One client's vector as the server got it.
 
-    `values` are the numbers that the server reads: the clear integers of a plain sum, the masked ring elements of a
-    masked sum, centered, or the bytes of a ciphertext. `low` and `high` is the range such numbers can take.
+    Attributes:
+        scheme: The description of the sum.
+        values: The numbers that the server reads, int64: clear integers, masked ring elements, centered, or bytes.
+        low: The smallest number that it could read.
+        high: The largest number that it could read.
+        bytes: The length of the message.
     """
 
-    scheme: Literal["plain", "masked", "ckks"]
+    scheme: SchemeDescription = field(repr=False)
     values: npt.NDArray[np.int64] = field(repr=False)
     low: int
     high: int
@@ -41,40 +37,36 @@ class Sighting:
     @property
     def words(self) -> str:
         """What the server saw, in a phrase."""
-        return {
-            "plain": "every hospital's vector in the clear, and their sum",
-            "masked": "masked vectors that look like uniform noise one by one, and their exact sum",
-            "ckks": "ciphertexts without the key, and the noised sum that a hospital opened",
-        }[self.scheme]
+        return self.scheme.sees["server"]
 
 
 class Watcher:
-    """A `Tap` that keeps the first vector that `client` sends."""
+    """A `Tap` that keeps the first vector that one client sends.
 
-    def __init__(self, client: ClientId) -> None:
-        self.client = client
+    Args:
+        client: The client that is watched.
+        scheme: The description of the sum that it takes part in.
+    """
+
+    def __init__(self, client: ClientId, scheme: SchemeDescription) -> None:
+        self.client, self._scheme = client, scheme
         self._message: bytes | None = None
 
     def __call__(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
         """See one message."""
         if self._message is None and direction == "up" and client == self.client and len(message) >= HEADER_BYTES:
             header, _ = peek(message, max_length=_LONGEST)
-            if header.kind in _KINDS:
+            if header.kind == self._scheme.vector_message.KIND:
                 self._message = message
 
     def sighting(self, update: UpdatePlan) -> Sighting:
-        """What was seen; raises `StateError` when the client sent no vector."""
+        """What was seen; raises `StateError` when the client sent no vector of `update`."""
         if self._message is None:
             raise StateError(f"client {self.client} sent no vector")
-        header, body = peek(self._message, max_length=_LONGEST)
-        message: Any = _KINDS[header.kind].from_body(body)
-        if isinstance(message, Frame):
-            octets = np.frombuffer(bytes(message.block), np.uint8).astype(np.int64)
-            return Sighting("ckks", octets, 0, 255, len(self._message))
-        ring = update.codec.ring
+        _, body = peek(self._message, max_length=_LONGEST)
+        message: Any = self._scheme.vector_message.from_body(body)
         try:
-            words = ring.unpack(message.values, update.total_length)
+            values, low, high = self._scheme.read_vector(message, update.codec.ring, update.total_length)
         except WireError as error:
             raise StateError(f"client {self.client}'s vector is not of this run: {error}") from error
-        scheme: Literal["plain", "masked"] = "plain" if isinstance(message, Upload) else "masked"
-        return Sighting(scheme, ring.center(words), -ring.half, ring.half - 1, len(self._message))
+        return Sighting(self._scheme, values, low, high, len(self._message))

@@ -57,12 +57,13 @@ def _clear(axes: Any, result: DemoResult) -> None:
 
 def _seen(axes: Any, result: DemoResult) -> None:
     seen = result.sighting
-    unit, name = (1.0, "byte") if seen.scheme == "ckks" else (2.0**20, "entry (units of 2^20)")
+    entry, uniform = seen.scheme.entry, seen.scheme.looks_uniform
+    unit, name = (1.0, "byte") if entry == "byte" else (2.0**20, "entry (units of 2^20)")
     edges = np.linspace(seen.low / unit, (seen.high + 1) / unit, 13)
-    if seen.scheme == "plain":
+    if not uniform:
         edges = np.linspace(seen.values.min() / unit, seen.values.max() / unit, 13)
     axes.hist(seen.values / unit, bins=edges, color=ORANGE, edgecolor="white", linewidth=0.5)
-    if seen.scheme != "plain":
+    if uniform:
         even = len(seen.values) / (len(edges) - 1)
         axes.axhline(even, color=GRAY, linestyle="--", linewidth=1, label="uniform noise would give this on average")
         axes.legend(fontsize=8, loc="upper right")
@@ -71,7 +72,7 @@ def _seen(axes: Any, result: DemoResult) -> None:
         axes,
         f"The same vector as the server saw it ({result.scheme})",
         name,
-        "bytes" if seen.scheme == "ckks" else "entries",
+        "bytes" if entry == "byte" else "entries",
     )
     whole_numbers(axes.yaxis)
 

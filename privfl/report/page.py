@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import privfl
 from privfl.dp import EpsilonReport, format_epsilon
+from privfl.experiment.schemes import describe
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
-from privfl.report.run import SEES, RunRecord
+from privfl.report.run import RunRecord
 
 Rows = Iterable[tuple[str, str]]
 
@@ -57,7 +58,7 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         _privacy(run, public=public),
         _section("How it went", _curves(run) + _rounds(run, public=public)),
         _section("What was trained on what", _facts(_setup(run))),
-        _section("Who saw what", _facts(SEES[run.config.sum.scheme])),
+        _section("Who saw what", _facts(_sees(run))),
         _section("The models' lineage", _lineage(run)),
         _section("Versions", _versions(run)),
         _section("How to reproduce it", _reproduce(run)),
@@ -70,6 +71,11 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         + "\n".join(part for part in parts if part)
         + f"\n<footer>Written by privfl {escape(privfl.__version__)}.</footer></body></html>\n"
     )
+
+
+def _sees(run: RunRecord) -> Rows:
+    for observer, words in describe(run.config.sum.scheme).sees.items():
+        yield observer.replace("_", " "), words
 
 
 def _head(run: RunRecord) -> str:

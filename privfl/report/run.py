@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
-from privfl.dp.unit import OBSERVERS
 from privfl.errors import ConfigError
 from privfl.experiment import Config, load_config
 from privfl.experiment.archive import read_reports
 from privfl.experiment.build import skip_chance
 from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
+from privfl.experiment.schemes import describe
 from privfl.experiment.versions import Origin, read_origins
 from privfl.fl.run import RoundReport, check_charged
 from privfl.fl.store import ModelStore
-
-SEES: Final = {
-    "plain": (
-        ("server", "every client's update in the clear, and their sum"),
-        ("client", "the global models"),
-        ("outsider", "the released models"),
-    ),
-    "masked": (
-        ("server", "masked updates that are uniform noise one by one, who took part, and the exact sum"),
-        ("client", "the global models, the cohort, and its own masks"),
-        ("outsider", "the released models"),
-    ),
-    "ckks": (
-        ("server", "ciphertexts without the key, who took part, and the sum that a key-holding client released"),
-        ("client", "the global models and the cohort; with the session key it could read what the server receives"),
-        ("outsider", "the released models"),
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +61,7 @@ def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport],
     assume = config.privacy.noise == "simulation"
     delta = config.privacy.delta or default_delta(config.data.clients)[0]  # a run writes down the one it chose
     reports: dict[Observer, EpsilonReport] = {}
-    for observer in OBSERVERS:
-        if observer == "key_holder" and config.sum.scheme != "ckks":
-            continue  # no other sum has a key
+    for observer in describe(config.sum.scheme).views(config):
         # The clients of a natural partition are not in the configuration: there it stays an assumption, and is named.
         skips = 0.0 if config.data.partition.startswith("natural") else skip_chance(config, config.data.clients)
         accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume, skips=skips)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
 from privfl.experiment.config.checked import Number, section, setting
+from privfl.experiment.schemes import SCHEMES
 from privfl.ring import MAX_BITS, MIN_BITS
+
+
+def _known_scheme(name: str) -> str:
+    if name not in SCHEMES:
+        raise ValueError(f"must be one of {', '.join(map(repr, SCHEMES))}")
+    return name
+
+
+Scheme = Annotated[
+    str, pydantic.AfterValidator(_known_scheme), pydantic.WithJsonSchema({"type": "string", "enum": list(SCHEMES)})
+]
+"""The name of a sum in the registry (privfl/experiment/schemes.py)."""
 
 
 @section("data")
@@ -131,7 +144,7 @@ class Server:
 class Sum:
     """The secure sum, and the ring that it counts in."""
 
-    scheme: Literal["plain", "masked", "ckks"] = setting(
+    scheme: Scheme = setting(
         default="plain", description="The sum: plain, masked (secure aggregation) or ckks (homomorphic encryption)."
     )
     bits: int = setting(
