@@ -27,7 +27,7 @@ except ModuleNotFoundError as _error:
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
-from privfl.adapters.torch.state import borrowed
+from privfl.adapters.torch.state import borrowed, prepare_process
 from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
 from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
@@ -79,6 +79,7 @@ class OpacusTrain:
         self._clip_norm, self._noise_multiplier = float(clip_norm), float(noise_multiplier)
         self._batch_size, self._steps = batch_size, steps
         self._optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=learning_rate))
+        prepare_process(threads)
         self._flat = FlatModule(module, buffers="local", device=open_device(device))
         self._flat.module.train()
         self._first = self._flat.layout.flatten(self._flat.module)
@@ -109,6 +110,7 @@ class OpacusTrain:
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[size]`)."""
         flat = self._flat
+        prepare_process(self._threads, flat.device)
         features, targets = (to_tensor(part, flat) for part in self._rows(client))
         count = len(targets)
         flat.load(model)

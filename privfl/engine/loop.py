@@ -8,7 +8,7 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors
-from privfl.fl.client import Work, client_rng
+from privfl.fl.client import RoundWork, Work, client_rng
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -25,6 +25,8 @@ class LoopExecutor:
         """
         lent = model.view()
         lent.flags.writeable = False
+        if isinstance(work, RoundWork):
+            work = work.make(work.settings)
         empty = True
         for client in clients:
             empty = False

@@ -18,6 +18,7 @@ from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Cohort, Config, Server
+from privfl.experiment.workers import single_threaded
 from privfl.fl.client import Executor, Train
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
@@ -249,16 +250,16 @@ def _fitted(config: Config, plan: UpdatePlan, *, cohort: int, expected: float, l
         plan = dataclasses.replace(plan, codec=FixedPoint(plan.codec.scale / 2, ring))
 
 
-def build_executor(config: Config, *, torch: bool) -> Executor:
-    """One process, or a pool of workers."""
+def build_executor(config: Config) -> Executor:
+    """Make what runs the clients: this process, or a pool of workers."""
     if not config.engine.workers:
         return LoopExecutor()
-    initializer = None
-    if torch:
-        from privfl.adapters.torch import one_thread
-
-        initializer = one_thread
-    return ProcessExecutor(config.engine.workers, initializer=initializer)
+    if config.client.device != "cpu":
+        raise ConfigError(
+            f"engine.workers = {config.engine.workers} forks processes, which cannot use client.device = "
+            f"{config.client.device!r}; set engine.workers = 0"
+        )
+    return ProcessExecutor(config.engine.workers, initializer=single_threaded)
 
 
 def build_learner(config: Config, federation: FederatedData) -> Learner:

@@ -20,13 +20,14 @@ import numpy as np
 
 from privfl.data import ClientRows, Dataset, FederatedData, load, public_standardize, standardize
 from privfl.dp import Everyone, calibrate
+from privfl.engine.pool import do_pieces, usable_cores
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.federation import build_federation
-from privfl.experiment.pieces import do_pieces, usable_cores
 from privfl.experiment.schemes import SCHEMES, describe
+from privfl.experiment.workers import single_threaded
 from privfl.files import atomic_write, canonical_json
 
 RESULTS: Final = "cells.jsonl"
@@ -182,7 +183,7 @@ def run_comparison(
         together.sort(key=lambda at: cells[at][0].kind != "distributed")
         alone = [at for at, (arm, _) in enumerate(cells) if arm.kind == "sum"]
         for numbers, processes in ((together, usable_cores() if workers is None else workers), (alone, 1)):
-            for _, record in do_pieces(work, numbers, processes):
+            for _, record in do_pieces(work, numbers, processes, initializer=single_threaded):
                 found.append(_cell(record))
                 lines = [header, *(asdict(cell) for cell in found)]
                 atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines), shared=True)

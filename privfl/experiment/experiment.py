@@ -149,7 +149,7 @@ class Experiment:
         note_origin(self.folder, max(self.store.rounds(), default=0) + 1, self._given)
         if resume:  # as after a restart: clients begin a round that was interrupted anew, with keys of a new session
             self.scheme, self._credentials = build_sum(self.config, len(self.federation.clients))
-        executor = build.build_executor(self.config, torch=self.config.model.kind in ("mlp", "cnn"))
+        executor = build.build_executor(self.config)
         try:
             run = self._federated_run(executor)
             self.reports = [RoundReport.read(v.report) for v in self.store.lineage() if v.report]

@@ -41,6 +41,25 @@ Work = Callable[[Vector, ClientId, int, np.random.Generator], Ints]
 """A whole contribution, (model, client, round, rng) -> int64 `[length]`: train, clip, encode, add noise."""
 
 
+@dataclass(frozen=True, slots=True)
+class RoundWork:
+    """A work that is made for one round, from bytes; it is a `Work` itself.
+
+    An executor keeps its worker processes as long as `make` is the same object, and sends them the settings.
+
+    Attributes:
+        make: Makes the round's work from the settings. Forked workers inherit it, and everything that it refers to.
+        settings: All that differs from round to round, except the model.
+    """
+
+    make: Callable[[bytes], Work]
+    settings: bytes
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
+        """Do the work of one client of the round."""
+        return self.make(self.settings)(model, client, round, rng)
+
+
 class Executor(Protocol):
     """How the clients of a round are executed. The result must not depend on it, down to the last bit."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,8 @@ import numpy as np
 from privfl.codec import Vector
 from privfl.dp import NoisePlan
 from privfl.errors import ConfigError, PrivacyError, TooFewSurvivors
-from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, Executor, Train
+from privfl.files import canonical_json
+from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM, Executor, RoundWork, Train
 from privfl.fl.optimizers import Moments, ServerOptimizer, ServerSGD
 from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
 from privfl.ring import Ints
@@ -31,6 +33,8 @@ class Contribution:
     update: UpdatePlan
     noise: NoisePlan | None
     seed: int
+    base: Contribution | None = field(default=None, repr=False, compare=False)
+    settings: bytes = b""
 
     def __post_init__(self) -> None:
         noise = self.noise
@@ -47,7 +51,16 @@ class Contribution:
         """This work for a cohort of `drawn` clients, and the clip norm of the round where it is adaptive."""
         noise = None if self.noise is None else self.noise.for_cohort(drawn)
         update = self.update if clip_norm is None else self.update.in_round(clip_norm)
-        return self if (noise, update) == (self.noise, self.update) else replace(self, noise=noise, update=update)
+        settings = canonical_json([int(drawn), clip_norm])
+        return replace(self, noise=noise, update=update, base=self, settings=settings)
+
+    def as_work(self) -> RoundWork:
+        """The same work for executors: worker processes keep the base, and only the settings are sent to them."""
+        return RoundWork((self.base or self).from_settings, self.settings)
+
+    def from_settings(self, settings: bytes) -> Contribution:
+        """Do in a worker what `in_round` did; no settings stand for this work as it is."""
+        return self.in_round(*json.loads(settings)) if settings else self
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
         """Model float `[d]` -> int64 `[update.total_length]`."""
@@ -97,7 +110,7 @@ def run_round(
     except ConfigError as error:  # a cohort of so few clients never opens
         raise TooFewSurvivors(len(plan.cohort), max(plan.min_survivors, len(plan.cohort) + 1)) from error
     task = parts.policy.check(plan)
-    uploads = parts.executor.run(parts.work, model, plan.cohort, round=plan.round, seed=plan.seed)
+    uploads = parts.executor.run(parts.work.as_work(), model, plan.cohort, round=plan.round, seed=plan.seed)
     summed = run_sum(  # 5, 6, 8: sessions, secure sum, noise on the sum where it is opened
         parts.scheme,
         task,

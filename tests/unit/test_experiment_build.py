@@ -88,10 +88,12 @@ def test_optimizers_take_no_others_parameters(settings: dict[str, Any]) -> None:
 
 
 def test_executors() -> None:
-    assert isinstance(build_executor(Config(), torch=False), LoopExecutor)
-    with build_executor(Config().with_overrides({"engine.workers": 2}), torch=False) as pool:  # type: ignore[attr-defined]
+    assert isinstance(build_executor(Config()), LoopExecutor)
+    with build_executor(Config().with_overrides({"engine.workers": 2})) as pool:  # type: ignore[attr-defined]
         assert isinstance(pool, ProcessExecutor)
         assert pool.workers == 2
+    with pytest.raises(ConfigError, match=r"client.device = 'cuda'; set engine.workers = 0"):
+        build_executor(Config().with_overrides({"engine.workers": 2, "client.device": "cuda"}))
 
 
 def test_the_scale_is_the_finest_at_which_the_cohort_and_its_noise_fit() -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Buffers
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
-from privfl.adapters.torch.state import borrowed
+from privfl.adapters.torch.state import borrowed, prepare_process
 from privfl.adapters.torch.train import TensorRows, open_device, to_tensor, widened
 from privfl.codec import Vector
 from privfl.errors import ConfigError
@@ -49,6 +49,7 @@ class TorchMeasure:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self._rows, self._calibration, self._task, self._loss = rows, calibration, task, loss
         self._batch_size, self._threads, self._buffers = batch_size, threads, buffers
+        prepare_process(threads)
         self._flat = FlatModule(module, buffers=buffers, device=open_device(device))
         self._norms = [
             (name, part)
@@ -62,6 +63,7 @@ class TorchMeasure:
     def __call__(self, model: Vector, client: ClientId) -> MetricSums:
         """The sums of `model` (float `[size]`) over the rows of `client`."""
         flat = self._flat
+        prepare_process(self._threads, flat.device)
         features, targets = (to_tensor(part, flat) for part in self._rows(client))
         flat.load(model)
         flat.module.eval()

@@ -2,22 +2,80 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 
+from privfl.errors import ConfigError
+
+_parent_threads: int | None = None  # of the process that this one was forked from; None in a process begun anew
+_parent_used_gpu = False
+
+
+def _before_fork() -> None:
+    global _parent_used_gpu  # noqa: PLW0603 (a child asks for it, and inherits nothing else)
+    _parent_used_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+def _after_fork() -> None:
+    global _parent_threads  # noqa: PLW0603 (the same)
+    _parent_threads = torch.get_num_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+
 
 def one_thread() -> None:
-    """Compute with one thread from now on: the `initializer` of a process that trains clients beside others."""
+    """Limit torch to one thread in this process: the `initializer` of a worker that trains clients next to others.
+
+    From then on `torch.set_num_threads` refuses more with a `ConfigError`. In a forked process torch would wait forever
+    for threads that only the parent has.
+    """
     torch.set_num_threads(1)
+    torch.set_num_threads = _refuse_threads  # type: ignore[assignment]  # for a training of the user's own too
+
+
+def _refuse_threads(count: int) -> None:
+    if count != 1:
+        raise ConfigError(f"a worker process computes with one torch thread, not {count}: {_REMEDY}")
+
+
+_REMEDY: Final = "set threads=1 (torch.set_num_threads(1)), or engine.workers = 0"
+
+
+def prepare_process(threads: int | None, device: torch.device | None = None) -> None:
+    """Refuse what would hang or fail in a forked process, and limit torch to one thread there.
+
+    Args:
+        threads: What a training was given; None computes with as many threads as torch has.
+        device: Where the training computes; None where nothing is computed yet.
+
+    Raises:
+        ConfigError: This process was forked, and `threads` asks for several threads or differs from what the parent
+            computes with; or the device is a GPU that the parent has used.
+    """
+    if _parent_threads is None:
+        return
+    wanted = _parent_threads if threads is None else threads
+    if wanted != 1:
+        raise ConfigError(
+            f"threads={threads} computes with {wanted} torch threads, and a forked process has one: {_REMEDY}"
+        )
+    if device is not None and device.type == "cuda" and _parent_used_gpu:
+        raise ConfigError("a forked process cannot use a GPU that its parent has used: set engine.workers = 0")
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @contextmanager
 def borrowed(threads: int | None) -> Iterator[None]:
     """Compute with `threads` threads inside (None: as many as now), and with as many as before afterwards.
 
-    Sums of floats depend on the number of threads, so that only a fixed number makes a training repeatable bit by bit.
+    Sums of floats depend on the number of threads, so only a fixed number makes a training repeatable bit by bit.
     """
     before = torch.get_num_threads()
     if threads is None or threads == before:

@@ -18,7 +18,7 @@ from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Buffers, Layout
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
 from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Sgd, TorchStep, check_rate
-from privfl.adapters.torch.state import borrowed, seeded
+from privfl.adapters.torch.state import borrowed, prepare_process, seeded
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
@@ -73,6 +73,7 @@ class TorchTrain:
         self._loss, self._metrics = loss, metrics
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._update, self._threads = update, threads
+        prepare_process(threads)
         self._flat = _trained(module, buffers, device)
         self._first = self.layout.flatten(self._flat.module)
         self._chain = self._find_chain()
@@ -93,6 +94,7 @@ class TorchTrain:
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[size]`)."""
+        prepare_process(self._threads, self._flat.device)
         features, targets = self._rows(client)
         count = targets.shape[0]
         if features.shape[0] != count:

@@ -6,8 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 from privfl.codec import FixedPoint, Vector
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
-from privfl.fl.client import Executor, Work, client_rng
+from privfl.fl.client import Executor, RoundWork, Work, client_rng
 from privfl.ring import Ints, Ring
 from privfl.sums import PlainSum, SumTask, run_sum
 
@@ -251,36 +249,85 @@ def test_the_initializer_runs_once_in_each_worker_and_its_failure_is_told() -> N
         list(ProcessExecutor(2, initializer=broken).run(work, MODEL, COHORT, round=0, seed=0))
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2, "method": "thread"}, {"workers": 2, "length": 0}])
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": -1}, {"workers": 2, "length": 0}])
 def test_wrong_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         ProcessExecutor(**options)
 
 
-SPAWNED = """
-import numpy as np
-from privfl.engine import LoopExecutor, ProcessExecutor
+class Scaled:
+    """A work made from settings; its answers show the settings and the process."""
 
-def work(model, client, round, rng):
-    return (1e6 * rng.normal(size=3) + client + round + model).astype(np.int64)
+    def __init__(self) -> None:
+        self.made: list[bytes] = []
 
-if __name__ == "__main__":
-    model = np.arange(3.0)
-    loop = LoopExecutor().run(work, model, (1, 2, 3), round=1, seed=2)
-    with ProcessExecutor(1, method="spawn") as executor:
-        for (a, left), (b, right) in zip(executor.run(work, model, (1, 2, 3), round=1, seed=2), loop, strict=True):
-            assert a == b
-            np.testing.assert_array_equal(left, right)
-"""
+    def make(self, settings: bytes) -> Work:
+        self.made.append(settings)
+        return lambda model, client, round, rng: np.array([int(settings), client, os.getpid(), len(self.made)])
 
 
-def test_spawned_workers_do_the_same(tmp_path: Path) -> None:
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_settings_reach_the_workers_that_are_there_already() -> None:
+    scaled = Scaled()
+    for executor in (LoopExecutor(), ProcessExecutor(1), ProcessExecutor(3)):
+        pids = set()
+        for number, settings in enumerate((b"5", b"7", b"7", b"5" * 10)):
+            work = RoundWork(scaled.make, settings)
+            got = dict(executor.run(work, MODEL, COHORT, round=number, seed=0))
+            assert {int(answer[0]) for answer in got.values()} == {int(settings)}
+            assert [int(got[client][1]) for client in COHORT] == list(COHORT)
+            pids |= {int(answer[2]) for answer in got.values()}
+        assert len(pids) <= getattr(executor, "workers", 1)
+        executor.close()
 
 
-def test_spawned_workers_need_an_importable_work() -> None:
-    with pytest.raises(ConfigError, match="importable by name"):
-        list(ProcessExecutor(1, method="spawn").run(lambda *_: MODEL, MODEL, [4], round=0, seed=0))
+def test_a_work_is_made_once_for_the_same_settings() -> None:
+    with ProcessExecutor(1) as executor:
+        counts = []
+        scaled = Scaled()
+        for settings in (b"1", b"1", b"2"):
+            work = RoundWork(scaled.make, settings)
+            counts += [int(answer[3]) for _, answer in executor.run(work, MODEL, [0, 1], round=0, seed=0)]
+        assert counts == [1, 1, 1, 1, 2, 2]
+        assert int(RoundWork(scaled.make, b"9")(MODEL, 0, 0, client_rng(0, 0, 0))[0]) == 9  # a work by itself
+
+
+def test_settings_that_cannot_be_used_name_the_client() -> None:
+    for executor in (LoopExecutor(), ProcessExecutor(1)):
+        with pytest.raises((ClientFailed, ValueError), match="invalid literal"):
+            list(executor.run(RoundWork(Scaled().make, b"x"), MODEL, [4], round=0, seed=0))
+
+
+def in_a_pool(_: int) -> list[bytes]:
+    with ProcessExecutor(2) as executor:
+        return [model.tobytes() for model in models(executor)]
+
+
+def test_an_executor_inside_a_worker_of_a_pool_runs_its_clients_itself() -> None:
+    expected = [model.tobytes() for model in models(LoopExecutor())]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(in_a_pool, range(2)) == [expected] * 2
+        pool.terminate()
+        pool.join()
+
+
+def test_an_executor_that_was_forked_starts_workers_of_its_own() -> None:
+    with ProcessExecutor(2) as executor:
+        expected = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
+        child = os.fork()
+        if not child:
+            got = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
+            executor.close()
+            os._exit(0 if all((got[c] == expected[c]).all() for c in COHORT) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(dict(executor.run(work, MODEL, COHORT, round=1, seed=0))) == len(COHORT)
+
+
+def test_where_there_is_no_fork_clients_are_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = models(LoopExecutor())
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    np.testing.assert_array_equal(models(ProcessExecutor(2)), expected)
+    executor = ProcessExecutor(2)
+    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], round=0, seed=0)
+    assert int(got[0]) == os.getpid()
+    with pytest.raises(TooFewSurvivors):
+        list(executor.run(work, MODEL, [], round=0, seed=0))

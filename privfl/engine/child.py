@@ -1,0 +1,117 @@
+"""The life of a forked worker: it answers what it is asked until its pipe closes, and never outlives its parent."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from privfl.engine.loop import describe
+
+Handle = Callable[[int, bytes, bytes], bytes]
+"""(place, common, request) -> answer."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_LOOK: Final = 0.5  # seconds between two looks at the parent where the kernel does not report its death
+_MAX_TRACEBACK: Final = 20_000  # characters: the pipe must take a reply while nobody reads it
+
+
+def serve(
+    handle: Handle,
+    pipe: multiprocessing.connection.Connection,
+    follow: Callable[[], None],
+    initializer: Callable[[], None] | None,
+) -> None:
+    """Answer requests until the parent closes the pipe.
+
+    Args:
+        handle: Makes the answer of a request. What it raises is sent to the parent instead.
+        pipe: This worker's end of the pipe.
+        follow: Ties this process to its parent; see `follow_parent`.
+        initializer: Called first. What it raises is sent to the parent in answer to every request.
+    """
+    # Ctrl-C reaches the whole process group: it is the parent that ends its workers. And whatever the parent does on
+    # SIGTERM, or upon any signal in its event loop, is not this process's to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    follow()
+    broken = _failure_of(initializer) if initializer is not None else None
+    common = b""
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        if message[:1] == b"c":
+            common = message[1:]
+            continue
+        place, request = int.from_bytes(message[1:5], "little"), message[5:]
+        reply = broken or _reply(handle, place, common, request)
+        try:
+            pipe.send_bytes(reply)
+        except OSError:
+            return
+
+
+def _reply(handle: Handle, place: int, common: bytes, request: bytes) -> bytes:
+    try:
+        return b"a" + handle(place, common, request)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the parent hears of it)
+        return _failure(error)
+
+
+def _failure_of(initializer: Callable[[], None]) -> bytes | None:
+    try:
+        initializer()
+    except Exception as error:  # noqa: BLE001 (the same)
+        return _failure(error)
+    return None
+
+
+def _failure(error: Exception) -> bytes:
+    trace = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
+    return b"f" + json.dumps([describe(error), os.getpid(), trace]).encode()
+
+
+def follow_parent() -> Callable[[], None]:
+    """Make the function by which a forked child ties its life to this process; call it here, before the fork.
+
+    On Linux the kernel kills the child, whatever the child is doing. The kernel does so at the end of the *thread* that
+    forked, so only the main thread can rely on it. Elsewhere a thread of the child looks for its parent twice a second.
+    """
+    parent = os.getpid()
+    prctl = _prctl() if threading.current_thread() is threading.main_thread() else None
+
+    def follow() -> None:
+        if prctl is None or prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+            threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+        elif os.getppid() != parent:  # it died before it was asked for
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return follow
+
+
+def _prctl() -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGKILL)
