@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Final
@@ -112,6 +112,7 @@ def _prctl() -> Callable[..., int] | None:
 
 
 def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK)
+    process = multiprocessing.parent_process()
+    while process is not None and os.getppid() == parent:
+        process.join(_LOOK)  # ends early where no other process holds the parent's end of multiprocessing's own pipe
     os.kill(os.getpid(), signal.SIGKILL)
