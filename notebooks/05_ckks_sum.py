@@ -30,7 +30,7 @@ from privfl.he import CkksSum, plan_ckks, plan_for
 from privfl.he.keys import secret_polynomial
 from privfl.he.opening import decrypt_sum
 from privfl.he.packing import to_slots, unpack
-from privfl.he.work import KeyedWork
+from privfl.he.authenticator import SessionCipher
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum, plan_sum
 from privfl.sums import PlainSum, SumTask, run_sum
@@ -76,14 +76,14 @@ print("equal to the last bit:", all(np.array_equal(t, totals["plain-sum/1"]) for
 # %% tags=["random"]
 plan = plan_for(task)
 session_key = bytes(range(32))  # a fixed key for this picture; in a sum it is fresh, and dealt by a client
-work = KeyedWork(plan, session_key, task.digest())
+cipher = SessionCipher(plan, session_key, task.digest())
 block, seeds = np.zeros(plan.chunks * plan.degree, np.uint64), []
 for c in CLIENTS:
-    residues, seed = work.cipher.encrypt(vectors[c])
+    residues, seed = cipher.ckks.encrypt(vectors[c])
     block = (block + residues) % np.uint64(plan.modulus)  # all that a server does
     seeds.append(seed)
 exact = sum(vectors.values())
-approximate = decrypt_sum(plan, block, seeds, work, unsafe_approximate=True).values[:2048]
+approximate = decrypt_sum(plan, block, seeds, cipher, unsafe_approximate=True).values[:2048]
 slots = to_slots(vectors[0], plan.degree)
 print(f"degree {plan.degree}, prime of {plan.prime_bits} bits, slot scale 2^{plan.scale_bits}, "
       f"{slots.shape[1]} slots for {len(vectors[0])} integers")
@@ -153,7 +153,7 @@ public = _parameters(n, q, plan.security)
 x = np.zeros(n, np.int8)
 x[1] = 1
 roots = public.transform(x).astype(object)  # the points at which SEAL evaluates polynomials
-random_half = public.put_together(np.zeros(n, np.uint64), seeds, 1.0)
+random_half = public.expand(seeds)
 c1 = [random_half[i] for i in range(n, 2 * n)]
 
 

@@ -12,7 +12,7 @@ import typer
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
 from privfl.errors import ConfigError
-from privfl.he import CkksPlan, CkksSpeed, measure_ckks_speed, plan_ckks
+from privfl.he import CkksPlan, plan_ckks
 from privfl.he.plan import MESSAGES_DOWN, MESSAGES_UP, quorum_of
 from privfl.ring import Ring
 from privfl.secagg import Speed, SumPlan, measure_speed, plan_sum
@@ -35,13 +35,13 @@ def plan(
     clients: Annotated[int, typer.Option("--clients", min=1, help="Clients of one sum.")],
     length: Annotated[int, typer.Option("--length", min=1, help="Entries of a vector.")],
     sum_: Annotated[Sum, typer.Option("--sum", help="The secure sum.")] = Sum.MASKED,
-    dropout: Annotated[float, typer.Option("--dropout", help="Share of clients that may fall silent.")] = 0.1,
+    dropout: Annotated[float, typer.Option("--dropout", help="Fraction of clients that may drop out.")] = 0.1,
     corrupt: Annotated[
         float | None,
         typer.Option(
             "--corrupt",
-            help="Share of clients in league with the server; ckks: that sign any list of survivors, but keep the key.",
-            show_default="0.05; ckks: 0",
+            help="Masked only: fraction of clients that collude with the server.",
+            show_default="0.05",
         ),
     ] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="Bits of the ring.", show_default="32; ckks: 31")] = None,
@@ -53,19 +53,16 @@ def plan(
         bool,
         typer.Option("--semi-honest", help="Masked only: trust the server to follow the protocol: no signatures."),
     ] = False,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine for the seconds.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Masked only: measure this machine for the seconds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, seconds, security."""
+    """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, security; masked: seconds."""
     if sum_ is Sum.CKKS:
-        if degree is not None:
-            raise ConfigError(f"--degree {degree} is of a masked sum: every client of a CKKS sum shares one key")
-        if semi_honest:
-            raise ConfigError("--semi-honest is of a masked sum: the messages of a CKKS sum are always signed")
+        _refuse_masked_flags(degree, corrupt, semi_honest=semi_honest, measure=measure)
         ckks = plan_ckks(length, clients, Ring(31 if bits is None else bits))
-        quorum = _quorum(clients, corrupt or 0.0, dropout)
-        speed = measure_ckks_speed(ckks.bits) if measure else CkksSpeed()
-        record = _ckks_record(ckks, quorum, speed) | {"corrupt": corrupt or 0.0, "dropout": dropout}
+        record = _ckks_record(ckks, _quorum(clients, dropout)) | {"dropout": dropout}
         _tell(record, _ckks_rows(ckks, record), as_json=as_json)
         return
     masked = plan_sum(
@@ -116,21 +113,39 @@ def _masked_rows(plan: SumPlan) -> list[tuple[str, str]]:
     ]
 
 
-def _quorum(clients: int, corrupt: float, dropout: float) -> int:
-    """How many of `clients` must sign; refuses shares outside [0, 1), and more dropouts than that leaves room for."""
-    for name, share in (("corrupt", corrupt), ("dropout", dropout)):
-        if not 0 <= share < 1:
-            raise ConfigError(f"{name} is a fraction in [0, 1), not {share!r}")
-    quorum, gone = quorum_of(clients, math.floor(corrupt * clients + 1e-9)), math.floor(dropout * clients + 1e-9)
-    if clients - gone < quorum:
+def _refuse_masked_flags(degree: int | None, corrupt: float | None, *, semi_honest: bool, measure: bool) -> None:
+    """Refuse the flags that say nothing about a CKKS sum."""
+    if degree is not None:
         raise ConfigError(
-            f"dropout {dropout:g} plans for {gone} of {clients} clients falling silent, and a quorum of {quorum} "
-            f"allows {clients - quorum}: nothing would be opened"
+            f"--degree {degree} is of a masked sum: every client of a CKKS sum shares one key; leave it out"
+        )
+    if corrupt is not None:
+        raise ConfigError(
+            f"--corrupt {corrupt:g} is of a masked sum: one client that colludes with the server reads every vector of "
+            "a CKKS sum; leave it out, or plan a masked sum"
+        )
+    if semi_honest:
+        raise ConfigError("--semi-honest is of a masked sum: messages of a CKKS sum are always signed; leave it out")
+    if measure:
+        raise ConfigError(
+            "--measure is of a masked sum: seconds of a CKKS sum are measured by `pytest benchmarks/ckks`; leave it out"
+        )
+
+
+def _quorum(clients: int, dropout: float) -> int:
+    """How many of `clients` must sign; refuses more dropouts than that allows, and a fraction outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout is a fraction in [0, 1), not {dropout!r}")
+    quorum, dropouts = quorum_of(clients), math.floor(dropout * clients + 1e-9)
+    if clients - dropouts < quorum:
+        raise ConfigError(
+            f"dropout {dropout:g} plans for {dropouts} of {clients} clients dropping out, and a quorum of {quorum} "
+            f"allows {clients - quorum}: nothing would be opened; plan for fewer"
         )
     return quorum
 
 
-def _ckks_record(plan: CkksPlan, quorum: int, speed: CkksSpeed) -> dict[str, Any]:
+def _ckks_record(plan: CkksPlan, quorum: int) -> dict[str, Any]:
     return asdict(plan) | {
         "protocol": "ckks-sum/1",
         "quorum": quorum,
@@ -140,23 +155,15 @@ def _ckks_record(plan: CkksPlan, quorum: int, speed: CkksSpeed) -> dict[str, Any
         "bytes_up": plan.bytes_up,
         "bytes_down": plan.bytes_down,
         "bytes_per_value": plan.bytes_per_value,
-        "client_seconds": plan.client_seconds(speed),
-        "server_seconds": plan.server_seconds(speed),
-        "opener_seconds": plan.opener_seconds(speed),
         "noise_stddev": plan.noise_stddev(),
         "margin": plan.margin,
     }
 
 
 def _ckks_rows(plan: CkksPlan, record: dict[str, Any]) -> list[tuple[str, str]]:
-    seconds = (
-        f"{record['client_seconds']:.3g} a client, {record['server_seconds']:.3g} the server, "
-        f"{record['opener_seconds']:.3g} more the opener (estimates, one core)"
-    )
-    signing = f"{record['corrupt']:.3g} of them sign any list" if record["corrupt"] else "each signs one list"
     assumptions = (
-        "no client is in league with the server, for one that is opens every vector; "
-        f"{signing} of survivors; {record['dropout']:.3g} of them fall silent"
+        "no client colludes with the server, because one that does opens every vector; "
+        f"{record['dropout']:.3g} of the clients drop out"
     )
     return [
         ("protocol", "ckks-sum/1: symmetric CKKS, one prime, exact rounding on opening"),
@@ -167,8 +174,10 @@ def _ckks_rows(plan: CkksPlan, record: dict[str, Any]) -> list[tuple[str, str]]:
         ("messages", f"{MESSAGES_UP} up, {MESSAGES_DOWN} down; one more each way for the dealer, and for the opener"),
         ("bytes", f"{size(plan.bytes_up)} up in the frame ({plan.bytes_per_value:.2f} a value)"),
         ("opener", f"{size(plan.bytes_down)} down, {size(plan.bytes_opened)} up, once a sum"),
-        ("seconds", seconds),
-        ("noise", f"deviation {plan.noise_stddev():.2e} of a unit; half a unit is {plan.margin:.0f} deviations"),
-        ("security", f"{plan.security} bits by the HomomorphicEncryption.org table, for whoever does not hold the key"),
+        ("noise", f"standard deviation {plan.noise_stddev():.2e} of a unit; half a unit is {plan.margin:.0f} of them"),
+        (
+            "security",
+            f"{plan.security} bits by the HomomorphicEncryption.org table, against every party without the key",
+        ),
         ("assuming", assumptions),
     ]

@@ -107,7 +107,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
     ),
     "ckks": SchemeDescription(
         title="CKKS sum",
-        build=lambda config, directory: CkksSum(directory, processes=config.engine.sum_workers),
+        build=lambda config, directory: CkksSum(directory),
         credentials=lambda config, own: StandingCredentials(own, KeyStore(config.sum.key_sums)),
         sees={
             "outsider": "the released models",

@@ -1,4 +1,4 @@
-"""Checks of what came over the wire that need no key: headers, seeds, votes."""
+"""The checks of received headers, seeds and votes, which need no key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ def check_headers(
     survivors: tuple[ClientId, ...],
     own: FrameHeader,
 ) -> None:
-    """One signed header of each survivor, all under this key and these parameters, and no seed twice."""
+    """Check that each survivor signed one header, all under one key and these parameters, with no seed twice.
+
+    Args:
+        plan: The parameters of the sum.
+        directory: The clients' signing keys.
+        headers: The received headers.
+        digest: The task's digest, 32 bytes.
+        survivors: The survivor list that this client signed.
+        own: The header that this client sent.
+
+    Raises:
+        RemoteProtocolError: A check fails.
+    """
     if tuple(header.client for header in headers) != survivors:
         raise RemoteProtocolError("the frames are not those of the survivor list that this client signed")
     if own not in headers:
@@ -31,7 +43,16 @@ def check_headers(
 
 
 def check_header(plan: CkksPlan, header: FrameHeader, key: bytes) -> None:
-    """What does not need the directory: parameters, key, number of seeds, tags below the prime."""
+    """Check everything that needs no directory: parameters, key, number of seeds, tags below the prime.
+
+    Args:
+        plan: The parameters of the sum.
+        header: The received header.
+        key: The id of the session key of this sum, 32 bytes.
+
+    Raises:
+        RemoteProtocolError: A check fails; `sender` is the client of the header.
+    """
     if header.params != plan.identifier:
         raise RemoteProtocolError("a frame was made with other parameters", sender=header.client)
     if header.key != key:
@@ -43,9 +64,19 @@ def check_header(plan: CkksPlan, header: FrameHeader, key: bytes) -> None:
 
 
 def fresh_seeds(plan: CkksPlan, header: FrameHeader, seen: set[bytes]) -> set[bytes]:
-    """The seeds of a checked header, 64 bytes each; raises `RemoteProtocolError` for one in `seen`, or there twice.
+    """Return the seeds of a checked header.
 
-    `sender` is whose frame is refused. Which of two frames is the copy they do not tell (SPEC.md, section 10).
+    Args:
+        plan: The parameters of the sum.
+        header: A header that `check_header` accepted.
+        seen: The seeds of other frames.
+
+    Returns:
+        The seeds, 64 bytes each.
+
+    Raises:
+        RemoteProtocolError: A seed is in `seen`, or occurs twice. `sender` is the client whose frame is refused, which
+            need not be the one that copied (SPEC.md, section 10).
     """
     seeds = {bytes(header.seeds[at : at + SEED_BYTES]) for at in range(0, plan.seeds_bytes, SEED_BYTES)}
     if len(seeds) != plan.chunks or not seeds.isdisjoint(seen):
@@ -62,7 +93,20 @@ def check_votes(
     survivors: tuple[ClientId, ...],
     quorum: int,
 ) -> None:
-    """At least a quorum of survivors signed this very list."""
+    """Check that at least a quorum of survivors signed this very list.
+
+    Args:
+        directory: The clients' signing keys.
+        request: The request with the votes.
+        digest: The task's digest, 32 bytes.
+        key: The id of the session key, 32 bytes.
+        survivors: The survivor list that this client signed.
+        quorum: Signatures needed.
+
+    Raises:
+        RemoteProtocolError: A vote is repeated, a stranger's, or wrongly signed.
+        TooFewSurvivors: There are fewer votes than `quorum`.
+    """
     voters = [vote.client for vote in request.votes]
     if voters != sorted(set(voters)) or not set(voters) <= set(survivors):
         raise RemoteProtocolError("the votes repeat, or are not the survivors'")

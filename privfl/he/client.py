@@ -8,6 +8,7 @@ from typing import Final
 
 from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, framed, seal, unseal
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.he.authenticator import SessionCipher
 from privfl.he.keys import KeyStore, key_id
 from privfl.he.machine import CLIENT, ClientState, Kind
 from privfl.he.messages import (
@@ -31,9 +32,7 @@ from privfl.he.messages import (
     digest,
 )
 from privfl.he.opening import open_sum
-from privfl.he.processes import Processes
-from privfl.he.terms import Terms
-from privfl.he.work import KeyedWork
+from privfl.he.plan import Terms
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening
 from privfl.wire import SERVER, ClientId, Message, decode, peek
@@ -42,19 +41,30 @@ _SMALL: Final = 1 << 16
 
 
 @dataclass(slots=True)
-class Held:
-    """A client's secrets during one sum."""
+class ClientSecrets:
+    """A client's secrets during one sum.
+
+    Attributes:
+        own: The client's long-term keys.
+        store: Its session key between sums.
+        box: The key of this sum's boxes.
+        advert: Its signed advert; None before the start.
+        reserved: The session key that it advertised and whose use it reserved, if it held one.
+        session_key: The session key of this sum, as soon as it is known.
+        cipher: Seals and opens under that key.
+    """
 
     own: Credentials = field(repr=False)
     store: KeyStore = field(repr=False)
     box: AgreementKey = field(repr=False)
-    advert: Advert
+    advert: Advert | None = None
+    reserved: bytes | None = field(default=None, repr=False)
     session_key: bytes | None = field(default=None, repr=False)
-    work: KeyedWork | None = field(default=None, repr=False)
+    cipher: SessionCipher | None = field(default=None, repr=False)
 
 
 class CkksClient:
-    """One client's session: every message is answered at most once, and after any error the session is dead."""
+    """One client's session: it answers every message at most once, and any error ends it for good."""
 
     def __init__(
         self,
@@ -67,18 +77,27 @@ class CkksClient:
         tasks: TaskMemory,
         opening: Opening,
         entropy: Entropy,
-        processes: Processes,
     ) -> None:
+        """Make a session; `CkksSum.client` checks the arguments before.
+
+        Args:
+            terms: The public parameters of the sum.
+            me: This client.
+            vector: int64 `[length]`.
+            own: The client's long-term keys.
+            store: Its session key between sums.
+            tasks: The memory of tasks begun before.
+            opening: Runs here if this client opens.
+            entropy: The source of random bytes.
+        """
         self._terms, self._me, self._entropy, self._opening = terms, me, entropy, opening
-        self._tasks, self._processes = tasks, processes
+        self._tasks = tasks
         self._vector: Ints | None = vector
-        box = AgreementKey.generate(entropy)
-        advert = Advert.make(me, box.public, store.held, task=terms.digest, signing=own.signing)
-        self._held: Held | None = Held(own, store, box, advert)
+        self._secrets: ClientSecrets | None = ClientSecrets(own, store, AgreementKey.generate(entropy))
         self._header: FrameHeader | None = None
         self._survivors: tuple[ClientId, ...] = ()
         self.state = ClientState.NEW
-        self._handlers: dict[Kind, Callable[[Held, Message], Message]] = {
+        self._handlers: dict[Kind, Callable[[ClientSecrets, Message], Message]] = {
             AskDealer: self._deal,
             Dealt: self._dealt,
             UseKey: self._use_key,
@@ -87,25 +106,42 @@ class CkksClient:
         }
 
     def start(self) -> bytes:
-        """The advert; raises `PlanRejected` for a task that this client has begun before, which ends the session."""
-        if self.state is not ClientState.NEW or self._held is None:
+        """Return the advert, and reserve a use of the session key that it names.
+
+        Raises:
+            LocalProtocolError: The session was started before, or has ended.
+            PlanRejected: This client has begun this task before; the session has ended.
+        """
+        secrets, terms = self._secrets, self._terms
+        if self.state is not ClientState.NEW or secrets is None:
             raise LocalProtocolError("start() was called twice, or after an error")
         try:
-            self._tasks.begin(self._terms.digest)
-        except BaseException:  # a task that could not be noted has not begun
+            self._tasks.begin(terms.digest)
+            secrets.reserved = secrets.store.reserve()
+            held = NO_KEY if secrets.reserved is None else key_id(secrets.reserved)
+            signing = secrets.own.signing
+            secrets.advert = Advert.make(self._me, secrets.box.public, held, task=terms.digest, signing=signing)
+        except BaseException:  # a task that could not be recorded has not begun
             self._abort()
             raise
         self.state = ClientState.ADVERTISED
-        return self._bytes(Advertise(self._held.advert))
+        return self._bytes(Advertise(secrets.advert))
 
     def receive(self, message: bytes) -> bytes | None:
-        """Answer one message of the server; any error ends this session for good."""
-        held = self._held
-        if held is None or self.state in (ClientState.NEW, ClientState.ABORTED, ClientState.OPENED):
+        """Answer one message of the server; any error ends this session for good.
+
+        Raises:
+            LocalProtocolError: The session has not started, or has ended.
+            RemoteProtocolError: The message breaks the protocol.
+            TooFewSurvivors: The server goes on with too few clients.
+            CapacityError: This client opened, and the opened sum leaves the ring.
+        """
+        secrets = self._secrets
+        if secrets is None or self.state in (ClientState.NEW, ClientState.ABORTED, ClientState.OPENED):
             self._abort()
             raise LocalProtocolError("this session has not started, or has ended")
         try:
-            return self._bytes(self._answer(held, message))
+            return self._bytes(self._answer(secrets, message))
         except WireError as error:
             self._abort()
             raise RemoteProtocolError(f"the server's message: {error}") from error
@@ -113,7 +149,7 @@ class CkksClient:
             self._abort()
             raise
 
-    def _answer(self, held: Held, message: bytes) -> Message:
+    def _answer(self, secrets: ClientSecrets, message: bytes) -> Message:
         terms = self._terms
         limit = max(terms.plan.bytes_down, _SMALL + 200 * len(terms.task.clients))
         header, _ = peek(message, max_length=limit)
@@ -121,10 +157,10 @@ class CkksClient:
             raise WireError("the header names another sender or task")
         due = {step.receives: step for step in CLIENT if step.state is self.state and step.receives is not None}
         _, content = decode(message, list(due), max_length=limit)
-        answer = self._handlers[type(content)](held, content)
+        answer = self._handlers[type(content)](secrets, content)
         self.state = due[type(content)].then
         if self.state is ClientState.OPENED:
-            self._held = None
+            self._secrets = None
         return answer
 
     def _bytes(self, message: Message) -> bytes:
@@ -132,45 +168,46 @@ class CkksClient:
 
     def _abort(self) -> None:
         self.state = ClientState.ABORTED
-        self._held = self._vector = self._header = None
+        self._secrets = self._vector = self._header = None
 
-    def _deal(self, held: Held, message: Message) -> Message:
+    def _deal(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, AskDealer)  # noqa: S101 - _handlers ties them
-        terms, me = self._terms, self._me
+        terms, me, own = self._terms, self._me, self._own_advert(secrets)
         ids = [advert.client for advert in message.adverts]
-        if ids != sorted(set(ids)) or not set(ids) <= set(terms.task.clients) or held.advert not in message.adverts:
+        if ids != sorted(set(ids)) or not set(ids) <= set(terms.task.clients) or own not in message.adverts:
             raise RemoteProtocolError("the list of adverts repeats, names strangers or lacks this client")
-        if len(ids) < terms.least:
-            raise TooFewSurvivors(len(ids), terms.least)
+        if len(ids) < terms.min_clients:
+            raise TooFewSurvivors(len(ids), terms.min_clients)
         for advert in message.adverts:
             advert.verify(terms.digest, terms.directory)
         key = self._entropy(32)
-        held.session_key, name = key, key_id(key)
+        secrets.session_key, name = key, key_id(key)
         boxes = [
-            Box(advert.client, self._seal_for(held, advert, key, name))
+            Box(advert.client, self._seal_for(secrets, advert, key, name))
             for advert in message.adverts
             if advert.client != me
         ]
-        signature = held.own.signing.sign("ckks-sum deal", *deal_parts(terms.digest, held.advert, name))
+        signature = secrets.own.signing.sign("ckks-sum deal", *deal_parts(terms.digest, own, name))
         return Deal(name, signature, tuple(boxes))
 
-    def _seal_for(self, held: Held, advert: Advert, key: bytes, name: bytes) -> bytes:
+    def _seal_for(self, secrets: ClientSecrets, advert: Advert, key: bytes, name: bytes) -> bytes:
         context = box_context(self._terms.digest, self._me, advert.client, name)
-        secret = derive(held.box.agree(advert.public, sender=advert.client), "ckks-sum box", *context)
+        secret = derive(secrets.box.agree(advert.public, sender=advert.client), "ckks-sum box", *context)
         return seal(secret, key, associated=framed(*context), entropy=self._entropy)
 
-    def _own_deal(self, held: Held, message: Dealt) -> Message:
-        key = held.session_key
-        if key is None or message.dealer != held.advert or message.key != key_id(key) or message.box:
+    def _own_deal(self, secrets: ClientSecrets, message: Dealt) -> Message:
+        key, own = secrets.session_key, self._own_advert(secrets)
+        if key is None or message.dealer != own or message.key != key_id(key) or message.box:
             raise RemoteProtocolError("the server passes on another deal than this client's own")
-        parts = deal_parts(self._terms.digest, held.advert, message.key)
-        held.own.signing.public.verify(message.signature, "ckks-sum deal", *parts)
-        return self._frame(held, key)
+        parts = deal_parts(self._terms.digest, own, message.key)
+        secrets.own.signing.public.verify(message.signature, "ckks-sum deal", *parts)
+        secrets.store.keep(key)
+        return self._frame(secrets, key)
 
-    def _dealt(self, held: Held, message: Message) -> Message:
+    def _dealt(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, Dealt)  # noqa: S101 - _handlers ties them
         if self.state is ClientState.DEALING:
-            return self._own_deal(held, message)
+            return self._own_deal(secrets, message)
         terms, dealer = self._terms, message.dealer
         if dealer.client not in terms.task.clients or dealer.client == self._me:
             raise RemoteProtocolError(f"client {dealer.client} cannot be the dealer", sender=dealer.client)
@@ -181,47 +218,46 @@ class CkksClient:
         if [box.client for box in message.box] != [self._me]:
             raise RemoteProtocolError("the deal comes without this client's box")
         context = box_context(terms.digest, dealer.client, self._me, message.key)
-        secret = derive(held.box.agree(dealer.public, sender=dealer.client), "ckks-sum box", *context)
+        secret = derive(secrets.box.agree(dealer.public, sender=dealer.client), "ckks-sum box", *context)
         key = unseal(secret, message.box[0].content, associated=framed(*context), sender=dealer.client)
         if key_id(key) != message.key:
             raise RemoteProtocolError("the dealt key does not fit its commitment", sender=dealer.client)
-        return self._frame(held, key)
+        secrets.store.keep(key)
+        return self._frame(secrets, key)
 
-    def _use_key(self, held: Held, message: Message) -> Message:
+    def _use_key(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, UseKey)  # noqa: S101 - _handlers ties them
-        key = held.store.get(message.key) if message.key == held.advert.held != NO_KEY else None
-        if key is None:
+        key = secrets.reserved
+        if key is None or message.key != key_id(key):
             raise RemoteProtocolError("the server names a session key that this client does not hold")
-        return self._frame(held, key)
+        return self._frame(secrets, key)
 
-    def _frame(self, held: Held, key: bytes) -> Message:
+    def _frame(self, secrets: ClientSecrets, key: bytes) -> Message:
         terms, me, vector = self._terms, self._me, self._vector
         if vector is None:  # pragma: no cover - the states allow one frame only
             raise LocalProtocolError("the vector was sent before")
         self._vector = None
-        held.session_key = key
-        held.store.keep(key)
-        held.work = KeyedWork(terms.plan, key, terms.digest, self._processes)
-        seeds, block, whole = held.work.seal(vector)
-        tag = held.work.tagger.sign(whole, me)
+        secrets.session_key = key
+        secrets.cipher = SessionCipher(terms.plan, key, terms.digest)
+        seeds, block, tag = secrets.cipher.seal(vector, me)
         header = FrameHeader(me, terms.plan.identifier, key_id(key), seeds, digest(block), tag, bytes(SIGNATURE_BYTES))
-        self._header = header.sign(terms.digest, held.own.signing)
+        self._header = header.sign(terms.digest, secrets.own.signing)
         return Frame(self._header, block)
 
-    def _consent(self, held: Held, message: Message) -> Message:
+    def _consent(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, Survivors)  # noqa: S101 - _handlers ties them
         terms, survivors = self._terms, message.clients
         if not set(survivors) <= set(terms.task.clients) or self._me not in survivors:
             raise RemoteProtocolError("the survivor list names strangers, or lacks this client")
-        if len(survivors) < terms.least:
-            raise TooFewSurvivors(len(survivors), terms.least)
+        if len(survivors) < terms.min_clients:
+            raise TooFewSurvivors(len(survivors), terms.min_clients)
         self._survivors = survivors
         parts = consent_parts(terms.digest, self._own_header().key, survivors)
-        return Consent(held.own.signing.sign("ckks-sum survivors", *parts))
+        return Consent(secrets.own.signing.sign("ckks-sum survivors", *parts))
 
-    def _open(self, held: Held, message: Message) -> Message:
+    def _open(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, AskOpener)  # noqa: S101 - _handlers ties them
-        if held.session_key is None or held.work is None:  # pragma: no cover - set with the frame
+        if secrets.session_key is None or secrets.cipher is None:  # pragma: no cover - set with the frame
             raise ConfigError("nothing was sent")
         terms = self._terms
         words, transcript = open_sum(
@@ -233,12 +269,17 @@ class CkksClient:
             quorum=terms.quorum,
             survivors=self._survivors,
             own=self._own_header(),
-            session_key=held.session_key,
-            work=held.work,
+            session_key=secrets.session_key,
+            cipher=secrets.cipher,
             opening=self._opening,
         )
-        signature = held.own.signing.sign("ckks-sum opened", terms.digest, transcript, digest(words))
+        signature = secrets.own.signing.sign("ckks-sum opened", terms.digest, transcript, digest(words))
         return Opened(signature, words)
+
+    def _own_advert(self, secrets: ClientSecrets) -> Advert:
+        if secrets.advert is None:  # pragma: no cover - set with the state ADVERTISED
+            raise LocalProtocolError("nothing was advertised")
+        return secrets.advert
 
     def _own_header(self) -> FrameHeader:
         if self._header is None:  # pragma: no cover - the states order frame and consent

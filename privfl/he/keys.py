@@ -1,8 +1,9 @@
-"""The session key: what is derived from its 32 bytes, and how long a client keeps it."""
+"""The session key: everything derived from its 32 bytes, and its storage between sums."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,57 +22,83 @@ _STREAM_BYTES: Final = 1 << 16
 
 
 def key_id(session_key: bytes) -> bytes:
-    """32 bytes that commit to the key and say nothing about it."""
+    """Return 32 bytes that commit to the key and reveal nothing about it."""
     return derive(session_key, "ckks-sum key id")
 
 
 def secret_polynomial(session_key: bytes, plan: CkksPlan) -> Ternary:
-    """The uniform ternary secret of these parameters, int8 `[degree]`.
+    """Return the uniform ternary secret of these parameters.
 
     Bytes of an AES-256-CTR stream below 255 are taken modulo 3, the value 2 standing for -1; the byte 255 is skipped.
+
+    Args:
+        session_key: 32 secret bytes.
+        plan: The parameters of the sum.
+
+    Returns:
+        int8 `[degree]`, each -1, 0 or 1.
     """
     shape = plan.degree.to_bytes(4, "little") + plan.modulus.to_bytes(8, "little")
     stream = np.frombuffer(keystream(derive(session_key, "ckks-sum secret", shape), 2 * plan.degree), np.uint8)
-    kept = stream[stream < 255][: plan.degree] % 3
-    return np.where(kept == 2, -1, kept).astype(np.int8)
+    digits = stream[stream < 255][: plan.degree] % 3
+    return np.where(digits == 2, -1, digits).astype(np.int8)
 
 
 def keystream(key: bytes, count: int) -> bytes:
-    """`count` bytes of the AES-256-CTR stream of a single-use key."""
+    """Return the first bytes of an AES-256-CTR stream.
+
+    Args:
+        key: A key of 32 bytes that is used for this stream only.
+        count: Bytes wanted.
+    """
     words = np.zeros(-(-count // 8), np.uint64)
     add_keystreams(words, [key])
     return words.tobytes()[:count]
 
 
 class KeyedEntropy:
-    """A source of random bytes that is the same for all who hold the session key and saw the same transcript."""
+    """A source of random bytes that is equal for all holders of the session key that saw the same transcript."""
 
     def __init__(self, session_key: bytes, transcript: bytes) -> None:
+        """Start the stream.
+
+        Args:
+            session_key: 32 secret bytes.
+            transcript: The digest that names the sum, 32 bytes.
+        """
         self._root = derive(session_key, "ckks-sum opening", transcript)
         self._block = 0
-        self._left = b""
+        self._rest = b""
 
     def __call__(self, count: int) -> bytes:
-        """The next `count` bytes."""
-        parts = [self._left]
-        missing = count - len(self._left)
+        """Return the next `count` bytes."""
+        parts = [self._rest]
+        missing = count - len(self._rest)
         while missing > 0:
             key = derive(self._root, "ckks-sum opening block", self._block.to_bytes(8, "little"))
             parts.append(keystream(key, _STREAM_BYTES))
             self._block += 1
             missing -= _STREAM_BYTES
-        whole = b"".join(parts)
-        self._left = whole[count:]
-        return whole[:count]
+        stream = b"".join(parts)
+        self._rest = stream[count:]
+        return stream[:count]
 
 
 @dataclass(slots=True)
 class KeyStore:
-    """What one client keeps between sums: its session key until `rotation` sums were made with it."""
+    """One client's session key between sums, until it was used in `rotation` sums. Safe to use from several threads.
+
+    A sum reserves its use of the key when it advertises the key, so sums that overlap never count on one use twice. A
+    reserved use counts, whatever becomes of the sum.
+
+    Attributes:
+        rotation: Sums that one key is used in, at least 1, the sum in which it was dealt included.
+    """
 
     rotation: int = 1
     _key: bytes | None = field(default=None, repr=False)
     _uses: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.rotation < 1:
@@ -79,27 +106,43 @@ class KeyStore:
 
     @classmethod
     def holding(cls, session_key: bytes) -> KeyStore:
-        """A store of a key that was dealt outside of any sum, and is kept until it is replaced there."""
+        """Return a store of a key that was dealt outside of any sum, and has uses until another is dealt."""
         return cls(sys.maxsize, session_key)
 
     @property
     def held(self) -> bytes:
-        """The id of the key that may still be used, or `NO_KEY`."""
-        return NO_KEY if self._key is None else key_id(self._key)
+        """The id of the key that has a use left, or `NO_KEY`."""
+        key = self._key
+        return NO_KEY if key is None else key_id(key)
+
+    def reserve(self) -> bytes | None:
+        """Return the key for one more sum, which counts as a use from now on; None where no use is left."""
+        with self._lock:
+            key = self._key
+            if key is not None:
+                self._count(key)
+            return key
 
     def keep(self, session_key: bytes) -> None:
-        """Count one sum under `session_key`, and hold it until it was used `rotation` times."""
-        self._uses = self._uses + 1 if session_key == self._key else 1
-        self._key = session_key if self._uses < self.rotation else None
+        """Hold a dealt key, whose first use is the sum in which it was dealt."""
+        with self._lock:
+            if session_key != self._key:
+                self._uses = 0
+            self._count(session_key)
 
-    def get(self, wanted: bytes) -> bytes | None:
-        """The held key if its id is `wanted`."""
-        return self._key if self._key is not None and self.held == wanted else None
+    def _count(self, session_key: bytes) -> None:
+        self._uses += 1
+        self._key = session_key if self._uses < self.rotation else None
 
 
 @dataclass(frozen=True, slots=True)
 class StandingCredentials:
-    """A client's keys together with its `KeyStore`, for clients that live through many rounds."""
+    """A client's keys together with its `KeyStore`, for clients that live through many rounds.
+
+    Attributes:
+        own: The client's signing and box keys, and the memory of its tasks.
+        store: Its session key between sums.
+    """
 
     own: Credentials
     store: KeyStore

@@ -1,6 +1,6 @@
 """The transition tables of both parties, as data: the sessions run on them, and tests and SPEC.md read them.
 
-protocols/ckks-sum/machine.toml says the same for readers of other languages; a test compares the two.
+protocols/ckks-sum/machine.toml states the same for readers of other languages; a test compares the two.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Kind = type[Message]
 
 
 class ClientState(enum.Enum):
-    """Where a client stands. Every error leads to ABORTED, from any state, for good."""
+    """The state of a client. Every error leads to ABORTED, from any state, for good."""
 
     NEW = "new"
     ADVERTISED = "advertised"
@@ -39,7 +39,7 @@ class ClientState(enum.Enum):
 
 
 class ServerState(enum.Enum):
-    """Which step is open. Too few clients lead to DONE, from any step, without a result."""
+    """The open step of a server. Too few clients lead to DONE, from any step, without a result."""
 
     ADVERTISE = "advertise"
     DEAL = "deal"
@@ -51,7 +51,14 @@ class ServerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientTransition:
-    """In `state`, `receives` (nothing at the start) makes a client send `sends` and go on to `then`."""
+    """One message that a client answers.
+
+    Attributes:
+        state: The state before.
+        receives: The kind of message that arrives; None at the start.
+        sends: The kind of the answer.
+        then: The state after.
+    """
 
     state: ClientState
     receives: Kind | None
@@ -61,7 +68,14 @@ class ClientTransition:
 
 @dataclass(frozen=True, slots=True)
 class ServerTransition:
-    """In `step` the server collects `collects`; closing it sends `sends` (nothing at the end) and opens `then`."""
+    """One step that a server closes.
+
+    Attributes:
+        step: The step that is open.
+        collects: The kind of message that it collects.
+        sends: The kind of message that closing it sends; None at the end.
+        then: The step that is open after.
+    """
 
     step: ServerState
     collects: Kind

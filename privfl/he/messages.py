@@ -1,4 +1,4 @@
-"""The messages of ckks-sum/1; nothing of TenSEAL or SEAL ever crosses the wire."""
+"""The messages of ckks-sum/1; no serialized form of TenSEAL or SEAL ever crosses the wire."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ID_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """A client's fresh X25519 key and the id of the session key it holds (zeros if none), signed."""
+    """A client's fresh X25519 key and the id of the session key that it reserved a use of (zeros if none), signed."""
 
     client: ClientId = wired(CLIENT)
     public: bytes = wired(Fixed(32))
@@ -33,11 +33,27 @@ class Advert:
 
     @classmethod
     def make(cls, client: ClientId, public: bytes, held: bytes, *, task: bytes, signing: SigningKey) -> Advert:
-        """A signed advert."""
+        """Return a signed advert.
+
+        Args:
+            client: The advertising client.
+            public: Its X25519 key for this sum, 32 bytes.
+            held: The id of the session key that it reserved a use of, or `NO_KEY`.
+            task: The task's digest, 32 bytes.
+            signing: The client's signing key.
+        """
         return cls(client, public, held, signing.sign("ckks-sum advert", task, _id(client), public, held))
 
     def verify(self, task: bytes, directory: KeyDirectory) -> None:
-        """Raise `RemoteProtocolError` unless its client signed it for this task."""
+        """Check that the advert's client signed it for this task.
+
+        Args:
+            task: The task's digest, 32 bytes.
+            directory: The clients' signing keys.
+
+        Raises:
+            RemoteProtocolError: The signature does not fit.
+        """
         key = directory.verify_key(self.client)
         parts = (task, _id(self.client), self.public, self.held)
         key.verify(self.signature, "ckks-sum advert", *parts, sender=self.client)
@@ -53,7 +69,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """What vouches for one client's vector: parameters, key, seeds, hash and tag of the c0 block, signed."""
+    """The signed part of a frame: parameters, key, seeds, hash and tag of the c0 block."""
 
     client: ClientId = wired(CLIENT)
     params: bytes = wired(Fixed(DIGEST_BYTES))
@@ -64,19 +80,32 @@ class FrameHeader:
     signature: bytes = wired(Fixed(SIGNATURE_BYTES))
 
     def signed(self) -> bytes:
-        """The bytes that are signed, after the task's digest: everything but the signature, the seeds as a hash."""
+        """Return the bytes that are signed after the task's digest: all except the signature, the seeds as a hash."""
         return b"".join((_id(self.client), self.params, self.key, digest(self.seeds), self.block, self.tag))
 
     def sign(self, task: bytes, signing: SigningKey) -> FrameHeader:
-        """The same header with its client's signature."""
+        """Return this header with its client's signature.
+
+        Args:
+            task: The task's digest, 32 bytes.
+            signing: The client's signing key.
+        """
         return dataclasses.replace(self, signature=signing.sign("ckks-sum frame", task, self.signed()))
 
     def detached(self) -> FrameHeader:
-        """The same header without a hold on the message that it came in."""
+        """Return an equal header that does not keep its message in memory."""
         return dataclasses.replace(self, seeds=bytes(self.seeds))
 
     def verify(self, task: bytes, directory: KeyDirectory) -> None:
-        """Raise `RemoteProtocolError` unless its client signed it for this task."""
+        """Check that the header's client signed it for this task.
+
+        Args:
+            task: The task's digest, 32 bytes.
+            directory: The clients' signing keys.
+
+        Raises:
+            RemoteProtocolError: The signature does not fit.
+        """
         key = directory.verify_key(self.client)
         key.verify(self.signature, "ckks-sum frame", task, self.signed(), sender=self.client)
 
@@ -128,7 +157,7 @@ class Dealt(Message):
 
 @dataclass(frozen=True, slots=True)
 class UseKey(Message):
-    """Server to each client: everybody holds this key, nobody needs to deal."""
+    """Server to each client: all have reserved a use of this key, nobody needs to deal."""
 
     KIND: ClassVar[int] = 0x0305
     key: bytes = wired(Fixed(32))
@@ -145,7 +174,7 @@ class Frame(Message):
 
 @dataclass(frozen=True, slots=True)
 class Survivors(Message):
-    """Server to each: whose frames are in the sum."""
+    """Server to each: the clients whose frames are in the sum."""
 
     KIND: ClassVar[int] = 0x0307
     clients: tuple[ClientId, ...] = wired(IdSet(MAX_CLIENTS))
@@ -179,27 +208,51 @@ class Opened(Message):
 
 
 def box_context(task: bytes, dealer: ClientId, receiver: ClientId, key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """What the key of a box is bound to."""
+    """Return the parts that the key of a box is bound to.
+
+    Args:
+        task: The task's digest, 32 bytes.
+        dealer: The client that deals.
+        receiver: The client that the box is for.
+        key: The id of the session key, 32 bytes.
+    """
     return task, _id(dealer), _id(receiver), key
 
 
 def deal_parts(task: bytes, dealer: Advert, key: bytes) -> tuple[bytes, ...]:
-    """What a dealer signs."""
+    """Return the parts that a dealer signs.
+
+    Args:
+        task: The task's digest, 32 bytes.
+        dealer: The dealer's advert.
+        key: The id of the session key, 32 bytes.
+    """
     return task, _id(dealer.client), dealer.public, key
 
 
 def consent_parts(task: bytes, key: bytes, survivors: Iterable[ClientId]) -> tuple[bytes, ...]:
-    """What a client signs to consent to a survivor list."""
+    """Return the parts that a client signs to consent to a survivor list.
+
+    Args:
+        task: The task's digest, 32 bytes.
+        key: The id of the session key, 32 bytes.
+        survivors: The list.
+    """
     return task, key, b"".join(map(_id, survivors))
 
 
 def transcript(task: bytes, headers: Iterable[FrameHeader]) -> bytes:
-    """32 bytes that name the sum: the task and every signed header, in order; nothing that a server could vary."""
+    """Return 32 bytes that name the sum, and hold nothing that a server could vary.
+
+    Args:
+        task: The task's digest, 32 bytes.
+        headers: Every survivor's signed header, in order.
+    """
     return digest(b"privfl/1 ckks-sum transcript", task, *(digest(header.signed()) for header in headers))
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
-    """BLAKE2b-256 of the concatenation: the fastest of the standard hashes where SHA-2 has no hardware."""
+    """Return BLAKE2b-256 of the concatenation: the fastest standard hash where SHA-2 has no hardware."""
     state = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         state.update(part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -19,9 +18,9 @@ Slots = npt.NDArray[np.complex128]
 Reals = npt.NDArray[np.float64]
 
 ROWS: Final = 8
-"""Chunks a pass: 256 KiB stay in the cache."""
+"""Chunks in one batch: 256 KiB stay in the cache."""
 
-_BLOCK: Final = 1 << 15  # residues a pass: 256 KiB stay in the cache
+_BLOCK: Final = 1 << 15  # residues in one batch: 256 KiB stay in the cache
 
 _FIELDS: Final[dict[int, list[tuple[str, str, int]]]] = {
     5: [("low", "<u4", 0), ("high", "u1", 32)],
@@ -29,64 +28,58 @@ _FIELDS: Final[dict[int, list[tuple[str, str, int]]]] = {
     7: [("low", "<u4", 0), ("middle", "<u2", 32), ("high", "u1", 48)],
     8: [("low", "<u8", 0)],
 }
-"""A residue of so many bytes, little-endian, as machine words: (name, word, shift)."""
+"""The machine words (name, word, shift) of a little-endian residue, by its bytes."""
 
 
 def to_slots(values: Ints, degree: int) -> Slots:
-    """int64 `[d]` -> complex `[chunks, degree/2]`, the last chunk filled up with zeros.
+    """Put integers into slots: of each `degree` values the first half are real parts, the others imaginary parts.
 
-    Of each `degree` values the first half are real parts, the second half imaginary parts.
+    Args:
+        values: int64 `[d]`.
+        degree: Values of one chunk.
+
+    Returns:
+        complex `[chunks, degree/2]`, the last chunk filled up with zeros.
     """
-    whole, left = divmod(len(values), degree)
-    slots = np.zeros((whole + (left > 0), degree // 2), np.complex128)
-    halves = values[: whole * degree].reshape(whole, 2, degree // 2)
-    slots.real[:whole], slots.imag[:whole] = halves[:, 0], halves[:, 1]
-    if left:
-        real, imaginary = values[whole * degree :][: degree // 2], values[whole * degree :][degree // 2 :]
-        slots.real[whole, : len(real)], slots.imag[whole, : len(imaginary)] = real, imaginary
+    full, rest = divmod(len(values), degree)
+    slots = np.zeros((full + (rest > 0), degree // 2), np.complex128)
+    halves = values[: full * degree].reshape(full, 2, degree // 2)
+    slots.real[:full], slots.imag[:full] = halves[:, 0], halves[:, 1]
+    if rest:
+        real, imaginary = values[full * degree :][: degree // 2], values[full * degree :][degree // 2 :]
+        slots.real[full, : len(real)], slots.imag[full, : len(imaginary)] = real, imaginary
     return slots
 
 
 def from_slots(slots: Slots) -> Reals:
-    """complex `[chunks, degree/2]` -> float64 `[chunks, degree]`: the values of the chunks, not rounded."""
+    """Return the values of the chunks, float64 `[chunks, degree]`, not rounded, from complex `[chunks, degree/2]`."""
     return np.concatenate([slots.real, slots.imag], axis=1)
 
 
-def from_coefficients(coefficients: Residues, modulus: int, scale: float) -> Reals:
-    """Coefficients modulo q, uint64 `[chunks, degree]` -> the values of the chunks as `from_slots` gives them.
-
-    Slot i is the polynomial at zeta^(3^i), zeta = exp(i pi / degree), over `scale`. Either 3^i or -3^i is 4t + 1, and
-    at zeta^(4t + 1) the polynomial is a discrete Fourier transform of half its length (SPEC.md, section 5).
-    """
-    degree = coefficients.shape[1]
-    twist, place, mirrored = _roots(degree)
-    centered = coefficients.view(np.int64) - modulus * (coefficients > modulus // 2)
-    folded = np.empty((len(coefficients), degree // 2), np.complex128)
-    folded.real, folded.imag = centered[:, : degree // 2], centered[:, degree // 2 :]
-    folded *= twist / scale
-    slots = np.fft.ifft(folded, norm="forward").take(place, axis=1)
-    slots.imag *= mirrored
-    return from_slots(slots)
-
-
-@lru_cache(maxsize=4)
-def _roots(degree: int) -> tuple[Slots, npt.NDArray[np.intp], Reals]:
-    """zeta^j for j < degree/2; where slot i is found among the points, and -1 where the point is its conjugate."""
-    powers = np.array([pow(3, i, 2 * degree) for i in range(degree // 2)])
-    mirrored = powers % 4 == 3
-    place = (np.where(mirrored, 2 * degree - powers, powers) - 1) // 4
-    return np.exp(1j * np.pi / degree * np.arange(degree // 2)), place, np.where(mirrored, -1.0, 1.0)
-
-
 def pack(residues: Residues, size: int) -> bytes:
-    """uint64 residues `[n]` -> n * `size` bytes, little-endian."""
+    """Pack residues little-endian.
+
+    Args:
+        residues: uint64 `[n]`.
+        size: Bytes of one residue, 5 to 8.
+
+    Returns:
+        n * `size` bytes.
+    """
     packed = bytearray(len(residues) * size)
     pack_into(packed, 0, residues, size)
     return bytes(packed)
 
 
 def pack_into(packed: bytearray, start: int, residues: Residues, size: int) -> None:
-    """Write the bytes of `pack` to `packed`, beginning with the place of residue `start`."""
+    """Write the bytes of `pack` into a buffer.
+
+    Args:
+        packed: The buffer, a multiple of `size` bytes.
+        start: The place of the first residue, in residues.
+        residues: uint64 `[n]`.
+        size: Bytes of one residue, 5 to 8.
+    """
     records = np.frombuffer(packed, _record(size))[start : start + len(residues)]
     for at in range(0, len(residues), _BLOCK):
         some, words = records[at : at + _BLOCK], residues[at : at + _BLOCK]
@@ -95,14 +88,34 @@ def pack_into(packed: bytearray, start: int, residues: Residues, size: int) -> N
 
 
 def unpack(block: bytes | memoryview, plan: CkksPlan) -> Residues:
-    """One c0 block -> uint64 `[chunks * degree]`; raises `WireError` unless it has the exact size, all below q."""
+    """Read one c0 block.
+
+    Args:
+        block: The packed residues.
+        plan: The parameters of the sum.
+
+    Returns:
+        uint64 `[chunks * degree]`.
+
+    Raises:
+        WireError: The block has another size, or a residue is not below the prime.
+    """
     residues = np.zeros(plan.chunks * plan.degree, np.uint64)
     add_block(residues, block, plan)
     return residues
 
 
 def add_block(total: Residues, block: bytes | memoryview, plan: CkksPlan) -> None:
-    """Add one c0 block to `total` without reducing it; `WireError` (and `total` untouched) as `unpack`."""
+    """Add one c0 block to a sum without reducing it.
+
+    Args:
+        total: uint64 `[chunks * degree]`; changed in place.
+        block: The packed residues.
+        plan: The parameters of the sum.
+
+    Raises:
+        WireError: As `unpack`; `total` is unchanged.
+    """
     view = memoryview(block)
     if view.nbytes != plan.block_bytes:
         raise WireError(f"a c0 block has {plan.block_bytes} bytes, not {view.nbytes}")

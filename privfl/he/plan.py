@@ -1,4 +1,4 @@
-"""Parameters of a CKKS sum: which ring, which prime, which slot scale, and what they cost. Needs no TenSEAL."""
+"""The public parameters of a CKKS sum: ring, prime, slot scale, exact sizes, quorum. Needs no TenSEAL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from privfl.crypto import KeyDirectory
 from privfl.errors import CapacityError, ConfigError
 from privfl.ring import MIN_BITS, Ring
 from privfl.sums import SumTask
@@ -21,10 +22,10 @@ SEED_BYTES: Final = 64
 
 MIN_SCALE_BITS: Final = 16
 MIN_MARGIN: Final = 14.0
-"""Half a unit is at least this many deviations of the noise: rounding fails with probability below 2^-145 a slot."""
+"""The fewest standard deviations of the noise in half a unit: rounding fails with probability below 2^-145 a slot."""
 
-REFUSE_DEVIATIONS: Final = 10.0
-"""A slot farther than this from an integer was not summed from honest frames."""
+MAX_DEVIATIONS: Final = 10.0
+"""A slot more standard deviations than this off an integer was not summed from honest frames."""
 
 NOISE_VARIANCE: Final = 10.5
 """Of one coefficient of a fresh ciphertext: SEAL draws it from a centered binomial distribution over 42 coins."""
@@ -33,7 +34,7 @@ ROUNDING_VARIANCE: Final = 1 / 12
 """The encoder rounds every coefficient of a plaintext to an integer."""
 
 FLOAT_ERROR: Final = 2.0**-50
-"""Deviation of the double-precision transforms, relative to the largest slot."""
+"""Standard deviation of the double-precision transforms, relative to the largest slot."""
 
 HE_STANDARD: Final = {
     1024: {128: 27, 192: 19, 256: 14},
@@ -65,31 +66,22 @@ PRIME_BITS: Final = (40, 48, 56, 60)
 _FRAME_FIXED: Final = HEADER_BYTES + 4 + 32 + 32 + 8 + 32 + 16 + 64 + 8
 _HEADER_FIXED: Final = 4 + 32 + 32 + 8 + 32 + 16 + 64
 _SIGNATURE_ENTRY: Final = 4 + 64
-_LARGEST_MESSAGE: Final = (1 << 32) - 1
+_MAX_MESSAGE_BYTES: Final = (1 << 32) - 1
 _LABEL: Final = b"privfl/1 ckks-sum parameters"
-
-
-@dataclass(frozen=True, slots=True)
-class CkksSpeed:
-    """Seconds that one core takes: a value encrypted, added, opened; a value of one client's seeds expanded; a
-    signature verified; a session's keys set up. The defaults are those of an otherwise idle cloud core of 2020, as
-    benchmarks/results/ckks.json has them.
-    """
-
-    encrypt: float = 244e-9
-    add: float = 15e-9
-    open: float = 92e-9
-    expand: float = 44e-9
-    verification: float = 120e-6
-    setup: float = 4e-3
 
 
 @dataclass(frozen=True, slots=True)
 class CkksPlan:
     """The parameters of one CKKS sum, as `plan_ckks` chose them.
 
-    `degree` N values go into one ciphertext, two to a slot; `prime_bits` is the size of the one prime q; a unit of
-    the integer sum is 2^`scale_bits` (= D) in a slot.
+    Attributes:
+        length: Values of a vector.
+        clients: Clients of the cohort.
+        bits: Bits of the ring of the integer sum.
+        degree: N, the values of one ciphertext, two in each slot.
+        prime_bits: Bits of the one prime q.
+        scale_bits: One integer unit is D = 2^`scale_bits` in a slot.
+        security: Security level in bits, 128, 192 or 256.
     """
 
     length: int
@@ -155,22 +147,10 @@ class CkksPlan:
         """What the opener sends back: the sum as words of the task's ring, and a signature."""
         return HEADER_BYTES + 8 + Ring(self.bits).packed_bytes(self.length) + 64
 
-    def client_seconds(self, speed: CkksSpeed = CkksSpeed()) -> float:
-        """One core's time for a client that neither deals nor opens."""
-        return speed.setup + self.chunks * self.degree * speed.encrypt + 2 * speed.verification
-
-    def server_seconds(self, speed: CkksSpeed = CkksSpeed()) -> float:
-        """One core's time for the server when everybody survives."""
-        return self.clients * (self.chunks * self.degree * speed.add + 3 * speed.verification)
-
-    def opener_seconds(self, speed: CkksSpeed = CkksSpeed()) -> float:
-        """One core's time for the opener, on top of `client_seconds`, when everybody survives."""
-        values = self.chunks * self.degree
-        return values * (speed.open + self.clients * speed.expand) + 2 * self.clients * speed.verification
-
     def noise_stddev(self, clients: int | None = None) -> float:
-        """The deviation, in integer units, of a slot's real or imaginary part in a sum of `clients` vectors.
+        """The standard deviation, in integer units, of a slot's real or imaginary part.
 
+        `clients` is the number of vectors in the sum; None means the whole cohort.
         A slot is the plaintext polynomial at a root of unity of order 2N. Its real part is sum_j e_j cos(t_j) with
         sum_j cos(t_j)^2 = N/2, and e_j is the sum of `clients` independent noises and roundings:
         sqrt(clients * (10.5 + 1/12) * N/2) / D. The float error of the transforms comes on top.
@@ -181,7 +161,7 @@ class CkksPlan:
 
     @property
     def margin(self) -> float:
-        """How many deviations half a unit is, for the whole cohort."""
+        """Half a unit in standard deviations of the noise of the whole cohort."""
         return 0.5 / self.noise_stddev()
 
     @property
@@ -204,13 +184,26 @@ def plan_ckks(
     degree: int | None = None,
     public_key: bool = False,
 ) -> CkksPlan:
-    """The cheapest exact parameters for summing `clients` vectors of `length` integers.
+    """Choose the cheapest exact parameters for a sum.
 
-    The range of the sum comes from `ring`, or from `clip` (largest entry, real units), `scale` (integer units per
-    1.0) and `max_weight`. Takes the smallest prime (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at
-    least 2^16 with a margin of 14 deviations, and then the largest such scale; `degree` is 4096, or 2048 for vectors
-    that fit into it, unless given. Raises `CapacityError` when no prime suffices, naming what would fit, and
-    `ConfigError` for parameters outside the security table, vectors too long for a message, and public-key encryption.
+    Takes the smallest prime (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at least 2^16 with a margin
+    of 14 standard deviations, and then the largest such scale. The range of the sum comes from `ring`, or from `clip`,
+    `scale` and `max_weight`.
+
+    Args:
+        length: Values of a vector, at least 1.
+        clients: Clients of the cohort, at least 1.
+        ring: The ring of the integer sum; None derives one from `clip` and `scale`.
+        clip: The largest entry of a vector, in real units.
+        scale: Integer units per 1.0.
+        max_weight: The largest weight of a client.
+        security: Security level in bits, 128, 192 or 256.
+        degree: Ring degree, 2048 or 4096; None takes 4096, or 2048 for vectors that fit into it.
+        public_key: Refused; it is here to say why.
+
+    Raises:
+        CapacityError: No prime suffices; names the widest ring and the most clients that fit.
+        ConfigError: Parameters outside the security table, a vector too long for a message, public-key encryption.
     """
     if public_key:
         raise ConfigError(
@@ -244,32 +237,54 @@ def plan_ckks(
         most = bisect.bisect_left(range(1, clients), True, key=lambda count: smallest(count, bits_for(count)) is None)
         given = "ring" if ring is not None else "clip and scale"
         raise CapacityError(
-            f"a ring of {bits} bits with {_clients(clients)} leaves less than {MIN_MARGIN:.0f} deviations of room at a "
-            f"slot scale of 2^{MIN_SCALE_BITS} in a prime of {PRIME_BITS[-1]} bits: use a ring of at most {widest} bits"
+            f"a ring of {bits} bits with {_clients(clients)} leaves less than {MIN_MARGIN:.0f} standard "
+            f"deviations of room at a slot scale of 2^{MIN_SCALE_BITS} in a prime of {PRIME_BITS[-1]} bits: "
+            f"use a ring of at most {widest} bits"
             + (f", or at most {_clients(most)} with this {given}" if most else "")
         )
-    if max(plan.bytes_up, plan.bytes_down) > _LARGEST_MESSAGE:
+    if max(plan.bytes_up, plan.bytes_down) > _MAX_MESSAGE_BYTES:
         raise ConfigError(f"{clients} vectors of {length} values need a message above 4 GiB: sum them in parts")
     return plan
 
 
 def plan_for(task: SumTask, *, security: int = 128) -> CkksPlan:
-    """The parameters that every party derives from a task."""
+    """Return the parameters that every party derives from a task.
+
+    Args:
+        task: The sum.
+        security: Security level in bits, 128, 192 or 256.
+
+    Raises:
+        CapacityError: As `plan_ckks`.
+        ConfigError: As `plan_ckks`.
+    """
     return plan_ckks(task.length, len(task.clients), task.ring, security=security)
 
 
-def quorum_of(clients: int, corrupt: int = 0) -> int:
-    """How many of `clients` must sign one survivor list: more than half of `clients` + `corrupt`.
+def quorum_of(clients: int) -> int:
+    """Return how many of `clients` must sign one survivor list: more than half, so no two lists have a quorum."""
+    return clients // 2 + 1
 
-    `corrupt` of them may sign any number of lists, the others sign one: no two lists can both have a quorum. Raises
-    `ConfigError` when `corrupt` is negative, or so large that not even everybody is a quorum.
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The public parameters of one sum, the same at every client and at the server.
+
+    Attributes:
+        task: The sum.
+        plan: Its CKKS parameters.
+        directory: The clients' signing keys.
+        quorum: Clients that must sign one survivor list.
+        digest: The task's digest, 32 bytes.
+        min_clients: The fewest clients that the sum goes on with and opens.
     """
-    if corrupt < 0:
-        raise ConfigError(f"corrupt is a number of clients, not {corrupt}")
-    quorum = (clients + corrupt) // 2 + 1
-    if quorum > clients:
-        raise ConfigError(f"with {corrupt} corrupt among {clients} clients no survivor list can be trusted")
-    return quorum
+
+    task: SumTask
+    plan: CkksPlan
+    directory: KeyDirectory
+    quorum: int
+    digest: bytes
+    min_clients: int
 
 
 def _clients(count: int) -> str:

@@ -1,10 +1,9 @@
 """The only door to TenSEAL: secret-key CKKS through `tenseal.sealapi`, one prime, seeds in place of random halves.
 
-SEAL's bindings read and write files only, and write them compressed. What SEAL reads is put together here,
-uncompressed, from residues and seeds that were checked before, in an anonymous memory file: no byte that a peer chose
-is ever parsed by SEAL. What SEAL encrypted is read out of its memory (privfl/he/memory.py), or where that cannot be
-done from the same file, inflated and taken apart here. At first use a self-test holds both ways, this layout, the
-transform and the generator against pinned values.
+SEAL's bindings read and write files only, and compress what they write (`he.exchange`). Every byte that SEAL reads is
+put together here, uncompressed, from checked residues and seeds: SEAL never parses a byte that a peer chose. Every
+ciphertext that SEAL writes is inflated and taken apart here. A self-test at first use compares this layout, the
+transform and the generator with pinned values.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from privfl.errors import ConfigError, MissingExtra
-from privfl.he.channel import Buffer, Channel
+from privfl.he.exchange import Buffer, ExchangeFile
 from privfl.he.keys import Ternary
-from privfl.he.memory import Window
-from privfl.he.packing import ROWS, Reals, Residues, from_coefficients, from_slots, to_slots
+from privfl.he.packing import ROWS, Reals, Residues, from_slots, to_slots
 from privfl.he.plan import PRIMES, SEED_BYTES, CkksPlan
 from privfl.ring import Ints
 
@@ -41,12 +39,25 @@ _PINNED: Final = {
     (4096, 56): "1d35bb03bfaf8a512009582b033219f84df2226289ccbea865b447d45b2051e0",
     (4096, 60): "173a58de146bdc0c371fac5badc767e7ee39ded49d857428de588f001fab0bb0",
 }
+_UNKNOWN: Final = (
+    "this TenSEAL lays out or draws ciphertexts in a way that privfl does not know: use tenseal 0.3.15 to 0.3.18"
+)
 
 
 class SealCipher:
     """Encrypts and decrypts under one secret polynomial. Holds a secret key, which no server ever has."""
 
     def __init__(self, plan: CkksPlan, secret: Ternary) -> None:
+        """Prepare SEAL's objects.
+
+        Args:
+            plan: The parameters of the sum.
+            secret: The secret polynomial, int8 `[degree]`, from `secret_polynomial`.
+
+        Raises:
+            ConfigError: This TenSEAL, or this system, cannot be used.
+            MissingExtra: TenSEAL is not installed.
+        """
         self._plan = plan
         self._parts = _parameters(plan.degree, plan.modulus, plan.security)
         self._seal = self._parts.seal
@@ -58,7 +69,14 @@ class SealCipher:
         return f"SealCipher(degree={self._plan.degree}, prime_bits={self._plan.prime_bits})"
 
     def encrypt(self, values: Ints) -> tuple[Residues, bytes]:
-        """int64 `[length]` -> (c0 residues `[chunks * degree]`, seeds); fresh randomness from SEAL at every call."""
+        """Encrypt one vector, with fresh randomness from SEAL at every call.
+
+        Args:
+            values: int64 `[length]`.
+
+        Returns:
+            The c0 residues, uint64 `[chunks * degree]`, and the seeds of the random halves, 64 bytes a chunk.
+        """
         residues = np.empty((self._plan.chunks, self._plan.degree), np.uint64)
         seeds, at = [], 0
         for rows, some in self.encrypt_parts(values):
@@ -68,38 +86,46 @@ class SealCipher:
         return residues.reshape(-1), b"".join(seeds)
 
     def encrypt_parts(self, values: Ints) -> Iterator[tuple[Residues, bytes]]:
-        """`encrypt` by and by: residues `[at most 8, degree]`, which are good until the next come, and their seeds."""
+        """Yield the result of `encrypt` in batches of at most 8 chunks.
+
+        Args:
+            values: int64 `[length]`.
+
+        Yields:
+            Residues `[at most 8, degree]`, which the next batch overwrites, and the seeds of these chunks.
+        """
         plan, parts = self._plan, self._parts
         residues = np.empty((min(ROWS, plan.chunks), plan.degree), np.uint64)
         plain = self._seal.Plaintext()
         for at in range(0, len(values), ROWS * plan.degree):
             seeds = []
-            for row, slots in enumerate(to_slots(values[at : at + ROWS * plan.degree], plan.degree)):
-                parts.encoder.encode(slots.tolist(), plan.scale, plain)
-                cipher = self._encryptor.encrypt_symmetric(plain)
-                seeds.append(parts.take_apart(cipher, plan.scale, residues[row]))
+            with ExchangeFile() as file:  # one for the batch: a file costs as much as a tenth of an encryption
+                for row, slots in enumerate(to_slots(values[at : at + ROWS * plan.degree], plan.degree)):
+                    parts.encoder.encode(slots.tolist(), plan.scale, plain)
+                    seeds.append(parts.take_apart(self._encryptor.encrypt_symmetric(plain), residues[row], file))
             yield residues[: len(seeds)], b"".join(seeds)
 
     def decrypt(self, total: Residues, seeds: Sequence[Buffer]) -> Iterator[Reals]:
-        """Summed c0 residues `[k * degree]` and every client's seeds -> float64 `[at most 8, degree]`, by and by.
+        """Yield the values of a sum before rounding, which reveal the secret key (Li and Micciancio 2021).
 
-        These values are not rounded: whoever learns them learns the secret key (Li and Micciancio 2021).
+        Args:
+            total: Summed c0 residues, uint64 `[k * degree]`.
+            seeds: The seeds of each client, 64 bytes a chunk.
+
+        Yields:
+            float64 `[at most 8, degree]`, the next chunks each time.
         """
         plan, parts = self._plan, self._parts
         rows = total.reshape(-1, plan.degree)
-        plain, carried = self._seal.Plaintext(), self._seal.Ciphertext(parts.context)
+        plain = self._seal.Plaintext()
         for at in range(0, len(rows), ROWS):
-            some = rows[at : at + ROWS]
-            seen, unseen = np.zeros(some.shape, np.uint64), {}
-            for row, block in enumerate(some):
-                own = slice((at + row) * SEED_BYTES, (at + row + 1) * SEED_BYTES)
-                cipher = parts.put_together(block, [bytes(seed[own]) for seed in seeds], plan.scale)
-                self._decryptor.decrypt(cipher, plain)
-                if not parts.coefficients(plain, plan.scale, carried, seen[row]):
-                    unseen[row] = parts.values(plain)
-            values = from_coefficients(seen, plan.modulus, plan.scale)
-            for row, listed in unseen.items():
-                values[row] = listed
+            values = np.empty((len(rows[at : at + ROWS]), plan.degree))
+            with ExchangeFile() as file:
+                for row in range(len(values)):
+                    own = slice((at + row) * SEED_BYTES, (at + row + 1) * SEED_BYTES)
+                    cipher = parts.put_together(rows[at + row], [bytes(seed[own]) for seed in seeds], plan.scale, file)
+                    self._decryptor.decrypt(cipher, plain)
+                    values[row] = parts.values(plain)
             yield values
 
 
@@ -123,88 +149,70 @@ class _Parameters:
         self._tables = self._util.NTTTables(degree.bit_length() - 1, self._prime)
         self._evaluator = seal.Evaluator(self.context)
         self._identity = np.array(self.context.first_parms_id(), np.uint64).tobytes()
-        self._channel = Channel()
         self._buffer = ctypes.create_string_buffer(16 * degree + 4096)  # no secret passes here, only ciphertexts
         written = seal.Serialization.SEALHeader()
         self._version = (written.version_major, written.version_minor)
-        self._carriers: dict[float, Any] = {}
-        self._window = Window(self._identity, degree, self._generator(), SEED_BYTES)
 
     def transform(self, secret: Ternary) -> Residues:
-        """The number-theoretic transform of small coefficients, in SEAL's order."""
+        """Return the number-theoretic transform of small coefficients, in SEAL's order."""
         reduced = (secret.astype(np.int64) % self.modulus).tolist()
         return np.array(self._util.ntt_negacyclic_harvey(reduced, self._tables), np.uint64)
 
     def secret_key(self, secret: Ternary) -> Any:
-        """A SEAL secret key of these coefficients."""
+        """Return a SEAL secret key of these coefficients."""
         residues = self.transform(secret).tobytes()
         count = struct.pack("<Q", self.degree)
         body = self._identity + struct.pack("<Qd", self.degree, 1.0) + self._wrap(count + residues)
-        key = self.seal.SecretKey()
-        with self._channel as channel:
-            channel.write(self._wrap(body))
-            key.load(self.context, channel.path)
-            channel.write(b"")
+        key, content = self.seal.SecretKey(), self._wrap(body)
+        with ExchangeFile() as file:
+            try:
+                file.write(content)
+                key.load(self.context, file.path)
+            finally:
+                file.write(bytes(len(content)))
         return key
 
-    def take_apart(self, serializable: Any, scale: float, out: Residues) -> bytes:
-        """Write the c0 of what SEAL's symmetric encryption returned to `out`, and return the seed of its c1."""
-        end = _FIXED + 8 * self.degree + _GENERATOR
-        with self._channel:
-            seed = self._window.read(serializable, scale, out)
-            if seed is not None:
-                return seed
-            body = self._written(serializable)
-            out[:] = np.frombuffer(body, np.uint64, self.degree, _FIXED)
-            return bytes(body[end:])
+    def take_apart(self, serializable: Any, out: Residues, file: ExchangeFile) -> bytes:
+        """Write the c0 of a result of SEAL's symmetric encryption to `out`, and return the seed of its c1."""
+        body = self._written(serializable, file)
+        out[:] = np.frombuffer(body, np.uint64, self.degree, _FIXED)
+        return bytes(body[_FIXED + 8 * self.degree + _GENERATOR :])
 
-    def put_together(self, block: Residues, seeds: Sequence[bytes], scale: float) -> Any:
-        """The SEAL ciphertext (block, sum of what the seeds expand to)."""
-        with self._channel as channel:
-            total = self.seal.Ciphertext(self.context)
-            channel.write(*self._form(np.ascontiguousarray(block).data, seeds[0], scale))
-            total.load(self.context, channel.path)
-            if len(seeds) == 1:
-                return total
-            other = self.seal.Ciphertext(self.context)
-            channel.write(*self._form(bytes(8 * self.degree), seeds[0], scale))
-            for seed in seeds[1:]:
-                channel.patch(seed)  # the seed is the end of the file; the rest stays
-                other.load(self.context, channel.path)
-                self._evaluator.add_inplace(total, other)
+    def put_together(self, block: Residues, seeds: Sequence[bytes], scale: float, file: ExchangeFile) -> Any:
+        """Return the SEAL ciphertext (block, sum of the expanded seeds)."""
+        total = self.seal.Ciphertext(self.context)
+        file.write(*self._form(np.ascontiguousarray(block).data, seeds[0], scale))
+        total.load(self.context, file.path)
+        if len(seeds) == 1:
+            return total
+        other = self.seal.Ciphertext(self.context)
+        file.write(*self._form(bytes(8 * self.degree), seeds[0], scale))
+        for seed in seeds[1:]:
+            file.patch(seed)  # the seed is the end of the file; the rest stays
+            other.load(self.context, file.path)
+            self._evaluator.add_inplace(total, other)
         return total
 
+    def expand(self, seeds: Sequence[bytes]) -> Any:
+        """Return a SEAL ciphertext whose second polynomial is the sum of the expanded seeds (SPEC.md, section 5)."""
+        with ExchangeFile() as file:
+            return self.put_together(np.zeros(self.degree, np.uint64), seeds, 1.0, file)
+
     def values(self, plain: Any) -> Reals:
-        """What SEAL decodes, float64 `[degree]`."""
+        """Return the values that SEAL decodes, float64 `[degree]`."""
         slots = np.fromiter(self.encoder.decode_complex(plain), np.complex128, self.degree // 2)
         values: Reals = from_slots(slots[None])[0]
         return values
 
-    def coefficients(self, plain: Any, scale: float, carried: Any, out: Residues) -> bool:
-        """Write the coefficients of a decrypted plaintext to `out`, if memory can be read; True if it could.
-
-        `carried` is a SEAL ciphertext of the caller's, for what is as secret as the plaintext.
-        """
-        if not self._window.found:
-            return False
-        with self._channel:
-            if scale not in self._carriers:
-                # SEAL transforms ciphertexts only: the plaintext is added to one that is zero there.
-                zeros = np.zeros(self.degree, np.uint64)
-                self._carriers[scale] = self.put_together(zeros, [bytes(SEED_BYTES)], scale)
-            self._evaluator.add_plain(self._carriers[scale], plain, carried)
-            self._evaluator.transform_from_ntt_inplace(carried)
-            return self._window.read_coefficients(carried, scale, out)
-
     def test(self, pinned: str) -> None:
-        """Compare layout, transform and generator with what this module was written against; `ConfigError` if not."""
+        """Compare layout, transform and generator with those this module was written for; `ConfigError` if another."""
         digest = ""
         try:
             digest = self._probe()
         except (ValueError, IndexError, TypeError, AttributeError, RuntimeError, struct.error) as error:
-            raise ConfigError(_unknown_layout()) from error
+            raise ConfigError(_UNKNOWN) from error
         if digest != pinned:
-            raise ConfigError(_unknown_layout())
+            raise ConfigError(_UNKNOWN)
 
     def _probe(self) -> str:
         """SHA-256 of a known secret's transform and a known seed's expansion, after a checked round trip."""
@@ -214,27 +222,21 @@ class _Parameters:
         plain = self.seal.Plaintext()
         self.encoder.encode(to_slots(values, self.degree)[0].tolist(), 2.0**16, plain)
         fresh = self.seal.Encryptor(self.context, key).encrypt_symmetric(plain)
-        with self._channel:
-            body = bytes(self._written(fresh))
+        with ExchangeFile() as file:
+            body = bytes(self._written(fresh, file))
         end = _FIXED + 8 * self.degree
         if len(body) != end + _GENERATOR + SEED_BYTES or body[:_FIXED] != self._front(2.0**16):
             raise ValueError("another layout")
         if body[end : end + _GENERATOR] != self._generator():
             raise ValueError("another generator")
-        block, again = np.empty((2, self.degree), np.uint64)
-        seed = self.take_apart(fresh, 2.0**16, block)
-        self._window.search(fresh, 2.0**16, block, seed)
-        if self.take_apart(fresh, 2.0**16, again) != seed or not np.array_equal(again, block):
-            raise ValueError("another memory")
-        cipher = self.put_together(block, [seed], 2.0**16)
+        block = np.empty(self.degree, np.uint64)
+        with ExchangeFile() as file:
+            seed = self.take_apart(fresh, block, file)
+            cipher = self.put_together(block, [seed], 2.0**16, file)
         self.seal.Decryptor(self.context, key).decrypt(cipher, plain)
         if not np.array_equal(np.rint(self.values(plain)), values):
             raise ValueError("another encoding")
-        if self.coefficients(plain, 2.0**16, self.seal.Ciphertext(self.context), again):
-            seen = from_coefficients(again[None], self.modulus, 2.0**16)
-            if not np.array_equal(np.rint(seen[0]), values):
-                raise ValueError("another transform")
-        known = self.put_together(np.zeros(self.degree, np.uint64), [bytes(range(SEED_BYTES))], 1.0)
+        known = self.expand([bytes(range(SEED_BYTES))])
         expanded = np.array([known[i] for i in range(self.degree, 2 * self.degree)], np.uint64)
         return hashlib.sha256(self.transform(secret).tobytes() + expanded.tobytes()).hexdigest()
 
@@ -258,10 +260,10 @@ class _Parameters:
     def _header(self, size: int) -> bytes:
         return _OUTER.pack(_MAGIC, _OUTER.size, *self._version, 0, 0, size)
 
-    def _written(self, thing: Any) -> memoryview:
-        """What SEAL writes, inflated; good until the next exchange, and only within the channel's lock."""
-        thing.save(self._channel.path)
-        raw = self._channel.read()
+    def _written(self, thing: Any, file: ExchangeFile) -> memoryview:
+        """The bytes that SEAL writes, inflated into a buffer that is shared as long as the exchange lasts."""
+        thing.save(file.path)
+        raw = file.read()
         magic, header, _, _, compression, _, size = _OUTER.unpack_from(raw)
         if magic != _MAGIC or header != _OUTER.size or size != len(raw):
             raise ValueError("not a SEAL header")
@@ -269,7 +271,17 @@ class _Parameters:
 
 
 def self_test(degree: int = 4096, prime_bits: int = 40, security: int = 128) -> None:
-    """Check that this TenSEAL is the one that privfl knows; raises `ConfigError` or `MissingExtra` if not."""
+    """Check that this TenSEAL is the one that privfl was written for.
+
+    Args:
+        degree: Ring degree, 2048 or 4096.
+        prime_bits: Bits of the prime, 40, 48, 56 or 60.
+        security: Security level in bits, 128, 192 or 256.
+
+    Raises:
+        ConfigError: Layout, transform or generator are others.
+        MissingExtra: TenSEAL is not installed.
+    """
     _parameters(degree, PRIMES[degree, prime_bits], security)
 
 
@@ -288,15 +300,11 @@ def _sealapi() -> Any:
     return tenseal.sealapi
 
 
-def _unknown_layout() -> str:
-    return "this TenSEAL lays out or draws ciphertexts in a way that privfl does not know: use tenseal 0.3.15 to 0.3.18"
-
-
 Scratch = ctypes.Array[ctypes.c_char]
 
 
 def _inflate(compression: int, raw: bytes, header: int, buffer: Scratch) -> memoryview:
-    """What SEAL compressed after a header, in a scratch buffer: 0 not at all, 1 with zlib, 2 with Zstandard."""
+    """Inflate SEAL's bytes after a header into a scratch buffer: 0 not at all, 1 with zlib, 2 with Zstandard."""
     if compression == 0:
         return memoryview(raw)[header:]
     if compression == 1:

@@ -33,7 +33,7 @@ from privfl.he.messages import (
     transcript,
 )
 from privfl.he.packing import add_block, pack
-from privfl.he.terms import Terms
+from privfl.he.plan import Terms
 from privfl.sums import SumResult, few_vectors
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek
 
@@ -44,7 +44,7 @@ CAVEATS: Final = (
 
 
 class CkksServer:
-    """Adds residues as they come: memory for one block, and for every frame its header and seeds."""
+    """The server's session: it adds residues as they come, and keeps one block, and each frame's header and seeds."""
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
@@ -65,7 +65,7 @@ class CkksServer:
 
     @property
     def awaiting(self) -> frozenset[ClientId]:
-        """Clients whose message of the present step has not come."""
+        """The clients whose message of the present step has not come."""
         return frozenset(self._waiting)
 
     @property
@@ -74,7 +74,16 @@ class CkksServer:
         return self._result
 
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message; a `RemoteProtocolError` has dropped and blamed its sender."""
+        """Take one client's message.
+
+        Args:
+            sender: The client on whose channel the message came.
+            message: The bytes, which are untrusted.
+
+        Raises:
+            LocalProtocolError: The sum has ended.
+            RemoteProtocolError: The message is refused. A sender whose message was due is dropped and blamed.
+        """
         if self.state is ServerState.DONE:
             raise LocalProtocolError("this sum has ended")
         if sender not in self._waiting:
@@ -91,7 +100,12 @@ class CkksServer:
             raise RemoteProtocolError(f"client {sender}: {error}", sender=sender) from error
 
     def advance(self) -> Mapping[ClientId, bytes]:
-        """Close this step. Raises `TooFewSurvivors`, and opens nothing, when too few clients or no opener are left."""
+        """Close this step, and return the next message to each client.
+
+        Raises:
+            LocalProtocolError: The sum has ended.
+            TooFewSurvivors: Too few clients, or no opener, are left; nothing was opened here.
+        """
         if self.state is ServerState.DONE:
             raise LocalProtocolError("this sum has ended")
         self._waiting.clear()
@@ -126,9 +140,9 @@ class CkksServer:
         kind = next(step.collects for step in TABLE if step.step is self.state)
         return (kind, *limits[kind])
 
-    def _need(self, found: int, least: int) -> None:
-        if found < least:
-            raise TooFewSurvivors(found, least, self.state is ServerState.OPEN)  # an opener may have opened it
+    def _need(self, count: int, minimum: int) -> None:
+        if count < minimum:
+            raise TooFewSurvivors(count, minimum, self.state is ServerState.OPEN)  # an opener may have opened it
 
     # step 1: adverts
 
@@ -140,7 +154,7 @@ class CkksServer:
         self._adverts[sender] = message.advert
 
     def _after_adverts(self) -> dict[ClientId, Message]:
-        self._need(len(self._adverts), self._terms.least)
+        self._need(len(self._adverts), self._terms.min_clients)
         held = {advert.held for advert in self._adverts.values()}
         if len(held) == 1 and NO_KEY not in held:
             return self._ask_frames(held.pop(), dict.fromkeys(self._adverts, None))
@@ -149,7 +163,7 @@ class CkksServer:
     # step 2: the deal
 
     def _ask_dealer(self) -> dict[ClientId, Message]:
-        self._need(len(self._adverts), self._terms.least)
+        self._need(len(self._adverts), self._terms.min_clients)
         self.state = ServerState.DEAL
         adverts = tuple(self._adverts[client] for client in sorted(self._adverts))
         self._dealer = adverts[0]
@@ -168,7 +182,7 @@ class CkksServer:
         deal, dealer = self._dealt, self._dealer
         if dealer is None:  # pragma: no cover - set with the step
             raise LocalProtocolError("nobody was asked to deal")
-        if deal is None:  # silent or refused: the next one deals
+        if deal is None:  # dropped out or refused: the next one deals
             del self._adverts[dealer.client]
             return self._ask_dealer()
         boxes = {box.client: box for box in deal.boxes}
@@ -210,7 +224,7 @@ class CkksServer:
         self._pending = 1
 
     def _after_frames(self) -> dict[ClientId, Message]:
-        self._need(len(self._headers), self._terms.least)
+        self._need(len(self._headers), self._terms.min_clients)
         self._reduce()
         self._seeds.clear()
         self.state = ServerState.CONSENT
@@ -232,7 +246,7 @@ class CkksServer:
         self._openers = sorted(self._votes)
         return self._ask_opener()
 
-    # step 5: the opener, and whoever is next when it is silent
+    # step 5: the opener, and the next one when it drops out
 
     def _ask_opener(self) -> dict[ClientId, Message]:
         self._need(len(self._openers), 1)

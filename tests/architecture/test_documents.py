@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from privfl.dp import Everyone, FixedSize, Poisson, PrivacyUnit, format_epsilon, what_if
+from privfl.he import plan_ckks
+from privfl.ring import Ring
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -63,7 +65,8 @@ def _ratio(name: str, title: str) -> float:
 def test_the_readme_says_what_the_benchmarks_found() -> None:
     ckks = {(result["name"], result.get("bits")): result for result in _kept("ckks")["results"]}
     up, opening = [ckks["bytes up", bits] for bits in (23, 31)], ckks["opening", 23]["ratio_before_expansion"]
-    shared, engine = ckks["processes", None], _kept("engine-overhead")
+    opener = {result["clients"]: result for result in _kept("ckks")["results"] if result["name"] == "opener"}
+    engine = _kept("engine-overhead")
     bare, workers = engine["loop_over_bare"]["of_medians"], engine["loop_over_two_workers"]["of_medians"]
     figures = {
         "masked sum, client, 32 clients, 1M values": f"{1 / _ratio('secagg-flwr-32', 'client, n = 32'):.0f} times",
@@ -73,8 +76,11 @@ def test_the_readme_says_what_the_benchmarks_found() -> None:
         f"against {up[0]['peer']:.1f} of",
         "CKKS, client, opener, server": f"{ckks['client', 23]['ratio']:.1f}, {opening:.1f} (before it expands seeds) "
         f"and {ckks['server', 23]['ratio']:.0f} times as fast at 23 bits",
-        "CKKS in two processes": f"sealing {shared['seal_1000000_ratio']:.1f} and "
-        f"opening {shared['open_1000000_ratio']:.1f} times",
+        **{
+            f"CKKS, one opener of {n} clients": f"{cost['seconds']:.1f} s, {cost['bytes_down'] / 1e6:.1f} MB down and "
+            f"{cost['bytes_up'] / 1e6:.1f} MB up"
+            for n, cost in opener.items()
+        },
         "a round of 20 small clients": f"{_kept('engine-against-pfl')['pfl_over_privfl']['of_medians']:.1f} times",
         "a small CNN against": f"{bare:.2f} of its time; two workers {workers:.1f} times",
         "encoding 1M values": f"{_ratio('codec', 'encode nearest, inside the norm bound'):.1f} times",
@@ -87,13 +93,24 @@ def test_the_readme_says_what_the_benchmarks_found() -> None:
         assert said.startswith(figure), start
 
 
-def test_the_page_on_parameters_says_what_processes_gain() -> None:
-    (kept,) = [result for result in _kept("ckks")["results"] if result["name"] == "processes"]
-    one, four = (
-        [f"{kept[f'{verb}_{length}_ratio']:.1f}" for verb in ("seal", "open")] for length in (1_000_000, 4_000_000)
-    )
+def test_the_page_on_parameters_says_what_an_opener_costs() -> None:
+    kept = _kept("ckks")["results"]
+    ten, hundred = (result for result in kept if result["name"] == "opener")
+    few, many = (f"{result['bytes_down'] / 1e6:.1f} MB" for result in (ten, hundred))
+    client = max(r["ours_ns_a_value"] for r in kept if r["name"] == "client") / 1000
     said = " ".join((ROOT / "docs" / "parameters.md").read_text().split())
-    assert f"sealed {one[0]} and opened {one[1]} times as fast, four million {four[0]} and {four[1]} times" in said
+    assert (ten["clients"], hundred["clients"]) == (10, 100)
+    assert (
+        f"For a million values it takes {ten['seconds']:.2f} s of one core and receives {few} with 10 clients, "
+        f"and {hundred['seconds']:.1f} s and {many} with 100 (`benchmarks/ckks`); "
+        f"every other client spends about {client:.2f} s." in said
+    )
+
+
+def test_the_bytes_of_an_opener_are_the_planner_s() -> None:
+    for kept in (result for result in _kept("ckks")["results"] if result["name"] == "opener"):
+        plan = plan_ckks(kept["length"], kept["clients"], Ring(23))
+        assert (kept["bytes_down"], kept["bytes_up"]) == (plan.bytes_down, plan.bytes_opened)
 
 
 @pytest.mark.parametrize(

@@ -188,11 +188,11 @@ class CkksRoom:
 
     def sealed(self, client: ClientId, values: Ints) -> bytes:
         """A frame of other `values`, of any length and size, made by that client with all that it knows."""
-        held = self.sessions[client]._held
+        held = self.sessions[client]._secrets
         assert held is not None
-        assert held.work is not None
-        block, seeds = held.work.cipher.encrypt(values)
-        tag = held.work.tagger.sign(held.work.tagger.block(block), client)
+        assert held.cipher is not None
+        block, seeds = held.cipher.ckks.encrypt(values)
+        tag = held.cipher.tagger.sign(held.cipher.tagger.block(block), client)
         return self.resigned(client, block=pack(block, self.plan.residue_bytes), seeds=seeds, tag=tag)
 
     def finish(self, survivors: set[ClientId]) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from privfl.crypto import generate_identities
 from privfl.he import CkksPlan, CkksSum, plan_ckks, plan_for
+from privfl.he.authenticator import SessionCipher
 from privfl.he.keys import secret_polynomial
 from privfl.he.messages import AskOpener
 from privfl.he.opening import ApproximateSum, decrypt_sum
 from privfl.he.packing import unpack
 from privfl.he.seal import _parameters
-from privfl.he.work import KeyedWork
 from privfl.ring import Ring
 from privfl.sums import SumTask
 from privfl.wire import decode
@@ -61,30 +61,30 @@ def attack(values: Any, block: Any, halves: Any, plan: CkksPlan) -> Any:
 def expand(seeds: list[bytes], plan: CkksPlan) -> Any:
     """The sum of the random halves: public, for the seeds are."""
     parts = _parameters(plan.degree, plan.modulus, plan.security)
-    cipher = parts.put_together(np.zeros(plan.degree, np.uint64), seeds, 1.0)
+    cipher = parts.expand(seeds)
     return [cipher[i] for i in range(plan.degree, 2 * plan.degree)]
 
 
 @pytest.fixture(scope="module")
 def summed() -> Any:
     plan = plan_ckks(2048, 10, Ring(23))
-    work = KeyedWork(plan, KEY, bytes(32))
+    cipher = SessionCipher(plan, KEY, bytes(32))
     rng = np.random.default_rng(3)
     total, seeds = np.zeros(2048, np.uint64), []
     for _ in range(4):
         # DP noise in the inputs makes no difference to the attack
-        block, seed = work.cipher.encrypt(
+        block, seed = cipher.ckks.encrypt(
             rng.integers(-1000, 1000, 2048) + np.rint(rng.normal(0, 500, 2048)).astype(np.int64)
         )
         total = (total + block) % np.uint64(plan.modulus)
         seeds.append(seed)
     secret = _parameters(plan.degree, plan.modulus, plan.security).transform(secret_polynomial(KEY, plan))
-    return plan, work, total, seeds, expand(seeds, plan), secret
+    return plan, cipher, total, seeds, expand(seeds, plan), secret
 
 
 def test_the_attack_takes_every_coefficient_of_the_key_from_one_unsafe_output(summed: Any) -> None:
-    plan, work, total, seeds, halves, secret = summed
-    unsafe = decrypt_sum(plan, total, seeds, work, unsafe_approximate=True)
+    plan, cipher, total, seeds, halves, secret = summed
+    unsafe = decrypt_sum(plan, total, seeds, cipher, unsafe_approximate=True)
     assert isinstance(unsafe, ApproximateSum)
     assert unsafe.key_holder_only
     assert "values" not in repr(unsafe)
@@ -92,8 +92,8 @@ def test_the_attack_takes_every_coefficient_of_the_key_from_one_unsafe_output(su
 
 
 def test_the_attack_takes_nothing_from_the_rounded_sum(summed: Any) -> None:
-    plan, work, total, seeds, halves, secret = summed
-    safe = decrypt_sum(plan, total, seeds, work)
+    plan, cipher, total, seeds, halves, secret = summed
+    safe = decrypt_sum(plan, total, seeds, cipher)
     assert isinstance(safe, np.ndarray)
     found = attack(safe.astype(float), total, halves, plan)
     assert (found == secret).sum() <= 2, "agreement by chance only: one in 2^40 a coefficient"
@@ -110,7 +110,7 @@ def test_the_attack_takes_nothing_from_what_a_sum_publishes() -> None:
         c: scheme.client(task, c, rng.integers(-1000, 1000, 2048), credentials=credentials[c]) for c in task.clients
     }
     wire: list[bytes] = []
-    held = sessions[0]._held
+    held = sessions[0]._secrets
     for client, session in sessions.items():
         wire.append(session.start())
         server.receive(client, wire[-1])

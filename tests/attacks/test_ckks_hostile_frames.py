@@ -198,11 +198,11 @@ def test_whoever_is_copied_before_its_own_frame_arrives_is_left_out(ckks: Make) 
     """
     room = ckks().upload()
     victim = room.frame(1)
-    held = room.sessions[EVIL]._held
+    held = room.sessions[EVIL]._secrets
     assert held is not None
-    assert held.work is not None
+    assert held.cipher is not None
     block = unpack(victim.block, room.plan)
-    tag = held.work.tagger.sign(held.work.tagger.block(block), EVIL)
+    tag = held.cipher.tagger.sign(held.cipher.tagger.block(block), EVIL)
     room.server.receive(EVIL, room.resigned(EVIL, block=bytes(victim.block), seeds=bytes(victim.header.seeds), tag=tag))
     with pytest.raises(RemoteProtocolError, match="a seed occurs twice") as error:
         room.server.receive(1, room.frames[1])
@@ -240,7 +240,7 @@ def test_another_clients_frame_and_a_stranger(ckks: Make) -> None:
 
 def test_messages_of_another_step(ckks: Make) -> None:
     room = ckks().upload()
-    advert = Advertise(room.sessions[EVIL]._held.advert)  # type: ignore[union-attr]
+    advert = Advertise(room.sessions[EVIL]._secrets.advert)  # type: ignore[union-attr]
     refused(room, advert.to_bytes(sender=EVIL, task=room.task.digest()))
     room = ckks().upload()
     deal = Deal(bytes(32), bytes(64), ())
@@ -250,7 +250,7 @@ def test_messages_of_another_step(ckks: Make) -> None:
 def test_an_advert_for_somebody_else(ckks: Make) -> None:
     room = ckks().upload()
     server = room.scheme.server(room.task)
-    held = room.sessions[1]._held
+    held = room.sessions[1]._secrets
     assert held is not None
     with pytest.raises(RemoteProtocolError, match="names another client"):
         server.receive(EVIL, Advertise(held.advert).to_bytes(sender=EVIL, task=room.task.digest()))
@@ -276,7 +276,7 @@ def test_a_signed_frame_that_spoils_the_sum_is_noticed_when_it_is_opened(ckks: M
     elif what == "a zero block":
         message = resigned_residues(room, np.zeros_like(noise))
     elif what == "random residues with their tag":
-        tagger = room.sessions[EVIL]._held.work.tagger
+        tagger = room.sessions[EVIL]._secrets.cipher.tagger
         tag = tagger.sign(tagger.block(noise), EVIL)
         message = room.resigned(EVIL, block=pack(noise, room.plan.residue_bytes), tag=tag)
     elif what == "beyond the bound":
@@ -310,12 +310,12 @@ def test_a_server_that_has_ended_takes_nothing(ckks: Make) -> None:
 
 def test_encrypting_twice_repeats_no_seed_and_no_block(ckks: Make) -> None:
     room = ckks(length=9000).upload()
-    held = room.sessions[0]._held
+    held = room.sessions[0]._secrets
     assert held is not None
-    assert held.work is not None
+    assert held.cipher is not None
     seen: set[bytes] = set()
     for _ in range(20):
-        block, seeds = held.work.cipher.encrypt(room.vectors[0])
+        block, seeds = held.cipher.ckks.encrypt(room.vectors[0])
         rows = block.reshape(room.plan.chunks, -1)
         seen |= {row.tobytes() for row in rows} | {seeds[i : i + 64] for i in range(0, len(seeds), 64)}
     assert len(seen) == 20 * 2 * room.plan.chunks

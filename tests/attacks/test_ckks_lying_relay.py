@@ -136,9 +136,9 @@ def test_boxes_that_are_altered_rerouted_or_reflected(ckks: Make) -> None:
 def test_a_dealer_that_boxes_another_key_than_it_committed_to(ckks: Make) -> None:
     room = ckks()
     dealt = _dealt(room)
-    dealer = room.sessions[0]._held
+    dealer = room.sessions[0]._secrets
     assert dealer is not None
-    wrong = room.sessions[0]._seal_for(dealer, room.sessions[1]._held.advert, bytes(32), dealt.key)  # type: ignore[union-attr]
+    wrong = room.sessions[0]._seal_for(dealer, room.sessions[1]._secrets.advert, bytes(32), dealt.key)  # type: ignore[union-attr]
     room.refuses(1, dataclasses.replace(dealt, box=(Box(1, wrong),)), RemoteProtocolError, "commitment")
 
 
@@ -174,7 +174,7 @@ def test_four_hundred_mutations_of_each_message_of_the_server(ckks: Make, step: 
     room = ckks(clients=3, least=2)
     client, message = next(iter(room.until(step).items()))
     session = room.sessions[client]
-    kept = {name: getattr(session, name) for name in ("state", "_held", "_vector", "_header", "_survivors")}
+    kept = {name: getattr(session, name) for name in ("state", "_secrets", "_vector", "_header", "_survivors")}
     rng = np.random.default_rng(len(step))
     for _ in range(400):
         changed = bytearray(message)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from privfl.errors import RemoteProtocolError, TooFewSurvivors
+from privfl.he.authenticator import Tagger
 from privfl.he.messages import AskOpener, FrameHeader, Survivors, Vote, consent_parts
 from privfl.he.opening import decrypt_sum
 from privfl.he.packing import pack, unpack
-from privfl.he.tags import Tagger
 from privfl.wire import SERVER
 
 Make = Callable[..., Any]
@@ -34,10 +34,10 @@ def test_a_scaled_sum_would_also_fail_to_decrypt(ckks: Make) -> None:
     """The second line of defense: the opener recomputes the random halves, so a scaled block is noise to it."""
     room = ckks()
     ask = room.ask()
-    work = room.sessions[0]._held.work  # type: ignore[union-attr]
-    assert work is not None
+    cipher = room.sessions[0]._secrets.cipher  # type: ignore[union-attr]
+    assert cipher is not None
     seeds = [header.seeds for header in ask.headers]
-    exact = decrypt_sum(room.plan, unpack(ask.block, room.plan), seeds, work)
+    exact = decrypt_sum(room.plan, unpack(ask.block, room.plan), seeds, cipher)
     assert isinstance(exact, np.ndarray)
     assert np.array_equal(exact[: room.task.length], sum(room.vectors.values()))
     for block, chosen in (
@@ -47,7 +47,7 @@ def test_a_scaled_sum_would_also_fail_to_decrypt(ckks: Make) -> None:
         (pack(np.zeros(room.plan.degree, np.uint64), room.plan.residue_bytes), seeds),
     ):
         with pytest.raises(RemoteProtocolError, match="off an integer"):
-            decrypt_sum(room.plan, unpack(block, room.plan), chosen, work)
+            decrypt_sum(room.plan, unpack(block, room.plan), chosen, cipher)
 
 
 def test_one_frame_posing_as_the_sum(ckks: Make) -> None:

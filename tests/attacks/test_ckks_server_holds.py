@@ -13,10 +13,10 @@ import pytest
 from privfl.crypto import AgreementKey, Credentials, SigningKey
 from privfl.errors import RemoteProtocolError
 from privfl.he import KeyStore
+from privfl.he.authenticator import SessionCipher
 from privfl.he.opening import decrypt_sum
 from privfl.he.packing import unpack
 from privfl.he.seal import SealCipher
-from privfl.he.work import KeyedWork
 
 Make = Callable[..., Any]
 Search = Callable[..., list[object]]
@@ -25,9 +25,9 @@ Search = Callable[..., list[object]]
 def test_no_key_and_no_decryptor_is_reachable_from_a_server(ckks: Make, reachable: Search) -> None:
     room = ckks()
     room.until("open")
-    assert reachable(room.sessions[0], KeyedWork, SealCipher, SigningKey), "the search would find them"
-    assert not reachable(room.server, KeyedWork, SealCipher, SigningKey, AgreementKey, KeyStore, Credentials)
-    secrets = [room.sessions[0]._held.session_key, *(own.signing.secret for own in room.credentials.values())]  # type: ignore[union-attr]
+    assert reachable(room.sessions[0], SessionCipher, SealCipher, SigningKey), "the search would find them"
+    assert not reachable(room.server, SessionCipher, SealCipher, SigningKey, AgreementKey, KeyStore, Credentials)
+    secrets = [room.sessions[0]._secrets.session_key, *(own.signing.secret for own in room.credentials.values())]  # type: ignore[union-attr]
     for thing in reachable(room.server, bytes, memoryview, np.ndarray):
         content = bytes(thing)  # type: ignore[call-overload]
         assert not any(secret in content for secret in secrets if secret)
@@ -51,7 +51,7 @@ def test_the_server_cannot_decrypt_with_what_it_has(ckks: Make) -> None:
     """Under any other key the block is uniform noise."""
     room = ckks()
     ask = room.ask()
-    guess = KeyedWork(room.plan, bytes(32), room.task.digest())
+    guess = SessionCipher(room.plan, bytes(32), room.task.digest())
     with pytest.raises(RemoteProtocolError, match="off an integer"):
         decrypt_sum(room.plan, unpack(ask.block, room.plan), [h.seeds for h in ask.headers], guess)
 

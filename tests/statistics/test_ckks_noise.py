@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 
 from privfl.he import plan_ckks
+from privfl.he.authenticator import SessionCipher
 from privfl.he.opening import ApproximateSum, decrypt_sum
-from privfl.he.work import KeyedWork
 from privfl.ring import Ring
 
 
 def errors(clients: int, bits: int, *, full: bool = False, length: int = 4096) -> tuple[float, float, float]:
     """(deviation, worst, predicted deviation) of one chunk summed over `clients`, whose rounded sum is exact."""
     plan = plan_ckks(length, clients, Ring(bits))
-    work = KeyedWork(plan, bytes([bits]) * 32, bytes(32))
+    cipher = SessionCipher(plan, bytes([bits]) * 32, bytes(32))
     rng = np.random.default_rng([clients, bits])
     bound = (Ring(bits).half - 1) // clients
     total, exact, seeds = np.zeros(plan.degree, np.uint64), np.zeros(length, np.int64), []
     for _ in range(clients):
         values = np.full(length, bound) if full else rng.integers(-bound, bound, length, endpoint=True)
-        block, seed = work.cipher.encrypt(values)
+        block, seed = cipher.ckks.encrypt(values)
         total = (total + block) % np.uint64(plan.modulus)
         exact += values
         seeds.append(seed)
-    opened = decrypt_sum(plan, total, seeds, work, unsafe_approximate=True)
+    opened = decrypt_sum(plan, total, seeds, cipher, unsafe_approximate=True)
     assert isinstance(opened, ApproximateSum)
-    assert np.array_equal(decrypt_sum(plan, total, seeds, work)[:length], exact)  # type: ignore[index]
+    assert np.array_equal(decrypt_sum(plan, total, seeds, cipher)[:length], exact)  # type: ignore[index]
     error = opened.values[:length] - exact
     return float(error.std()), float(np.abs(error).max()), plan.noise_stddev()
 

@@ -8,9 +8,9 @@ import pytest
 from privfl.crypto import generate_identities
 from privfl.errors import CapacityError, RemoteProtocolError
 from privfl.he import CkksPlan, CkksSum, plan_ckks, plan_for
+from privfl.he.authenticator import SessionCipher
 from privfl.he.opening import ApproximateSum, decrypt_sum
 from privfl.he.seal import _parameters
-from privfl.he.work import KeyedWork
 from privfl.ring import Ints, Ring
 from privfl.sums import KeyedOpening, SumTask, run_sum
 
@@ -56,20 +56,20 @@ class Shifted:
 
     def __init__(self) -> None:
         self.plan: CkksPlan = plan_ckks(2048, 10, Ring(23))
-        self.work = KeyedWork(self.plan, bytes(range(32)), bytes(32))
+        self.cipher = SessionCipher(self.plan, bytes(range(32)), bytes(32))
         rng = np.random.default_rng(4)
         self.exact = np.zeros(2048, np.int64)
         self.total, self.seeds = np.zeros(2048, np.uint64), []
         for _ in range(4):
             values = rng.integers(-1000, 1000, 2048)
-            block, seeds = self.work.cipher.encrypt(values)
+            block, seeds = self.cipher.ckks.encrypt(values)
             self.exact += values
             self.total = (self.total + block) % np.uint64(self.plan.modulus)
             self.seeds.append(seeds)
 
     def errors(self, block: Any) -> Any:
         """How far each value is off the true sum, before rounding."""
-        opened = decrypt_sum(self.plan, block, self.seeds, self.work, unsafe_approximate=True)
+        opened = decrypt_sum(self.plan, block, self.seeds, self.cipher, unsafe_approximate=True)
         assert isinstance(opened, ApproximateSum)
         return opened.values - self.exact
 
@@ -101,9 +101,9 @@ def test_a_slot_may_be_ten_deviations_off_and_no_more(power: int, sign: int) -> 
     for deviations in (9.0, 9.9):
         block = shifted.until(deviations, power, sign)
         assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)
-        assert np.array_equal(decrypt_sum(shifted.plan, block, shifted.seeds, shifted.work), shifted.exact)
+        assert np.array_equal(decrypt_sum(shifted.plan, block, shifted.seeds, shifted.cipher), shifted.exact)
     for deviations in (10.1, 11.0):
         block = shifted.until(deviations, power, sign)
         assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)
         with pytest.raises(RemoteProtocolError, match="off an integer"):
-            decrypt_sum(shifted.plan, block, shifted.seeds, shifted.work)
+            decrypt_sum(shifted.plan, block, shifted.seeds, shifted.cipher)

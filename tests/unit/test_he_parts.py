@@ -1,11 +1,10 @@
-"""Packing, tags, keys and the door to SEAL, piece by piece."""
+"""Packing, tags, keys, the session cipher and the door to SEAL, piece by piece."""
 
 import ctypes
-import os
 import sys
+import threading
 import types
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ import pytest
 
 from privfl.errors import ConfigError, MissingExtra, WireError
 from privfl.he import plan_ckks, seal
-from privfl.he.channel import Channel
+from privfl.he.authenticator import SessionCipher, Tagger
+from privfl.he.exchange import ExchangeFile
 from privfl.he.keys import KeyedEntropy, KeyStore, key_id, keystream, secret_polynomial
 from privfl.he.messages import NO_KEY
 from privfl.he.packing import add_block, from_slots, pack, to_slots, unpack
 from privfl.he.plan import PRIMES
-from privfl.he.tags import Tagger
 from privfl.ring import Ints, Ring
 from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
 
@@ -116,17 +115,50 @@ def test_keyed_entropy_is_one_stream() -> None:
     assert len(keystream(KEY, 13)) == 13
 
 
-def test_a_store_keeps_a_key_for_its_rotation() -> None:
-    store = KeyStore(rotation=2)
+@pytest.mark.parametrize("rotation", [1, 2, 3, 7])
+def test_a_store_gives_a_key_to_as_many_sums_as_its_rotation(rotation: int) -> None:
+    store = KeyStore(rotation)
     assert store.held == NO_KEY
-    store.keep(KEY)
-    assert store.held == key_id(KEY)
-    assert store.get(key_id(KEY)) == KEY
-    assert store.get(NO_KEY) is None
-    store.keep(KEY)
+    assert store.reserve() is None
+    store.keep(KEY)  # dealt in a first sum
+    for _ in range(rotation - 1):
+        assert store.held == key_id(KEY)
+        assert store.reserve() == KEY
     assert store.held == NO_KEY
-    assert store.get(key_id(KEY)) is None
+    assert store.reserve() is None
     assert "_key" not in repr(KeyStore.holding(KEY))
+
+
+def test_a_key_dealt_in_an_overlapping_sum_takes_the_place_of_the_one_before() -> None:
+    store, other = KeyStore(rotation=3), bytes(32)
+    store.keep(KEY)
+    assert store.reserve() == KEY
+    store.keep(other)
+    assert store.reserve() == other
+    assert store.reserve() == other
+    assert store.reserve() is None
+    store.keep(other)  # dealt once more after its uses: it counts anew
+    store.keep(other)
+    assert store.reserve() == other
+    assert store.reserve() is None
+
+
+def test_no_two_threads_reserve_the_same_use() -> None:
+    for _ in range(50):
+        store = KeyStore(rotation=6)
+        store.keep(KEY)
+        barrier, reserved = threading.Barrier(8), []
+
+        def reserve(store: KeyStore = store, barrier: threading.Barrier = barrier, out: list[Any] = reserved) -> None:
+            barrier.wait()
+            out.append(store.reserve())
+
+        threads = [threading.Thread(target=reserve) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(bool, reserved)) == [False] * 3 + [True] * 5
 
 
 def test_a_keyed_opening_works_at_a_server_too() -> None:
@@ -167,7 +199,7 @@ def test_another_layout_or_generator_is_a_clear_error(monkeypatch: pytest.Monkey
     for name, value in (
         ("_front", lambda scale: bytes(97)),
         ("_generator", lambda: bytes(17)),
-        ("_written", lambda thing: b"short"),
+        ("_written", lambda thing, file: b"short"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(parts, name, value)
@@ -178,21 +210,9 @@ def test_another_layout_or_generator_is_a_clear_error(monkeypatch: pytest.Monkey
         with pytest.raises(ConfigError, match="lays out"):
             parts.test(pinned)
     with monkeypatch.context() as patch:
-        patch.setattr(parts._channel, "read", lambda: bytes(100))
+        patch.setattr(ExchangeFile, "read", lambda self: bytes(100))
         with pytest.raises(ConfigError, match="lays out"):
             parts.test(pinned)
-    with monkeypatch.context() as patch:  # memory that shows another ciphertext than the file
-        patch.setattr(parts._window, "search", lambda *_: patch.setattr(parts._window, "read", lambda *_: bytes(64)))
-        with pytest.raises(ConfigError, match="lays out"):
-            parts.test(pinned)
-    with monkeypatch.context() as patch:
-        patch.setattr(parts._window, "read_coefficients", lambda thing, scale, out: True)
-        with pytest.raises(ConfigError, match="lays out"):
-            parts.test(pinned)
-    with monkeypatch.context() as patch:  # memory that cannot be read is no error
-        patch.setattr(parts._window, "search", lambda *_: None)
-        patch.setattr(parts._window, "_place", None)
-        parts.test(pinned)
     parts.test(pinned)
 
 
@@ -228,30 +248,45 @@ def test_a_build_that_hides_zstandard_falls_back_to_a_package(monkeypatch: pytes
         seal._zstandard.__wrapped__()
 
 
-def test_a_forked_child_gets_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = Channel()
-    first = channel.path
-    with channel:
-        channel.write(b"parent")
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    with channel:
-        assert channel.path != first
-        assert channel.read() == b""
-
-
-def test_a_system_without_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "memfd_create")
-    channel = Channel()
-    assert Path(channel.path).stat().st_mode & 0o077 == 0
-    with channel:
-        channel.write(b"abc")
-        channel.patch(b"X")
-        assert channel.read() == b"abX"
-    path = channel.path
-    del channel
-    assert not Path(path).exists()
-
-
 def test_a_cipher_does_not_show_its_key() -> None:
     plan = plan_ckks(10, 2, Ring(23))
     assert repr(seal.SealCipher(plan, secret_polynomial(KEY, plan))) == "SealCipher(degree=2048, prime_bits=40)"
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 9 * 4096])
+@pytest.mark.parametrize("bits", [23, 43])
+def test_a_sealed_vector_opens_to_itself_and_no_randomness_occurs_twice(bits: int, size: int) -> None:
+    plan = plan_ckks(size, 3, Ring(bits), degree=4096)
+    cipher = SessionCipher(plan, KEY, bytes(32))
+    values = np.random.default_rng(size).integers(-(1 << (bits - 4)), 1 << (bits - 4), size)
+    all_seeds: set[bytes] = set()
+    for sender in range(3):
+        seeds, block, tag = cipher.seal(values, sender)
+        residues = unpack(block, plan)
+        assert tag == cipher.tagger.sign(cipher.tagger.block(residues), sender)
+        rounded, worst = cipher.open(residues, [seeds], limit=0.4)
+        assert np.array_equal(rounded[:size], values)
+        assert not rounded[size:].any()
+        assert worst < 10 * plan.noise_stddev(1)
+        all_seeds |= {seeds[at : at + 64] for at in range(0, len(seeds), 64)}
+    assert len(all_seeds) == 3 * plan.chunks
+    assert repr(cipher) == "SessionCipher(SealCipher(degree=4096, prime_bits=" + f"{plan.prime_bits}))"
+
+
+@pytest.mark.parametrize("off", [0.3, -0.3])
+def test_the_worst_slot_counts_whatever_its_sign_and_place(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
+    plan = plan_ckks(20 * 4096, 3, Ring(23))
+    cipher = SessionCipher(plan, KEY, bytes(32))
+    seeds, block, _ = cipher.seal(np.arange(20 * 4096), 0)
+    decrypt, taken = seal.SealCipher.decrypt, []
+
+    def altered(self: Any, total: Any, seeds: Any) -> Any:
+        for number, values in enumerate(decrypt(self, total, seeds)):
+            taken.append(number)
+            values[-1, 17] += off if number == 1 else 0
+            yield values
+
+    monkeypatch.setattr(seal.SealCipher, "decrypt", altered)
+    _, worst = cipher.open(unpack(block, plan), [seeds], limit=0.25)
+    assert not worst <= 0.25
+    assert taken == [0, 1], "what follows is not decrypted"

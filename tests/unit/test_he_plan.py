@@ -1,14 +1,12 @@
-"""The planner: which prime and scale for which ring, the margins, the table, exact byte counts, and times."""
+"""The planner: which prime and scale for which ring, the margins, the table, exact byte counts, and the quorum."""
 
-import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 
 from privfl.errors import CapacityError, ConfigError
-from privfl.he import CkksPlan, CkksSpeed, CkksSum, plan_ckks, plan_for
+from privfl.he import CkksPlan, CkksSum, plan_ckks, plan_for
 from privfl.he.plan import HE_STANDARD, MIN_MARGIN, PRIMES, quorum_of
 from privfl.ring import MIN_BITS, Ring
 from privfl.sums import SumTask
@@ -35,7 +33,7 @@ def test_more_clients_take_a_larger_scale_or_prime_to_keep_14_deviations() -> No
     small, large = plan_ckks(10_000, 10, Ring(23)), plan_ckks(10_000, 1000, Ring(23))
     assert (small.prime_bits, large.prime_bits) == (40, 48)
     assert large.margin >= MIN_MARGIN
-    with pytest.raises(CapacityError, match="14 deviations"):
+    with pytest.raises(CapacityError, match="14 standard deviations"):
         plan_ckks(10_000, 1000, Ring(43))
 
 
@@ -99,18 +97,13 @@ def test_a_refusal_of_clip_and_scale_names_what_fits_too() -> None:
     assert remedies(length=100, clients=2, clip=1.0, scale=2.0**50) == (43, 0)
 
 
-def test_a_quorum_is_more_than_half_of_the_clients_and_the_corrupt() -> None:
-    for clients in range(1, 30):
-        for corrupt in range(clients):
-            quorum = quorum_of(clients, corrupt)
-            # Two lists with a quorum each would need this many signatures; an honest client gives one only.
-            assert 2 * quorum > (clients - corrupt) + 2 * corrupt >= 2 * (quorum - 1)
-    with pytest.raises(ConfigError, match="3 corrupt among 3 clients"):
-        quorum_of(3, 3)
-    with pytest.raises(ConfigError, match="not -1"):
-        quorum_of(3, -1)
-    task = SumTask(b"", tuple(range(10)), 1, 5, Ring(23), 10)
-    assert CkksSum({}, corrupt=3).terms(task).quorum == quorum_of(10, 3) == 7  # type: ignore[arg-type]
+@pytest.mark.parametrize("clients", [*range(1, 30), 999, 1000])
+def test_no_two_lists_have_a_quorum_and_everybody_is_one(clients: int) -> None:
+    """Each client signs one list; a quorum of one fewer would leave room for a second list."""
+    quorum = quorum_of(clients)
+    assert 2 * quorum > clients >= 2 * (quorum - 1)
+    task = SumTask(b"", tuple(range(clients)), 1, 5, Ring(23), 10)
+    assert CkksSum({}, min_vectors=1).terms(task).quorum == quorum <= clients  # type: ignore[arg-type]
 
 
 def test_the_scale_is_the_largest_that_fits() -> None:
@@ -182,34 +175,6 @@ def test_parameters_beyond_the_table_are_refused() -> None:
 def test_contradictions_are_config_errors(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         plan_ckks(**arguments)  # type: ignore[arg-type]
-
-
-def test_times_grow_with_clients_and_length_as_the_work_does() -> None:
-    one, ten, long = (plan_ckks(n, c, Ring(23)) for n, c in ((10**6, 1), (10**6, 10), (10**7, 10)))
-    assert one.client_seconds() == ten.client_seconds()
-    assert ten.server_seconds() == pytest.approx(10 * one.server_seconds())
-    assert 9 < long.client_seconds() / ten.client_seconds() < 10
-    assert 9 < long.opener_seconds() / ten.opener_seconds() < 10
-    slow = CkksSpeed(encrypt=1e-6, setup=0.0, verification=0.0)
-    assert ten.client_seconds(slow) == pytest.approx(ten.chunks * 4096e-6)
-    assert one.opener_seconds() < ten.opener_seconds()
-
-
-def test_the_speeds_are_the_measured_ones() -> None:
-    """Within 1.3, which is about what two measurements of one machine differ by."""
-    kept = json.loads((Path(__file__).parents[2] / "benchmarks/results/ckks.json").read_text())["results"]
-    speed = CkksSpeed()
-    measured = {
-        ("client", "ours_ns_a_value"): speed.encrypt,
-        ("server", "ours_ns_a_value_a_client"): speed.add,
-        ("opening", "ours_ns_a_value"): speed.open,
-        ("opening", "expansion_ns_a_value_a_client"): speed.expand,
-    }
-    for (name, figure), seconds in measured.items():
-        found = [1e-9 * result[figure] for result in kept if result["name"] == name]
-        assert len(found) == 2
-        for one in found:
-            assert one / 1.3 <= seconds <= 1.3 * one, (name, figure)
 
 
 def test_every_party_derives_the_same_plan_from_a_task() -> None:

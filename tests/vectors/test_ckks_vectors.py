@@ -13,13 +13,13 @@ import pytest
 from privfl import errors
 from privfl.crypto import AgreementKey, Credentials, MemoryDirectory, SigningKey
 from privfl.he import CkksSum, plan_ckks
+from privfl.he.authenticator import Tagger
 from privfl.he.client import CkksClient
 from privfl.he.keys import KeyedEntropy, key_id, secret_polynomial
 from privfl.he.messages import AskOpener, Frame, digest
 from privfl.he.packing import unpack
 from privfl.he.seal import SealCipher, _parameters
 from privfl.he.server import CkksServer
-from privfl.he.tags import Tagger
 from privfl.ring import Ring
 from privfl.sums import SumTask
 from privfl.wire import HEADER_BYTES, decode
@@ -169,7 +169,7 @@ def test_primitives() -> None:
     parts = _parameters(plan.degree, plan.modulus, 128)
     assert digest(parts.transform(secret).tobytes()).hex() == told["transformed_digest"]
     seed = bytes.fromhex(told["seed"])
-    cipher = parts.put_together(np.zeros(plan.degree, np.uint64), [seed], 1.0)
+    cipher = parts.expand([seed])
     half = np.array([cipher[i] for i in range(plan.degree, 2 * plan.degree)], np.uint64)
     assert half[:8].tolist() == told["expanded"]
     assert digest(half.tobytes()).hex() == told["expanded_digest"]

@@ -235,4 +235,6 @@ class Engine:
     workers: int = setting(
         default=0, ge=0, description="The processes that train clients; 0 trains one after another in this process."
     )
-    sum_workers: int = setting(default=1, ge=1, description="The cores that share a secure sum of long vectors.")
+    sum_workers: int = setting(
+        default=1, ge=1, description="The threads of a masked sum of long vectors; other sums use one."
+    )
