@@ -89,7 +89,7 @@ class KeyStore:
     """One client's session key between sums, until it was used in `rotation` sums. Safe to use from several threads.
 
     A sum reserves its use of the key when it advertises the key, so sums that overlap never count on one use twice. A
-    reserved use counts, whatever becomes of the sum.
+    reserved use counts even if its sum is never opened.
 
     Attributes:
         rotation: Sums that one key is used in, at least 1, the sum in which it was dealt included.

@@ -56,10 +56,10 @@ PRIMES: Final = {
 """By degree and bits: the largest prime of so many bits that is 1 modulo twice the degree."""
 
 MESSAGES_UP: Final = 3
-"""Of a client that neither deals nor opens: advert, frame, consent. A dealer and an opener have one more."""
+"""Messages from a client that neither deals nor opens: advert, frame, consent. A dealer and an opener send one more."""
 
 MESSAGES_DOWN: Final = 2
-"""To a client that neither deals nor opens: the session key, the survivors. A dealer and an opener get one more."""
+"""Messages to a client that neither deals nor opens: key, survivors. A dealer and an opener get one more."""
 
 PRIME_BITS: Final = (40, 48, 56, 60)
 
@@ -133,18 +133,18 @@ class CkksPlan:
         return self.bytes_up / self.length
 
     def open_bytes(self, survivors: int) -> int:
-        """The largest request to open a sum of `survivors` clients: their headers and seeds, and one block."""
+        """Return the most bytes of a request to open a sum of `survivors` clients: headers, seeds, and one block."""
         headers = survivors * (_HEADER_FIXED + self.seeds_bytes + _SIGNATURE_ENTRY)
         return HEADER_BYTES + 4 + 4 + headers + 8 + self.block_bytes
 
     @property
     def bytes_down(self) -> int:
-        """What the opener receives when everybody survives; the others receive a few hundred bytes."""
+        """The bytes that the opener receives when all clients survive; the others receive a few hundred bytes."""
         return self.open_bytes(self.clients)
 
     @property
     def bytes_opened(self) -> int:
-        """What the opener sends back: the sum as words of the task's ring, and a signature."""
+        """The bytes that the opener sends: the sum as words of the task's ring, and a signature."""
         return HEADER_BYTES + 8 + Ring(self.bits).packed_bytes(self.length) + 64
 
     def noise_stddev(self, clients: int | None = None) -> float:
@@ -234,13 +234,15 @@ def plan_ckks(
     plan = smallest(clients, bits)
     if plan is None:
         widest = next(b for b in range(bits - 1, MIN_BITS - 1, -1) if smallest(clients, b))
-        most = bisect.bisect_left(range(1, clients), True, key=lambda count: smallest(count, bits_for(count)) is None)
+        max_clients = bisect.bisect_left(
+            range(1, clients), True, key=lambda count: smallest(count, bits_for(count)) is None
+        )
         given = "ring" if ring is not None else "clip and scale"
         raise CapacityError(
             f"a ring of {bits} bits with {_clients(clients)} leaves less than {MIN_MARGIN:.0f} standard "
             f"deviations of room at a slot scale of 2^{MIN_SCALE_BITS} in a prime of {PRIME_BITS[-1]} bits: "
             f"use a ring of at most {widest} bits"
-            + (f", or at most {_clients(most)} with this {given}" if most else "")
+            + (f", or at most {_clients(max_clients)} with this {given}" if max_clients else "")
         )
     if max(plan.bytes_up, plan.bytes_down) > _MAX_MESSAGE_BYTES:
         raise ConfigError(f"{clients} vectors of {length} values need a message above 4 GiB: sum them in parts")

@@ -589,6 +589,18 @@ def failures(script, state):
         "opener-a-vote-twice": at_opener | {"message": ask(chosen=[0, 0, 1])},
         "opener-a-header-missing": at_opener | {"message": ask(headers=three[:2])},
         "opener-a-copied-seed": at_opener | {"message": ask(headers=[*three[:2], copied_header])},
+        "use-key-that-was-not-advertised": {
+            "party": 1,
+            "before": "Dealt",
+            "error": "RemoteProtocolError",
+            "message": message("UseKey", SERVER, task, frames[1]["key"]),
+        },
+        "use-key-of-those-without": {
+            "party": 1,
+            "before": "Dealt",
+            "error": "RemoteProtocolError",
+            "message": message("UseKey", SERVER, task, NO_KEY),
+        },
         "survivors-below-the-quorum": {
             "party": 0,
             "before": "Survivors",

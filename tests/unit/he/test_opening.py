@@ -12,7 +12,7 @@ from privfl.he.authenticator import SessionCipher
 from privfl.he.opening import ApproximateSum, decrypt_sum
 from privfl.he.seal import _parameters
 from privfl.ring import Ints, Ring
-from privfl.sums import KeyedOpening, SumTask, run_sum
+from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
 
 
 def a_sum(clients: int, bits: int, **changes: Any) -> tuple[Ints, Ints]:
@@ -107,3 +107,16 @@ def test_a_slot_may_be_ten_deviations_off_and_no_more(power: int, sign: int) -> 
         assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)
         with pytest.raises(RemoteProtocolError, match="off an integer"):
             decrypt_sum(shifted.plan, block, shifted.seeds, shifted.cipher)
+
+
+def test_a_keyed_opening_works_at_a_server_too() -> None:
+    def make(entropy: Any) -> Any:
+        def opening(total: Ints, survivors: frozenset[int]) -> Ints:
+            assert len(entropy(8)) == 8
+            return total + len(survivors)
+
+        return opening
+
+    task = SumTask(b"", (1, 2), 1, 2, Ring(16), 5)
+    result = run_sum(PlainSum(), task, {1: np.array([1, 2]), 2: np.array([3, 4])}, opening=KeyedOpening(make))
+    assert result.total.tolist() == [6, 8]
