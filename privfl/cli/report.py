@@ -9,7 +9,7 @@ import typer
 
 from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import output
-from privfl.experiment.archive import find_run
+from privfl.experiment.folder import find_run
 from privfl.files import user_path
 
 EXAMPLE: Final = "Example: [bold]privfl report breast_cancer --to report.html[/]"
@@ -30,8 +30,8 @@ def report(
     from privfl.report.page import write_report
     from privfl.report.run import read_run
 
-    folder = find_run(runs, name)
-    path = write_report(read_run(folder), to or folder / "report.html", public=public)
+    files = find_run(runs, name)
+    path = write_report(read_run(files), to or files.path / "report.html", public=public)
     if as_json:
         print_json({"report": str(path), "public": public})
     else:

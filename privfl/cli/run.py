@@ -34,10 +34,9 @@ def run(
     """Train what CONFIG.toml describes, and keep models, metrics and ledger in a folder of runs."""
     overrides = parse_overrides(set_ or []) | ({} if seed is None else {"seed": seed})
     experiment = Experiment(load_config(config), runs=runs, overrides=overrides)
-    latest = experiment.store.latest() if resume else None
-    done = 0 if latest is None else latest.round
+    done = max(experiment.store.rounds(), default=0) if resume else 0
     budget, rounds = experiment.config.privacy.epsilon, experiment.config.rounds
-    reports = experiment.run(resume=resume)
+    reports = experiment.each_round(resume=resume)
     try:
         for _ in follow(reports, rounds=rounds, budget=budget, done=done, quiet=as_json):
             pass

@@ -11,13 +11,12 @@ from rich.table import Table
 
 from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import facts_table, headline, output
-from privfl.dp import Ledger, format_epsilon
+from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
-from privfl.experiment.archive import find_run, find_runs, read_reports
-from privfl.experiment.experiment import LEDGER, METRICS, MODELS
+from privfl.experiment.folder import LEDGER, METRICS, RunFolder, find_run, find_runs
 from privfl.files import atomic_write, canonical_json, user_path
-from privfl.fl.run import IF_SECURE, TELLING, check_charged
-from privfl.fl.store import ModelStore, Version
+from privfl.fl.run import IF_SECURE, TELLING
+from privfl.fl.store import Version
 
 app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -28,7 +27,7 @@ Round = Annotated[int | None, typer.Option("--round", min=0, help="The round; th
 @app.command("list", epilog="Example: [bold]privfl runs list --runs runs[/]")
 def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List the runs in a folder, with rounds, the latest metric and epsilon."""
-    found = [_summary(folder) for folder in find_runs(runs)]
+    found = [_summary(run) for run in find_runs(runs)]
     if as_json:
         print_json({"runs": found})
         return
@@ -56,11 +55,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one version of a run's model: its hash, its parent, and the report of its round."""
-    folder = find_run(runs, name)
-    version = _version(folder, round)
+    files = find_run(runs, name)
+    version = _version(files, round)
     report = {key: value for key, value in version.report.items() if not (public and key in TELLING)}
     record = {
-        "name": folder.name,
+        "name": files.name,
         "round": version.round,
         "model": version.hash,
         "parent": version.parent or None,
@@ -72,7 +71,7 @@ def show(
         return
     rows = [(key, str(value)) for key, value in record.items() if key != "report"]
     rows += [(key, _text(value)) for key, value in report.items() if key not in ("round", "model", "parent")]
-    output().print(facts_table(f"run {folder.name!r}", rows))
+    output().print(facts_table(f"run {files.name!r}", rows))
 
 
 @app.command("export", epilog="Example: [bold]privfl runs export digits digits.safetensors[/]")
@@ -84,12 +83,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Copy one version of a run's model to a file that holds the model alone, as the tensor `model`."""
-    folder = find_run(runs, name)
-    version = _version(folder, round)
+    files = find_run(runs, name)
+    version = _version(files, round)
     if to.exists():
         raise ConfigError(f"{to} exists already: choose another name")
     to.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(to, ModelStore(folder / MODELS).export(version), shared=True)
+    atomic_write(to, files.store.export(version), shared=True)
     if as_json:
         print_json({"file": str(to), "round": version.round, "model": version.hash})
         return
@@ -106,34 +105,30 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Copy what outsiders may see: models, reports and ledger without cohorts, survivors, counts, bytes and times."""
-    folder = find_run(runs, name)
+    files = find_run(runs, name)
     if to.exists():
         raise ConfigError(f"{to} exists already: choose another name")
-    store, reports = ModelStore(folder / MODELS), read_reports(folder)
-    ledger = folder / LEDGER
-    kept = Ledger.read(ledger) if ledger.exists() else None
-    if kept is not None:
-        check_charged(store, kept)
+    store, reports, ledger = files.store, files.reports(), files.ledger
     to.mkdir(parents=True)
     atomic_write(to / METRICS, b"".join(canonical_json(report.published()) + b"\n" for report in reports))
     rounds = store.rounds()
     for number in rounds:
         atomic_write(to / f"{number:06}.safetensors", store.export(store.load(number)))
-    if kept is not None:
-        kept.publish(to / LEDGER)
-    facts = {"folder": str(to), "models": len(rounds), "ledger": kept is not None}
+    if ledger is not None:
+        ledger.publish(to / LEDGER)
+    facts = {"folder": str(to), "models": len(rounds), "ledger": ledger is not None}
     if as_json:
         print_json(facts)
         return
     output().print(f"{len(rounds)} models and their reports: {to}", markup=False, soft_wrap=True)
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    reports = read_reports(folder)
+def _summary(files: RunFolder) -> dict[str, Any]:
+    reports = files.reports()
     last = reports[-1] if reports else None
     evaluation = next((dict(r.evaluation) for r in reversed(reports) if r.evaluation), {})
     return {
-        "name": folder.name,
+        "name": files.name,
         "round": last.round if last else 0,
         "evaluation": evaluation,
         ("epsilon" if last is None or last.secure else IF_SECURE): last.epsilon if last else None,
@@ -141,11 +136,10 @@ def _summary(folder: Path) -> dict[str, Any]:
     }
 
 
-def _version(folder: Path, round: int | None) -> Version:
-    store = ModelStore(folder / MODELS)
-    version = store.latest() if round is None else store.load(round)
+def _version(files: RunFolder, round: int | None) -> Version:
+    version = files.store.latest() if round is None else files.store.load(round)
     if version is None:
-        raise ConfigError(f"the run {folder.name!r} has no model yet")
+        raise ConfigError(f"the run {files.name!r} has no model yet: it has not finished a round")
     return version
 
 

@@ -2,6 +2,8 @@
 
 from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model, Privacy, Server, Sum, load_config
 from privfl.experiment.experiment import Experiment
+from privfl.experiment.folder import RunFolder
+from privfl.experiment.result import Result
 from privfl.fl.run import RoundReport
 
 __all__ = [
@@ -13,7 +15,9 @@ __all__ = [
     "Experiment",
     "Model",
     "Privacy",
+    "Result",
     "RoundReport",
+    "RunFolder",
     "Server",
     "Sum",
     "load_config",

@@ -12,8 +12,17 @@ import numpy as np
 
 from privfl.codec import FixedPoint, Vector
 from privfl.data import FederatedData
-from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, NoisePlan, Poisson, side_bound
-from privfl.dp.release import ServerView
+from privfl.dp import (
+    AdaptiveClip,
+    ElementClip,
+    FlatClip,
+    LayerClip,
+    Mechanism,
+    NoisePlan,
+    Poisson,
+    PrivacyUnit,
+    side_bound,
+)
 from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
@@ -33,14 +42,7 @@ from privfl.fl.sampling import (
 )
 from privfl.ring import Ring
 from privfl.rotation import Rotation
-from privfl.sums import SecureSum
 from privfl.wire import ClientId
-
-
-def server_view(scheme: SecureSum) -> ServerView:
-    """What the ledger says that the server of `scheme` sees."""
-    view = scheme.views["server"]
-    return "ciphertexts" if view == "release" else view
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ def build_sampler(settings: Cohort) -> CohortSampler:
     }
     sampler: CohortSampler = makers[settings.sampling](*(getattr(settings, name) for name in needs))
     return sampler
+
+
+def privacy_unit(config: Config) -> PrivacyUnit:
+    """What the claims of a run are about."""
+    return PrivacyUnit("client", config.privacy.adjacency)
 
 
 def least_survivors(config: Config, sampler: CohortSampler, clients: int) -> int:
@@ -158,11 +165,18 @@ def build_clip(config: Config, layers: Sequence[int]) -> FlatClip | LayerClip | 
 
 
 def build_update(
-    config: Config, layers: Sequence[int], *, cohort: int, expected: float, least: int, max_weight: int
+    config: Config,
+    layers: Sequence[int],
+    *,
+    cohort: int,
+    expected: float,
+    least: int,
+    max_weight: int,
+    clip: FlatClip | LayerClip | ElementClip | None = None,
 ) -> UpdatePlan:
     """How updates of `layers` become integers: the finest scale, a power of two, at which `cohort` fit the ring.
 
-    `expected` is the fixed denominator of a private mean.
+    `expected` is the fixed denominator of a private mean; `clip` takes the place of the configuration's.
     """
     privacy, private = config.privacy, config.privacy.placement != "none"
     weighting = config.server.weighting or ("uniform" if private else "examples")
@@ -171,7 +185,7 @@ def build_update(
     if private and privacy.clip_norm is None:
         raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
     _check_blocks(config)
-    clip, length = build_clip(config, layers), sum(layers)
+    clip, length = clip or build_clip(config, layers), sum(layers)
     largest = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
     rotation = Rotation(length, config.seed) if config.sum.rotation else None
     if rotation is not None:

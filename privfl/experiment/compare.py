@@ -212,7 +212,7 @@ def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> C
     if arm.kind in ("pooled", "local"):
         metrics = baselines.pooled(experiment) if arm.kind == "pooled" else baselines.local(experiment)
         return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "", clients)
-    reports = list(experiment.run())
+    reports = experiment.run().reports
     outsider, server = experiment.epsilon(), experiment.epsilon("server")
     return Cell(
         arm=arm.name,

@@ -123,13 +123,13 @@ class Demo:
         self.config = demo_config(scheme, seed)
         self._watcher = Watcher(WATCHED, describe(scheme))
         self.experiment = Experiment(self.config, dropouts=demo_dropouts(scheme), runs=runs, tap=self._watcher)
-        self._initial = self.experiment.model
+        self._initial = self.experiment.parts.learner.initial
         self._seconds = 0.0
 
     def run(self) -> Iterator[RoundReport]:
         """Train, yielding a report after each round."""
         started = time.perf_counter()
-        for report in self.experiment.run():
+        for report in self.experiment.each_round():
             self._seconds = time.perf_counter() - started
             yield report
 
@@ -164,6 +164,6 @@ class Demo:
 
     def _clear(self) -> npt.NDArray[np.int64]:
         """The watched client's vector of round 1 before it was masked: its randomness is keyed, so it can be redone."""
-        work = Contribution(self.experiment.learner.train, self.experiment.update, None, self.config.seed)
+        work = Contribution(self.experiment.parts.learner.train, self.experiment.update, None, self.config.seed)
         uploads = LoopExecutor().run(work, self._initial, (WATCHED,), round=1, seed=self.config.seed)
         return next(vector for _, vector in uploads)

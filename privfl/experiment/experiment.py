@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
-import os
 import shutil
 import tempfile
 import weakref
@@ -14,234 +14,332 @@ from typing import Any, Final
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
-from privfl.dp import Accountant, Budget, EpsilonReport, Ledger, Observer, PrivacyUnit, default_delta
-from privfl.errors import ConfigError, PrivacyError, StateError
+from privfl.dp import ElementClip, EpsilonReport, FlatClip, LayerClip, Ledger, Mechanism, Observer
+from privfl.errors import ConfigError
 from privfl.experiment import build
-from privfl.experiment.config import Config, Engine, load_config, to_mapping, to_toml
-from privfl.experiment.federation import build_federation, prepare
-from privfl.experiment.schemes import build_sum
-from privfl.experiment.versions import note_origin
-from privfl.files import atomic_write, canonical_json, sweep, user_path
-from privfl.fl.client import Train
-from privfl.fl.dropout import Dropouts, RandomDropouts
+from privfl.experiment.assemble import assemble, build_sum
+from privfl.experiment.config import (
+    Client,
+    Cohort,
+    Config,
+    Data,
+    Engine,
+    Model,
+    Privacy,
+    Server,
+    Sum,
+    load_config,
+    to_mapping,
+)
+from privfl.experiment.folder import Identity, RunFolder
+from privfl.experiment.given import Given
+from privfl.experiment.result import Result
+from privfl.files import user_path
+from privfl.fl.client import Executor, Train
+from privfl.fl.dropout import Dropouts
 from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
+from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import UpdatePlan, model_hash
 from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment, RoundReport, check_charged
-from privfl.fl.sampling import secret_uniforms, seeded_uniforms
+from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.sampling import CohortSampler, secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
 from privfl.ring import Ring
-from privfl.sums import Tap, ignore
+from privfl.sums import SecureSum, Tap, ignore
+from privfl.wire import ClientId
 
-CONFIG: Final = "config.toml"
-DATA: Final = "data.sha256"
-METRICS: Final = "metrics.jsonl"
-LEDGER: Final = "ledger.jsonl"
-MODELS: Final = "models"
-COHORT_KEY: Final = "cohorts.key"
 EVALUATION_RING: Final = Ring(40)
-"""Wide enough that counts of millions of rows stay exact beside losses, and narrow enough for every scheme."""
+"""Wide enough that counts of millions of examples stay exact next to losses, and narrow enough for every scheme."""
 
 
 class Experiment:
-    """One federated training, from a configuration.
+    """One federated training: a configuration and objects, assembled, and the folder that it is kept in.
 
-    `data` replaces the data set of the configuration, and `train` with `initial` (float `[d]`) the built-in models;
-    `measure` then says how the model is evaluated at a client, and `public_measure` how on rows that nobody holds;
-    without them it is not evaluated there. `runs` is the folder under which `runs/<name>` is kept; None keeps it in a
-    temporary folder. Other keywords override the configuration: `rounds=5`, or `overrides={"sum.scheme": "masked"}`.
-    Raises `ConfigError` where settings contradict each other, and `PrivacyError` where they would make an epsilon
-    untrue.
+    Args:
+        config: The configuration that everything below changes; the default one if absent.
+        name: The name of the run, and of its folder.
+        seed: The seed of the data split, training and dropouts.
+        rounds: The number of rounds.
+        evaluate_every: The model is evaluated every so many rounds; 0 evaluates it after the last only.
+        data: The `[data]` section; or a data set that is partitioned as that section says; or clients and their
+            examples, which are taken as they are.
+        model: The `[model]` section.
+        client: The `[client]` section.
+        cohort: The `[cohort]` section.
+        server: The `[server]` section.
+        sum: The `[sum]` section; or a secure sum of your own, with the `credentials` of its clients.
+        privacy: The `[privacy]` section.
+        engine: The `[engine]` section.
+        train: Your own local training, in place of the built-in models; it needs `initial`, and `data` or `clients`.
+        initial: The first model of `train`, float `[d]`.
+        clients: The number of clients of a `train` that has its own data.
+        measure: Your own sums over a client's test examples, in place of the built-in evaluation.
+        public_measure: Your own sums over test examples that belong to nobody.
+        sampler: Your own cohort sampler.
+        optimizer: Your own server optimizer.
+        credentials: What the clients of your own `sum` need, by client.
+        mechanism: The noise as an object, in place of the settings of `[privacy]`.
+        clip: The clip as an object, in place of the settings of `[privacy]`.
+        executor: What executes the clients; you close it.
+        dropouts: Your own pattern of simulated dropouts.
+        runs: The folder under which the folder `<name>` of the run is kept. Without it, the run is kept in a temporary
+            folder, which goes with the experiment.
+        tap: Sees every message of every sum.
+        overrides: Settings by key, such as `{"sum.scheme": "masked"}`, applied last.
+
+    Raises:
+        ConfigError: When settings contradict each other.
+        PrivacyError: When they would make an epsilon untrue.
     """
 
     def __init__(
         self,
         config: Config | None = None,
         *,
-        data: Dataset | FederatedData | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+        rounds: int | None = None,
+        evaluate_every: int | None = None,
+        data: Data | Dataset | FederatedData | None = None,
+        model: Model | None = None,
+        client: Client | None = None,
+        cohort: Cohort | None = None,
+        server: Server | None = None,
+        sum: Sum | SecureSum | None = None,  # noqa: A002 - the section's name
+        privacy: Privacy | None = None,
+        engine: Engine | None = None,
         train: Train | None = None,
         initial: Vector | None = None,
+        clients: int | None = None,
         measure: Measure | None = None,
         public_measure: Callable[[Vector], MetricSums] | None = None,
+        sampler: CohortSampler | None = None,
+        optimizer: ServerOptimizer | None = None,
+        credentials: Mapping[ClientId, Any] | None = None,
+        mechanism: Mechanism | None = None,
+        clip: FlatClip | LayerClip | ElementClip | None = None,
+        executor: Executor | None = None,
         dropouts: Dropouts | None = None,
         runs: Path | str | None = None,
         tap: Tap = ignore,
         overrides: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **unknown: Any,
     ) -> None:
-        self.config = (config or Config()).with_overrides({**settings, **(overrides or {})})
-        if (train is None) != (initial is None):
-            raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
-        if train is None and (measure is not None or public_measure is not None):
-            raise ConfigError("`measure` and `public_measure` go with a `train` of your own")
-        privacy = self.config.privacy
-        if not self.private and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
-            raise PrivacyError(
-                "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
-                "'central', 'distributed' or 'local'"
-            )
+        if unknown:
+            _refuse(next(iter(unknown)))
+        own_sum = hasattr(sum, "server")
+        settings: dict[str, Any] = {
+            "name": name, "seed": seed, "rounds": rounds, "evaluate_every": evaluate_every, "model": model,
+            "client": client, "cohort": cohort, "server": server, "privacy": privacy, "engine": engine,
+            "data": data if not isinstance(data, (Dataset, FederatedData)) else None,
+            "sum": None if own_sum else sum,
+        }  # fmt: skip
+        changed = {key: value for key, value in settings.items() if value is not None}
+        config = dataclasses.replace(config or Config(), **changed).with_overrides(overrides or {})
+        given = Given(
+            data=data if isinstance(data, (Dataset, FederatedData)) else None,
+            clients=clients,
+            train=train,
+            initial=initial,
+            measure=measure,
+            public_measure=public_measure,
+            sampler=sampler,
+            optimizer=optimizer,
+            sum=sum if own_sum else None,  # type: ignore[arg-type]
+            credentials=credentials,
+            mechanism=mechanism,
+            clip=clip,
+            executor=executor,
+            dropouts=dropouts,
+        )
         if runs is None:
             runs = tempfile.mkdtemp(prefix="privfl-")
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
-        self.folder = user_path(runs) / self.config.name
-        self._own = (train, initial, measure, public_measure)
-        federation = build_federation(self.config, data)
-        self._given: dict[str, str] = {}
-        if data is not None:
-            self._given["data"] = f"{federation.dataset.name}, federated over {len(federation.clients)} clients"
-        if train is not None:
-            self._given["training"] = getattr(train, "__qualname__", type(train).__qualname__)
-        self.scheme, self._credentials = build_sum(self.config, len(federation.clients))
-        self.federation = prepare(federation, self.config, self.scheme, self._credentials)
-        self.learner = self._learner()
-        self._own_dropouts = dropouts is not None
-        self._dropouts, self._tap = dropouts or self._simulated_dropouts(), tap
-        self.sampler = build.build_sampler(self.config.cohort)
-        self.sampler.declare(len(federation.clients))
-        self.update, self._least = self._update()
-        if self.private:  # what is wrong with the claim is told before a folder exists
-            if privacy.delta is None:
-                chosen, _ = default_delta(len(federation.clients))
-                self.config = self.config.with_overrides({"privacy.delta": chosen})
-            self._accountant(self.delta, "outsider")
-            self._budget()
-        self.reports: list[RoundReport] = []
+        self.files = RunFolder(user_path(runs) / config.name)
+        self.parts = assemble(config, given, noise_multiplier=_earlier_noise(self.files, config))
+        self._tap = tap
         self._evaluations = itertools.count()
+        self._identity = Identity(self.parts.federation.fingerprint(), self.parts.clients, given.notes())
 
     @classmethod
     def from_file(cls, path: Path | str, **settings: Any) -> Experiment:
-        """The experiment that a TOML file describes."""
+        """The experiment that a TOML file describes.
+
+        Args:
+            path: The file.
+            settings: Further arguments of `Experiment`.
+        """
         return cls(load_config(path), **settings)
+
+    @property
+    def config(self) -> Config:
+        """The configuration, with the delta and the noise multiplier that were chosen for it."""
+        return self.parts.config
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, which its first round makes."""
+        return self.files.path
+
+    @property
+    def federation(self) -> FederatedData:
+        """The clients and their examples, standardized."""
+        return self.parts.federation
+
+    @property
+    def scheme(self) -> SecureSum:
+        """The secure sum."""
+        return self.parts.scheme
+
+    @property
+    def update(self) -> UpdatePlan:
+        """How updates become integers."""
+        return self.parts.update
 
     @property
     def private(self) -> bool:
         """Whether noise is added."""
-        return self.config.privacy.placement != "none"
+        return self.parts.private
 
     @property
     def delta(self) -> float:
         """The delta of this run's claims: the configuration's, or by default the smaller of 1e-5 and 1/clients^1.1."""
-        return default_delta(len(self.federation.clients))[0] if (d := self.config.privacy.delta) is None else d
-
-    @property
-    def own_train(self) -> bool:
-        """Whether the model is the caller's own, given as `train`."""
-        return self._own[0] is not None
+        return self.parts.delta
 
     @property
     def store(self) -> ModelStore:
         """The versions of the global model."""
-        return ModelStore(self.folder / MODELS)
+        return self.files.store
 
     @property
     def model(self) -> Vector:
-        """The latest global model, float `[d]`."""
-        latest = self.store.latest()
-        return self.learner.initial if latest is None else latest.model
+        """The latest global model, float `[d]`; raises `StateError` where the folder holds another run."""
+        latest = self.store.latest() if self._is_started() else None
+        return self.parts.learner.initial if latest is None else latest.model
 
-    def run(self, *, resume: bool = False) -> Iterator[RoundReport]:
-        """Yield a report after each round; with `resume` go on after the last stored one, to the last bit.
+    @property
+    def reports(self) -> list[RoundReport]:
+        """The reports of all rounds so far, oldest first; raises `StateError` where the folder holds another run."""
+        return self.files.reports() if self._is_started() else []
 
-        Raises `ConfigError` when the folder holds a run and `resume` is not asked for, `StateError` when it holds
-        another run, and `BudgetExceeded` before a round that could cost too much.
+    def run(self, *, resume: bool = False) -> Result:
+        """Train to the end.
+
+        Args:
+            resume: Go on after the last stored round, to the last bit, where the folder holds this run.
+
+        Returns:
+            The result: accuracy, epsilon, reports, model and folder.
+
+        Raises:
+            ConfigError: When the folder holds a run and `resume` is not asked for.
+            StateError: When it holds another run, or another process is writing it.
+            BudgetExceeded: Before a round that could cost too much; the rounds before it are kept.
         """
-        self._open_folder(resume=resume)
-        note_origin(self.folder, max(self.store.rounds(), default=0) + 1, self._given)
-        if resume:  # as after a restart: clients begin a round that was interrupted anew, with keys of a new session
-            self.scheme, self._credentials = build_sum(self.config, len(self.federation.clients))
-        executor = build.build_executor(self.config)
-        try:
-            run = self._federated_run(executor)
-            self.reports = [RoundReport.read(v.report) for v in self.store.lineage() if v.report]
-            self._write_metrics()
-            for report in run.run(self.learner.initial, self.config.rounds):
-                self.reports.append(report)
-                self._write_metrics()
-                yield report
-        finally:
-            executor.close()
+        for _ in self.each_round(resume=resume):
+            pass
+        return Result(self)
+
+    def each_round(self, *, resume: bool = False) -> Iterator[RoundReport]:
+        """Train, and yield a report after each round; nothing happens before the first is asked for.
+
+        Args and errors are those of `run`.
+        """
+        parts = self.parts
+        parts.check_claim()
+        with self.files.writing(parts.config, self._identity, resume=resume):
+            if resume:  # as after a restart: clients begin an interrupted round with keys of a new session
+                scheme, credentials = build_sum(parts.config, parts.given, parts.clients)
+                self.parts = parts = dataclasses.replace(parts, scheme=scheme, credentials=credentials)
+            own = parts.given.executor
+            executor = own or build.build_executor(parts.config)
+            try:
+                run = self._federated_run(executor)
+                reports = [RoundReport.read(version.report) for version in self.store.lineage() if version.report]
+                self.files.write_reports(reports)
+                for report in run.run(parts.learner.initial, parts.config.rounds):
+                    reports.append(report)
+                    self.files.write_reports(reports)
+                    yield report
+            finally:
+                if own is None:
+                    executor.close()
 
     def evaluate(self, model: Vector) -> dict[str, float]:
-        """Metrics of `model`: on the public test rows, or as sums over the clients' own through the secure sum.
+        """Metrics of `model`: on the public test examples, or as sums over the clients' own through the secure sum.
 
-        A run that claims privacy measures on public rows only; without any, nothing is measured.
+        A run that claims privacy measures on public examples only; without any, nothing is measured.
         """
-        if self.learner.public_measure is not None:
-            return finish(self.learner.public_measure(model))
-        measure = self.learner.measure
-        rows = max(len(client.test) for client in self.federation.clients)
-        if self.private or not rows or measure is None:
+        parts, learner = self.parts, self.parts.learner
+        if learner.public_measure is not None:
+            return finish(learner.public_measure(model))
+        examples = max(len(client.test) for client in parts.federation.clients)
+        if self.private or not examples or learner.measure is None:
             return {}
         return evaluate(
-            self.scheme,
-            measure,
+            parts.scheme,
+            learner.measure,
             model,
-            tuple(range(len(self.federation.clients))),
+            tuple(range(parts.clients)),
             ring=EVALUATION_RING,
-            bound=rows * self._row_bound(),
+            bound=examples * self._example_bound(),
             # Counted, for the model may be the one before: no client enters one task twice.
             context=b"privfl/1 evaluate %d " % next(self._evaluations) + model_hash(model).encode(),
-            credentials=self._credentials,
+            credentials=parts.credentials,
         )
 
     def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
-        """What the rounds so far are worth against `observer`; None for a run without noise.
+        """The epsilon of the rounds so far, from the run's folder.
 
         With simulation noise the report is labeled "epsilon if the noise were secure".
+
+        Args:
+            observer: Against whom.
+            delta: The delta of the statement; the run's own by default.
+
+        Returns:
+            The statement; None for a run without noise.
+
+        Raises:
+            StateError: When the folder holds a run with other settings, data or objects.
         """
+        if self._is_started():
+            return self.files.epsilon(observer, delta=delta)
         if not self.private:
             return None
-        path = self.folder / LEDGER
-        ledger = Ledger(self._unit, path if path.exists() else None)  # a question leaves no file behind
-        check_charged(self.store, ledger)
-        report = self._accountant(self.delta if delta is None else delta, observer).report(ledger.releases)
-        default, why = default_delta(len(self.federation.clients))
-        return dataclasses.replace(report, caveats=(*report.caveats, why)) if report.delta == default else report
+        accountant = dataclasses.replace(self.parts, config=self._with_delta(delta)).accountant(observer)
+        return accountant.report([])
 
-    @property
-    def _skips(self) -> float:
-        """The chance that a client decides whether a round of this run is skipped, where it can be computed."""
-        return 0.0 if self._own_dropouts else build.skip_chance(self.config, len(self.federation.clients))
+    def _with_delta(self, delta: float | None) -> Config:
+        return self.config if delta is None else self.config.with_overrides({"privacy.delta": delta})
 
-    def _learner(self) -> build.Learner:
-        train, initial, measure, public = self._own
-        if train is None or initial is None:
-            return build.build_learner(self.config, self.federation)
-        return build.Learner(initial, train, measure, public, build.layers_of(train, len(initial)))
+    def _is_started(self) -> bool:
+        """Whether the folder holds this run; raises `StateError` where it holds another one."""
+        if not self.files.exists:
+            return False
+        self.files.check_same(self.config, self._identity)
+        return True
 
-    def _update(self) -> tuple[UpdatePlan, int]:
-        clients = len(self.federation.clients)
-        cohort = self.sampler.largest_size(clients)
-        expected = min(self.sampler.expected_size(clients), cohort)
-        least = build.least_survivors(self.config, self.sampler, clients)
-        weight, layers = int(self.federation.sizes.max()), self.learner.layers
-        update = build.build_update(
-            self.config, layers, cohort=cohort, expected=expected, least=least, max_weight=weight
-        )
-        return update, least
-
-    def _federated_run(self, executor: Any) -> FederatedRun:
-        config, clients = self.config, len(self.federation.clients)
-        noise = build.build_noise(config, self.update, cohort=self.sampler.largest_size(clients), least=self._least)
-        parts = Parts(
-            Contribution(self.learner.train, self.update, noise, config.seed),
-            self.scheme,
-            executor,
-            build.build_optimizer(config.server),
-            self._credentials,
-        )
+    def _federated_run(self, executor: Executor) -> FederatedRun:
+        parts, config = self.parts, self.parts.config
         return FederatedRun(
-            population=clients,
-            parts=parts,
-            sampler=self.sampler,
+            population=parts.clients,
+            parts=Parts(
+                Contribution(parts.learner.train, parts.update, parts.noise, config.seed),
+                parts.scheme,
+                executor,
+                parts.optimizer,
+                parts.credentials,
+            ),
+            sampler=parts.sampler,
             store=self.store,
             seed=config.seed,
             survivor_share=config.cohort.min_survivors,
-            least_survivors=self._least,
+            least_survivors=parts.min_survivors,
             retries=config.cohort.retries if config.cohort.too_few == "retry" else 0,
-            denominator=self.sampler.expected_size(clients) if self.private else None,
+            denominator=parts.sampler.expected_size(parts.clients) if parts.private else None,
             payment=self._payment(),
-            dropouts=self._dropouts,
+            dropouts=parts.dropouts,
             evaluate=self.evaluate,
             evaluate_every=config.evaluate_every,
             terms={"privacy": to_mapping(config.privacy), "name": config.name},
@@ -250,75 +348,37 @@ class Experiment:
         )
 
     def _payment(self) -> Payment | None:
-        if not self.private:
+        parts = self.parts
+        if not parts.private:
             return None
-        accountant = self._accountant(self.delta, "outsider")
-        ledger = Ledger(self._unit, self.folder / LEDGER)
-        return Payment(ledger, accountant, build.server_view(self.scheme), self._budget())
-
-    def _budget(self) -> Budget | None:
-        privacy = self.config.privacy
-        if privacy.epsilon is None:
-            return None
-        assume = privacy.noise == "simulation"
-        return Budget(privacy.epsilon, self.delta, self._unit, assume_secure_noise=assume, skips=self._skips)
-
-    @property
-    def _unit(self) -> PrivacyUnit:
-        return PrivacyUnit("client", self.config.privacy.adjacency)
-
-    def _accountant(self, delta: float, observer: Observer) -> Accountant:
-        assume = self.config.privacy.noise == "simulation"
-        return Accountant(self._unit, delta, observer=observer, assume_secure_noise=assume, skips=self._skips)
+        return Payment(
+            Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.server_sees, parts.budget()
+        )
 
     def _uniforms(self, seed: int, round: int) -> Any:
         """A claim that rests on sampling draws cohorts from a secret of the run; all else from the seed."""
         if not self.private or self.config.privacy.noise == "simulation":
             return seeded_uniforms(seed, round)
-        return secret_uniforms(self._secret(), round)
+        return secret_uniforms(self.files.key(), round)
 
-    def _secret(self) -> bytes:
-        path = self.folder / COHORT_KEY
-        if not path.exists():
-            atomic_write(path, os.urandom(32))  # readable by the owner only, as all that atomic_write makes
-        secret = path.read_bytes()
-        if len(secret) != 32:
-            raise StateError(f"{path} holds {len(secret)} bytes, 32 were expected")
-        return secret
-
-    def _simulated_dropouts(self) -> Dropouts:
-        return RandomDropouts(self.config.cohort.dropout, self.config.seed, self.scheme.messages_per_client)
-
-    def _open_folder(self, *, resume: bool) -> None:
-        path, data = self.folder / CONFIG, self.federation.fingerprint()
-        if not path.exists():
-            if (self.folder / LEDGER).exists() or self.store.rounds():
-                raise StateError(f"{self.folder} holds a run without its {CONFIG}: it cannot be told what it was")
-            atomic_write(self.folder / DATA, data.encode())  # first: where there is a configuration, there is data
-            atomic_write(path, to_toml(self.config).encode())
-            return
-        if not resume:
-            raise ConfigError(f"{self.folder} holds a run already: resume it, or choose another name")
-        if _essence(load_config(path)) != _essence(self.config):
-            raise StateError(f"{self.folder} was started with other settings (see {path}): they cannot be mixed")
-        if not (self.folder / DATA).exists() or (self.folder / DATA).read_text() != data:
-            raise StateError(f"{self.folder} was started with other data, or with other clients: they cannot be mixed")
-        sweep(self.folder)
-        sweep(self.folder / MODELS)
-        atomic_write(path, to_toml(self.config).encode())
-
-    def _write_metrics(self) -> None:
-        lines = [canonical_json(report.record()) + b"\n" for report in self.reports]
-        atomic_write(self.folder / METRICS, b"".join(lines))
-
-    def _row_bound(self) -> float:
-        """The most that one test row can add to any sum; for a regression it is taken from all targets."""
+    def _example_bound(self) -> float:
+        """The most that one test example can add to any sum; for a regression it is taken from all targets."""
         if self.federation.dataset.task == "regression":
             return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
         return LARGEST_LOSS
 
 
-def _essence(config: Config) -> Config:
-    """What a resumed run must have in common with the stored one: all but its length and where it is computed."""
-    data = dataclasses.replace(config.data, folder=None)
-    return dataclasses.replace(config, rounds=1, data=data, engine=Engine())
+def _earlier_noise(files: RunFolder, config: Config) -> float | None:
+    """The noise multiplier that an earlier start of this run was calibrated to."""
+    if not files.exists:
+        return None
+    stored = files.config.privacy
+    asked = (config.privacy.epsilon, config.privacy.placement)
+    return stored.noise_multiplier if (stored.epsilon, stored.placement) == asked else None
+
+
+def _refuse(name: str) -> None:
+    known = [*Experiment.__init__.__annotations__, "overrides"]
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {close[0]}=?" if close else "settings without an argument go into `overrides`"
+    raise ConfigError(f"Experiment has no argument {name!r}; {meant}")

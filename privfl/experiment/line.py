@@ -58,7 +58,7 @@ class LineDemo:
 
     def run(self) -> Iterator[RoundReport]:
         """Train, yielding a report after each round."""
-        yield from self.experiment.run()
+        yield from self.experiment.each_round()
 
     def result(self) -> LineResult:
         """The lines; raises `StateError` before the run."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import privfl
@@ -30,15 +28,15 @@ LIBRARIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What rounds were made with, from `from_round` on: `versions` by name, and what was `given` by a program.
+    """The libraries that rounds were made with.
 
-    The keys of `given` are "data" and "training": parts that were handed to `Experiment`, and that no configuration
-    names; its values say in words what they are.
+    Attributes:
+        from_round: The first of these rounds, counted from 1.
+        versions: Versions by library.
     """
 
     from_round: int
     versions: dict[str, str]
-    given: dict[str, str] = field(default_factory=dict)
 
 
 def versions_here() -> dict[str, str]:
@@ -52,10 +50,10 @@ def versions_here() -> dict[str, str]:
     return found
 
 
-def note_origin(folder: Path, next_round: int, given: Mapping[str, str] = MappingProxyType({})) -> None:
+def note_origin(folder: Path, next_round: int) -> None:
     """Note in `folder` that `next_round` (counted from 1) and those after it are made with what is installed here."""
-    here, noted = Origin(next_round, versions_here(), dict(given)), read_origins(folder)
-    if noted and (noted[-1].versions, noted[-1].given) == (here.versions, here.given):
+    here, noted = Origin(next_round, versions_here()), read_origins(folder)
+    if noted and noted[-1].versions == here.versions:
         return
     kept = [origin for origin in noted if origin.from_round < next_round]  # of others no round was made
     atomic_write(folder / VERSIONS, canonical_json([asdict(origin) for origin in (*kept, here)]) + b"\n")
@@ -72,7 +70,6 @@ def read_origins(folder: Path) -> tuple[Origin, ...]:
             Origin(
                 int(entry["from_round"]),
                 {str(name): str(version) for name, version in entry["versions"].items()},
-                {str(part): str(what) for part, what in entry["given"].items()},
             )
             for entry in entries
         )

@@ -74,6 +74,9 @@ def render(run: RunRecord, *, public: bool = False) -> str:
 
 
 def _sees(run: RunRecord) -> Rows:
+    if "sum" in run.given:
+        yield "everyone", f"what {run.given['sum']}, a sum that a program gave, shows them"
+        return
     for observer, words in describe(run.config.sum.scheme).sees.items():
         yield observer.replace("_", " "), words
 
@@ -91,13 +94,15 @@ def _head(run: RunRecord) -> str:
     cells = "".join(
         f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in figures
     )
-    data = _given(run).get("data", f"{config.data.name}, federated over {_clients(run)}")
-    lead = f"{data}, summed by the {config.sum.scheme} sum"
+    data = f"{run.given.get('data', config.data.name)}, federated over {_clients(run)}"
+    lead = f"{data}, summed by the {run.given.get('sum', config.sum.scheme)} sum"
     return f'<h1>{escape(config.name)}</h1><p class="lead">{escape(lead)}</p><div class="figures">{cells}</div>'
 
 
 def _clients(run: RunRecord) -> str:
     data = run.config.data
+    if "data" in run.given:
+        return f"{run.clients} clients"
     return "natural clients" if data.partition.startswith("natural") else f"{data.clients} clients ({data.partition})"
 
 
@@ -217,25 +222,25 @@ def _setup(run: RunRecord) -> Rows:
     client = config.client
     work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
     cohort = config.cohort
-    given = _given(run)
-    if "data" in given:
-        yield "data", f"{given['data']}, given by a program, standardized: {config.data.standardize}"
-    else:
-        yield "data", f"{config.data.name}, {config.data.partition}, standardized: {config.data.standardize}"
-        yield "clients", _clients(run)
-    kind = config.model.kind if "training" not in given else f"given by a program ({given['training']})"
+    dealt = "given by a program" if "data" in run.given else config.data.partition
+    yield "data", f"{run.given.get('data', config.data.name)}, {dealt}, standardized: {config.data.standardize}"
+    yield "clients", _clients(run)
+    kind = config.model.kind if "train" not in run.given else f"given by a program ({run.given['train']})"
     yield "model", f"{kind}, {run.parameters} parameters"
     yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"
-    yield "server optimizer", config.server.optimizer
+    yield "server optimizer", run.given.get("optimizer", config.server.optimizer)
     sizes = (("probability", cohort.probability), ("size", cohort.size), ("cap", cohort.cap))
-    yield "cohort", ", ".join([cohort.sampling, *(f"{name} {value:g}" for name, value in sizes if value is not None)])
-    yield "sum", f"{config.sum.scheme}, a ring of {config.sum.bits} bits"
+    yield (
+        "cohort",
+        ", ".join(
+            [
+                run.given.get("sampler", cohort.sampling),
+                *(f"{name} {value:g}" for name, value in sizes if value is not None),
+            ]
+        ),
+    )
+    yield "sum", f"{run.given.get('sum', config.sum.scheme)}, a ring of {config.sum.bits} bits"
     yield "seed", str(config.seed)
-
-
-def _given(run: RunRecord) -> dict[str, str]:
-    """What a program gave, which no setting names."""
-    return {part: what for origin in run.origins for part, what in origin.given.items()}
 
 
 def _lineage(run: RunRecord) -> str:
@@ -260,9 +265,10 @@ def _reproduce(run: RunRecord) -> str:
         if secure
         else "The models come out the same to the last bit, whatever the number of workers."
     )
-    if given := _given(run):
+    if run.given:
+        parts = " and ".join(sorted(run.given))
         return (
-            f"<p>A program of its own gave this run its {' and '.join(given)}: run that program again, with the "
+            f"<p>A program of its own gave this run its {parts}: run that program again, with the "
             f"versions above. {escape(text)} These were its settings:</p><pre>{escape(run.toml)}</pre>"
         )
     return (

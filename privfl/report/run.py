@@ -5,21 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
+from privfl.dp import EpsilonReport, Observer
 from privfl.errors import ConfigError
-from privfl.experiment import Config, load_config
-from privfl.experiment.archive import read_reports
-from privfl.experiment.build import skip_chance
-from privfl.experiment.experiment import CONFIG, LEDGER, MODELS
-from privfl.experiment.schemes import describe
-from privfl.experiment.versions import Origin, read_origins
-from privfl.fl.run import RoundReport, check_charged
-from privfl.fl.store import ModelStore
+from privfl.experiment import Config
+from privfl.experiment.folder import RunFolder, describe_parts
+from privfl.experiment.versions import Origin
+from privfl.fl.run import RoundReport
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run. `epsilons` is empty without noise; `ledger` is the hash of the ledger's last line."""
+    """One run.
+
+    Attributes:
+        folder: Its folder.
+        config: Its configuration.
+        toml: The configuration as text.
+        reports: The reports of its rounds.
+        lineage: Round, hash and parent's hash of each model.
+        parameters: The number of entries of a model.
+        clients: The number of clients.
+        epsilons: The statement against each observer; empty without noise.
+        ledger: The hash of the ledger's last line; None without noise.
+        origins: The versions that rounds were made with.
+        given: The names of the objects that a program gave, by argument of `Experiment`.
+    """
 
     folder: Path
     config: Config
@@ -27,43 +37,36 @@ class RunRecord:
     reports: tuple[RoundReport, ...] = field(repr=False)
     lineage: tuple[tuple[int, str, str], ...] = field(repr=False)
     parameters: int
+    clients: int
     epsilons: dict[Observer, EpsilonReport]
     ledger: str | None
     origins: tuple[Origin, ...]
+    given: dict[str, str] = field(default_factory=dict)
 
 
-def read_run(folder: Path) -> RunRecord:
-    """Read `folder`; raises `ConfigError` for a run without a model, and `StateError` for one that was altered."""
-    config = load_config(folder / CONFIG)
-    reports = tuple(read_reports(folder))
-    versions = list(ModelStore(folder / MODELS).lineage())
+def read_run(files: RunFolder | Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        ConfigError: For a run without a finished round.
+        StateError: For a run that was altered.
+    """
+    files = files if isinstance(files, RunFolder) else RunFolder(files)
+    reports = tuple(files.reports())
+    versions = list(files.store.lineage())
     if not versions or not reports:
-        raise ConfigError(f"the run {folder.name!r} has no finished round to report on")
-    epsilons, head = _judge(folder, config)
+        raise ConfigError(f"the run {files.name!r} has no finished round to report on: run it first")
+    ledger = files.ledger
     return RunRecord(
-        folder=folder,
-        config=config,
-        toml=(folder / CONFIG).read_text(encoding="utf-8"),
+        folder=files.path,
+        config=files.config,
+        toml=files.toml,
         reports=reports,
         lineage=tuple((version.round, version.hash, version.parent) for version in versions),
         parameters=len(versions[-1].model),
-        epsilons=epsilons,
-        ledger=head,
-        origins=read_origins(folder),
+        clients=files.identity.clients,
+        epsilons=files.epsilons(),
+        ledger=None if ledger is None else ledger.head,
+        origins=files.origins,
+        given=describe_parts(files.identity.parts),
     )
-
-
-def _judge(folder: Path, config: Config) -> tuple[dict[Observer, EpsilonReport], str | None]:
-    if config.privacy.placement == "none":
-        return {}, None
-    ledger = Ledger.read(folder / LEDGER)
-    check_charged(ModelStore(folder / MODELS), ledger)
-    assume = config.privacy.noise == "simulation"
-    delta = config.privacy.delta or default_delta(config.data.clients)[0]  # a run writes down the one it chose
-    reports: dict[Observer, EpsilonReport] = {}
-    for observer in describe(config.sum.scheme).views(config):
-        # The clients of a natural partition are not in the configuration: there it stays an assumption, and is named.
-        skips = 0.0 if config.data.partition.startswith("natural") else skip_chance(config, config.data.clients)
-        accountant = Accountant(ledger.unit, delta, observer=observer, assume_secure_noise=assume, skips=skips)
-        reports[observer] = accountant.report(ledger.releases)
-    return reports, ledger.head

@@ -29,7 +29,7 @@ from privfl.dp import (
 from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import Experiment
-from privfl.experiment.archive import find_runs
+from privfl.experiment.folder import find_runs
 from privfl.fl.client import ClientUpdate
 from privfl.fl.plan import Metric, UpdatePlan
 from privfl.fl.round import Contribution, Parts
@@ -90,7 +90,7 @@ def test_the_figure_of_seeded_noise_is_nowhere_called_an_epsilon(
     assert latest is not None
     assert "epsilon" not in latest.report
     assert RoundReport.read(latest.report) == reports[-1]
-    (listed,) = (_summary(folder) for folder in find_runs(tmp_path))
+    (listed,) = (_summary(run) for run in find_runs(tmp_path))
     assert listed["epsilon_if_the_noise_were_secure"] == reports[-1].epsilon
     assert "epsilon" not in listed
     list_(tmp_path)

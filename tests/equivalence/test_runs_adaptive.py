@@ -69,7 +69,7 @@ def test_from_norms_of_one_the_clip_finds_them_within_60_rounds(tmp_path: Path, 
 def test_a_resumed_run_goes_on_with_the_clip_to_the_last_bit(tmp_path: Path) -> None:
     whole = [r.model for r in an_experiment(tmp_path / "a", rounds=6).run()]
     list(an_experiment(tmp_path / "b", rounds=3).run())
-    rest = list(an_experiment(tmp_path / "b", rounds=6).run(resume=True))
+    rest = list(an_experiment(tmp_path / "b", rounds=6).each_round(resume=True))
     assert [r.model for r in rest] == whole[3:]
     assert rest[0].clip_norm != 1.0
 
@@ -140,7 +140,7 @@ def test_a_report_tells_where_the_clip_stood(tmp_path: Path) -> None:
         ({"privacy.placement": "none", "privacy.noise_multiplier": None}, ConfigError, "under the noise"),
         ({"privacy.clip_quantile": 1.5}, ConfigError, "quantile"),
         ({"privacy.noise_multiplier": 50.0}, ConfigError, "allow a deviation"),
-        ({"privacy.loss_bound": -1.0}, ConfigError, "positive"),
+        ({"privacy.loss_bound": -1.0}, ConfigError, "greater than 0"),
         ({"server.weighting": "examples"}, PrivacyError, "sensitivity"),
     ],
 )

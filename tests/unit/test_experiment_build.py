@@ -145,7 +145,7 @@ def test_a_release_that_cannot_be_judged_is_refused_before_a_client_is_asked() -
     experiment = an_experiment(**CENTRAL, **{"cohort.sampling": "fixed-size", "cohort.size": 2})
     with pytest.raises(UnsupportedRelease, match="replace_one"):
         list(experiment.run())
-    assert experiment.store.rounds() == [0]
+    assert not experiment.folder.exists()
 
 
 def test_text_needs_a_train_of_its_own() -> None:
@@ -247,7 +247,14 @@ def test_a_private_run_measures_no_client_and_only_what_is_public() -> None:
 
 
 @pytest.mark.parametrize(
-    "parts", [{"train": towards_one}, {"initial": np.zeros(2)}, {"measure": towards_one}, {"public_measure": len}]
+    "parts",
+    [
+        {"train": towards_one},
+        {"initial": np.zeros(2)},
+        {"clients": 3},
+        {"clients": 3, "train": towards_one, "initial": np.zeros(2)},
+        {"credentials": {}},
+    ],
 )
 def test_parts_of_a_model_come_together(parts: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -1,5 +1,6 @@
 """Going on after a kill, step by step: what is charged, what is refused, what is left on the disk."""
 
+import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     reports = list(experiment.run())
     folder = tmp_path / "mine"
     assert {path.name for path in folder.iterdir()} == {
-        "config.toml", "data.sha256", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key", "versions.json",
+        "config.toml", "run.json", "metrics.jsonl", "ledger.jsonl", "models", "cohorts.key", "versions.json", "lock",
     }  # fmt: skip
     assert load_config(folder / "config.toml") == experiment.config
     lines = (folder / "metrics.jsonl").read_bytes().splitlines()
@@ -76,16 +77,16 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
 def test_a_run_without_noise_keeps_neither_ledger_nor_secret(tmp_path: Path) -> None:
     list(an_experiment(tmp_path).run())
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.toml", "data.sha256", "metrics.jsonl", "models", "versions.json"}
+    assert names == {"config.toml", "run.json", "metrics.jsonl", "models", "versions.json", "lock"}
 
 
 def test_a_second_run_in_one_folder_is_refused_unless_it_resumes(tmp_path: Path) -> None:
     list(an_experiment(tmp_path).run())
     with pytest.raises(ConfigError, match="resume"):
         list(an_experiment(tmp_path).run())
-    assert list(an_experiment(tmp_path).run(resume=True)) == []
+    assert list(an_experiment(tmp_path).each_round(resume=True)) == []
     more = an_experiment(tmp_path, rounds=5)
-    assert [report.round for report in more.run(resume=True)] == [4, 5]
+    assert [report.round for report in more.each_round(resume=True)] == [4, 5]
     assert [report.round for report in more.reports] == [1, 2, 3, 4, 5]
     assert load_config(tmp_path / "run" / "config.toml").rounds == 5
 
@@ -121,12 +122,13 @@ def test_a_run_that_started_from_another_model_is_not_resumed(tmp_path: Path) ->
         start(0.0, 1)
     start_of_all = Experiment(data=DATA, train=train, initial=np.zeros(2), runs=tmp_path)
     (tmp_path / "run" / "config.toml").write_text("rounds = 1\n")
-    (tmp_path / "run" / "data.sha256").write_text(start_of_all.federation.fingerprint())
+    record = {"data": start_of_all.federation.fingerprint(), "clients": 10, "nonce": "00" * 16, "parts": {}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"parts": start_of_all.parts.given.notes()}))
     with pytest.raises(StateError, match="another model"):
         start(1.0, 1)
 
 
-@pytest.mark.parametrize("change", ["a feature", "a target", "no fingerprint"])
+@pytest.mark.parametrize("change", ["a feature", "a target", "a note"])
 def test_a_run_over_other_data_is_not_resumed(tmp_path: Path, change: str) -> None:
     list(an_experiment(tmp_path).run())
     features, targets = DATA.features.copy(), DATA.targets.copy()
@@ -135,7 +137,8 @@ def test_a_run_over_other_data_is_not_resumed(tmp_path: Path, change: str) -> No
     elif change == "a target":
         targets[7] = 1 - targets[7]
     else:
-        (tmp_path / "run" / "data.sha256").unlink()
+        record = json.loads((tmp_path / "run" / "run.json").read_text()) | {"data": "0" * 64}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     data = Dataset("points", "binary", features, targets, classes=("a", "b"))
     again = Experiment(data=data, runs=tmp_path, overrides={"rounds": 4, "data.clients": 4, "client.steps": 2})
     with pytest.raises(StateError, match="other data"):

@@ -164,7 +164,7 @@ def test_versions_are_those_of_the_run(tmp_path, monkeypatch):
     assert "77.1" not in render(read_run(made))
     config = Config(name="r", rounds=4)
     overrides = {"data.standardize": "public", "client.steps": 5, "sum.scheme": "masked"}
-    assert len(list(Experiment(config, runs=tmp_path, overrides=overrides).run(resume=True))) == 1
+    assert len(list(Experiment(config, runs=tmp_path, overrides=overrides).each_round(resume=True))) == 1
     page = Page(render(read_run(made)))
     assert "from round 1" in page.text
     assert "from round 4" in page.text
@@ -199,5 +199,5 @@ def test_a_page_does_not_claim_that_settings_tell_what_a_program_gave(tmp_path):
     list(experiment.run())
     text = Page(render(read_run(experiment.folder))).text
     assert "type privfl run run.toml" not in text
-    assert "gave this run its data and training" in text
+    assert "gave this run its data and train" in text
     assert "breast_cancer, federated over 3 clients" in text

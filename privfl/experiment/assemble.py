@@ -1,0 +1,278 @@
+"""From a configuration, and the objects that a program gave, to the parts of a run: a pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from privfl.data import FederatedData
+from privfl.dp import Accountant, Budget, NoisePlan, Observer, PrivacyUnit, calibrate, default_delta
+from privfl.dp.release import ServerView
+from privfl.errors import ConfigError, PrivacyError
+from privfl.experiment import build, schemes
+from privfl.experiment.config import Config
+from privfl.experiment.federation import build_federation, prepare
+from privfl.experiment.given import Given
+from privfl.fl.dropout import Dropouts, RandomDropouts
+from privfl.fl.optimizers import ServerOptimizer
+from privfl.fl.plan import UpdatePlan
+from privfl.fl.sampling import CohortSampler
+from privfl.sums import SecureSum
+from privfl.wire import ClientId
+
+_STEPS: Final = (1.0, 1.0003, 1.003, 1.03, 1.3, 3.0)
+_DIGITS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts of a run.
+
+    Attributes:
+        config: The configuration, with the delta and the noise multiplier that were chosen for it.
+        given: The objects that took the place of built-ins.
+        federation: The clients and their examples, standardized.
+        learner: The model, its training and its evaluation.
+        scheme: The secure sum.
+        credentials: One per client; None for a sum without.
+        sampler: The cohort sampler.
+        optimizer: The server optimizer.
+        dropouts: The simulated dropouts.
+        update: How updates become integers.
+        noise: The noise in those integers; None without.
+        min_survivors: The fewest clients that must survive in any round.
+    """
+
+    config: Config
+    given: Given
+    federation: FederatedData
+    learner: build.Learner
+    scheme: SecureSum
+    credentials: Mapping[ClientId, Any] | None
+    sampler: CohortSampler
+    optimizer: ServerOptimizer
+    dropouts: Dropouts
+    update: UpdatePlan
+    noise: NoisePlan | None
+    min_survivors: int
+
+    @property
+    def clients(self) -> int:
+        """The number of clients."""
+        return len(self.federation.clients)
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added."""
+        return self.noise is not None
+
+    @property
+    def unit(self) -> PrivacyUnit:
+        """What the claims are about."""
+        return build.privacy_unit(self.config)
+
+    @property
+    def server_sees(self) -> ServerView:
+        """What the server sees of a sum, as the ledger names it."""
+        view = self.scheme.views["server"]
+        return "ciphertexts" if view == "release" else view
+
+    @property
+    def delta(self) -> float:
+        """The delta of this run's claims."""
+        chosen = self.config.privacy.delta
+        return default_delta(self.clients)[0] if chosen is None else chosen
+
+    @property
+    def skips(self) -> float:
+        """The chance that a client decides whether a round of this run is skipped, where it can be computed."""
+        known = self.given.dropouts is None and self.given.sampler is None
+        return build.skip_chance(self.config, self.clients) if known else 0.0
+
+    def accountant(self, observer: Observer = "outsider") -> Accountant:
+        """The accountant of this run's claims against `observer`."""
+        assume = self.config.privacy.noise == "simulation"
+        return Accountant(self.unit, self.delta, observer=observer, assume_secure_noise=assume, skips=self.skips)
+
+    def budget(self) -> Budget | None:
+        """The budget of the run, if it has one."""
+        privacy = self.config.privacy
+        if privacy.epsilon is None or not self.private:
+            return None
+        assume = privacy.noise == "simulation"
+        return Budget(privacy.epsilon, self.delta, self.unit, assume_secure_noise=assume, skips=self.skips)
+
+    def planned_epsilon(self) -> float:
+        """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
+        if self.noise is None:
+            raise ConfigError("a run without noise has no epsilon: set privacy.placement")
+        sampling = self.sampler.declare(self.clients)
+        worst = self.noise.worst_case(round=1, sampling=sampling, server_sees=self.server_sees, cohort=())
+        rounds = range(1, self.config.rounds + 1)
+        return self.accountant().report(
+            [dataclasses.replace(worst, round=round) for round in rounds], cross_checks=False
+        ).epsilon  # fmt: skip
+
+    def check_claim(self) -> None:
+        """Raise `PrivacyError` for a claim that no accountant can judge, or a budget that one round would exceed."""
+        if self.noise is None:
+            return
+        sampling = self.sampler.declare(self.clients)
+        worst = self.noise.worst_case(round=1, sampling=sampling, server_sees=self.server_sees, cohort=())
+        self.accountant().spent([worst])
+        budget = self.budget()
+        if budget is not None:
+            budget.check([], worst)
+
+
+def assemble(config: Config, given: Given, *, noise_multiplier: float | None = None) -> Assembly:
+    """Build the parts of a run.
+
+    Args:
+        config: The configuration.
+        given: Objects that take the place of built-ins.
+        noise_multiplier: What an earlier start of this run was calibrated to, for a configuration that has an epsilon
+            and no multiplier; None calibrates.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ConfigError: When settings contradict each other.
+        PrivacyError: When they would make an epsilon untrue.
+    """
+    given.check(config)
+    config = given.applied(config)
+    _check_noise(config)
+    federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
+    if given.clients is not None:
+        config = _without_data(config, given.clients)
+    scheme, credentials = build_sum(config, given, len(federation.clients))
+    federation = prepare(federation, config, scheme, credentials)
+    learner = _learner(config, given, federation)
+    sampler = given.sampler or build.build_sampler(config.cohort)
+    sampling = sampler.declare(len(federation.clients))
+    privacy = config.privacy
+    if privacy.placement != "none" and privacy.delta is None:
+        config = config.with_overrides({"privacy.delta": default_delta(len(federation.clients))[0]})
+    optimizer = given.optimizer or build.build_optimizer(config.server)
+    dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
+
+    def parts(config: Config) -> Assembly:
+        update, noise, least = _update(config, given, federation, learner, sampler)
+        return Assembly(
+            config, given, federation, learner, scheme, credentials, sampler, optimizer, dropouts, update, noise, least
+        )  # fmt: skip
+
+    def with_noise(multiplier: float) -> Config:
+        return config.with_overrides({"privacy.noise_multiplier": multiplier})
+
+    if privacy.placement == "none" or privacy.noise_multiplier is not None or privacy.epsilon is None:
+        assembly = parts(config)
+    elif noise_multiplier is not None:
+        assembly = parts(with_noise(noise_multiplier))
+    else:
+        start = calibrate(
+            epsilon=privacy.epsilon,
+            delta=config.privacy.delta or default_delta(len(federation.clients))[0],
+            sampling=sampling,
+            rounds=config.rounds,
+            unit=build.privacy_unit(config),
+        ).noise_multiplier
+        assembly = _calibrated(lambda z: parts(with_noise(z)), start, privacy.epsilon)
+    if assembly.private:
+        assembly.accountant()
+        assembly.budget()
+    return assembly
+
+
+def build_sum(config: Config, given: Given, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
+    """The secure sum and its clients' credentials: the program's own, or the built-in with fresh ones."""
+    return schemes.build_sum(config, clients) if given.sum is None else (given.sum, given.credentials)
+
+
+def _calibrated(parts: Any, start: float, epsilon: float) -> Assembly:
+    """The run with the least noise, to four digits, whose planned rounds stay within `epsilon`.
+
+    `start` is right for Gaussian noise on exact sums. Shares, side blocks and the sum's own minimum make the figure
+    of a real run a little larger, so that the search goes up from there.
+    """
+    low = start
+    for step in _STEPS:
+        high = _rounded_up(start * step)
+        best: Assembly = parts(high)
+        if best.planned_epsilon() <= epsilon:
+            break
+        low = high
+    else:
+        raise ConfigError(
+            f"privacy.epsilon = {epsilon:g} needs more noise than {high:g} times the clip norm: plan fewer rounds, "
+            "sample fewer clients, or set privacy.noise_multiplier"
+        )
+    while high > low * 1.0002:
+        middle = _rounded_up(math.sqrt(low * high))
+        found: Assembly = parts(middle)
+        if found.planned_epsilon() <= epsilon:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
+
+
+def _rounded_up(value: float) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - _DIGITS)
+    return float(f"{math.ceil(value / step * (1 - 1e-12)) * step:.{_DIGITS}g}")
+
+
+def _check_noise(config: Config) -> None:
+    privacy = config.privacy
+    if privacy.placement == "none" and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
+        raise PrivacyError(
+            "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
+            "'central', 'distributed' or 'local'"
+        )
+    if privacy.placement != "none" and (privacy.epsilon, privacy.noise_multiplier) == (None, None):
+        raise ConfigError(
+            "privacy.noise_multiplier is missing: set it, or set privacy.epsilon, and the least noise for the planned "
+            "rounds is found"
+        )
+
+
+def _without_data(config: Config, clients: int) -> Config:
+    """The settings of a run whose training has its own data: nobody knows how many examples a client has."""
+    if config.server.weighting == "examples":
+        raise ConfigError("server.weighting = 'examples' needs the clients' numbers of examples: give `data`")
+    return config.with_overrides({"data.clients": clients, "server.weighting": "uniform"})
+
+
+def _learner(config: Config, given: Given, federation: FederatedData) -> build.Learner:
+    if given.train is None or given.initial is None:
+        learner = build.build_learner(config, federation)
+        measure = given.measure or learner.measure
+        # A measure of one's own looks at the clients' examples: the built-in one over public examples makes way.
+        public = given.public_measure or (None if given.measure else learner.public_measure)
+        return dataclasses.replace(learner, measure=measure, public_measure=public)
+    layers = build.layers_of(given.train, len(given.initial))
+    return build.Learner(given.initial, given.train, given.measure, given.public_measure, layers)
+
+
+def _update(
+    config: Config, given: Given, federation: FederatedData, learner: build.Learner, sampler: CohortSampler
+) -> tuple[UpdatePlan, NoisePlan | None, int]:
+    """The encoding, its noise, and the fewest survivors of a round."""
+    clients = len(federation.clients)
+    cohort = sampler.largest_size(clients)
+    least = build.least_survivors(config, sampler, clients)
+    update = build.build_update(
+        config,
+        learner.layers,
+        cohort=cohort,
+        expected=min(sampler.expected_size(clients), cohort),
+        least=least,
+        max_weight=int(federation.sizes.max()),
+        clip=given.clip,
+    )
+    return update, build.build_noise(config, update, cohort=cohort, least=least), least

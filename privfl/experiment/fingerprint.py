@@ -1,0 +1,128 @@
+"""A name and a hash of an object that a program gave, which tell a resumed run that it is another one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+from collections.abc import Mapping
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any, Final
+
+import numpy as np
+
+_MAX_DEPTH: Final = 6
+
+_Description = tuple[str, object, tuple[object, ...]]
+"""The kind of a value, its own content (text or bytes), and the values that it consists of."""
+
+
+def name_of(value: object) -> str:
+    """Where an object, or its class, is defined: module and qualified name."""
+    if isinstance(value, functools.partial):
+        return name_of(value.func)
+    if isinstance(value, MethodType):
+        return f"{name_of(value.__self__)}.{value.__name__}"
+    named: Any = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def fingerprint(value: object) -> str:
+    """16 hex digits that differ for objects that compute something else, as far as that can be seen.
+
+    A function is its source, or its bytecode where there is no source, with its defaults and the values that it
+    closes over. An object is the source of its class and its public plain fields. An object with a method
+    `fingerprint()` of its own is what that returns.
+    """
+    digest = hashlib.sha256()
+    _absorb(digest, value, _MAX_DEPTH)
+    return digest.hexdigest()[:16]
+
+
+def _absorb(digest: Any, value: object, depth: int) -> None:
+    """Feed a value into the digest: every part under its kind, with its length."""
+    kind, content, parts = _describe(value)
+    data = content if isinstance(content, bytes) else str(content).encode()
+    digest.update(f"{kind} {len(data)} {len(parts)}\n".encode() + data)
+    for part in parts:
+        if depth:
+            _absorb(digest, part, depth - 1)
+        else:
+            digest.update(name_of(part).encode())
+
+
+def _describe(value: object) -> _Description:
+    own = None if isinstance(value, type) else getattr(value, "fingerprint", None)
+    if callable(own):
+        return "own", own(), ()
+    return _plain(value) or _container(value) or _callable(value) or _object(value)
+
+
+def _plain(value: object) -> _Description | None:
+    if isinstance(value, bytes):
+        return "bytes", value, ()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return type(value).__name__, repr(value), ()
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.ascontiguousarray(value)
+        return f"array {array.dtype.str} {array.shape}", b"" if array.dtype.hasobject else array.tobytes(), ()
+    return None
+
+
+def _container(value: object) -> _Description | None:
+    if isinstance(value, Mapping):
+        return "mapping", "", tuple(part for key in sorted(value, key=repr) for part in (key, value[key]))
+    return ("list", "", tuple(value)) if isinstance(value, (list, tuple)) else None
+
+
+def _callable(value: object) -> _Description | None:
+    if isinstance(value, functools.partial):
+        return "partial", "", (value.func, value.args, value.keywords)
+    if isinstance(value, MethodType):
+        return "method", "", (value.__func__, value.__self__)
+    if isinstance(value, FunctionType):
+        closed = tuple(cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+        code = _source(value) or _bytecode(value.__code__)
+        return f"function {name_of(value)}", code, (value.__defaults__, value.__kwdefaults__, closed)
+    if isinstance(value, (type, BuiltinFunctionType)):
+        return f"class {name_of(value)}", (isinstance(value, type) and _source(value)) or "", ()
+    return None
+
+
+def _object(value: object) -> _Description:
+    if hasattr(value, "state_dict"):  # a network, whose state changes while it is trained: its architecture
+        return "network", repr(value), ()
+    fields = sorted(_public_fields(value).items())
+    return "object", ",".join(name for name, _ in fields), (type(value), *(item for _, item in fields))
+
+
+def _public_fields(value: object) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    kinds = (bool, int, float, str, bytes, tuple, type(None), FunctionType)
+    fields: dict[str, Any] = getattr(value, "__dict__", {})
+    return {name: item for name, item in fields.items() if not name.startswith("_") and isinstance(item, kinds)}
+
+
+def _source(value: Any) -> str | None:
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return None
+
+
+def _bytecode(code: CodeType) -> str:
+    constants = [_bytecode(item) if isinstance(item, CodeType) else _constant(item) for item in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+
+
+def _constant(value: object) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not ...
+    except ValueError:  # a name that is not bound yet
+        return False

@@ -1,0 +1,299 @@
+"""The folder of a run: the only truth about it, which whoever opens it reads from it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
+from privfl.errors import ConfigError, PrivflError, StateError
+from privfl.experiment import build
+from privfl.experiment.config import Config, Engine, load_config, to_toml
+from privfl.experiment.lock import sole_writer
+from privfl.experiment.schemes import describe
+from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
+from privfl.files import atomic_write, canonical_json, sweep, user_path
+from privfl.fl.run import RoundReport, check_charged
+from privfl.fl.store import ModelStore
+from privfl.observers import OBSERVERS
+
+CONFIG: Final = "config.toml"
+IDENTITY: Final = "run.json"
+METRICS: Final = "metrics.jsonl"
+LEDGER: Final = "ledger.jsonl"
+MODELS: Final = "models"
+COHORT_KEY: Final = "cohorts.key"
+LOCK: Final = "lock"
+NONCE_BYTES: Final = 16
+_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run is beside its configuration.
+
+    Attributes:
+        data: The SHA-256 of the examples and of who holds which, 64 hex digits.
+        clients: The number of clients.
+        parts: The name and fingerprint of each object that a program gave, by argument of `Experiment`.
+        nonce: 16 random bytes, made with the folder: two runs of one configuration are two runs.
+    """
+
+    data: str
+    clients: int
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    nonce: bytes = field(default=b"", compare=False)
+
+
+class RunFolder:
+    """The folder of one run: configuration, identity, models, reports, ledger, keys, versions and lock.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = user_path(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / CONFIG).is_file()
+
+    @property
+    def toml(self) -> str:
+        """The configuration as it stands in the folder."""
+        return (self.path / CONFIG).read_text(encoding="utf-8")
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run; raises `ConfigError` for a file that is none."""
+        return load_config(self.path / CONFIG)
+
+    @property
+    def identity(self) -> Identity:
+        """What the run was started with; raises `StateError` where that is lost."""
+        path = self.path / IDENTITY
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            identity = Identity(
+                str(record["data"]), int(record["clients"]), dict(record["parts"]), bytes.fromhex(record["nonce"])
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{path} is lost or altered: start the run again under another name") from error
+        if len(identity.nonce) != NONCE_BYTES:
+            raise StateError(f"{path}: the nonce has {len(identity.nonce)} bytes, {NONCE_BYTES} were expected")
+        return identity
+
+    @property
+    def nonce(self) -> bytes:
+        """16 random bytes that tell this run from every other."""
+        return self.identity.nonce
+
+    @property
+    def store(self) -> ModelStore:
+        """The versions of the global model."""
+        return ModelStore(self.path / MODELS)
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger is, in a run that adds noise."""
+        return self.path / LEDGER
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger, checked against the stored models; None for a run without noise."""
+        if self.config.privacy.placement == "none":
+            return None
+        if not self.ledger_path.exists():
+            ledger = Ledger(build.privacy_unit(self.config))
+        else:
+            ledger = Ledger.read(self.ledger_path)
+        check_charged(self.store, ledger)
+        return ledger
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The versions of the libraries that rounds were made with, oldest first."""
+        return read_origins(self.path)
+
+    def reports(self) -> list[RoundReport]:
+        """The reports of all rounds, oldest first; raises `StateError` for a metrics file that is none."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        try:
+            return [RoundReport.read(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{path} does not hold the reports of a run: {error}") from error
+
+    def write_reports(self, reports: Sequence[RoundReport]) -> None:
+        """Replace the reports."""
+        atomic_write(self.path / METRICS, b"".join(canonical_json(report.record()) + b"\n" for report in reports))
+
+    def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
+        """The epsilon of the rounds so far, from the ledger; no setting of whoever asks plays a part.
+
+        Args:
+            observer: Against whom.
+            delta: The delta of the statement; the run's own by default.
+
+        Returns:
+            The statement; None for a run without noise.
+
+        Raises:
+            StateError: When the ledger is altered, or does not hold a round whose model is stored.
+        """
+        ledger, config = self.ledger, self.config
+        if ledger is None:
+            return None
+        clients, parts = self.identity.clients, self.identity.parts
+        own, why = default_delta(clients)
+        asked = delta if delta is not None else config.privacy.delta if config.privacy.delta is not None else own
+        counted = not {"dropouts", "sampler"} & set(parts)
+        accountant = Accountant(
+            ledger.unit,
+            asked,
+            observer=observer,
+            assume_secure_noise=config.privacy.noise == "simulation",
+            skips=build.skip_chance(config, clients) if counted else 0.0,
+        )
+        report = accountant.report(ledger.releases)
+        return dataclasses.replace(report, caveats=(*report.caveats, why)) if report.delta == own else report
+
+    def epsilons(self) -> dict[Observer, EpsilonReport]:
+        """The epsilon against every observer that this run's sum has; empty without noise."""
+        config, found = self.config, {}
+        own = "sum" in self.identity.parts
+        for observer in OBSERVERS if own else describe(config.sum.scheme).views(config):
+            report = self.epsilon(observer)
+            if report is not None:
+                found[observer] = report
+        return found
+
+    def key(self, name: str = COHORT_KEY) -> bytes:
+        """A secret of this run, 32 bytes, made when it is first asked for and readable by its owner only."""
+        path = self.path / name
+        if not path.exists():
+            atomic_write(path, os.urandom(_KEY_BYTES))
+        secret = path.read_bytes()
+        if len(secret) != _KEY_BYTES:
+            raise StateError(f"{path} holds {len(secret)} bytes, {_KEY_BYTES} were expected: start another run")
+        return secret
+
+    def check_same(self, config: Config, identity: Identity) -> None:
+        """Raise `StateError` unless the run was started with these settings, data and objects."""
+        if essence(self.config) != essence(config):
+            raise StateError(
+                f"{self.path} was started with other settings (see {self.path / CONFIG}): they cannot be mixed; use "
+                f"those settings, or another name"
+            )
+        stored = self.identity
+        if (stored.data, stored.clients) != (identity.data, identity.clients):
+            raise StateError(
+                f"{self.path} was started with other data, or with other clients: give the same data, or another name"
+            )
+        for part in sorted(stored.parts.keys() | identity.parts.keys()):
+            before, now = stored.parts.get(part), identity.parts.get(part)
+            if before != now:
+                raise StateError(
+                    f"{self.path} was started with {_told(part, before)}, not with {_told(part, now)}: give the same "
+                    "object, or another name"
+                )
+
+    @contextlib.contextmanager
+    def writing(self, config: Config, identity: Identity, *, resume: bool) -> Iterator[None]:
+        """Be the folder's only writer while the block runs; the folder is made if it holds no run.
+
+        A block that raises an error of privfl before anything has happened (no round, no charge) leaves no run behind.
+
+        Args:
+            config: The configuration, which a run that goes on must share in all that matters.
+            identity: The data and the objects, which it must share too.
+            resume: Whether a run that is there may go on.
+
+        Raises:
+            ConfigError: When there is a run and `resume` is false.
+            StateError: When another process is writing, or the run there is another one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with sole_writer(self.path / LOCK):
+            fresh = not self.exists
+            if fresh:
+                self._start(config, identity)
+            else:
+                self._go_on(config, identity, resume=resume)
+            try:
+                note_origin(self.path, max(self.store.rounds(), default=0) + 1)
+                yield
+            except PrivflError:
+                if fresh and max(self.store.rounds(), default=0) == 0 and not self.ledger_path.exists():
+                    self._discard()
+                raise
+
+    def _start(self, config: Config, identity: Identity) -> None:
+        if self.ledger_path.exists() or self.store.rounds():
+            raise StateError(f"{self.path} holds a run without its {CONFIG}: put that file back, or use another name")
+        record = asdict(identity) | {"nonce": os.urandom(NONCE_BYTES).hex()}
+        atomic_write(self.path / IDENTITY, canonical_json(record) + b"\n")  # first: a configuration has an identity
+        atomic_write(self.path / CONFIG, to_toml(config).encode())
+
+    def _go_on(self, config: Config, identity: Identity, *, resume: bool) -> None:
+        if not resume:
+            raise ConfigError(f"{self.path} holds a run already: resume it, or choose another name")
+        self.check_same(config, identity)
+        sweep(self.path)
+        sweep(self.path / MODELS)
+        atomic_write(self.path / CONFIG, to_toml(config).encode())
+
+    def _discard(self) -> None:
+        """Remove what a run consists of, and the folder if nothing else is in it."""
+        shutil.rmtree(self.path / MODELS, ignore_errors=True)
+        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, VERSIONS, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+
+def find_runs(runs: Path | str) -> list[RunFolder]:
+    """All runs in the folder `runs`, by name; none where there is no such folder."""
+    folder = user_path(runs)
+    return [RunFolder(path.parent) for path in sorted(folder.glob(f"*/{CONFIG}"))] if folder.is_dir() else []
+
+
+def find_run(runs: Path | str, name: str) -> RunFolder:
+    """The run in the folder `runs` that is called `name`, or that is the folder `name`; raises `ConfigError`."""
+    for path in (user_path(runs) / name, user_path(name)):
+        if RunFolder(path).exists:
+            return RunFolder(path)
+    known = ", ".join(run.name for run in find_runs(runs)) or "none"
+    raise ConfigError(f"there is no run {name!r} in {runs}; there are: {known}")
+
+
+def essence(config: Config) -> Config:
+    """What a resumed run must have in common with the stored one: all but its length and where it is computed."""
+    data = dataclasses.replace(config.data, folder=None)
+    return dataclasses.replace(config, rounds=1, data=data, engine=Engine())
+
+
+def _told(part: str, note: Mapping[str, str] | None) -> str:
+    if note is None:
+        return f"the built-in {part}"
+    return f"the {part} {note['name']} ({note['fingerprint'] or 'by its hash'})"
+
+
+def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The objects that a program gave, by argument and name."""
+    return {part: str(note["name"]) for part, note in parts.items()}

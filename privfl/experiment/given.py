@@ -1,0 +1,131 @@
+"""The objects that a program gives an experiment in place of built-ins, and what a run's folder notes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.dp import ElementClip, FlatClip, LayerClip, Mechanism
+from privfl.errors import ConfigError
+from privfl.experiment.config import Config
+from privfl.experiment.fingerprint import fingerprint, name_of
+from privfl.fl.client import Executor, Train
+from privfl.fl.dropout import Dropouts
+from privfl.fl.metrics import Measure, MetricSums
+from privfl.fl.optimizers import ServerOptimizer
+from privfl.fl.sampling import CohortSampler
+from privfl.sums import SecureSum
+from privfl.wire import ClientId
+
+_INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "sampler": ("cohort", ("sampling", "probability", "size", "cap")),
+    "optimizer": ("server", ("optimizer", "eta", "momentum", "beta_1", "beta_2", "tau")),
+    "sum": ("sum", ("scheme", "key_sums")),
+    "mechanism": ("privacy", ("placement", "noise_multiplier", "noise", "colluders")),
+    "clip": ("privacy", ("clip_norm", "clip", "clip_quantile", "clip_learning_rate")),
+    "executor": ("engine", ("workers",)),
+    "dropouts": ("cohort", ("dropout",)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The objects that a program gave; None where the configuration names a built-in.
+
+    Attributes:
+        data: The data set, or the clients and their examples.
+        clients: The number of clients of a `train` that has its own data.
+        train: The local training, with `initial` as its first model, float `[d]`.
+        initial: The first model.
+        measure: The sums over a client's own test examples.
+        public_measure: The sums over test examples that belong to nobody.
+        sampler: The cohort sampler.
+        optimizer: The server optimizer.
+        sum: The secure sum, with the credentials of its clients.
+        credentials: One per client.
+        mechanism: The noise, which becomes the configuration's.
+        clip: The clip of an update.
+        executor: What executes the clients; the caller closes it.
+        dropouts: The simulated dropouts.
+    """
+
+    data: Dataset | FederatedData | None = None
+    clients: int | None = None
+    train: Train | None = None
+    initial: Vector | None = None
+    measure: Measure | None = None
+    public_measure: Callable[[Vector], MetricSums] | None = None
+    sampler: CohortSampler | None = None
+    optimizer: ServerOptimizer | None = None
+    sum: SecureSum | None = None
+    credentials: Mapping[ClientId, Any] | None = None
+    mechanism: Mechanism | None = None
+    clip: FlatClip | LayerClip | ElementClip | None = None
+    executor: Executor | None = None
+    dropouts: Dropouts | None = None
+
+    def check(self, config: Config) -> None:
+        """Raise `ConfigError` for objects that lack their companions, or that contradict the configuration."""
+        if (self.train is None) != (self.initial is None):
+            raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
+        if self.clients is not None and (self.train is None or self.data is not None):
+            raise ConfigError("`clients` counts the clients of a `train` that has its own data: give `train` alone")
+        if self.train is not None and self.data is None and self.clients is None:
+            raise ConfigError(
+                "a `train` of your own needs its clients: give `data`, or `clients=5` where `train` has its own data"
+            )
+        if self.credentials is not None and self.sum is None:
+            raise ConfigError("`credentials` belong to a `sum` of your own: give that object too")
+        for name, (section, keys) in _INSTEAD.items():
+            if getattr(self, name) is None:
+                continue
+            settings = getattr(config, section)
+            default = type(settings)()
+            for key in keys:
+                if getattr(settings, key) != getattr(default, key):
+                    raise ConfigError(f"{section}.{key} and the object `{name}` say the same: leave one of them out")
+
+    def applied(self, config: Config) -> Config:
+        """The configuration with what can be told of the objects in settings: the mechanism, and a clip's norm."""
+        privacy = config.privacy
+        if (mechanism := self.mechanism) is not None:
+            if type(mechanism) is not Mechanism or mechanism.discrete:
+                raise ConfigError("`mechanism` is a Mechanism without `discrete`: no other noise is accounted for here")
+            privacy = dataclasses.replace(
+                privacy,
+                placement=mechanism.placement,
+                noise_multiplier=mechanism.noise_multiplier or None,
+                noise=mechanism.source,
+                colluders=mechanism.colluders,
+            )
+        if self.clip is not None:
+            privacy = dataclasses.replace(privacy, clip_norm=self.clip.clip_norm)
+        return dataclasses.replace(config, privacy=privacy)
+
+    def notes(self) -> dict[str, dict[str, str]]:
+        """The name and fingerprint of each object that a result depends on, by argument."""
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        for name in ("data", "clients", "initial", "credentials", "executor", "mechanism"):
+            del given[name]  # noted elsewhere, or without influence on a result
+        notes = {
+            name: {"name": name_of(it), "fingerprint": fingerprint(it)} for name, it in given.items() if it is not None
+        }
+        if self.data is not None:
+            dataset = self.data.dataset if isinstance(self.data, FederatedData) else self.data
+            notes["data"] = {"name": dataset.name, "fingerprint": ""}
+        elif self.clients is not None:
+            notes["data"] = {"name": f"the own data of {self.clients} clients", "fingerprint": ""}
+        return notes
+
+    def stand_in(self) -> FederatedData:
+        """Clients without examples, for a `train` that has its own data."""
+        count = self.clients or 1
+        nothing = Dataset("none", "regression", np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
+        rows = (ClientRows(f"client {client}", np.array([client])) for client in range(count))
+        return FederatedData(nothing, tuple(rows))

@@ -1,0 +1,99 @@
+"""One writer of a folder: a lock that the operating system gives back when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from privfl.errors import StateError
+
+fcntl: ModuleType | None
+msvcrt: Any
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:  # not a Windows
+    msvcrt = None
+
+
+class _Handle:
+    """An open lock file; a forked child closes its copy, because a lock lives as long as any copy is open."""
+
+    def __init__(self, path: Path) -> None:
+        self.number: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        _open_handles.add(self)
+
+    def close(self) -> None:
+        if self.number is not None:
+            os.close(self.number)
+        self.number = None
+
+
+_open_handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for handle in tuple(_open_handles):
+        handle.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs.
+
+    Raises:
+        StateError: When another process, or another part of this one, holds it.
+    """
+    handle = _take(path)
+    try:
+        yield
+    finally:
+        handle.close()
+
+
+def _take(path: Path) -> _Handle:
+    while True:
+        handle = _Handle(path)
+        number = handle.number
+        assert number is not None  # noqa: S101 - it was opened a line above
+        try:
+            _lock(number, path)
+            if _is_same_file(number, path):  # and not one that its last holder has removed meanwhile
+                return handle
+        except BaseException:
+            handle.close()
+            raise
+        handle.close()
+
+
+def _lock(number: int, path: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+        else:
+            raise StateError(f"this system has no file locks, which keep {path.parent} to one writer: use another one")
+    except OSError as error:
+        raise StateError(
+            f"another process is writing {path.parent}: wait until it has ended, or choose another name"
+        ) from error
+
+
+def _is_same_file(number: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,62 @@
+"""The result of a finished training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privfl.codec import Vector
+from privfl.dp import EpsilonReport
+from privfl.fl.run import RoundReport
+
+if TYPE_CHECKING:
+    from privfl.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a training led to, read from its folder; iterating it yields the reports of all rounds.
+
+    Attributes:
+        experiment: The experiment, whose temporary folder lives as long as this.
+    """
+
+    experiment: Experiment = field(repr=False)
+
+    @property
+    def reports(self) -> tuple[RoundReport, ...]:
+        """The reports of all rounds, oldest first."""
+        return tuple(self.experiment.reports)
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """The metrics of the last evaluation; empty where the run evaluates nothing."""
+        return next((dict(report.evaluation) for report in reversed(self.reports) if report.evaluation), {})
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy at the last evaluation; None where it is not measured, as for a regression."""
+        return self.evaluation.get("accuracy")
+
+    @property
+    def epsilon(self) -> EpsilonReport | None:
+        """The epsilon of the run against an outsider; None without noise."""
+        return self.experiment.epsilon()
+
+    @property
+    def model(self) -> Vector:
+        """The last global model, float `[d]`."""
+        return self.experiment.model
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.experiment.folder
+
+    def __iter__(self) -> Iterator[RoundReport]:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)
