@@ -11,6 +11,6 @@ model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3), nn.ReLU()
 train = TorchTrain(model, data.train, optimizer=Sgd(0.1, momentum=0.9), batch_size=10)
 measure = TorchMeasure(model, data.local_test)
 experiment = Experiment(data=data, train=train, initial=train.initial(), measure=measure, rounds=5)
-for report in experiment.run():
+for report in experiment.each_round():
     print(report.round, report.metrics, report.evaluation)
 trained = train.module(experiment.model)  # a torch.nn.Module again, in evaluation mode

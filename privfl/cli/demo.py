@@ -50,7 +50,7 @@ def demo(
     run = Demo(sum_, seed=SEED if seed is None else seed)
     if not as_json:
         output().print(_INTRODUCTION.format(sum=run.experiment.scheme.name))
-    for _ in follow(run.run(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):
+    for _ in follow(run.each_round(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):
         pass
     result = run.result()
     drawn = _draw(result, run.config.privacy.epsilon or 0.0, plot or Path("privfl-demo.png"))
@@ -130,7 +130,7 @@ def _line(seed: int, path: Path, *, as_json: bool) -> None:
     from privfl.report.demo import plot_line
 
     run = LineDemo(seed=seed)
-    for _ in follow(run.run(), rounds=run.experiment.config.rounds, quiet=as_json):
+    for _ in follow(run.each_round(), rounds=run.experiment.config.rounds, quiet=as_json):
         pass
     result = run.result()
     try:

@@ -117,7 +117,7 @@ class DemoResult:
 
 
 class Demo:
-    """Run it, then ask for the result: `for report in demo.run(): ...; demo.result()`."""
+    """Run it, then ask for the result: `for report in demo.each_round(): ...; demo.result()`."""
 
     def __init__(self, scheme: str = "masked", *, seed: int = SEED, runs: Path | None = None) -> None:
         self.config = demo_config(scheme, seed)
@@ -126,8 +126,8 @@ class Demo:
         self._initial = self.experiment.parts.learner.initial
         self._seconds = 0.0
 
-    def run(self) -> Iterator[RoundReport]:
-        """Train, yielding a report after each round."""
+    def each_round(self) -> Iterator[RoundReport]:
+        """Train, and yield a report after each round."""
         started = time.perf_counter()
         for report in self.experiment.each_round():
             self._seconds = time.perf_counter() - started

@@ -47,7 +47,7 @@ class LineResult:
 
 
 class LineDemo:
-    """Federated least squares through the masked sum: `for report in demo.run(): ...; demo.result()`."""
+    """Federated least squares through the masked sum: `for report in demo.each_round(): ...; demo.result()`."""
 
     def __init__(self, *, seed: int = 0, rounds: int = 15, runs: Path | None = None) -> None:
         self.federation = line_data(seed)
@@ -56,8 +56,8 @@ class LineDemo:
             Config(name="line", seed=seed, rounds=rounds), data=self.federation, runs=runs, overrides=settings
         )
 
-    def run(self) -> Iterator[RoundReport]:
-        """Train, yielding a report after each round."""
+    def each_round(self) -> Iterator[RoundReport]:
+        """Train, and yield a report after each round."""
         yield from self.experiment.each_round()
 
     def result(self) -> LineResult:

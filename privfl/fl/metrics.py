@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import FixedPoint, Vector
+from privfl.errors import ConfigError
 from privfl.fl.linear import LinearModel, Rows
 from privfl.ring import Ring
 from privfl.sums import SecureSum, SumTask, run_sum
@@ -24,6 +25,9 @@ Floats = npt.NDArray[np.float64]
 AUC_BINS: Final = 256
 LARGEST_LOSS: Final = 32.0
 """A row's loss above this is counted as this, so that a public bound on the sums exists."""
+
+
+_CLASSIFIED: Final = frozenset({"correct", "client_accuracy", "clients", "loss"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,21 @@ def measure_predictions(predictions: Floats, targets: Floats) -> MetricSums:
 
 
 def finish(total: MetricSums) -> dict[str, float]:
-    """What the totals say: accuracy, mean_client_accuracy, loss and auc, or mse and r2; empty without rows."""
+    """What the totals say: accuracy, mean_client_accuracy, loss and auc, or mse and r2; empty without examples.
+
+    Sums under names of their own, as a measure of one's own may return, become means over the examples ("rows").
+
+    Raises:
+        ConfigError: When no sum is called "rows": nothing says over how many examples the others were added up.
+    """
     sums = {name: float(value.sum()) for name, value in total.values.items()}
-    rows = sums["rows"]
+    if "rows" not in sums:
+        raise ConfigError(f"a measure returns its number of examples as 'rows', next to {', '.join(sorted(sums))}")
+    rows = sums.pop("rows")
     if not rows:
         return {}
+    if not ({"squared_error", "target", "target_square"} <= set(sums) or set(sums) >= _CLASSIFIED):
+        return {name: value / rows for name, value in sums.items()}
     if "squared_error" in sums:
         spread = sums["target_square"] - sums["target"] ** 2 / rows
         mse = sums["squared_error"] / rows

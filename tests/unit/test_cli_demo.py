@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def finished():
     demo = Demo("masked")
-    reports = list(demo.run())
+    reports = list(demo.each_round())
     return demo, reports, demo.result()
 
 
@@ -90,7 +90,7 @@ def test_the_masked_vector_is_spread_over_the_ring_and_the_clear_one_is_not(fini
 
 def test_in_the_plain_sum_the_server_saw_exactly_the_clear_vector():
     demo = Demo("plain")
-    for _ in demo.run():
+    for _ in demo.each_round():
         pass
     result = demo.result()
     np.testing.assert_array_equal(result.sighting.values, result.clear)
@@ -132,7 +132,7 @@ def test_the_federated_line_is_the_pooled_one(capsys, tmp_path):
 
 def test_the_line_s_plot_and_table(capsys, tmp_path):
     demo = LineDemo(rounds=2)
-    for _ in demo.run():
+    for _ in demo.each_round():
         pass
     result = demo.result()
     assert len(result.lines) == 3
