@@ -17,7 +17,7 @@ from privfl.dp import (
     skellam,
     what_if,
 )
-from privfl.dp.accounting.accountant import _compose, _distribution
+from privfl.dp.accounting.compose import _compose, _distribution
 
 LENGTH = 1_000_000
 RNG = np.random.default_rng(0)

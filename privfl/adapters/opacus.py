@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -31,11 +31,13 @@ from privfl.adapters.torch.state import borrowed, prepare_process
 from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
 from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
-from privfl.dp import Accountant, EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release
+from privfl.dp import EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release, epsilon
 from privfl.fl.client import ClientUpdate
+from privfl.observers import Views
 from privfl.wire import ClientId
 
-UNIT = PrivacyUnit("example", "add_remove")
+UNIT: Final = PrivacyUnit("example", "add_remove")
+_VIEWS: Final[Views] = {"outsider": "release", "participant": "release", "server": "vectors"}
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -105,7 +107,7 @@ class OpacusTrain:
 
     def report(self, client: ClientId, delta: float) -> EpsilonReport:
         """What one client's updates so far tell about one of its rows, if the noise were secure."""
-        return Accountant(UNIT, delta, assume_secure_noise=True).report(self.ledger(client).releases)
+        return epsilon(self.ledger(client), delta, assume_secure_noise=True)
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[size]`)."""
@@ -168,7 +170,8 @@ class OpacusTrain:
             realized_stddev=deviation,
             norm_bound=self._clip_norm,
             sampling=Poisson(rate) if rate < 1 else Everyone(),
-            server_sees="vectors",
+            length=self.layout.size,
+            views=_VIEWS,
             count=self._steps,
         )
 

@@ -29,12 +29,14 @@ from privfl.cli.epsilon import (
     Rounds,
     SamplingOption,
     Steps,
+    SumOption,
     UnitOption,
     Units,
     choose_delta,
     draw,
     planned_run,
     slots_of,
+    views_of,
 )
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output
@@ -79,6 +81,7 @@ def calibrate_verb(
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,
     units: Units = None,
+    sum_name: SumOption = None,
     delta: DeltaOption = None,
     plot: PlotOption = None,
     as_json: Json = False,
@@ -106,11 +109,12 @@ def calibrate_verb(
         observer=observer.value,
         placement=placement.value,
         slots=slots_of(placement, length, units),
+        views=views_of(sum_name),
     )
     if wanted is Wanted.NOISE:
         plan = calibrate(
             epsilon=epsilon, delta=chosen, sampling=how, rounds=count, unit=plan.unit, observer=plan.observer,
-            placement=plan.placement, slots=plan.slots,
+            placement=plan.placement, slots=plan.slots, views=plan.views,
         )  # fmt: skip
     elif wanted is Wanted.ROUNDS:
         count = max_rounds(epsilon=epsilon, delta=chosen, plan=plan)

@@ -1,4 +1,4 @@
-"""`privfl epsilon`: what a ledger, or a run that is only planned, is worth."""
+"""`privfl epsilon`: the epsilon of ledgers, or of a run that is only planned."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from privfl.dp import (
     EpsilonReport,
     Everyone,
     FixedSize,
+    History,
     Ledger,
     Plan,
     Poisson,
     PrivacyUnit,
-    Release,
     Sampling,
     Slot,
     TruncatedPoisson,
@@ -30,13 +30,15 @@ from privfl.dp import (
     over_delta,
     over_rounds,
 )
+from privfl.dp import epsilon as judged
 from privfl.errors import ConfigError
+from privfl.observers import Views
 
 EXAMPLE: Final = (
     "Examples: [bold]privfl epsilon --sampling poisson --population 10000 --cohort 100 --noise-multiplier 1 "
     "--rounds 1000 --delta 1e-5[/]\n\n[bold]privfl epsilon --unit example --dataset-size 60000 --batch-size 600 "
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
-    "--observer server[/]"
+    "--observer server[/]\n\nSeveral --ledger options give the composition of all of them."
 )
 
 
@@ -111,6 +113,10 @@ Units = Annotated[
     int | None,
     typer.Option("--units", min=1, help="Integer units of a clip norm: scale times clip (distributed; default 2^20)."),
 ]
+SumOption = Annotated[
+    str | None,
+    typer.Option("--sum", metavar="NAME", help="The secure sum; needed for observers other than the outsider."),
+]
 Opacus = Annotated[bool, typer.Option("--opacus", help="Ask Opacus's PRV accountant too, where it applies.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw over rounds and delta.")]
 
@@ -135,25 +141,40 @@ def epsilon(
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,
     units: Units = None,
+    sum_name: SumOption = None,
     delta: DeltaOption = None,
     opacus: Opacus = False,
-    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="Judge what a run has spent.")] = None,
+    ledger: Annotated[
+        list[Path] | None,
+        typer.Option("--ledger", metavar="FILE", help="Judge what runs have spent; repeat it for their composition."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", help="Draw epsilon over rounds and delta.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a privacy ledger, or a run that is only planned, is worth, and against whom."""
+    """Compute the epsilon of privacy ledgers, or of a run that is only planned, and report against whom it holds."""
     chosen, why = choose_delta(delta, population or dataset_size)
-    if ledger is not None:
-        planned = (sampling, population, cohort, cap, noise_multiplier, rounds, dataset_size, batch_size, steps)
+    if ledger:
+        planned = (
+            sampling,
+            population,
+            cohort,
+            cap,
+            noise_multiplier,
+            rounds,
+            dataset_size,
+            batch_size,
+            steps,
+            sum_name,
+        )
         if any(value is not None for value in (*planned, length, units)) or placement is not PlacementName.CENTRAL:
-            raise ConfigError("a ledger says by itself what was done: give --ledger with --observer and --delta only")
+            raise ConfigError("a ledger states by itself what was done: give --ledger with --observer and --delta only")
         if opacus:
             raise ConfigError("--opacus judges a planned run: a ledger's rounds need not be alike")
-        kept = Ledger.read(ledger)
-        report = Accountant(kept.unit, chosen, observer=observer.value, assume_secure_noise=True).report(kept.releases)
-        drawn = None if plot is None else draw_ledger(kept, report, plot)
+        history = History.of([Ledger.read(path) for path in _distinct(ledger)])
+        report = judged(history, chosen, observer=observer.value, assume_secure_noise=True)
+        drawn = None if plot is None else draw_ledgers(history, report, plot)
         tell(report, why=why, drawn=drawn, as_json=as_json)
         return
     how, count = planned_run(
@@ -170,6 +191,7 @@ def epsilon(
         observer=observer.value,
         placement=placement.value,
         slots=slots_of(placement, length, units),
+        views=views_of(sum_name),
     )
     report = plan.report(chosen)
     if opacus:
@@ -189,21 +211,35 @@ def slots_of(placement: PlacementName, length: int | None, units: int | None) ->
     return (Slot("update", int(length or 0), float(units or UNITS), 1.0),)
 
 
-def draw_ledger(ledger: Ledger, report: EpsilonReport, path: Path) -> Path:
-    """Epsilon of a ledger's releases over its rounds and over delta, as a PNG at `path`."""
+def views_of(name: str | None) -> Views | None:
+    """What each observer sees of the sum of this name, such as "masked"; None without a name."""
+    if name is None:
+        return None
+    from privfl.experiment.config import Config
+    from privfl.experiment.schemes import describe
+
+    return describe(name).views(Config())
+
+
+def _distinct(paths: Sequence[Path]) -> Sequence[Path]:
+    """The paths, if no two name one file: counting a ledger twice would not be the epsilon of anything."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("one ledger is given twice: give each --ledger once")
+    return paths
+
+
+def draw_ledgers(history: History, report: EpsilonReport, path: Path) -> Path:
+    """Epsilon of ledgers over their rounds and over delta, as a PNG at `path`."""
     from privfl.report.epsilon import plot_epsilon
 
-    def spent(releases: Sequence[Release], delta: float) -> float:
-        accountant = Accountant(ledger.unit, delta, observer=report.observer, assume_secure_noise=True)
-        return accountant.spent(releases)
+    def spent(rounds: int, delta: float) -> float:
+        accountant = Accountant(delta, observer=report.observer, assume_secure_noise=True)
+        return accountant.spent(History(history.unit, history.rounds[:rounds]))
 
-    numbers = sorted({release.round for release in ledger.releases})
-    shown = sorted({max(1, round(len(numbers) * share / 12)) for share in range(1, 13)}) if numbers else []
-    over = []
-    for count in shown:
-        within = [release for release in ledger.releases if release.round <= numbers[count - 1]]
-        over.append((float(count), spent(within, report.delta)))
-    deltas = [(delta, spent(ledger.releases, delta)) for delta in _deltas(report.delta)]
+    total = len(history.rounds)
+    shown = sorted({max(1, round(total * part / 12)) for part in range(1, 13)}) if total else []
+    over = [(float(count), spent(count, report.delta)) for count in shown]
+    deltas = [(delta, spent(total, delta)) for delta in _deltas(report.delta)]
     caption = f"{report.sampling}; {report.observer}" + ("" if report.secure else "; if the noise were secure")
     return plot_epsilon(over, deltas, path, delta=report.delta, caption=caption)
 

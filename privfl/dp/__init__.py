@@ -1,6 +1,8 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
-from privfl.dp.accounting.accountant import Accountant, Budget, discrete_gaussian_epsilon
+from privfl.dp.accounting.accountant import Accountant, Budget, epsilon
+from privfl.dp.accounting.compose import discrete_gaussian_epsilon
+from privfl.dp.accounting.history import History
 from privfl.dp.accounting.planning import (
     Plan,
     calibrate,
@@ -14,7 +16,8 @@ from privfl.dp.accounting.planning import (
 from privfl.dp.accounting.report import EpsilonReport, format_epsilon
 from privfl.dp.adaptive import AdaptiveClip
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
-from privfl.dp.ledger import Ledger, Token, combined
+from privfl.dp.draws import Draw, mean_shortfall, plausible, round_turn
+from privfl.dp.ledger import Ledger, Token
 from privfl.dp.mechanism import Mechanism, NoisePlan
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
@@ -25,12 +28,12 @@ from privfl.dp.unit import (
     CLIENT_UNIT,
     Everyone,
     FixedSize,
-    Observer,
     Poisson,
     PrivacyUnit,
     Sampling,
     TruncatedPoisson,
 )
+from privfl.observers import Observer
 
 __all__ = [
     "CLIENT_UNIT",
@@ -39,11 +42,13 @@ __all__ = [
     "Budget",
     "Clip",
     "Clipped",
+    "Draw",
     "ElementClip",
     "EpsilonReport",
     "Everyone",
     "FixedSize",
     "FlatClip",
+    "History",
     "LayerClip",
     "Ledger",
     "Mechanism",
@@ -58,17 +63,20 @@ __all__ = [
     "Token",
     "TruncatedPoisson",
     "calibrate",
-    "combined",
     "default_delta",
     "discrete_gaussian",
     "discrete_gaussian_epsilon",
+    "epsilon",
     "format_epsilon",
     "l1_bound",
     "max_rounds",
+    "mean_shortfall",
     "min_population",
     "norm_bound",
     "over_delta",
     "over_rounds",
+    "plausible",
+    "round_turn",
     "rounded_gaussian",
     "seeded_entropy",
     "side_bound",

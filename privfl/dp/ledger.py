@@ -1,24 +1,26 @@
-"""The ledger: an append-only, hash-chained file of releases. Epsilon is derived from it and kept nowhere else.
+"""The ledger: an append-only, hash-chained file of draws and releases, from which alone epsilon is derived.
 
-A round's worst case is *reserved* on disk before a client is asked, and *settled* afterwards by what really happened.
-A reservation that was never settled counts in full; it is refunded only when it is proven that nothing was opened.
-Specification and vectors: protocols/privacy-ledger.
+A cohort's draw is noted before the cohort is sampled. A round's worst case is *reserved* on disk before a client is
+asked, and *settled* afterwards by what really happened. A reservation that was never settled counts in full; it is
+refunded only when it is proven that nothing was opened. Specification and vectors: protocols/privacy-ledger.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from privfl.checks import check_choice
+from privfl.dp.draws import Draw, rounded_up
 from privfl.dp.release import Release
-from privfl.dp.unit import PrivacyUnit
-from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
+from privfl.dp.unit import PrivacyUnit, Sampling
+from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
 
-VERSION: Final = 1
+VERSION: Final = 2
 RefundReason = Literal["never_asked", "too_few_survivors", "aborted_before_opening"]
 REASONS: Final[tuple[RefundReason, ...]] = get_args(RefundReason)
 
@@ -31,9 +33,16 @@ class Token:
 
 
 class Ledger:
-    """Releases of one run under one privacy unit, in a file or (path None) in memory only.
+    """Draws and releases of one run under one privacy unit.
 
-    Raises `StateError` for a file that was altered, is of another version, or was kept under another unit.
+    A file of version 1 is read, its draws with a `turn` of None, and is not continued.
+
+    Args:
+        unit: Whose presence is hidden.
+        path: The file, made at the first line; None keeps the ledger in memory.
+
+    Raises:
+        StateError: The file was altered, is of another version, or was kept under another unit.
     """
 
     def __init__(self, unit: PrivacyUnit, path: Path | None = None) -> None:
@@ -41,13 +50,16 @@ class Ledger:
         self._chain: HashChain | _Memory = _Memory() if path is None else HashChain(path)
         self._open: dict[str, Release] = {}
         self._releases: dict[str, Release] = {}
+        self._draws: dict[int, Draw] = {}
+        self._rounds: defaultdict[int, list[str]] = defaultdict(list)
+        self._version = VERSION
         if not self._chain.records:
             self._chain.append(_header(unit))
         self._replay(self._chain.records)
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """The ledger at `path` under whatever unit it was kept; raises `StateError` if there is none."""
+        """The ledger at `path` under the unit that it was kept under; raises `StateError` if there is none."""
         if not path.exists():
             raise StateError(f"{path}: there is no ledger here")
         records = [record for record, _ in verify_chain(path.read_bytes(), str(path))]
@@ -57,8 +69,13 @@ class Ledger:
 
     @property
     def head(self) -> str:
-        """The hash of the last line: who knows it detects a ledger that was cut short or rewritten."""
+        """The hash of the last line: a reader who knows it detects a ledger that was cut short or rewritten."""
         return self._chain.head
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """The draws of cohorts, in order; none at level "example"."""
+        return tuple(self._draws.values())
 
     @property
     def releases(self) -> tuple[Release, ...]:
@@ -70,6 +87,28 @@ class Ledger:
         """Reservations that were neither settled nor refunded (after a crash: charged in full)."""
         return tuple(Token(digest) for digest in self._open)
 
+    def drawn(self, round: int) -> Draw | None:
+        """The draw of `round`, or None before it was noted."""
+        return self._draws.get(round)
+
+    def draw(self, round: int, sampling: Sampling, turn: float | None, *, void: bool = False) -> None:
+        """Note the draw of a round's cohort, durably, before the cohort is sampled.
+
+        Args:
+            round: Number of the round; each is drawn once, whatever becomes of it.
+            sampling: How its cohort is sampled.
+            turn: What `round_turn` gives for it, rounded up here to three digits; None where that is not bounded.
+            void: Earlier rounds were not plausible, so no `turn` of this ledger counts from now on.
+
+        Raises:
+            ConfigError: `turn` is not a probability.
+            StateError: The round was drawn before, or the ledger is one of examples, whose batches are not drawn here.
+        """
+        draw = Draw(round, sampling, None if turn is None else rounded_up(turn), void)
+        self._check_draw(draw)
+        self._append(draw.record())
+        self._draws[round] = draw
+
     def reserved(self, token: Token) -> Release:
         """The worst case behind an unsettled reservation; raises `PrivacyError` for any other token."""
         return self._pending(token)
@@ -77,24 +116,26 @@ class Ledger:
     def pending(self, worst: Release) -> Token | None:
         """The unsettled reservation of exactly `worst`, if a crash left one.
 
-        Only a replay that repeats the very same noise may use it; a new opening with fresh noise is charged anew.
+        Only a replay that repeats the very same noise may use it; a new opening with fresh noise is charged again.
         """
         return next((Token(digest) for digest, release in self._open.items() if release == worst), None)
 
     def charged(self, release: Release) -> bool:
-        """Whether this opening of this round and attempt is charged already."""
-        key = (release.round, release.attempt, release.opening)
-        return any((r.round, r.attempt, r.opening) == key for r in self._releases.values())
+        """True when this opening of this round and attempt is charged already."""
+        key = (release.attempt, release.opening)
+        return any((other.attempt, other.opening) == key for other in self._in_round(release.round))
 
     def reserve(self, worst: Release) -> Token:
         """Charge the worst case of an opening, durably, before any client is asked.
 
         Raises `PrivacyError` when this opening of this round and attempt was charged before: a second opening of one
-        sum with other noise is a further release, and must be reserved as one (`opening` + 1).
+        sum with other noise is a further release, and must be reserved as one (`opening` + 1). Raises `StateError` when
+        its round was not drawn, or was drawn with another sampling.
         """
         self._check_new(worst)
-        digest = self._chain.append({"type": "reserve", "release": worst.record()})
-        self._open[digest] = self._releases[digest] = worst
+        digest = self._append({"type": "reserve", "release": worst.record()})
+        self._open[digest] = worst
+        self._charge(digest, worst)
         return Token(digest)
 
     def settle(self, token: Token, release: Release) -> None:
@@ -102,43 +143,88 @@ class Ledger:
         worst = self._pending(token)
         if not worst.covers(release):
             raise PrivacyError(f"round {release.round}: what happened is not covered by what was reserved for it")
-        self._chain.append({"type": "settle", "token": token.digest, "release": release.record()})
+        self._append({"type": "settle", "token": token.digest, "release": release.record()})
         self._releases[token.digest] = release
         del self._open[token.digest]
 
     def refund(self, token: Token, reason: RefundReason) -> None:
         """Give a reservation back because its sum was provably not opened to anybody.
 
-        `never_asked`: no message of the round left; `too_few_survivors`: the sum raised `TooFewSurvivors`, so that
-        no share was released; `aborted_before_opening`: the scheme's state shows that no opening step began.
+        Args:
+            token: The reservation.
+            reason: "never_asked": no message of the round left; "too_few_survivors": the sum raised
+                `TooFewSurvivors` with `opened` False; "aborted_before_opening": the scheme's state shows that no
+                opening step began.
         """
         check_choice("reason", reason, REASONS)
         self._pending(token)
-        self._chain.append({"type": "refund", "token": token.digest, "reason": reason})
+        self._append({"type": "refund", "token": token.digest, "reason": reason})
         del self._open[token.digest], self._releases[token.digest]
 
     def publish(self, path: Path) -> None:
-        """Write a ledger that an outsider may read: who took part and what survived are left out of every line.
+        """Write a ledger that an outsider may read: it gives the outsider's figure, and no other observer's.
 
-        Rounds whose cost was refunded are left out too, and what was never settled stands at its worst case.
+        All draws stay. Who took part and what survived are left out of every line, refunded releases are left out, what
+        was never settled stands at its worst case, and attempts are numbered anew, so they do not count retries.
         """
+        draws = [draw.record() for draw in self._draws.values()]
+        charges = [{"type": "charge", "release": release.record()} for release in self._withheld()]
         lines, prev = b"", GENESIS
-        records = [_header(self.unit), *({"type": "charge", "release": r.withheld().record()} for r in self.releases)]
-        for record in records:
+        for record in [_header(self.unit), *draws, *charges]:
             digest = link(prev, record)
             lines += canonical_json({"hash": digest, "prev": prev, "record": record}) + b"\n"
             prev = digest
         atomic_write(path, lines)
+
+    def _withheld(self) -> Iterable[Release]:
+        """The charged releases as they are published, with attempts counted from 0 and openings likewise."""
+        attempts: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        openings: defaultdict[tuple[int, int], int] = defaultdict(int)
+        for release in self._releases.values():
+            of_round = attempts[release.round]
+            attempt = of_round.setdefault(release.attempt, len(of_round))
+            opening = openings[release.round, attempt]
+            openings[release.round, attempt] += 1
+            yield replace(release.withheld(), attempt=attempt, opening=opening)
+
+    def _charge(self, digest: str, release: Release) -> None:
+        self._releases[digest] = release
+        self._rounds[release.round].append(digest)
+
+    def _in_round(self, round: int) -> list[Release]:
+        """What is charged of one round."""
+        return [self._releases[digest] for digest in self._rounds.get(round, ()) if digest in self._releases]
+
+    def _append(self, record: Mapping[str, Any]) -> str:
+        if self._version != VERSION:
+            raise StateError(
+                f"this ledger is of version {self._version}: it can be read, and is not continued; start a new run"
+            )
+        return self._chain.append(record)
 
     def _pending(self, token: Token) -> Release:
         if token.digest not in self._open:
             raise PrivacyError("this reservation is unknown, or was settled or refunded before")
         return self._open[token.digest]
 
+    def _check_draw(self, draw: Draw) -> None:
+        if self.unit.level == "example":
+            raise StateError("a ledger of examples notes no draws: each of its releases states how it was sampled")
+        if draw.round in self._draws:
+            raise StateError(f"round {draw.round} was drawn before: a cohort is never drawn again")
+
     def _check_new(self, release: Release) -> None:
-        for other in self._releases.values():
-            if other.round == release.round and not _same_draw(other, release):
-                raise PrivacyError(f"round {release.round}: a cohort that was drawn is never redrawn for a retry")
+        if self.unit.level == "client":
+            draw = self._draws.get(release.round)
+            if draw is None or draw.sampling != release.sampling:
+                found = "was not drawn" if draw is None else f"was drawn otherwise ({draw.sampling.describe()})"
+                raise StateError(
+                    f"round {release.round} {found}: note its draw, with the sampling of its releases, before its "
+                    "cohort is sampled"
+                )
+        for other in self._in_round(release.round):
+            if not _same_draw(other, release):
+                raise PrivacyError(f"round {release.round}: a cohort that was sampled is never replaced for a retry")
         if self.charged(release):
             raise PrivacyError(
                 f"opening {release.opening} of round {release.round}, attempt {release.attempt}, is charged already: "
@@ -151,30 +237,34 @@ class Ledger:
             digest = link(digest, record)
             try:
                 self._apply(number, record, digest)
-            except (KeyError, TypeError, PrivacyError, ConfigError) as error:
+            except (KeyError, TypeError, PrivacyError, ConfigError, StateError) as error:
                 raise StateError(f"ledger line {number}: {error}") from error
 
     def _apply(self, number: int, record: Mapping[str, Any], digest: str) -> None:
         kind = record["type"]
         if (number == 1) != (kind == "ledger"):
-            raise StateError(f"ledger line {number}: the header stands in line 1 and nowhere else")
+            raise StateError("the header stands in line 1 and nowhere else")
         if kind == "ledger":
-            found = _unit_of(record)
+            self._version, found = record["version"], _unit_of(record)
             if found != self.unit:
                 raise StateError(
                     f"the ledger was kept for {found.level}s under {found.adjacency}, and cannot be continued for "
                     f"{self.unit.level}s under {self.unit.adjacency}"
                 )
+        elif kind == "draw":
+            draw = Draw.read(record)
+            self._check_draw(draw)
+            self._draws[draw.round] = draw
         elif kind in ("reserve", "charge"):
-            release = Release.read(record["release"])
+            release = self._read_release(record)
             self._check_new(release)
-            self._releases[digest] = release
+            self._charge(digest, release)
             if kind == "reserve":
                 self._open[digest] = release
         elif kind == "settle":
-            release = Release.read(record["release"])
+            release = self._read_release(record)
             if not self._pending(Token(record["token"])).covers(release):
-                raise StateError(f"ledger line {number}: the release is not covered by its reservation")
+                raise StateError("the release is not covered by its reservation")
             self._releases[record["token"]] = release
             del self._open[record["token"]]
         elif kind == "refund":
@@ -182,27 +272,20 @@ class Ledger:
             self._pending(Token(record["token"]))
             del self._open[record["token"]], self._releases[record["token"]]
         else:
-            raise StateError(f"ledger line {number}: unknown type {kind!r}")
+            raise StateError(f"unknown type {kind!r}")
 
-
-def combined(ledgers: Iterable[Ledger]) -> Ledger:
-    """All releases of several ledgers of one unit, as one in memory; rounds are renumbered apart.
-
-    Raises `UnsupportedRelease` for ledgers of different units: their figures do not add up to one number.
-    """
-    parts = list(ledgers)
-    if len({part.unit for part in parts}) != 1:
-        raise UnsupportedRelease("ledgers of different units, or of none, do not add up to one number")
-    whole, offset = Ledger(parts[0].unit), 0
-    for part in parts:
-        for release in part.releases:
-            whole.reserve(replace(release, round=release.round + offset))
-        offset += 1 + max((release.round for release in part.releases), default=-1)
-    return whole
+    def _read_release(self, record: Mapping[str, Any]) -> Release:
+        """The release of a line; one of version 1 is brought to the terms of version 2, its draw not bounded."""
+        if self._version == VERSION:
+            return Release.read(record["release"])
+        release = Release.read_version_1(record["release"])
+        if self.unit.level == "client":
+            self._draws.setdefault(release.round, Draw(release.round, release.sampling, None))
+        return release
 
 
 def _same_draw(one: Release, other: Release) -> bool:
-    """Whether two releases of a round can come from one draw: one cohort within the other's, where both are known."""
+    """True when two releases of a round can come from one draw: one cohort within the other's, where both are known."""
     if one.participants is None or other.participants is None:
         return True
     mine, theirs = set(one.participants), set(other.participants)
@@ -213,11 +296,15 @@ class _Memory:
     """A chain without a file, for what-if questions and tests."""
 
     def __init__(self) -> None:
-        self.records: tuple[dict[str, Any], ...] = ()
+        self._records: list[dict[str, Any]] = []
         self.head = GENESIS
 
+    @property
+    def records(self) -> tuple[dict[str, Any], ...]:
+        return tuple(self._records)
+
     def append(self, record: Mapping[str, Any]) -> str:
-        self.records = (*self.records, dict(record))
+        self._records.append(dict(record))
         self.head = link(self.head, record)
         return self.head
 
@@ -228,8 +315,11 @@ def _header(unit: PrivacyUnit) -> dict[str, Any]:
 
 def _unit_of(record: Mapping[str, Any]) -> PrivacyUnit:
     try:
-        if record["type"] != "ledger" or record["version"] != VERSION:
-            raise StateError(f"the first line is not the header of a ledger of version {VERSION}")
-        return PrivacyUnit(record["level"], record["adjacency"])
+        if record["type"] != "ledger" or record["version"] not in (1, VERSION):
+            raise StateError(f"the first line is not the header of a ledger of version 1 or {VERSION}")
+        level = record["level"]
+        if record["version"] == 1 and level == "sample":
+            level = "example"
+        return PrivacyUnit(level, record["adjacency"])
     except (KeyError, TypeError, ConfigError) as error:
         raise StateError("the first line is not the header of a ledger") from error

@@ -19,10 +19,11 @@ from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
-from privfl.dp.release import PLACEMENTS, Law, Placement, Release, ServerView
+from privfl.dp.release import PLACEMENTS, Law, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
+from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -209,7 +210,7 @@ class NoisePlan:
         round: int,
         attempt: int = 0,
         sampling: Sampling,
-        server_sees: ServerView,
+        views: Views,
         cohort: Iterable[ClientId],
     ) -> Release:
         """What is to be reserved before a client is asked: declared noise, and all of the cohort took part."""
@@ -222,7 +223,7 @@ class NoisePlan:
             round=round,
             attempt=attempt,
             sampling=sampling,
-            server_sees=server_sees,
+            views=views,
         )
 
     def release(
@@ -231,7 +232,7 @@ class NoisePlan:
         round: int,
         attempt: int = 0,
         sampling: Sampling,
-        server_sees: ServerView,
+        views: Views,
         survivors: Iterable[ClientId],
     ) -> Release:
         """What is to be settled after the opening. Raises `PrivacyError` when the surviving noise is below declared."""
@@ -242,7 +243,7 @@ class NoisePlan:
             round=round,
             attempt=attempt,
             sampling=sampling,
-            server_sees=server_sees,
+            views=views,
         )
 
     def realized_stddev(self, survivors: int) -> float:
@@ -260,7 +261,7 @@ class NoisePlan:
         round: int,
         attempt: int,
         sampling: Sampling,
-        server_sees: ServerView,
+        views: Views,
     ) -> Release:
         if self.mechanism.placement != "none" and realized < self.noise_stddev:
             raise PrivacyError(
@@ -277,8 +278,9 @@ class NoisePlan:
             realized_stddev=realized,
             norm_bound=self.norm_bound,
             l1_bound=l1_bound(self.slots) if self.law == "skellam" else None,
+            length=self.length,
             sampling=sampling,
-            server_sees=server_sees,
+            views=views,
             participants=participants,
         )
 

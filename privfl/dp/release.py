@@ -1,4 +1,4 @@
-"""A release: what one opened sum was worth, in the terms an accountant needs, and nothing else."""
+"""A release: one opened sum in the terms that an accountant needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,31 +8,51 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from privfl.checks import check_choice, check_count, check_positive
-from privfl.dp.unit import Sampling, read_sampling, sampling_record
+from privfl.dp.unit import FixedSize, Sampling, TruncatedPoisson, read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError
+from privfl.observers import OBSERVERS, VIEWS, Views
 from privfl.wire import SERVER, ClientId
 
 Placement = Literal["none", "central", "distributed", "local"]
 Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian"]
-ServerView = Literal["vectors", "sum", "ciphertexts"]
 
 PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
 LAWS: Final[tuple[Law, ...]] = get_args(Law)
-VIEWS: Final[tuple[ServerView, ...]] = get_args(ServerView)
+UNKNOWN_LENGTH: Final = 1 << 48
+"""Noise coordinates of a release of version 1, which did not state them: no vector was longer."""
+
+_VERSION_1_VIEWS: Final[Mapping[str, Views]] = {
+    "vectors": {"outsider": "release", "participant": "release", "server": "vectors"},
+    "sum": {"outsider": "release", "participant": "release", "server": "sum"},
+    "ciphertexts": {"outsider": "release", "participant": "sum", "server": "release", "key_holder": "sum"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """One opened sum.
 
-    `declared_stddev`: deviation (integer units) of the noise that the guarantee rests on - in the opened sum when
-    central or distributed, in each contribution when local; `realized_stddev`: what was there in the end, at least
-    the declared; `norm_bound`: l2 norm bound (integer units) of one contribution, all blocks together; `l1_bound`:
-    its l1 norm bound, for the laws that need it; `secure`: the noise came from a cryptographic stream through an
-    exact sampler; `server_sees`: single vectors (a plain sum), the opened sum (masks), or ciphertexts and what the
-    key holder opened; `participants`: whose data may be in the sum, increasing, or None where that is withheld;
-    `opening`: 0 for a sum's first opening, 1 for a second one with fresh noise, and so on: each is charged;
-    `count`: how many releases in a row, each with its own draw, the line stands for (steps of DP-SGD in a round).
+    Attributes:
+        round: Number of the round, at least 0.
+        attempt: 0 for the first try of a round, 1 for the next one.
+        opening: 0 for a sum's first opening, 1 for a second one with fresh noise: each is charged.
+        placement: Where the noise was added, or "none".
+        law: The law of the noise, or "none".
+        secure: True when the noise came from a cryptographic stream through an exact sampler.
+        declared_stddev: Standard deviation (integer units) of the noise that the guarantee rests on: in the opened sum
+            when central or distributed, in each contribution when local; 0 without noise.
+        realized_stddev: What there was in the end, at least the declared.
+        norm_bound: l2 norm bound (integer units) of one contribution, all slots together.
+        l1_bound: Its l1 norm bound, for the laws that need it, else None.
+        length: Noise coordinates: entries of the vector that was opened, at least 1.
+        sampling: How the cohort was sampled.
+        views: What each observer sees of this sum; the outsider sees the release.
+        participants: Clients whose data may be in the sum, increasing; None where that is withheld.
+        count: Releases in a row, each with a draw of its own, that the line stands for (steps of DP-SGD in a round).
+
+    Raises:
+        ConfigError: Fields that contradict each other.
+        PrivacyError: Less noise than declared, or more participants than the sampling allows.
     """
 
     round: int
@@ -45,15 +65,16 @@ class Release:
     realized_stddev: float
     norm_bound: float
     l1_bound: float | None = None
+    length: int
     sampling: Sampling
-    server_sees: ServerView
+    views: Views
     participants: tuple[ClientId, ...] | None = None
     count: int = 1
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("law", self.law, LAWS)
-        check_choice("server_sees", self.server_sees, VIEWS)
+        object.__setattr__(self, "views", _checked_views(self.views))
         check_positive("norm_bound", self.norm_bound)
         if self.l1_bound is not None:
             check_positive("l1_bound", self.l1_bound)
@@ -62,12 +83,19 @@ class Release:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"{name} must be an integer of at least 0, not {value!r}")
         check_count("count", self.count)
+        check_count("length", self.length)
         self._check_noise()
         ids = self.participants
         if ids is not None and (
             list(ids) != sorted(set(ids)) or any(not isinstance(c, int) or not 0 <= c < SERVER for c in ids)
         ):
             raise ConfigError("participants must be strictly increasing identities in [0, 2^32 - 2]")
+        largest = {TruncatedPoisson: "cap", FixedSize: "size"}.get(type(self.sampling))
+        if ids is not None and largest is not None and len(ids) > getattr(self.sampling, largest):
+            raise PrivacyError(
+                f"round {self.round}: {len(ids)} took part, and the declared {largest} is "
+                f"{getattr(self.sampling, largest)}: no epsilon can be claimed"
+            )
 
     def _check_noise(self) -> None:
         if (self.placement == "none") != (self.law == "none"):
@@ -95,6 +123,7 @@ class Release:
         """The release as a JSON object."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["sampling"] = sampling_record(self.sampling)
+        values["views"] = dict(self.views)
         values["participants"] = None if self.participants is None else list(self.participants)
         return values
 
@@ -114,8 +143,19 @@ class Release:
             if not isinstance(values["secure"], bool):
                 raise ConfigError(f"secure must be true or false, not {values['secure']!r}")
             return cls(**values)
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
+        except (PrivacyError, ConfigError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a release: {error}") from error
+
+    @classmethod
+    def read_version_1(cls, record: Mapping[str, Any]) -> Release:
+        """The release from a JSON object of version 1, which had `server_sees` and no `length`."""
+        values = dict(record)
+        try:
+            values["views"] = _VERSION_1_VIEWS[values.pop("server_sees")]
+            values["realized_stddev"] = values.pop("realised_stddev")
+        except (KeyError, TypeError) as error:
+            raise StateError(f"not a release of version 1: {error}") from error
+        return cls.read(values | {"length": UNKNOWN_LENGTH})
 
     def withheld(self) -> Release:
         """The release as it may be published beside an outsider's epsilon: without who took part, or how much noise
@@ -123,17 +163,28 @@ class Release:
         return replace(self, participants=None, realized_stddev=self.declared_stddev)
 
     def covers(self, other: Release) -> bool:
-        """Whether this (reserved) release is a worst case of `other` (settled): same terms, no less noise declared."""
-        same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "server_sees")
+        """True when this (reserved) release is a worst case of `other` (settled): same terms, no less noise."""
+        same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "views")
         mine, theirs = self.participants, other.participants
         return (
             all(getattr(self, name) == getattr(other, name) for name in same)
             and other.noise_multiplier >= self.noise_multiplier
             and _l1_ratio(other) <= _l1_ratio(self)
             and other.count <= self.count
+            and other.length <= self.length
             and other.declared_stddev >= self.declared_stddev
             and (mine is None or (theirs is not None and set(theirs) <= set(mine)))
         )
+
+
+def _checked_views(views: Views) -> Views:
+    """The views in the order of the observers' names, which makes their JSON canonical."""
+    if not isinstance(views, Mapping) or views.get("outsider") != "release":
+        raise ConfigError(f"views must say what each observer sees, the outsider 'release', not {views!r}")
+    for observer, view in views.items():
+        check_choice("views' observer", observer, OBSERVERS)
+        check_choice(f"the view of the {observer}", view, VIEWS)
+    return {observer: views[observer] for observer in sorted(views)}
 
 
 def _l1_ratio(release: Release) -> float:

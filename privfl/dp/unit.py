@@ -11,9 +11,7 @@ from privfl.errors import ConfigError
 
 Level = Literal["client", "example"]
 Adjacency = Literal["add_remove", "replace_one", "zero_out"]
-Observer = Literal["outsider", "participant", "server", "key_holder"]
 
-OBSERVERS: Final[tuple[Observer, ...]] = get_args(Observer)
 ADJACENCIES: Final[tuple[Adjacency, ...]] = get_args(Adjacency)
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 

@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from privfl.data import FederatedData
-from privfl.dp import Accountant, Budget, NoisePlan, Observer, PrivacyUnit, calibrate, default_delta
-from privfl.dp.release import ServerView
-from privfl.errors import ConfigError, PrivacyError
+from privfl.dp import (
+    Accountant,
+    Budget,
+    History,
+    NoisePlan,
+    Observer,
+    PrivacyUnit,
+    calibrate,
+    default_delta,
+    round_turn,
+)
+from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.federation import build_federation, prepare
 from privfl.experiment.given import Given
+from privfl.fl.draws import round_shortfall
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import UpdatePlan
@@ -75,57 +85,65 @@ class Assembly:
         return build.privacy_unit(self.config)
 
     @property
-    def server_sees(self) -> ServerView:
-        """What the server sees of a sum, as the ledger names it."""
-        view = self.scheme.views["server"]
-        return "ciphertexts" if view == "release" else view
-
-    @property
     def delta(self) -> float:
         """The delta of this run's claims."""
         chosen = self.config.privacy.delta
         return default_delta(self.clients)[0] if chosen is None else chosen
 
     @property
-    def skips(self) -> float:
-        """The chance that a client decides whether a round of this run is skipped, where it can be computed."""
-        known = self.given.dropouts is None and self.given.sampler is None
-        return build.skip_chance(self.config, self.clients) if known else 0.0
+    def dropout(self) -> float | None:
+        """The declared probability that a client drops out of a round; None where the program brings its own."""
+        return None if self.given.dropouts is not None else self.config.cohort.dropout
+
+    @property
+    def tries(self) -> int:
+        """The attempts of a round."""
+        return 1 + (self.config.cohort.retries if self.config.cohort.too_few == "retry" else 0)
+
+    @property
+    def turn(self) -> float | None:
+        """The probability that one client decides whether a round is skipped; see `round_turn`."""
+        shortfall = round_shortfall(
+            self.scheme,
+            dropout=self.dropout,
+            min_survivors=self.min_survivors,
+            min_survivor_fraction=self.config.cohort.min_survivors,
+            central=self.config.privacy.placement == "central",
+        )
+        sampling = self.sampler.declare(self.clients)
+        return round_turn(sampling, self.clients, shortfall, tries=self.tries, adjacency=self.unit.adjacency)
 
     def accountant(self, observer: Observer = "outsider") -> Accountant:
         """The accountant of this run's claims against `observer`."""
         assume = self.config.privacy.noise == "simulation"
-        return Accountant(self.unit, self.delta, observer=observer, assume_secure_noise=assume, skips=self.skips)
+        return Accountant(self.delta, observer=observer, assume_secure_noise=assume)
 
     def budget(self) -> Budget | None:
         """The budget of the run, if it has one."""
         privacy = self.config.privacy
         if privacy.epsilon is None or not self.private:
             return None
-        assume = privacy.noise == "simulation"
-        return Budget(privacy.epsilon, self.delta, self.unit, assume_secure_noise=assume, skips=self.skips)
+        return Budget(privacy.epsilon, self.delta, assume_secure_noise=privacy.noise == "simulation")
 
-    def planned_epsilon(self) -> float:
-        """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
+    def planned(self, rounds: int) -> History:
+        """The history of a run of so many rounds, each of which releases its worst case."""
         if self.noise is None:
             raise ConfigError("a run without noise has no epsilon: set privacy.placement")
         sampling = self.sampler.declare(self.clients)
-        worst = self.noise.worst_case(round=1, sampling=sampling, server_sees=self.server_sees, cohort=())
-        rounds = range(1, self.config.rounds + 1)
-        return self.accountant().report(
-            [dataclasses.replace(worst, round=round) for round in rounds], cross_checks=False
-        ).epsilon  # fmt: skip
+        worst = self.noise.worst_case(round=1, sampling=sampling, views=self.scheme.views, cohort=())
+        return History.planned(self.unit, worst, rounds=rounds, turn=self.turn)
+
+    def planned_epsilon(self) -> float:
+        """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
+        return self.accountant().spent(self.planned(self.config.rounds))
 
     def check_claim(self) -> None:
         """Raise `PrivacyError` for a claim that no accountant can judge, or a budget that one round would exceed."""
         if self.noise is None:
             return
-        sampling = self.sampler.declare(self.clients)
-        worst = self.noise.worst_case(round=1, sampling=sampling, server_sees=self.server_sees, cohort=())
-        self.accountant().spent([worst])
-        budget = self.budget()
-        if budget is not None:
-            budget.check([], worst)
+        spent, budget = self.accountant().spent(self.planned(1)), self.budget()
+        if budget is not None and spent > budget.epsilon:
+            raise BudgetExceeded(spent, budget.epsilon)
 
 
 def assemble(config: Config, given: Given, *, noise_multiplier: float | None = None) -> Assembly:

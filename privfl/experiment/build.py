@@ -19,11 +19,9 @@ from privfl.dp import (
     LayerClip,
     Mechanism,
     NoisePlan,
-    Poisson,
     PrivacyUnit,
     side_bound,
 )
-from privfl.dp.skips import pivot_probability, skip_delta
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Cohort, Config, Server
@@ -99,27 +97,6 @@ def least_survivors(config: Config, sampler: CohortSampler, clients: int) -> int
     expected = min(sampler.expected_size(clients), sampler.largest_size(clients))
     distributed = config.privacy.placement == "distributed"
     return max(1, int(config.cohort.min_survivors * expected)) if distributed else 1
-
-
-def skip_chance(config: Config, clients: int) -> float:
-    """The mean number of rounds in which a client is drawn and decides whether the round is skipped.
-
-    0 where it is not computed: without Poisson sampling, and for local noise, which claims nothing by sampling.
-    """
-    sampler, settings = build_sampler(config.cohort), config.cohort
-    sampling, placement = sampler.declare(clients), config.privacy.placement
-    if placement in ("none", "local") or not isinstance(sampling, Poisson):
-        return 0.0
-    pivots = pivot_probability(
-        population=clients,
-        probability=sampling.probability,
-        least=least_survivors(config, sampler, clients),
-        share=settings.min_survivors,
-        dropout=settings.dropout,
-        empty_released=placement == "central",
-    )
-    tries = 1 + (settings.retries if settings.too_few == "retry" else 0)
-    return skip_delta(pivots, rounds=config.rounds * tries, probability=sampling.probability)
 
 
 def build_optimizer(settings: Server) -> ServerOptimizer:

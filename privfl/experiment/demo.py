@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.dp import EpsilonReport, Observer
-from privfl.dp.unit import OBSERVERS
 from privfl.engine import LoopExecutor
 from privfl.errors import StateError
 from privfl.experiment import baselines
@@ -139,8 +138,8 @@ class Demo:
         if len(reports) < self.config.rounds:
             raise StateError("the demonstration has not run to its end")
         epsilons: dict[Observer, EpsilonReport] = {}
-        for observer in OBSERVERS:
-            report = experiment.epsilon(observer) if observer in experiment.scheme.views else None
+        for observer in experiment.scheme.views:
+            report = experiment.epsilon(observer)
             if report is not None:
                 epsilons[observer] = report
         return DemoResult(

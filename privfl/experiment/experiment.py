@@ -308,7 +308,7 @@ class Experiment:
         if not self.private:
             return None
         accountant = dataclasses.replace(self.parts, config=self._with_delta(delta)).accountant(observer)
-        return accountant.report([])
+        return accountant.report(Ledger(self.parts.unit))
 
     def _with_delta(self, delta: float | None) -> Config:
         return self.config if delta is None else self.config.with_overrides({"privacy.delta": delta})
@@ -340,6 +340,7 @@ class Experiment:
             denominator=parts.sampler.expected_size(parts.clients) if parts.private else None,
             payment=self._payment(),
             dropouts=parts.dropouts,
+            dropout=parts.dropout,
             evaluate=self.evaluate,
             evaluate_every=config.evaluate_every,
             terms={"privacy": to_mapping(config.privacy), "name": config.name},
@@ -352,7 +353,7 @@ class Experiment:
         if not parts.private:
             return None
         return Payment(
-            Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.server_sees, parts.budget()
+            Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.scheme.views, parts.budget()
         )
 
     def _uniforms(self, seed: int, round: int) -> Any:

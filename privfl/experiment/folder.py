@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from privfl.dp import Accountant, EpsilonReport, Ledger, Observer, default_delta
+from privfl.dp import EpsilonReport, Ledger, Observer, default_delta, epsilon
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_toml
 from privfl.experiment.lock import sole_writer
-from privfl.experiment.schemes import describe
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, sweep, user_path
 from privfl.fl.run import RoundReport, check_charged
@@ -159,26 +158,19 @@ class RunFolder:
         ledger, config = self.ledger, self.config
         if ledger is None:
             return None
-        clients, parts = self.identity.clients, self.identity.parts
-        own, why = default_delta(clients)
+        own, why = default_delta(self.identity.clients)
         asked = delta if delta is not None else config.privacy.delta if config.privacy.delta is not None else own
-        counted = not {"dropouts", "sampler"} & set(parts)
-        accountant = Accountant(
-            ledger.unit,
-            asked,
-            observer=observer,
-            assume_secure_noise=config.privacy.noise == "simulation",
-            skips=build.skip_chance(config, clients) if counted else 0.0,
-        )
-        report = accountant.report(ledger.releases)
+        assume = config.privacy.noise == "simulation"
+        report = epsilon(ledger, asked, observer=observer, assume_secure_noise=assume)
         return dataclasses.replace(report, caveats=(*report.caveats, why)) if report.delta == own else report
 
     def epsilons(self) -> dict[Observer, EpsilonReport]:
         """The epsilon against every observer that this run's sum has; empty without noise."""
-        config, found = self.config, {}
-        own = "sum" in self.identity.parts
-        for observer in OBSERVERS if own else describe(config.sum.scheme).views(config):
-            report = self.epsilon(observer)
+        ledger, found = self.ledger, {}
+        releases = () if ledger is None else ledger.releases
+        named = {observer for release in releases for observer in release.views} or {"outsider"}
+        for observer in OBSERVERS:
+            report = self.epsilon(observer) if observer in named else None
             if report is not None:
                 found[observer] = report
         return found

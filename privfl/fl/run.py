@@ -16,16 +16,18 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.dp import Accountant, Budget, Ledger, Token
+from privfl.dp import Accountant, Budget, Draw, Ledger, Token
+from privfl.dp.accounting.history import History
 from privfl.dp.contract import check_denominator, check_metrics, check_weighting
-from privfl.dp.release import ServerView
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, PrivacyError, StateError, TooFewSurvivors
+from privfl.fl.draws import DrawNotes, round_shortfall
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Contribution, Outcome, Parts, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore, Version
+from privfl.observers import Views
 from privfl.sums import Tap, ignore
 from privfl.wire import ClientId
 
@@ -96,11 +98,11 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Where rounds are charged: the ledger, its accountant, what the server sees, and perhaps a budget."""
+    """Where rounds are charged: the ledger, its accountant, what each observer sees, and perhaps a budget."""
 
     ledger: Ledger
     accountant: Accountant
-    server_sees: ServerView
+    views: Views
     budget: Budget | None = None
 
 
@@ -110,7 +112,9 @@ class FederatedRun:
 
     `survivor_share` of a cohort must survive (rounded up), and `least_survivors` in any case. A round with too few is
     skipped, or tried again with the *same* cohort up to `retries` times. `uniforms` draws the coins of a round's
-    cohort. `denominator` is the fixed, public one of a private mean; None: the survivors are counted.
+    cohort. `dropout` is the declared probability, at most, that a client drops out of a round, independently of all
+    others; None: not declared, so sampling is not counted where a round can be skipped. `denominator` is the fixed,
+    public one of a private mean; None: the survivors are counted.
     """
 
     population: int
@@ -124,6 +128,7 @@ class FederatedRun:
     denominator: float | None = None
     payment: Payment | None = None
     dropouts: Dropouts = nobody
+    dropout: float | None = None
     evaluate: Evaluate | None = None
     evaluate_every: int = 1
     terms: Mapping[str, object] = field(default_factory=dict)
@@ -159,8 +164,9 @@ class FederatedRun:
         latest = self.store.latest() or self.store.save(0, initial, {}, parent="", report={})
         self._check_start(latest, initial)
         self._settle_stored(latest)
+        notes = self._notes()
         for round in range(latest.round + 1, rounds + 1):
-            latest, report = self._round(latest, round, last=round == rounds)
+            latest, report = self._round(latest, round, notes, last=round == rounds)
             yield report
 
     def _check_start(self, latest: Version, initial: Vector) -> None:
@@ -176,12 +182,16 @@ class FederatedRun:
         if noise is not None and self.payment is not None:
             check_charged(self.store, self.payment.ledger)
             worst = noise.worst_case(
-                round=0, sampling=self.sampler.declare(self.population), server_sees=self.payment.server_sees, cohort=()
+                round=0, sampling=self.sampler.declare(self.population), views=self.payment.views, cohort=()
             )
-            self.payment.accountant.spent([worst])
+            draw = Draw(0, worst.sampling, 0.0)
+            self.payment.accountant.spent(History(self.payment.ledger.unit).after(draw, worst))
 
-    def _round(self, latest: Version, round: int, *, last: bool) -> tuple[Version, RoundReport]:
+    def _round(
+        self, latest: Version, round: int, notes: DrawNotes | None, *, last: bool
+    ) -> tuple[Version, RoundReport]:
         started, traffic = time.perf_counter(), _Traffic(self.tap)
+        self._draw(round, notes)
         cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
         outcome, attempts, token = self._attempt(latest, round, cohort, traffic)
         seconds = time.perf_counter() - started
@@ -212,7 +222,43 @@ class FederatedRun:
         version = self.store.save(round, model, moments, parent=latest.hash, report=report.record())
         if token is not None:
             self._settle(token, report.dropouts)
+        if notes is not None:
+            notes.tally(skipped=outcome is None, cohort=len(cohort))
         return version, report
+
+    def _notes(self) -> DrawNotes | None:
+        """The draws of a run that keeps a ledger, after the rounds that are stored."""
+        if self.payment is None or self.parts.work.noise is None:
+            return None
+        sampling, unit = self.sampler.declare(self.population), self.payment.ledger.unit
+        shortfall = round_shortfall(
+            self.parts.scheme,
+            dropout=self.dropout,
+            min_survivors=self.least_survivors,
+            min_survivor_fraction=self.survivor_share,
+            central=self.parts.work.noise.mechanism.placement == "central",
+        )
+        notes = DrawNotes(sampling, self.population, shortfall, self.retries + 1, unit.adjacency)
+        for version in self.store.lineage():
+            if version.report:
+                notes.tally(skipped=version.report["status"] == "skipped", cohort=version.report["cohort"])
+        return notes
+
+    def _draw(self, round: int, notes: DrawNotes | None) -> None:
+        """Check the budget, then note the draw durably, before the round's cohort is sampled."""
+        noise, payment = self.parts.work.noise, self.payment
+        if noise is None or payment is None or notes is None:
+            return
+        draw = payment.ledger.drawn(round) or notes.next(round)
+        if payment.budget is not None:
+            worst = noise.worst_case(round=round, sampling=draw.sampling, views=payment.views, cohort=())
+            if not payment.ledger.charged(worst):
+                payment.budget.check(payment.ledger, draw, worst)
+        if payment.ledger.drawn(round) is None:
+            payment.ledger.draw(round, draw.sampling, draw.turn, void=draw.void)
+
+    def _min_survivors(self, cohort: int) -> int:
+        return max(self.least_survivors, math.ceil(self.survivor_share * cohort))
 
     def _attempt(
         self, latest: Version, round: int, cohort: tuple[ClientId, ...], tap: Tap
@@ -249,7 +295,7 @@ class FederatedRun:
             attempt=attempt,
             model_hash=latest.hash,
             cohort=cohort,
-            min_survivors=max(self.least_survivors, math.ceil(self.survivor_share * len(cohort))),
+            min_survivors=self._min_survivors(len(cohort)),
             update=update,
             scheme=self.parts.scheme.name,
             seed=self.seed,
@@ -274,7 +320,7 @@ class FederatedRun:
             round=plan.round,
             attempt=plan.attempt,
             sampling=self.sampler.declare(self.population),
-            server_sees=payment.server_sees,
+            views=payment.views,
             cohort=plan.cohort,
         )
         interrupted = payment.ledger.pending(worst)
@@ -283,7 +329,7 @@ class FederatedRun:
         while payment.ledger.charged(worst):
             worst = dataclasses.replace(worst, attempt=worst.attempt + 1)  # fresh noise: a further release
         if payment.budget is not None:
-            payment.budget.check(payment.ledger.releases, worst)
+            payment.budget.check(payment.ledger, payment.ledger.drawn(worst.round), worst)
         return payment.ledger.reserve(worst)
 
     def _refund(self, token: Token | None, error: TooFewSurvivors) -> None:
@@ -291,7 +337,7 @@ class FederatedRun:
 
         Where the server sees single vectors, it has seen those of the survivors, and the charge stands.
         """
-        if token is None or self.payment is None or (self.payment.server_sees == "vectors" and error.survivors):
+        if token is None or self.payment is None or (self.payment.views["server"] == "vectors" and error.survivors):
             return
         self.payment.ledger.refund(token, "too_few_survivors")
 
@@ -305,7 +351,7 @@ class FederatedRun:
             round=worst.round,
             attempt=worst.attempt,
             sampling=worst.sampling,
-            server_sees=worst.server_sees,
+            views=worst.views,
             survivors=set(worst.participants) - set(dropouts),
         )
         ledger.settle(token, release)
@@ -326,7 +372,7 @@ class FederatedRun:
     def _spent(self) -> float | None:
         if self.payment is None or self.parts.work.noise is None:
             return None
-        return self.payment.accountant.spent(self.payment.ledger.releases)
+        return self.payment.accountant.spent(self.payment.ledger)
 
     def _measure(self, model: Vector, round: int, *, last: bool) -> dict[str, float]:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from privfl.adapters.opacus import OpacusTrain
-from privfl.dp import Accountant, Ledger, Poisson, PrivacyUnit, combined, what_if
+from privfl.dp import Ledger, Poisson, PrivacyUnit, epsilon, what_if
 from privfl.errors import ConfigError, UnsupportedRelease
 from privfl.fl.client import client_rng
 
@@ -90,9 +90,9 @@ def test_the_ledger_is_the_clients_own_and_apart_from_client_level(tmp_path):
     saved = Ledger.read(tmp_path / "client-0.jsonl")
     assert saved.releases == train.ledger(0).releases
     with pytest.raises(UnsupportedRelease, match="seeded or floating-point"):
-        Accountant(saved.unit, 1e-5).report(saved.releases)
+        epsilon(saved, 1e-5)
     with pytest.raises(UnsupportedRelease, match="one number"):
-        combined([saved, Ledger(PrivacyUnit("client"))])
+        epsilon([saved, Ledger(PrivacyUnit("client"))], 1e-5, assume_secure_noise=True)
     assert train.ledger(3).releases == ()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ledgers import CKKS, MASKED, PLAIN, Judge
 
 from privfl.cli.runs import _summary, list_
 from privfl.cli.show import facts
@@ -137,7 +138,7 @@ def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_pa
     def a_run(source: str = "secure", sampler: Any = TENTH, **changes: Any) -> FederatedRun:
         work = Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, source), 0)
         parts = Parts(work, PlainSum(), LoopExecutor())
-        payment = Payment(Ledger(CLIENT_UNIT), Accountant(CLIENT_UNIT, 1e-5), "vectors")
+        payment = Payment(Ledger(CLIENT_UNIT), Accountant(1e-5), PLAIN)
         settings = {"seed": 0, "denominator": 4.0, "payment": payment} | changes
         return FederatedRun(4, parts, sampler, ModelStore(tmp_path), **settings)
 
@@ -157,10 +158,10 @@ def test_local_noise_tells_who_was_absent_and_so_claims_no_amplification() -> No
     noisy = [plan.contribute(np.zeros(100_000, np.int64)) for _ in range(4)]
     with_it, without = np.sum(noisy, axis=0).std(), np.sum(noisy[:3], axis=0).std()
     assert with_it / without == pytest.approx(math.sqrt(4 / 3), rel=0.02)
-    release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(4))
+    release = plan.worst_case(round=0, sampling=Poisson(0.5), views=MASKED, cohort=range(4))
     settings: Any = {"noise_multiplier": 2.0, "rounds": 1, "delta": 1e-5, "placement": "local", "slots": MANY}
     whole = what_if(sampling=Everyone(), **settings)
-    for found in (Accountant(CLIENT_UNIT, 1e-5).report([release]), what_if(sampling=Poisson(0.5), **settings)):
+    for found in (Judge(CLIENT_UNIT, 1e-5).report([release]), what_if(sampling=Poisson(0.5), **settings)):
         assert found.unit.adjacency == "zero_out"
         assert found.epsilon == whole.epsilon
         assert found.sampling == "everyone takes part in every round"
@@ -186,13 +187,13 @@ def test_distributed_noise_does_not_tell_how_many_were_drawn_or_fell_silent(draw
 
 def test_central_noise_in_an_encrypted_sum_promises_nothing_to_those_who_hold_its_key() -> None:
     plan = a_noise(1.0)
-    release = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="ciphertexts", cohort=range(4))
+    release = plan.worst_case(round=0, sampling=Poisson(0.5), views=CKKS, cohort=range(4))
     for observer in ("participant", "key_holder"):
-        report = Accountant(CLIENT_UNIT, 1e-5, observer=observer).report([release])  # type: ignore[arg-type]
+        report = Judge(CLIENT_UNIT, 1e-5, observer=observer).report([release])  # type: ignore[arg-type]
         assert math.isinf(report.epsilon)
         assert "before its noise" in report.sentence
     for observer in ("outsider", "server"):
-        assert Accountant(CLIENT_UNIT, 1e-5, observer=observer).report([release]).epsilon < 10  # type: ignore[arg-type]
+        assert Judge(CLIENT_UNIT, 1e-5, observer=observer).report([release]).epsilon < 10  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_a_private_run_has_a_public_denominator_uniform_weights_and_no_metric_be
 ) -> None:
     noise = a_noise(8.0, length=update.total_length)
     parts = Parts(Contribution(still, update, noise, 0), PlainSum(), LoopExecutor())
-    payment = Payment(Ledger(CLIENT_UNIT), Accountant(CLIENT_UNIT, 1e-5), "vectors")
+    payment = Payment(Ledger(CLIENT_UNIT), Accountant(1e-5), PLAIN)
     with pytest.raises(PrivacyError, match=match):
         FederatedRun(
             4, parts, EveryoneSampler(), ModelStore(tmp_path), seed=0, denominator=denominator, payment=payment

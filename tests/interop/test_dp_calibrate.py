@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from ledgers import MASKED
 
 from privfl.dp import (
     Everyone,
@@ -39,7 +40,7 @@ def test_the_least_noise(epsilon, z):
         {"sampling": Everyone()},
         {"sampling": FixedSize(100, 1000), "unit": PrivacyUnit("client", "replace_one")},
         {"sampling": Poisson(0.1), "placement": "distributed", "slots": SEGMENTS},
-        {"sampling": Poisson(0.1), "observer": "participant"},
+        {"sampling": Poisson(0.1), "observer": "participant", "views": MASKED},
     ],
 )
 def test_never_over_budget(settings):

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from ledgers import CKKS, MASKED, PLAIN, Judge
 
 from privfl.dp import (
-    Accountant,
     Everyone,
     FixedSize,
     FlatClip,
@@ -17,10 +17,10 @@ from privfl.dp import (
     Release,
     Slot,
     TruncatedPoisson,
-    combined,
+    epsilon,
     what_if,
 )
-from privfl.dp.accounting.accountant import compose
+from privfl.dp.accounting.compose import compose
 from privfl.dp.accounting.events import gaussian_event
 from privfl.dp.contract import check_denominator, check_metrics, check_weighting
 from privfl.errors import ConfigError, PrivacyError, StateError, UnsupportedRelease
@@ -40,34 +40,46 @@ def release(round=0, sampling=POISSON, **changes):
         "secure": True,
         "declared_stddev": 1024.0,
         "realized_stddev": 1024.0,
+        "length": 8,
         "norm_bound": 1024.0,
         "sampling": sampling,
-        "server_sees": "sum",
+        "views": MASKED,
         "participants": (1, 2, 3),
     }
     return Release(**{**base, **changes})
 
 
+def drawn(path=None):
+    """A ledger in which round 0 is drawn."""
+    ledger = Ledger(UNIT, path)
+    ledger.draw(0, POISSON, 0.0)
+    return ledger
+
+
 def test_amplification_for_a_cohort_that_was_not_poisson_sampled():
     # The same cohort in a further attempt must be the same: under Poisson sampling a cohort is never redrawn.
-    ledger = Ledger(UNIT)
+    ledger = drawn()
     ledger.reserve(release())
-    with pytest.raises(PrivacyError, match="never redrawn"):
+    with pytest.raises(PrivacyError, match="never replaced"):
         ledger.reserve(release(attempt=1, participants=(4, 5)))
     # One draw has one sampling, and no more take part than were drawn.
-    for bad in (release(attempt=1, sampling=Everyone()),):
-        with pytest.raises(UnsupportedRelease):
-            Accountant(UNIT, DELTA).report([release(), bad])
+    with pytest.raises(StateError, match="drawn otherwise"):
+        ledger.reserve(release(attempt=1, sampling=Everyone()))
     for sampling in (FixedSize(2, 100), TruncatedPoisson(0.1, 2, 100)):
-        with pytest.raises(UnsupportedRelease):
-            Accountant(PrivacyUnit("client", "zero_out"), DELTA).report([release(sampling=sampling)])
+        with pytest.raises(PrivacyError, match="3 took part"):
+            release(sampling=sampling)
+    # Without its draw a release of a client could not be told from one of a cohort chosen afterwards.
+    with pytest.raises(StateError, match="was not drawn"):
+        Ledger(UNIT).reserve(release())
 
 
 @pytest.mark.parametrize("observer", ["participant", "server", "key_holder"])
 def test_amplification_against_an_observer_who_knows_the_cohort(observer):
     with pytest.raises(UnsupportedRelease, match="knows who took part"):
         compose({gaussian_event(1.0, Poisson(0.1)): 1}, UNIT, DELTA, observer=observer)
-    assert what_if(sampling=Poisson(0.1), noise_multiplier=1, rounds=1, delta=DELTA, observer=observer).epsilon > 4.37
+    plan = {"noise_multiplier": 1, "rounds": 1, "delta": DELTA, "observer": observer}
+    open_to_all = dict.fromkeys(("outsider", observer), "release")
+    assert what_if(sampling=Poisson(0.1), views=open_to_all, **plan).epsilon > 4.37
 
 
 @pytest.mark.parametrize("bound", [None, math.inf, math.nan, 0.0])
@@ -93,7 +105,7 @@ def test_surviving_noise_below_declared():
         release(i, Everyone(), declared_stddev=1e4 * math.sqrt(0.8), realized_stddev=1e4, norm_bound=1e3)
         for i in range(100)
     ]
-    assert Accountant(UNIT, DELTA).report(honest).epsilon == pytest.approx(4.983, abs=1e-3)
+    assert Judge(UNIT, DELTA).report(honest).epsilon == pytest.approx(4.983, abs=1e-3)
 
 
 @pytest.mark.parametrize("noise", [math.nan, 0.0, -1.0, math.inf])
@@ -110,7 +122,7 @@ def test_noise_that_is_none(noise):
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, math.inf])
 def test_delta_outside_the_unit_interval(delta):
     with pytest.raises(ConfigError, match="delta"):
-        Accountant(UNIT, delta)
+        Judge(UNIT, delta)
     with pytest.raises(ConfigError, match="delta"):
         what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=delta)
 
@@ -124,7 +136,7 @@ def test_a_delta_that_the_transforms_do_not_resolve():
 def test_replace_one_through_an_rdp_event():
     skellam = release(placement="distributed", law="skellam", l1_bound=1024.0)
     with pytest.raises(UnsupportedRelease):
-        Accountant(PrivacyUnit("client", "replace_one"), DELTA).report([skellam])
+        Judge(PrivacyUnit("client", "replace_one"), DELTA).report([skellam])
     report = what_if(
         sampling=Poisson(0.1), noise_multiplier=1, rounds=1, delta=DELTA, unit=PrivacyUnit("client", "replace_one")
     )
@@ -145,20 +157,22 @@ def test_fixed_size_and_truncated_sampling_outside_their_adjacency():
 
 
 def test_a_run_resumed_under_another_unit(tmp_path):
-    Ledger(UNIT, tmp_path / "ledger").reserve(release())
+    drawn(tmp_path / "ledger").reserve(release())
     with pytest.raises(StateError, match="cannot be continued"):
         Ledger(PrivacyUnit("example"), tmp_path / "ledger")
 
 
-def test_sample_and_client_level_in_one_number():
-    client, sample = Ledger(UNIT), Ledger(PrivacyUnit("example"))
+def test_example_and_client_level_in_one_number():
+    client, example = drawn(), Ledger(PrivacyUnit("example"))
     client.reserve(release())
-    sample.reserve(release(1))
-    assert len(combined([client, client]).releases) == 2
+    example.reserve(release(1))
+    assert epsilon([client, client], DELTA).rounds == 2
     with pytest.raises(UnsupportedRelease, match="one number"):
-        combined([client, sample])
+        epsilon([client, example], DELTA)
     with pytest.raises(UnsupportedRelease, match="one number"):
-        combined([client, Ledger(PrivacyUnit("client", "zero_out"))])
+        epsilon([client, Ledger(PrivacyUnit("client", "zero_out"))], DELTA)
+    with pytest.raises(ConfigError, match="at least one"):
+        epsilon([], DELTA)
 
 
 def test_metrics_outside_the_ledger():
@@ -172,8 +186,8 @@ def test_metrics_outside_the_ledger():
 def test_a_claim_over_seeded_or_floating_point_noise(law):
     seeded = release(secure=False, law=law)
     with pytest.raises(UnsupportedRelease, match="seeded or floating-point"):
-        Accountant(UNIT, DELTA).report([seeded])
-    report = Accountant(UNIT, DELTA, assume_secure_noise=True).report([seeded])
+        Judge(UNIT, DELTA).report([seeded])
+    report = Judge(UNIT, DELTA, assume_secure_noise=True).report([seeded])
     assert str(report).startswith("epsilon if the noise were secure ")
     assert "epsilon" not in report.as_dict()
     assert "were secure" in report.sentence
@@ -182,7 +196,7 @@ def test_a_claim_over_seeded_or_floating_point_noise(law):
 
 
 def test_two_openings_of_one_sum():
-    ledger = Ledger(UNIT)
+    ledger = drawn()
     ledger.reserve(release())
     with pytest.raises(PrivacyError, match="charged already"):
         ledger.reserve(release())
@@ -197,18 +211,13 @@ def test_a_client_whose_update_is_not_finite_contributes_zeros():
 
 
 def test_whoever_sees_a_sum_before_its_noise_gets_infinity():
-    for sees, observer in (
-        ("sum", "server"),
-        ("vectors", "server"),
-        ("ciphertexts", "key_holder"),
-        ("ciphertexts", "participant"),
-    ):
-        report = Accountant(UNIT, DELTA, observer=observer).report([release(server_sees=sees)])
+    for sees, observer in ((MASKED, "server"), (PLAIN, "server"), (CKKS, "key_holder"), (CKKS, "participant")):
+        report = Judge(UNIT, DELTA, observer=observer).report([release(views=sees)])
         assert report.epsilon == math.inf
         assert report.as_dict()["epsilon"] == "infinity"
         assert report.sentence.startswith("Nothing is promised")
-    assert Accountant(UNIT, DELTA, observer="server").report([release(server_sees="ciphertexts")]).epsilon < 5
+    assert Judge(UNIT, DELTA, observer="server").report([release(views=CKKS)]).epsilon < 5
     with pytest.raises(UnsupportedRelease, match="no key holder"):
-        Accountant(UNIT, DELTA, observer="key_holder").report([release()])
+        Judge(UNIT, DELTA, observer="key_holder").report([release()])
     nothing = release(placement="none", law="none", declared_stddev=0.0, realized_stddev=0.0)
-    assert Accountant(UNIT, DELTA).report([nothing]).epsilon == math.inf
+    assert Judge(UNIT, DELTA).report([nothing]).epsilon == math.inf

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from ledgers import MASKED, SUMS, Judge
 
 from privfl.dp import (
-    Accountant,
     Everyone,
     FixedSize,
     Mechanism,
@@ -51,8 +51,8 @@ def test_the_discrete_gaussian_is_not_covered_by_the_gaussian(sigma, epsilon):
     assert found == pytest.approx(epsilon, abs=5e-5)
     assert found > 4.377178
     plan = Mechanism("central", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
-    release = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[1])
-    report = Accountant(PrivacyUnit(), 1e-5).report([release])
+    release = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[1])
+    report = Judge(PrivacyUnit(), 1e-5).report([release])
     assert report.epsilon > found
     assert report.accountant.startswith("RDP")
 
@@ -62,18 +62,18 @@ def test_the_discrete_gaussian_is_not_covered_by_the_gaussian(sigma, epsilon):
 def test_equal_placement_is_worth_the_same_through_every_sum(placement, observer):
     plan = Mechanism(placement, 2.0).plan(SEGMENTS, cohort=30, min_survivors=20)
     figures = {
-        sees: Accountant(PrivacyUnit(), 1e-5, observer=observer)
+        sees: Judge(PrivacyUnit(), 1e-5, observer=observer)
         .report(
             [
-                plan.worst_case(round=i, sampling=Poisson(0.1), server_sees=sees, cohort=range(i, 25 + i))
+                plan.worst_case(round=i, sampling=Poisson(0.1), views=SUMS[sees], cohort=range(i, 25 + i))
                 for i in range(5)
             ]
         )
         .epsilon
-        for sees in ("vectors", "sum", "ciphertexts")
+        for sees in SUMS
     }
     if (placement, observer) == ("central", "participant"):
         # Who takes part in an encrypted sum holds its key, from which the noise is derived.
-        assert figures.pop("ciphertexts") == math.inf
+        assert figures.pop("ckks") == math.inf
     assert len(set(figures.values())) == 1
-    assert 0 < figures["sum"] < 10
+    assert 0 < figures["masked"] < 10

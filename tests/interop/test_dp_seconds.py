@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from privfl.dp import CLIENT_UNIT, Everyone, Poisson, PrivacyUnit, Sampling, TruncatedPoisson, calibrate, what_if
-from privfl.dp.accounting import accountant as accounts
+from privfl.dp.accounting import compose as accounts
 
 
 def ask(sampling: Sampling, z: float, rounds: int, unit: PrivacyUnit = CLIENT_UNIT) -> float:

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from ledgers import MASKED, PLAIN, Judge
 from scipy import special
 
 from privfl.dp import (
-    Accountant,
     Everyone,
     FixedSize,
     Mechanism,
@@ -29,17 +29,17 @@ def plan(z, placement="distributed"):
     return Mechanism(placement, z).plan(SEGMENTS, cohort=150, min_survivors=60)
 
 
-def releases(z, rounds, sampling, placement="distributed", sees="sum"):
+def releases(z, rounds, sampling, placement="distributed", sees=MASKED):
     chosen = plan(z, placement)
     return [
-        chosen.worst_case(round=i, sampling=sampling, server_sees=sees, cohort=range(100 * i, 100 * i + 100))
+        chosen.worst_case(round=i, sampling=sampling, views=sees, cohort=range(100 * i, 100 * i + 100))
         for i in range(rounds)
     ]
 
 
 @pytest.mark.parametrize(("z", "central"), [(0.9360, 8.0), (2.2478, 2.0), (3.9417, 1.0)])
 def test_at_most_a_fifth_above_the_central_gaussian(z, central):
-    ours = Accountant(UNIT, 1e-5).report(releases(z, 100, Poisson(0.1)))
+    ours = Judge(UNIT, 1e-5).report(releases(z, 100, Poisson(0.1)))
     gaussian = what_if(sampling=Poisson(0.1), noise_multiplier=z, rounds=100, delta=1e-5)
     assert gaussian.epsilon == pytest.approx(central, abs=0.002)
     assert gaussian.epsilon < ours.epsilon < 1.2 * gaussian.epsilon
@@ -50,13 +50,10 @@ def test_at_most_a_fifth_above_the_central_gaussian(z, central):
 
 def test_the_server_sees_the_noisy_sum_and_knows_the_cohort():
     rounds = releases(5.0, 3, Poisson(0.1))
-    server = Accountant(UNIT, 1e-5, observer="server").report(rounds)
-    outsider = Accountant(UNIT, 1e-5).report(rounds)
+    server = Judge(UNIT, 1e-5, observer="server").report(rounds)
+    outsider = Judge(UNIT, 1e-5).report(rounds)
     assert outsider.epsilon < server.epsilon < math.inf
-    assert (
-        Accountant(UNIT, 1e-5, observer="server").report(releases(5.0, 3, Poisson(0.1), sees="vectors")).epsilon
-        == math.inf
-    )
+    assert Judge(UNIT, 1e-5, observer="server").report(releases(5.0, 3, Poisson(0.1), sees=PLAIN)).epsilon == math.inf
 
 
 def shifted_skellam_renyi(order, shift, variance):
@@ -93,10 +90,10 @@ def test_shares_that_survive_reach_the_declared_noise():
     total = sum(chosen.contribute(zeros) for _ in range(59))
     assert total.std() == pytest.approx(chosen.noise_stddev, rel=0.05)
     assert chosen.realized_stddev(60) >= chosen.noise_stddev
-    settled = chosen.release(round=0, sampling=Poisson(0.1), server_sees="sum", survivors=range(80))
+    settled = chosen.release(round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(80))
     assert settled.realized_stddev > settled.declared_stddev
     with pytest.raises(PrivacyError, match="surviving noise"):
-        chosen.release(round=0, sampling=Poisson(0.1), server_sees="sum", survivors=range(59))
+        chosen.release(round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(59))
 
 
 def test_colluders_are_counted_out():
@@ -110,11 +107,11 @@ def test_colluders_are_counted_out():
 @pytest.mark.parametrize("sampling", [FixedSize(100, 1000)])
 def test_integer_noise_under_other_sampling_is_refused(sampling):
     with pytest.raises(UnsupportedRelease):
-        Accountant(PrivacyUnit("client", "zero_out"), 1e-5).report(releases(1.0, 1, sampling))
+        Judge(PrivacyUnit("client", "zero_out"), 1e-5).report(releases(1.0, 1, sampling))
     with pytest.raises(UnsupportedRelease, match="add_remove and zero_out"):
-        Accountant(PrivacyUnit("client", "replace_one"), 1e-5).report(releases(1.0, 1, Poisson(0.1)))
+        Judge(PrivacyUnit("client", "replace_one"), 1e-5).report(releases(1.0, 1, Poisson(0.1)))
 
 
 def test_replace_one_without_sampling_doubles_the_sensitivity():
-    single = Accountant(PrivacyUnit("client", "replace_one"), 1e-5).report(releases(2.0, 1, Everyone())).epsilon
-    assert single == pytest.approx(Accountant(UNIT, 1e-5).report(releases(1.0, 1, Everyone())).epsilon, rel=1e-4)
+    single = Judge(PrivacyUnit("client", "replace_one"), 1e-5).report(releases(2.0, 1, Everyone())).epsilon
+    assert single == pytest.approx(Judge(UNIT, 1e-5).report(releases(1.0, 1, Everyone())).epsilon, rel=1e-4)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ledgers import PLAIN
 
 from privfl.codec import FixedPoint
 from privfl.dp import CLIENT_UNIT, Accountant, Budget, ElementClip, FlatClip, Ledger, Mechanism, NoisePlan, Slot
@@ -49,9 +50,9 @@ def a_noise(source: str = "simulation") -> NoisePlan:
 
 def a_payment(folder: Path, *, epsilon: float = 100.0, assume: bool = True) -> Payment:
     ledger = Ledger(CLIENT_UNIT, folder / "ledger.jsonl")
-    accountant = Accountant(CLIENT_UNIT, 1e-5, assume_secure_noise=assume)
-    budget = Budget(epsilon, 1e-5, CLIENT_UNIT, assume_secure_noise=assume)
-    return Payment(ledger, accountant, "vectors", budget)
+    accountant = Accountant(1e-5, assume_secure_noise=assume)
+    budget = Budget(epsilon, 1e-5, assume_secure_noise=assume)
+    return Payment(ledger, accountant, PLAIN, budget)
 
 
 def final(run: FederatedRun, rounds: int = 6) -> str:
@@ -139,8 +140,8 @@ def test_a_server_that_saw_vectors_is_paid_for_even_if_too_few_survived(tmp_path
     (report,) = run.run(np.zeros(3), 1)
     assert report.status == "skipped"
     assert len(payment.ledger.releases) == 3
-    server = Accountant(CLIENT_UNIT, 1e-5, observer="server", assume_secure_noise=True)
-    assert server.report(payment.ledger.releases).epsilon > 0.5
+    server = Accountant(1e-5, observer="server", assume_secure_noise=True)
+    assert server.report(payment.ledger).epsilon > 0.5
 
 
 def test_the_budget_stops_the_run_before_a_client_is_asked(tmp_path: Path) -> None:

@@ -1,384 +1,263 @@
-"""Epsilon from releases: privacy loss distributions of dp-accounting, closed forms where they exist.
+"""Epsilon as a pure function of ledgers: `epsilon`, with `Accountant` and `Budget` around it.
 
-The only module that imports dp_accounting, and only when a sampled event has to be composed. What it computes is an
-upper bound: discretised losses are pessimistic (Doroshenko et al. 2022, "Connect the dots"), the grid is refined until
-the next refinement would change little, and a slack for the rounding of the Fourier transforms is taken off delta.
+A finished run and a planned one take the same path: both are a `History`, and `Accountant` judges nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from privfl.checks import check_count, check_delta, check_positive
-from privfl.dp.accounting.events import EVERYONE, Event, Profile, carried_by_units, exposure, known_sampling
-from privfl.dp.accounting.gaussian import gaussian_epsilon
-from privfl.dp.accounting.profiles import fixed_size_delta, profile_reach
-from privfl.dp.accounting.rdp import NAME as RDP
-from privfl.dp.accounting.rdp import rdp_epsilon
+from privfl.checks import check_choice, check_delta, check_positive
+from privfl.dp.accounting.compose import CLOSED_FORM, compose, cross_figures
+from privfl.dp.accounting.events import Profile, as_seen, exposure, in_every_release, known_sampling
+from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
-from privfl.dp.release import Placement, Release
-from privfl.dp.unit import Everyone, FixedSize, Observer, Poisson, PrivacyUnit, Sampling, TruncatedPoisson
-from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, UnsupportedRelease
+from privfl.dp.draws import Draw
+from privfl.dp.ledger import Ledger
+from privfl.dp.release import Release
+from privfl.dp.unit import FixedSize, PrivacyUnit
+from privfl.errors import BudgetExceeded, UnsupportedRelease
+from privfl.observers import OBSERVERS, Observer
 
-CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
-PLD: Final = "PLD (dp-accounting, connect the dots)"
+Ledgers = Ledger | History | Sequence[Ledger | History]
+"""One ledger, or several of one unit that are judged together."""
 
-_COARSE: Final = 4e-3
-_FINE_GRID: Final = 1e-4
-_CLOSE: Final = 1e-3  # stop refining here: with grids four times finer, the error left is about a fifteenth of it
-_FFT_SLACK: Final = 1e-12
-_FFT_SLACK_EACH: Final = 1e-15
-_ORDERS: Final = (*range(2, 64), *range(64, 512, 16), 512, 1024)
-_FINE: Final[dict[tuple[frozenset[tuple[Event, int]], PrivacyUnit, float], tuple[float, str]]] = {}
-"""Figures that were computed finely: a quick question about the same releases gets these."""
-_FEW_POINTS: Final = 300_000
-_MOST_POINTS: Final = 2_000_000
+DROPOUTS: Final = "assumes that who drops out depends neither on the data nor on who else was sampled"
+PUBLIC_COUNTS: Final = "assumes that the number of clients is public"
+UNBOUNDED: Final = (
+    "sampling is not counted where nothing bounds the probability that one client decides whether a round is skipped"
+)
+ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
+ALWAYS: Final = "the figure of a client in every round, which is smaller here than what sampling gives"
+
+
+def epsilon(
+    ledgers: Ledgers,
+    delta: float,
+    *,
+    observer: Observer = "outsider",
+    assume_secure_noise: bool = False,
+    cross_checks: bool = True,
+) -> EpsilonReport:
+    """The epsilon of one ledger, or of several together. It depends on nothing else.
+
+    Args:
+        ledgers: One ledger, or several that were kept under one unit: their composition is judged.
+        delta: Probability in (0, 1) with which the promise may fail.
+        observer: Against whom the promise holds.
+        assume_secure_noise: Judge seeded or floating-point noise as if it were secure. The report is then labeled
+            "epsilon if the noise were secure".
+        cross_checks: Ask other accountants too, where they apply.
+
+    Raises:
+        ConfigError: `delta` or `observer` is none.
+        UnsupportedRelease: The ledgers are of different units, withhold what the observer knows, or hold a release that
+            no accountant here can judge.
+    """
+    accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise)
+    return accountant.report(ledgers, cross_checks=cross_checks)
 
 
 class Accountant:
-    """Epsilon at `delta` for `unit` against `observer`, from any releases, with what was computed before kept.
+    """A question that is asked again and again: epsilon at one `delta` against one `observer`.
 
-    Refuses seeded or floating-point noise (`UnsupportedRelease`) unless `assume_secure_noise`, whose reports are
-    labelled "epsilon if the noise were secure". `skips`: the chance that whether a round is skipped turns on one client
-    (see `privfl.dp.skips`), which is taken off delta; if that leaves less than half, sampling does not count.
+    Args:
+        delta: Probability in (0, 1) with which the promise may fail.
+        observer: Against whom the promise holds.
+        assume_secure_noise: Judge seeded or floating-point noise as if it were secure, and label the figure so.
+
+    Raises:
+        ConfigError: `delta` or `observer` is none.
     """
 
-    def __init__(
-        self,
-        unit: PrivacyUnit,
-        delta: float,
-        *,
-        observer: Observer = "outsider",
-        assume_secure_noise: bool = False,
-        skips: float = 0.0,
-    ) -> None:
+    def __init__(self, delta: float, *, observer: Observer = "outsider", assume_secure_noise: bool = False) -> None:
         check_delta(delta)
-        if not skips >= 0:
-            raise ConfigError(f"skips is a probability, not {skips!r}")
-        self.unit, self.delta, self.observer = unit, delta, observer
-        self._skips = skips if observer == "outsider" else 0.0
+        check_choice("observer", observer, OBSERVERS)
+        self.delta, self.observer = delta, observer
         self.assume_secure_noise = assume_secure_noise
 
-    def spent(self, releases: Sequence[Release]) -> float:
-        """Epsilon for a progress line: on one coarse grid, so up to about 0.001 above `report`, unless that ran."""
-        return self._worst(releases, quick=True)[0]
+    def spent(self, ledgers: Ledgers, *, quick: bool = False) -> float:
+        """The figure of `report` without its words.
 
-    def report(self, releases: Sequence[Release], *, cross_checks: bool = True) -> EpsilonReport:
-        """The full statement about these releases."""
-        epsilon, accountant, reason, worst = self._worst(releases, quick=False)
-        releases = self._counted(releases)
-        unit = self._seen(releases)
-        caveats = [reason] if reason else [DROPOUTS, *self._told(_caveats(releases, self.observer, unit))]
-        checks = cross_figures(worst, unit, self.delta - self._taken) if cross_checks and worst is not None else {}
+        Args:
+            ledgers: What was released.
+            quick: Compute on one coarse grid: up to about 0.001 above the figure, never below it.
+        """
+        return self._judge(History.of(ledgers), quick=quick).epsilon
+
+    def report(self, ledgers: Ledgers, *, cross_checks: bool = True) -> EpsilonReport:
+        """The full statement about these ledgers, with other accountants' figures if `cross_checks`."""
+        history = History.of(ledgers)
+        found = self._judge(history, quick=False)
+        checks = {}
+        if cross_checks and found.profile is not None:
+            checks = dict(cross_figures(found.profile, found.unit, found.delta))
         return EpsilonReport(
-            epsilon,
+            found.epsilon,
             self.delta,
-            accountant,
-            unit,
-            _sampling_in_words(releases, self.observer, unit),
+            found.accountant,
+            found.unit,
+            _sampling_in_words(found.history, self.observer, found),
             self.observer,
-            _rounds(releases, self.unit),
-            secure=all(r.secure or r.placement == "none" for r in releases),
+            history.count,
+            secure=all(r.secure or r.placement == "none" for r in history.releases),
             cross_checks=checks,
-            caveats=tuple(caveats),
+            caveats=_caveats(found, self.observer),
         )
 
-    @property
-    def _drowned(self) -> bool:
-        return self._skips > self.delta / 2
-
-    @property
-    def _taken(self) -> float:
-        return 0.0 if self._drowned else self._skips
-
-    def _counted(self, releases: Sequence[Release]) -> Sequence[Release]:
-        """The releases with the sampling that may be counted on."""
-        return [replace(r, sampling=EVERYONE) for r in releases] if self._drowned else releases
-
-    def _told(self, caveats: list[str]) -> list[str]:
-        if self._drowned:
-            more = "sampling is not counted: whether a round is skipped turns on one client too often"
-            return [*caveats, f"{more}, which would take {self._skips:.1e}, too much of delta"]
-        if not self._skips:
-            return caveats
-        taken = f"{self._skips:.1e} of delta is kept for rounds that turn on one client to be skipped or not"
-        return [taken if caveat == SKIPS else caveat for caveat in caveats]
-
-    def _seen(self, releases: Sequence[Release]) -> PrivacyUnit:
-        if self._drowned and self.unit.adjacency == "add_remove":
-            return PrivacyUnit(self.unit.level, "zero_out")
-        return as_seen(self.unit, self.observer, (release.placement for release in releases))
-
-    def _worst(self, releases: Sequence[Release], *, quick: bool) -> tuple[float, str, str, Profile | None]:
-        insecure = [r.round for r in releases if not r.secure and r.placement != "none"]
+    def _judge(self, history: History, *, quick: bool) -> _Judgement:
+        insecure = [r.round for r in history.releases if not r.secure and r.placement != "none"]
         if insecure and not self.assume_secure_noise:
             raise UnsupportedRelease(
                 f"round {insecure[0]}: the noise was seeded or floating-point, and no epsilon can be claimed for it; "
                 "ask for the figure it would have if the noise were secure"
             )
-        releases = self._counted(releases)
-        seen = exposure(releases, self.unit, self.observer)
+        turn = history.turn if self.observer == "outsider" else 0.0
+        excess = turn if turn > self.delta / 2 else 0.0
+        if excess:
+            history, turn = history.without_turns(), 0.0
+        seen = exposure(history, self.observer)
+        unit = as_seen(history.unit, self.observer, (release.placement for release in history.releases))
+        if self.observer == "outsider" and history.unbounded and unit.adjacency == "add_remove":
+            unit = PrivacyUnit(unit.level, "zero_out")
+        delta = self.delta - turn
         if seen.unbounded:
-            return math.inf, "none", seen.unbounded, None
-        worst, accountant, profile = 0.0, CLOSED_FORM, seen.profiles[0]
+            return _Judgement(math.inf, "none", history, unit, delta, reason=seen.unbounded)
+        worst, accountant, profile = -1.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
-            delta = self.delta - self._taken
-            epsilon, name = compose(candidate, self._seen(releases), delta, observer=self.observer, quick=quick)
-            if epsilon >= worst:
-                worst, accountant, profile = epsilon, name, candidate
-        return worst, accountant, "", profile
+            figure, name = compose(candidate, unit, delta, observer=self.observer, quick=quick)
+            if figure > worst:
+                worst, accountant, profile = figure, name, candidate
+        found = _Judgement(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
+        return self._at_most_known(found) if self.observer == "outsider" else found
+
+    def _at_most_known(self, found: _Judgement) -> _Judgement:
+        """The outsider's figure, or that of one who knows a client to be in every release, if it is smaller.
+
+        An outsider knows no more than such an observer, for whom neither sampling nor skipped rounds matter.
+        """
+        unit = found.unit
+        if unit.adjacency == "add_remove":
+            unit = PrivacyUnit(unit.level, "zero_out")
+        profile = in_every_release(found.history)
+        figure, name = compose(profile, unit, self.delta, observer="participant")
+        if figure >= found.epsilon:
+            return found
+        return _Judgement(figure, name, found.history, unit, self.delta, profile, always=True)
 
 
-DROPOUTS: Final = "assumes that who drops out depends neither on the data nor on who else was drawn"
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """A figure and what it rests on: the history as it was counted, the unit, and what was left of delta.
+
+    `turn` was taken off delta for skipped rounds, or would have been `excess`. `always`: the figure is that of a client
+    in every release.
+    """
+
+    epsilon: float
+    accountant: str
+    history: History
+    unit: PrivacyUnit
+    delta: float
+    profile: Profile | None = None
+    reason: str = ""
+    turn: float = 0.0
+    excess: float = 0.0
+    always: bool = False
 
 
 class Budget:
-    """The most that a run may spend: `epsilon` at `delta` for `unit` against `observer`."""
+    """The most that a run may spend: `epsilon` at `delta` against `observer`.
+
+    Args:
+        epsilon: The most, positive and finite.
+        delta: Probability in (0, 1) with which the promise may fail.
+        observer: Against whom the promise holds.
+        assume_secure_noise: Judge seeded or floating-point noise as if it were secure.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
 
     def __init__(
         self,
         epsilon: float,
         delta: float,
-        unit: PrivacyUnit,
         *,
         observer: Observer = "outsider",
         assume_secure_noise: bool = False,
-        skips: float = 0.0,
     ) -> None:
         check_positive("epsilon", epsilon)
         self.epsilon = epsilon
-        self.accountant = Accountant(
-            unit, delta, observer=observer, assume_secure_noise=assume_secure_noise, skips=skips
-        )
+        self.accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise)
 
-    def check(self, releases: Sequence[Release], worst: Release) -> float:
-        """Epsilon after `worst` was added to `releases`; raises `BudgetExceeded` when that is too much.
+    def check(self, ledger: Ledger | History, draw: Draw | None, worst: Release) -> float:
+        """Epsilon, at most, after a round more. Call it before the round's cohort is sampled and a client is asked.
 
-        Call it before any client is asked. A figure on the edge is computed on finer grids before it is refused.
+        A figure on the edge is computed on finer grids before it is refused.
+
+        Args:
+            ledger: What was drawn and released before.
+            draw: The draw of the round, in the ledger already or not; None at level "example".
+            worst: The worst case of what the round releases.
+
+        Raises:
+            BudgetExceeded: The round could cost too much.
         """
-        after = [*releases, worst]
-        epsilon = self.accountant.spent(after)
-        if epsilon > self.epsilon:
-            epsilon = self.accountant.report(after, cross_checks=False).epsilon
-        if epsilon > self.epsilon:
-            raise BudgetExceeded(epsilon, self.epsilon)
-        return epsilon
+        after = History.of(ledger).after(draw, worst)
+        spent = self.accountant.spent(after, quick=True)
+        if spent > self.epsilon:
+            spent = self.accountant.spent(after)
+        if spent > self.epsilon:
+            raise BudgetExceeded(spent, self.epsilon)
+        return spent
 
 
-def compose(
-    profile: Mapping[Event, int],
-    unit: PrivacyUnit,
-    delta: float,
-    *,
-    observer: Observer = "outsider",
-    quick: bool = False,
-) -> tuple[float, str]:
-    """Epsilon at `delta` of a composition of events under `unit`, and the accountant's name.
-
-    Raises `UnsupportedRelease` for an event that no accountant here can judge under this adjacency, and for
-    amplification by sampling against an observer who knows the cohorts.
-    """
-    check_delta(delta)
-    for event in profile:
-        if observer != "outsider" and not isinstance(event.sampling, Everyone):
-            raise UnsupportedRelease(f"the {observer} knows who took part: there is no amplification by sampling")
-        _check_event(event, unit)
-    items = frozenset(profile.items())
-    if quick and (items, unit, delta) in _FINE:
-        return _FINE[items, unit, delta]
-    found = _compose(items, unit, delta, quick)
-    if not quick:
-        _FINE[items, unit, delta] = found
-    return found
-
-
-@lru_cache(maxsize=512)
-def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
-    if not all(event.gaussian for event, _ in items):
-        return rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor), RDP
-    whole = [(event, count) for event, count in items if isinstance(event.sampling, Everyone)]
-    sampled = sorted(((e, n) for e, n in items if not isinstance(e.sampling, Everyone)), key=repr)
-    # All unsampled Gaussian releases together are one: 1/z^2 adds up.
-    inverse = math.fsum(count * event.noise_multiplier**-2 for event, count in whole)
-    merged = unit.factor**-1 / math.sqrt(inverse) if inverse else math.inf
-    if not sampled:
-        return (gaussian_epsilon(merged, delta) if inverse else 0.0), CLOSED_FORM
-    # Powers of a transform amplify its rounding by the count: what that can hide is taken off delta.
-    slack = _FFT_SLACK + _FFT_SLACK_EACH * sum(count for _, count in sampled)
-    if delta < 100 * slack:
-        raise UnsupportedRelease(f"the PLD accountant does not resolve a delta of {delta:g}, below {100 * slack:g}")
-    previous = math.inf
-    for grid in _grids(sampled, merged, quick):
-        epsilon = _on_grid(sampled, merged, unit, grid).get_epsilon_for_delta(delta - slack)
-        if previous - epsilon < _CLOSE:
-            return float(min(previous, epsilon)), PLD
-        previous = min(previous, float(epsilon))
-    return previous, PLD
-
-
-def discrete_gaussian_epsilon(sigma: float, sensitivity: int, delta: float, *, count: int = 1) -> float:
-    """Epsilon of `count` discrete Gaussians of one coordinate, integer `sensitivity`, by their own distribution.
-
-    Never below the truth. In more dimensions only the Renyi bound holds; see `privfl.dp.accounting.rdp`.
-    """
-    check_positive("sigma", sigma)
-    check_count("sensitivity", sensitivity)
-    check_count("count", count)
-    check_delta(delta)
-    pld = _library().pld.privacy_loss_distribution
-    one = pld.from_discrete_gaussian_mechanism(sigma, sensitivity=sensitivity, value_discretization_interval=_FINE_GRID)
-    return float(one.self_compose(count).get_epsilon_for_delta(delta - _FFT_SLACK))
-
-
-def _on_grid(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyUnit, grid: float) -> Any:
-    total = None
-    for event, count in sampled:
-        part = _distribution(event.noise_multiplier, event.sampling, unit.adjacency == "replace_one", grid)
-        part = part.self_compose(count)
-        total = part if total is None else total.compose(part)
-    if math.isfinite(merged):
-        total = _distribution(merged, EVERYONE, False, grid).compose(total)
-    return total
-
-
-@lru_cache(maxsize=16)
-def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> Any:
-    """The privacy loss distribution of one event on a grid, pessimistic."""
-    pld = _library().pld.privacy_loss_distribution
-    if isinstance(sampling, FixedSize):
-        q = sampling.size / sampling.population
-        return _from_profile(lambda e: fixed_size_delta(z, q, e), z, grid)
-    if isinstance(sampling, TruncatedPoisson):
-        return pld.from_truncated_subsampled_gaussian_mechanism(
-            sampling.population, sampling.probability, sampling.cap, z, value_discretization_interval=grid
-        )
-    q = sampling.probability if isinstance(sampling, Poisson) else 1.0
-    relation = _library().NeighboringRelation
-    # Under replace_one: (1-q) N(0) + q N(-C) against (1-q) N(0) + q N(C); `profiles` proves that this pair dominates.
-    adjacency = relation.REPLACE_ONE if replace else relation.ADD_OR_REMOVE_ONE
-    return pld.from_gaussian_mechanism(
-        z, sampling_prob=q, value_discretization_interval=grid, neighboring_relation=adjacency
-    )
-
-
-def _from_profile(delta: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], z: float, grid: float) -> Any:
-    """The distribution whose hockey-stick divergence is `delta`, symmetric in the neighbors, by connecting the dots."""
-    library = _library().pld
-    top = math.ceil(profile_reach(z) / grid)
-    epsilons = np.arange(0, top + 1) * grid
-    upper = np.minimum.accumulate(np.clip(delta(epsilons.astype(np.float64)), 0.0, 1.0))
-    # delta(-e) = 1 - e^-e (1 - delta(e)) for a pair that is dominated in both orders alike.
-    lower = 1.0 - np.exp(-epsilons[:0:-1]) * (1.0 - upper[:0:-1])
-    pmf = library.pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
-        grid, -top, top, np.minimum.accumulate(np.concatenate([lower, upper]))
-    )
-    return library.privacy_loss_distribution.PrivacyLossDistribution(pmf)
-
-
-def _grids(sampled: Iterable[tuple[Event, int]], merged: float, quick: bool) -> list[float]:
-    """Discretizations to try, each four times finer than the one before, from coarse and cheap to fine and slow.
-
-    Little noise spreads the losses over thousands, where a coarser grid is as good for all purposes.
-    """
-    reach = [
-        profile_reach(e.noise_multiplier / (2 if isinstance(e.sampling, TruncatedPoisson) else 1)) for e, _ in sampled
-    ]
-    reach.append(profile_reach(merged) if math.isfinite(merged) else 0.0)
-    first = _COARSE
-    while 2 * max(reach) / first > _FEW_POINTS:
-        first *= 4
-    grids = [first / 4**i for i in range(4)]
-    return [grids[1]] if quick else [grid for grid in grids if 2 * max(reach) / grid <= _MOST_POINTS]
-
-
-def _rounds(releases: Sequence[Release], unit: PrivacyUnit) -> int:
-    """Rounds of clients, or steps over rows."""
-    return sum(r.count for r in releases) if unit.level == "example" else len({r.round for r in releases})
-
-
-def _check_event(event: Event, unit: PrivacyUnit) -> None:
-    if isinstance(event.sampling, FixedSize) and unit.adjacency == "add_remove":
-        raise UnsupportedRelease(
-            "a cohort of fixed size out of a known population has no add_remove guarantee: one unit more would change "
-            "the draw of all others; use replace_one or zero_out"
-        )
-    if isinstance(event.sampling, TruncatedPoisson) and unit.adjacency == "replace_one":
-        raise UnsupportedRelease("truncated Poisson sampling is judged under add_remove and zero_out only")
-
-
-def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
-    """What can be promised of `unit`: add_remove becomes zero_out against whoever can tell that a unit was absent.
-
-    That is whoever knows the cohort; and everybody where each client brings a whole noise of its own (local), because
-    one client less is less noise then, which no shift of the sum accounts for. Shares of distributed noise have one
-    variance together whatever the cohort is, which an outsider does not know.
-    """
-    carried = any(carried_by_units(unit, placement) for placement in placements)
-    if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
-        return PrivacyUnit(unit.level, "zero_out")
-    return unit
-
-
-PUBLIC_COUNTS: Final = "assumes that the number of clients is public"
-SKIPS: Final = (
-    "assumes that no round turns on one client to have enough survivors: that a round was skipped tells how many were "
-    "drawn"
-)
-
-
-def _caveats(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit) -> list[str]:
-    found = []
+def _caveats(found: _Judgement, observer: Observer) -> tuple[str, ...]:
+    if found.reason:
+        return (found.reason,)
+    releases, unit = found.history.releases, found.unit
+    caveats = [DROPOUTS]
     if unit.level == "client" and unit.adjacency == "add_remove":
-        found.append(PUBLIC_COUNTS)
-    if (
-        observer == "outsider"
-        and unit.level == "client"
-        and any(known_sampling(unit, r.placement, r.sampling) != EVERYONE for r in releases)
-    ):
-        found.append(SKIPS)
+        caveats.append(PUBLIC_COUNTS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
-        found.append("the participant's own noise and that of the tolerated colluders is not counted")
+        caveats.append("the participant's own noise and that of the tolerated colluders is not counted")
     if observer != "outsider":
-        found.append("without amplification by sampling, for the client that took part most")
-    return found
+        caveats.append(f"without amplification by sampling, for the {unit.level} that took part most")
+    elif found.always:
+        caveats.append(ALWAYS)
+    elif found.excess:
+        caveats.append(
+            f"{UNBOUNDED}: here it would take {found.excess:.1e}, which is more than half of delta; raise delta, or "
+            "ask for fewer survivors"
+        )
+    elif found.history.unbounded:
+        caveats.append(UNBOUNDED)
+    elif found.turn:
+        caveats.append(f"{found.turn:.1e} of delta is kept for rounds that are skipped because of one client")
+    if observer == "outsider" and unit.adjacency == "zero_out" and not found.always and _fixed_size(found.history):
+        caveats.append(ZERO_IS_REPLACE)
+    return tuple(caveats)
 
 
-def _sampling_in_words(releases: Sequence[Release], observer: Observer, unit: PrivacyUnit) -> str:
+def _fixed_size(history: History) -> bool:
+    return any(
+        not drawn.unbounded and isinstance(release.sampling, FixedSize)
+        for drawn, _ in history.rounds
+        for release in drawn.releases
+    )
+
+
+def _sampling_in_words(history: History, observer: Observer, found: _Judgement) -> str:
     if observer != "outsider":
         return "the observer knows who took part: no amplification"
-    known = (known_sampling(unit, r.placement, r.sampling).describe() for r in releases)
-    return "; ".join(dict.fromkeys(known)) or "no round"
-
-
-def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
-    """RDP's figure where dp-accounting's RDP accountant can be trusted: never under replace_one."""
-    if unit.adjacency == "replace_one" or not profile:
-        return {}
-    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) or not e.gaussian for e in profile):
-        return {}
-    library = _library()
-    accountant = library.rdp.RdpAccountant(_ORDERS)
-    for event, count in profile.items():
-        one = library.GaussianDpEvent(event.noise_multiplier)
-        if isinstance(event.sampling, Poisson):
-            one = library.PoissonSampledDpEvent(event.sampling.probability, one)
-        accountant.compose(one, count)
-    return {"RDP (dp-accounting)": float(accountant.get_epsilon(delta))}
-
-
-def _library() -> Any:
-    try:
-        import dp_accounting
-        import dp_accounting.pld
-        import dp_accounting.pld.pld_pmf
-        import dp_accounting.rdp
-    except ImportError as error:
-        raise MissingExtra("dp_accounting", "dp") from error
-    return dp_accounting
+    words = []
+    for drawn, _ in history.rounds:
+        for release in drawn.releases:
+            bare = found.always or drawn.unbounded
+            known = EVERYONE if bare else known_sampling(history.unit, release.placement, release.sampling)
+            words.append(known.describe())
+    return "; ".join(dict.fromkeys(words)) or "no round"

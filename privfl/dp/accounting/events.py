@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from privfl.checks import check_choice
+from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.release import Law, Placement, Release
-from privfl.dp.unit import OBSERVERS, Everyone, FixedSize, Observer, PrivacyUnit, Sampling, TruncatedPoisson
+from privfl.dp.unit import PrivacyUnit, Sampling
 from privfl.errors import UnsupportedRelease
+from privfl.observers import OBSERVERS, Observer
 from privfl.wire import ClientId
-
-EVERYONE: Final = Everyone()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,7 +39,7 @@ class Event:
 
     @property
     def gaussian(self) -> bool:
-        """Whether every look is Gaussian; there is one look then."""
+        """True when every look is Gaussian; there is one look then."""
         return all(look.law == "rounded_gaussian" for look in self.looks)
 
     @property
@@ -67,9 +66,9 @@ def gaussian_event(noise_multiplier: float, sampling: Sampling = EVERYONE) -> Ev
 
 
 def carried_by_units(unit: PrivacyUnit, placement: Placement) -> bool:
-    """Whether each unit brings a noise of its own, so that one unit less is less noise.
+    """True when each unit brings a noise of its own, so one unit less is less noise.
 
-    So it is with clients under local noise. A sample brings none: in DP-SGD its client adds one noise to each batch.
+    Clients under local noise do. An example brings none: in DP-SGD its client adds one noise to each batch.
     """
     return placement == "local" and unit.level == "client"
 
@@ -83,48 +82,87 @@ def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) 
     return EVERYONE if carried_by_units(unit, placement) else sampling
 
 
-def exposure(releases: Sequence[Release], unit: PrivacyUnit, observer: Observer) -> Exposure:
+def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
+    """The unit that can be promised: add_remove becomes zero_out against observers who see that a unit was absent.
+
+    Those are the observers who know the cohort, and everybody where each client brings a whole noise of its own
+    (local): one client less is less noise then, which no shift of the sum accounts for. Shares of distributed noise
+    have one variance together whatever the cohort is, which an outsider does not know.
+
+    Args:
+        unit: The unit of the ledger.
+        observer: Against whom the promise holds.
+        placements: Where noise was added, of all releases.
+    """
+    carried = any(carried_by_units(unit, placement) for placement in placements)
+    if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
+        return PrivacyUnit(unit.level, "zero_out")
+    return unit
+
+
+def named(observer: Observer) -> str:
+    """The observer in words."""
+    return observer.replace("_", " ")
+
+
+def exposure(history: History, observer: Observer) -> Exposure:
     """What `observer` can use.
 
-    The outsider does not know the cohorts, so that each round counts with its sampling and no unit is special. All
-    others know them: each client has a profile of the rounds in which it took part, without amplification, and those
-    that another one dominates are left out. Raises `UnsupportedRelease` when the releases do not tell.
+    The outsider does not know the cohorts, so each round counts with its sampling and no unit is special; participants
+    are not looked at. All others know the cohorts: each client has a profile of the rounds in which it took part,
+    without amplification, and those that another one dominates are left out.
+
+    Args:
+        history: What was released, with the sampling that protects.
+        observer: Against whom.
+
+    Raises:
+        UnsupportedRelease: The releases do not state what the observer knows, or there is no such observer.
     """
     check_choice("observer", observer, OBSERVERS)
-    for release in releases:
+    for release in history.releases:
+        if observer != "outsider" and history.unit.level == "client" and release.participants is None:
+            raise UnsupportedRelease(
+                f"round {release.round}: this ledger withholds who took part, and the {named(observer)} knows it: ask "
+                "for the outsider's epsilon, or give the ledger of the run itself"
+            )
         reason = _unbounded(release, observer)
         if reason:
             return Exposure((), reason)
     if observer == "outsider":
-        profile: Profile = Counter()
-        for looks in _by_draw(releases, unit):
-            sampling = _one_sampling(looks)
-            if any(known_sampling(unit, look.placement, sampling) == EVERYONE for look in looks):
-                sampling = EVERYONE
-            profile[_event(looks, sampling)] += looks[0].count
-        return Exposure((profile,))
-    if unit.level == "example":
-        # Whoever knows the batches knows in which steps a row was: the worst row is in all of them.
-        whole: Profile = Counter()
-        for release in releases:
-            whole[_event([release], EVERYONE)] += release.count
-        return Exposure((whole,))
-    everyone: Profile = Counter()
+        return Exposure((_outsider(history),))
+    if history.unit.level == "example":
+        # Whoever knows the batches knows in which steps an example was: the worst example is in all of them.
+        return Exposure((in_every_release(history),))
     clients: defaultdict[ClientId, Profile] = defaultdict(Counter)
-    for release in releases:
-        event = _event([release], EVERYONE)
-        if release.participants is not None:
-            for client in release.participants:
-                clients[client][event] += release.count
-        elif isinstance(release.sampling, Everyone):
-            everyone[event] += release.count
-        else:
-            raise UnsupportedRelease(
-                f"round {release.round}: this ledger withholds who took part, and the {observer} knows it: only the "
-                "outsider's epsilon can be computed from it"
-            )
-    profiles = [profile + everyone for profile in clients.values()] or [everyone]
-    return Exposure(_undominated(profiles))
+    for drawn, times in history.rounds:
+        for release in drawn.releases:
+            event = _event([release], EVERYONE)
+            for client in release.participants or ():
+                clients[client][event] += release.count * times
+    return Exposure(_undominated(list(clients.values()) or [Counter()]))
+
+
+def in_every_release(history: History) -> Profile:
+    """The profile of a unit that is in every release, for an observer who knows that."""
+    profile: Profile = Counter()
+    for drawn, times in history.rounds:
+        for release in drawn.releases:
+            profile[_event([release], EVERYONE)] += release.count * times
+    return profile
+
+
+def _outsider(history: History) -> Profile:
+    profile: Profile = Counter()
+    for drawn, times in history.rounds:
+        looks = list(drawn.releases)
+        if not looks:
+            continue
+        sampling = EVERYONE if drawn.unbounded else _one_sampling(looks)
+        if any(known_sampling(history.unit, look.placement, sampling) == EVERYONE for look in looks):
+            sampling = EVERYONE
+        profile[_event(looks, sampling)] += looks[0].count * times
+    return profile
 
 
 def _unbounded(release: Release, observer: Observer) -> str:
@@ -132,29 +170,19 @@ def _unbounded(release: Release, observer: Observer) -> str:
     where = f"round {release.round}"
     if release.placement == "none":
         return f"{where}: no noise was added"
-    opener: Observer = "key_holder" if release.server_sees == "ciphertexts" else "server"
-    if observer == "key_holder" and opener != "key_holder":
-        raise UnsupportedRelease(f"{where}: there is no key holder in this sum; ask for the server's epsilon")
-    if release.placement == "central":
-        if observer == opener:
-            return f"{where}: the {observer} opened the sum before its noise was added"
-        if observer == "participant" and opener == "key_holder":
+    if observer not in release.views:
+        raise UnsupportedRelease(
+            f"{where}: there is no {named(observer)} in this sum; ask for one of {', '.join(release.views)}"
+        )
+    view = release.views[observer]
+    if release.placement == "central" and view != "release":
+        if observer == "participant":
             # Any of them may open, and the noise is derived from a key that all of them were dealt.
             return f"{where}: a participant of an encrypted sum is a key holder, and knows the sum before its noise"
-    if release.placement == "distributed" and observer == "server" and release.server_sees == "vectors":
-        return f"{where}: the server saw single vectors, which carry only a share of the noise"
+        return f"{where}: the {named(observer)} opened the sum before its noise was added"
+    if release.placement == "distributed" and view == "vectors":
+        return f"{where}: the {observer} saw single vectors, which carry only a share of the noise"
     return ""
-
-
-def _by_draw(releases: Iterable[Release], unit: PrivacyUnit) -> list[list[Release]]:
-    """Releases of one draw together: attempts and further openings of a round share its cohort.
-
-    Of rows, each attempt draws its own batches, and only further openings share them.
-    """
-    draws: defaultdict[tuple[int, int], list[Release]] = defaultdict(list)
-    for release in releases:
-        draws[release.round, release.attempt if unit.level == "example" else 0].append(release)
-    return list(draws.values())
 
 
 def _one_sampling(releases: list[Release]) -> Sampling:
@@ -165,11 +193,6 @@ def _one_sampling(releases: list[Release]) -> Sampling:
             raise UnsupportedRelease(f"{where}: a line for {release.count} draws cannot share one with another line")
         if release.sampling != sampling:
             raise UnsupportedRelease(f"{where}: one draw of a cohort has one sampling, not {release.sampling} too")
-        taking_part = 0 if release.participants is None else len(release.participants)
-        if isinstance(sampling, FixedSize) and taking_part > sampling.size:
-            raise UnsupportedRelease(f"{where}: {taking_part} took part, and {sampling.size} were declared as drawn")
-        if isinstance(sampling, TruncatedPoisson) and taking_part > sampling.cap:
-            raise UnsupportedRelease(f"{where}: {taking_part} took part, above the declared cap of {sampling.cap}")
     return sampling
 
 

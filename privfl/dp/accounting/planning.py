@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from privfl.checks import check_count, check_delta, check_positive
-from privfl.dp.accounting.accountant import DROPOUTS, PUBLIC_COUNTS, SKIPS, as_seen, compose, cross_figures
-from privfl.dp.accounting.events import EVERYONE, Event, Noise, Profile, known_sampling
+from privfl.checks import check_choice, check_count, check_delta, check_positive
+from privfl.dp.accounting.accountant import Accountant
+from privfl.dp.accounting.accountant import epsilon as judged
+from privfl.dp.accounting.events import as_seen, known_sampling, named
+from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
-from privfl.dp.release import Placement
+from privfl.dp.release import PLACEMENTS, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
-from privfl.dp.unit import CLIENT_UNIT, Everyone, FixedSize, Observer, PrivacyUnit, Sampling
+from privfl.dp.unit import CLIENT_UNIT, Everyone, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
+from privfl.observers import OBSERVERS, Observer, Views
 
 MIN_NOISE: Final = 0.05
 MAX_NOISE: Final = 1e5
 MAX_ROUNDS: Final = 1 << 24
 MAX_POPULATION: Final = 1 << 40
 
-_ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
+NO_TURNS: Final = (
+    "assumes that no round is skipped because of one client: a plain sum with central noise skips none, and the ledger "
+    "of a run states the probability"
+)
+_OUTSIDER: Final[Views] = {"outsider": "release"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run before it is run: `rounds` equal releases with `noise_multiplier`.
+    """A run before it is run: `rounds` equal releases. It is judged as the ledger that such a run leaves.
 
-    `placement` "distributed" asks for Skellam noise, which needs the vector's `slots` (integer units) besides; with
-    "central" or "local" noise they are not used. Observers other than the outsider know the cohorts and get no
-    amplification; for them the unit is one that takes part in every round.
+    Attributes:
+        sampling: How cohorts are sampled; at level "example" how batches are.
+        noise_multiplier: Noise standard deviation divided by the norm bound of one contribution, positive.
+        rounds: Number of rounds; at level "example" of steps.
+        unit: Whose presence is hidden.
+        observer: Against whom. All but the outsider know the cohorts and get no amplification; the client in question
+            takes part in every round.
+        placement: Where the noise is added.
+        slots: The vector in integer units. Distributed noise is Skellam noise and needs them; other noise does not.
+        views: What each observer sees of the sum, as its scheme states it. None: only the outsider is answered.
+        turn: The probability in [0, 1] that one client decides whether a round is skipped, see `round_turn`; None:
+            nothing bounds it, so sampling is not counted. Not used at level "example".
+
+    Raises:
+        ConfigError: An argument is out of range, distributed noise comes without slots, or a question about an observer
+            comes without `views`.
     """
 
     sampling: Sampling
@@ -41,61 +60,73 @@ class Plan:
     observer: Observer = "outsider"
     placement: Placement = "central"
     slots: tuple[Slot, ...] = field(default=(), repr=False)
+    views: Views | None = None
+    turn: float | None = 0.0
 
     def __post_init__(self) -> None:
         check_count("rounds", self.rounds)
         check_positive("noise_multiplier", self.noise_multiplier)
+        check_choice("observer", self.observer, OBSERVERS)
+        check_choice("placement", self.placement, PLACEMENTS)
         if self.placement == "none":
             raise ConfigError("placement 'none' has no epsilon; use central, distributed or local")
         if self.placement == "distributed" and not self.slots:
             raise ConfigError("distributed noise is judged as integers: give the vector's slots")
+        if self.views is None and self.observer != "outsider":
+            raise ConfigError(
+                f"what the {named(self.observer)} sees depends on the sum: give the `views` of one (on the command "
+                "line --sum), or ask for the outsider's epsilon"
+            )
+        if self.views is not None and self.observer not in self.views:
+            raise ConfigError(f"there is no {named(self.observer)} in this sum: ask for one of {', '.join(self.views)}")
 
     @property
     def known_sampling(self) -> Sampling:
-        """How the cohort was drawn, as far as it protects against the observer."""
-        return known_sampling(self.unit, self.placement, self.sampling) if self.observer == "outsider" else EVERYONE
+        """How the cohort is sampled, as far as it protects against the observer."""
+        if self.observer != "outsider" or (self.turn is None and self.unit.level == "client"):
+            return EVERYONE
+        return known_sampling(self.unit, self.placement, self.sampling)
 
     @property
     def seen(self) -> PrivacyUnit:
-        """What can be promised of the unit."""
+        """The unit that can be promised against the observer."""
         return as_seen(self.unit, self.observer, (self.placement,))
 
-    def profile(self) -> Profile:
-        """What is composed."""
-        if self.placement == "distributed":
-            look = Noise("skellam", self.noise_multiplier, norm_bound(self.slots), l1_bound(self.slots))
-        else:
-            look = Noise("rounded_gaussian", float(self.noise_multiplier))
-        return Counter({Event((look,), self.known_sampling): self.rounds})
+    def history(self) -> History:
+        """The draws and releases of this run: one round, counted `rounds` times."""
+        skellam = self.placement == "distributed"
+        bound = norm_bound(self.slots) if self.slots else 1.0
+        stddev = self.noise_multiplier * bound
+        release = Release(
+            round=0,
+            placement=self.placement,
+            law="skellam" if skellam else "rounded_gaussian",
+            secure=True,
+            declared_stddev=stddev,
+            realized_stddev=stddev,
+            norm_bound=bound,
+            l1_bound=l1_bound(self.slots) if skellam else None,
+            length=sum(slot.length for slot in self.slots) or 1,
+            sampling=self.sampling,
+            views=self.views or _OUTSIDER,
+            participants=(0,) if self.unit.level == "client" else None,
+        )
+        return History.planned(self.unit, release, rounds=self.rounds, turn=self.turn)
 
     def epsilon(self, delta: float, *, quick: bool = False) -> float:
-        """Epsilon at `delta`; `quick`: on one coarse grid, an upper bound too."""
-        return compose(self.profile(), self.seen, delta, observer=self.observer, quick=quick)[0]
+        """Epsilon at `delta`, infinite against an observer who sees the sum before its noise.
+
+        Args:
+            delta: Probability in (0, 1) with which the promise may fail.
+            quick: Compute on one coarse grid, an upper bound too.
+        """
+        return Accountant(delta, observer=self.observer).spent(self.history(), quick=quick)
 
     def report(self, delta: float, *, cross_checks: bool = True) -> EpsilonReport:
-        """The statement in full."""
-        profile, seen = self.profile(), self.seen
-        epsilon, accountant = compose(profile, seen, delta, observer=self.observer)
-        caveats = [DROPOUTS]
-        if seen.level == "client" and seen.adjacency == "add_remove":
-            caveats.append(PUBLIC_COUNTS)
-        if self.unit.level == "client" and not isinstance(self.known_sampling, Everyone):
-            caveats.append(SKIPS)
-        if self.observer != "outsider":
-            caveats.append(f"for a {self.unit.level} that takes part in every round")
-        elif isinstance(self.known_sampling, FixedSize) and self.unit.adjacency == "zero_out":
-            caveats.append(_ZERO_IS_REPLACE)
-        return EpsilonReport(
-            epsilon,
-            delta,
-            accountant,
-            seen,
-            self.known_sampling.describe(),
-            self.observer,
-            self.rounds,
-            cross_checks=cross_figures(profile, seen, delta) if cross_checks else {},
-            caveats=tuple(caveats),
-        )
+        """The statement in full at `delta`, with other accountants' figures if `cross_checks`."""
+        report = judged(self.history(), delta, observer=self.observer, cross_checks=cross_checks)
+        assumed = self.turn == 0 and self.unit.level == "client" and not isinstance(self.known_sampling, Everyone)
+        return replace(report, caveats=(*report.caveats, NO_TURNS)) if assumed else report
 
 
 def what_if(
@@ -108,9 +139,29 @@ def what_if(
     observer: Observer = "outsider",
     placement: Placement = "central",
     slots: Sequence[Slot] = (),
+    views: Views | None = None,
+    turn: float | None = 0.0,
     cross_checks: bool = True,
 ) -> EpsilonReport:
-    """Epsilon of a run before it is run; see `Plan`."""
+    """Epsilon of a run before it is run.
+
+    Args:
+        sampling: See `Plan`, like all that is not named here.
+        noise_multiplier: See `Plan`.
+        rounds: See `Plan`.
+        delta: Probability in (0, 1) with which the promise may fail.
+        unit: See `Plan`.
+        observer: See `Plan`.
+        placement: See `Plan`.
+        slots: See `Plan`.
+        views: See `Plan`.
+        turn: See `Plan`.
+        cross_checks: Ask other accountants too, where they apply.
+
+    Raises:
+        ConfigError: The plan makes no sense; see `Plan`.
+        UnsupportedRelease: No accountant here can judge it.
+    """
     plan = Plan(
         sampling=sampling,
         noise_multiplier=noise_multiplier,
@@ -119,6 +170,8 @@ def what_if(
         observer=observer,
         placement=placement,
         slots=tuple(slots),
+        views=views,
+        turn=turn,
     )
     return plan.report(delta, cross_checks=cross_checks)
 
@@ -133,10 +186,26 @@ def calibrate(
     observer: Observer = "outsider",
     placement: Placement = "central",
     slots: Sequence[Slot] = (),
+    views: Views | None = None,
+    turn: float | None = 0.0,
 ) -> Plan:
     """The plan with the least noise multiplier, to five digits rounded up, whose epsilon is at most `epsilon`.
 
-    Raises `ConfigError` when more than 10^5 would be needed, or when the target is so large that 0.05 is enough.
+    Args:
+        epsilon: The target, positive.
+        delta: Probability in (0, 1) with which the promise may fail.
+        sampling: See `Plan`, like all that follows.
+        rounds: See `Plan`.
+        unit: See `Plan`.
+        observer: See `Plan`.
+        placement: See `Plan`.
+        slots: See `Plan`.
+        views: See `Plan`.
+        turn: See `Plan`.
+
+    Raises:
+        ConfigError: More than 10^5 would be needed, the target is so large that 0.05 is enough, or no noise helps,
+            because the observer sees the sum before it.
     """
     check_positive("epsilon", epsilon)
     check_delta(delta)
@@ -150,8 +219,11 @@ def calibrate(
             observer=observer,
             placement=placement,
             slots=tuple(slots),
+            views=views,
+            turn=turn,
         )
 
+    _check_finite(plan(1.0), delta)
     low, high = _bracket(lambda z: plan(z).epsilon(delta, quick=True), epsilon)
     unit_step = 10.0 ** (math.floor(math.log10(high)) - 4)
 
@@ -163,8 +235,18 @@ def calibrate(
 
 
 def max_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
-    """The most rounds for which `plan` (its own number is not used) stays within `epsilon`; 0 if one is too many."""
+    """The most rounds for which `plan` (its own number is not used) stays within `epsilon`; 0 if one is too many.
+
+    Args:
+        epsilon: The budget, positive.
+        delta: Probability in (0, 1) with which the promise may fail.
+        plan: The run; its number of rounds is not used.
+
+    Raises:
+        ConfigError: 2^24 rounds stay within the budget, or the observer sees the sum before its noise.
+    """
     check_positive("epsilon", epsilon)
+    _check_finite(plan, delta)
 
     def cost(minus: int, quick: bool) -> float:
         return replace(plan, rounds=-minus).epsilon(delta, quick=quick)
@@ -184,11 +266,19 @@ def min_population(
 ) -> int:
     """The smallest population, at least `minimum`, for which `plan` stays within `epsilon`.
 
-    `sampling_of` gives the sampling of a population, such as `lambda n: Poisson(cohort / n)`. Raises `ConfigError`
-    when even 2^40 are too few.
+    Args:
+        epsilon: The budget, positive.
+        delta: Probability in (0, 1) with which the promise may fail.
+        plan: The run; its sampling is not used.
+        sampling_of: The sampling of a population, such as `lambda n: Poisson(cohort / n)`.
+        minimum: Where the search starts, at least 1.
+
+    Raises:
+        ConfigError: Even 2^40 are too few, or the observer sees the sum before its noise.
     """
     check_positive("epsilon", epsilon)
     check_count("minimum", minimum)
+    _check_finite(plan, delta)
 
     def cost(population: int, quick: bool) -> float:
         return replace(plan, sampling=sampling_of(population)).epsilon(delta, quick=quick)
@@ -243,6 +333,15 @@ def _bracket(cost: Callable[[float], float], epsilon: float) -> tuple[float, flo
         if z < MIN_NOISE:
             raise ConfigError(f"epsilon {epsilon:g} is no constraint: a noise multiplier of {2 * z:g} is enough")
     return z, high
+
+
+def _check_finite(plan: Plan, delta: float) -> None:
+    report = replace(plan, rounds=1).report(delta, cross_checks=False)
+    if math.isinf(report.epsilon):
+        raise ConfigError(
+            f"no noise keeps epsilon finite against the {named(plan.observer)} ({report.caveats[0]}): choose "
+            "another placement of the noise, another sum, or the outsider"
+        )
 
 
 def _clearly(epsilon: float) -> float:

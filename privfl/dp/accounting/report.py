@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
-from privfl.dp.unit import Observer, PrivacyUnit
+from privfl.dp.unit import PrivacyUnit
+from privfl.observers import Observer
 
 _AGAINST: Final[Mapping[Observer, str]] = {
     "outsider": "somebody who sees the released models but not who took part in which round",

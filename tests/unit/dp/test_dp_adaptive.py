@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from ledgers import MASKED, Judge
 
 from privfl.codec import square_norm
-from privfl.dp import Accountant, AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Slot, norm_bound
+from privfl.dp import AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Slot, norm_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 
@@ -28,12 +29,12 @@ def test_it_finds_the_norms(start):
             assert square_norm(ints) <= plan.norm_bound**2 * (1 + 1e-9)
             total += plan.contribute(ints, key=(round, client))
         total = plan.opening(key=(round, 1 << 32))(total, frozenset(range(100)))
-        releases.append(plan.worst_case(round=round, sampling=Everyone(), server_sees="sum", cohort=range(100)))
+        releases.append(plan.worst_case(round=round, sampling=Everyone(), views=MASKED, cohort=range(100)))
         adaptive = adaptive.next(int(total[-1]))
     assert 0.8 <= adaptive.clip_norm <= 1.25
     # Integer bounds, noise and so the charge are the same in every round.
     assert len({(r.declared_stddev, r.norm_bound) for r in releases}) <= 2
-    assert Accountant(PrivacyUnit(), 1e-5, assume_secure_noise=True).report(releases, cross_checks=False).epsilon < 100
+    assert Judge(PrivacyUnit(), 1e-5, assume_secure_noise=True).report(releases, cross_checks=False).epsilon < 100
 
 
 def test_the_noise_multipliers_of_blocks_add_up():

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from ledgers import CKKS, MASKED, Judge
 
 from privfl.dp import (
-    Accountant,
     Everyone,
     Mechanism,
     Poisson,
@@ -29,9 +29,10 @@ def release(round: int, **changes: object) -> Release:
         "secure": True,
         "declared_stddev": 1024.0,
         "realized_stddev": 1024.0,
+        "length": 8,
         "norm_bound": 1024.0,
         "sampling": Everyone(),
-        "server_sees": "ciphertexts",
+        "views": CKKS,
         "participants": (1, 2, 3),
     }
     return Release(**(base | changes))  # type: ignore[arg-type]
@@ -41,7 +42,7 @@ def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
     # Client 1 saw the noisier rounds, but more of them; client 2 the quieter ones.
     quiet = [release(i, participants=(2,), declared_stddev=256.0, realized_stddev=256.0) for i in range(2)]
     loud = [release(10 + i, participants=(1,)) for i in range(3)]
-    server = Accountant(PrivacyUnit(), 1e-5, observer="server")
+    server = Judge(PrivacyUnit(), 1e-5, observer="server")
     worst = server.report(quiet).epsilon
     assert server.report([*quiet, *loud]).epsilon == worst > server.report(loud).epsilon
     assert server.report([*loud, *quiet]).epsilon == worst
@@ -52,19 +53,19 @@ def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
 def test_the_discrete_gaussian_has_figures_of_its_own() -> None:
     assert discrete_gaussian_epsilon(2, 2, 1e-5) == pytest.approx(4.4079, abs=5e-5)
     plan = Mechanism("local", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
-    found = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[1])
-    assert Accountant(PrivacyUnit(), 1e-5).report([found]).accountant.startswith("RDP")
+    found = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[1])
+    assert Judge(PrivacyUnit(), 1e-5).report([found]).accountant.startswith("RDP")
 
 
 def test_skellam_noise_without_its_l1_bound_is_not_judged() -> None:
     with pytest.raises(UnsupportedRelease, match="l1 bound"):
-        Accountant(PrivacyUnit(), 1e-5).report([release(0, placement="distributed", law="skellam")])
+        Judge(PrivacyUnit(), 1e-5).report([release(0, placement="distributed", law="skellam")])
 
 
 def test_the_participant_is_told_whose_noise_is_not_counted() -> None:
     plan = Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=6)
-    found = plan.worst_case(round=0, sampling=Poisson(0.5), server_sees="sum", cohort=range(10))
-    report = Accountant(PrivacyUnit(), 1e-5, observer="participant").report([found])
+    found = plan.worst_case(round=0, sampling=Poisson(0.5), views=MASKED, cohort=range(10))
+    report = Judge(PrivacyUnit(), 1e-5, observer="participant").report([found])
     assert any("own noise" in caveat for caveat in report.caveats)
 
 
@@ -77,7 +78,7 @@ def test_shares_of_every_cohort_make_up_one_noise_and_the_opener_completes_it() 
         least = max(4, int(np.ceil(0.5 * drawn)))
         assert plan.for_cohort(drawn).realized_stddev(least) >= plan.noise_stddev
         with pytest.raises(PrivacyError, match="surviving noise"):
-            plan.for_cohort(8).release(round=0, sampling=Poisson(0.5), server_sees="sum", survivors=range(3))
+            plan.for_cohort(8).release(round=0, sampling=Poisson(0.5), views=MASKED, survivors=range(3))
     zeros = np.zeros(50, np.int64)
     whole = plan.opening(key=(1,))(zeros, frozenset(range(10)))
     assert whole is zeros

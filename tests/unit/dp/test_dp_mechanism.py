@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ledgers import MASKED
 
 from privfl.dp import Everyone, Mechanism, Slot
 from privfl.errors import ConfigError, LocalProtocolError
@@ -33,7 +34,7 @@ def test_simulation_noise_repeats_and_says_so():
     ints = np.zeros(4001, np.int64)
     a, b = (plan.opening(key=(1, 2))(ints, frozenset({1})) for _ in range(2))
     assert np.array_equal(a, b)
-    worst = plan.worst_case(round=0, sampling=Everyone(), server_sees="sum", cohort=[1, 2])
+    worst = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[1, 2])
     assert not worst.secure
     with pytest.raises(ConfigError):
         plan.opening()

@@ -1,0 +1,87 @@
+"""The draws of a run: what its ledger notes before each cohort is sampled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from privfl.dp.draws import Draw, Shortfall, mean_shortfall, plausible, round_turn
+from privfl.dp.unit import Adjacency, Sampling
+from privfl.sums import SecureSum
+
+
+def round_shortfall(
+    scheme: SecureSum, *, dropout: float | None, min_survivors: int, min_survivor_fraction: float, central: bool
+) -> Shortfall:
+    """The probability that a round opens nothing, as a function of the size of its cohort.
+
+    Args:
+        scheme: The secure sum.
+        dropout: The declared probability that a client drops out; None: not declared, so nothing is bounded.
+        min_survivors: How many must survive in any round.
+        min_survivor_fraction: The fraction of a cohort that must survive, rounded up.
+        central: True under central noise, where a round without clients releases noise and is not skipped.
+    """
+
+    def shortfall(cohort: int) -> float | None:
+        if dropout is None:
+            return None
+        if central and not cohort:
+            return 0.0
+        least = max(min_survivors, math.ceil(min_survivor_fraction * cohort))
+        return scheme.shortfall(cohort, dropout, min_survivors=least)
+
+    return shortfall
+
+
+@dataclass(slots=True)
+class DrawNotes:
+    """Draws of one run, with a tally of its finished rounds.
+
+    Once the finished rounds refute the declared sampling or dropout, every further draw is void.
+
+    Attributes:
+        sampling: How cohorts are sampled.
+        population: Number of clients.
+        shortfall: Cohort size -> bound on the probability that its sum opens nothing; None: not bounded.
+        tries: Attempts of a round with one cohort.
+        adjacency: What neighbors are, in the ledger's unit.
+        rounds: Finished rounds that were tallied.
+        skipped: Those of them that were skipped.
+        participants: Clients sampled in them, summed over the rounds.
+    """
+
+    sampling: Sampling
+    population: int
+    shortfall: Shortfall
+    tries: int
+    adjacency: Adjacency
+    rounds: int = 0
+    skipped: int = 0
+    participants: int = 0
+    _turn: float | None = field(init=False)
+    _chance: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._turn = round_turn(
+            self.sampling, self.population, self.shortfall, tries=self.tries, adjacency=self.adjacency
+        )
+        self._chance = None if self._turn is None else mean_shortfall(self.sampling, self.population, self.shortfall)
+
+    def tally(self, *, skipped: bool, cohort: int) -> None:
+        """Count one finished round: was it `skipped`, and the size of its `cohort`."""
+        self.rounds += 1
+        self.skipped += skipped
+        self.participants += cohort
+
+    def next(self, round: int) -> Draw:
+        """The draw of `round`, to be noted before its cohort is sampled."""
+        void = self._turn is not None and not plausible(
+            self.sampling,
+            self.population,
+            rounds=self.rounds,
+            skipped=self.skipped,
+            participants=self.participants,
+            shortfall=1.0 if self._chance is None else self._chance,
+        )
+        return Draw(round, self.sampling, self._turn, void)
