@@ -15,13 +15,11 @@ import harness
 import numpy as np
 import pytest
 
-from privfl.crypto import MemoryDirectory, SigningKey, generate_identities
+from privfl.crypto import generate_identities
 from privfl.he import CkksSum, plan_for
-from privfl.he.authenticator import SessionCipher
-from privfl.he.checks import check_header, fresh_seeds
 from privfl.he.exchange import ExchangeFile
 from privfl.he.keys import secret_polynomial
-from privfl.he.messages import AskOpener, FrameHeader, digest
+from privfl.he.messages import AskOpener
 from privfl.he.opening import decrypt_sum, open_sum
 from privfl.he.packing import to_slots, unpack
 from privfl.he.seal import SealCipher
@@ -74,16 +72,18 @@ class Peer:
 
 
 class Ours:
-    """A sum that is driven up to the step to be measured."""
+    """A sum that is driven up to the step to be measured; `alike` clients share one vector, to save memory."""
 
-    def __init__(self, bits: int, length: int = LENGTH, clients: int = CLIENTS) -> None:
+    def __init__(self, bits: int, length: int = LENGTH, clients: int = CLIENTS, *, alike: bool = False) -> None:
         ring = Ring(bits)
         self.task = SumTask(b"bench", tuple(range(clients)), 1, length, ring, (ring.half - 1) // clients)
         self.credentials, self.directory = generate_identities(self.task.clients)
         self.scheme, self.plan = CkksSum(self.directory, min_vectors=1), plan_for(self.task)
         rng = np.random.default_rng(0)
         bound = self.task.bound
-        self.vectors = {c: rng.integers(-bound, bound, length) for c in self.task.clients}
+        self.vectors = {0: rng.integers(-bound, bound, length)}
+        for c in self.task.clients[1:]:
+            self.vectors[c] = self.vectors[0] if alike else rng.integers(-bound, bound, length)
         self.server = self.scheme.server(self.task)
         self.sessions = {
             c: self.scheme.client(self.task, c, self.vectors[c], credentials=self.credentials[c])
@@ -98,13 +98,39 @@ class Ours:
     def frame(self, client: int) -> bytes:
         return self.sessions[client].receive(self.keys[client]) or b""
 
-    def until_open(self, frames: dict[int, bytes]) -> AskOpener:
-        for client, frame in frames.items():
-            self.server.receive(client, frame)
+    def until_open(self) -> bytes:
+        """The request to the opener, client 0; no two frames are in memory at once."""
+        for client in self.task.clients:
+            self.server.receive(client, self.frame(client))
         for client, message in self.server.advance().items():
             self.server.receive(client, self.sessions[client].receive(message) or b"")
         ((_, ask),) = self.server.advance().items()
-        return AskOpener.from_body(memoryview(ask)[HEADER_BYTES:])
+        return ask
+
+    def opened(self, ask: AskOpener) -> tuple[bytes, bytes]:
+        """Everything that the opener does, from the request to the released words and the transcript."""
+        held = self.sessions[0]._secrets
+        assert held is not None
+        assert held.session_key is not None
+        assert held.cipher is not None
+        terms = self.scheme.terms(self.task)
+        return open_sum(
+            self.task,
+            self.plan,
+            self.directory,
+            ask,
+            digest=terms.digest,
+            quorum=terms.quorum,
+            survivors=self.task.clients,
+            own=ask.headers[0],
+            session_key=held.session_key,
+            cipher=held.cipher,
+            opening=identity,
+        )
+
+
+def request(ask: bytes) -> AskOpener:
+    return AskOpener.from_body(memoryview(ask)[HEADER_BYTES:])
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -204,21 +230,11 @@ def test_server(benchmark: Any, bits: int) -> None:
 def test_opening(benchmark: Any, bits: int) -> None:
     """Everything an opener does for one frame, and apart from that what each further client's seeds cost."""
     ours, peer = Ours(bits, clients=1), Peer()
-    ask = ours.until_open({0: ours.frame(0)})
+    ask = request(ours.until_open())
     held = ours.sessions[0]._secrets
     assert held is not None
-    assert held.session_key is not None
     assert held.cipher is not None
     encrypted = peer.encrypt(ours.vectors[0] / 1000)
-    arguments: dict[str, Any] = {
-        "digest": ours.task.digest(),
-        "quorum": 1,
-        "survivors": (0,),
-        "own": ask.headers[0],
-        "session_key": held.session_key,
-        "cipher": held.cipher,
-        "opening": identity,
-    }
     cipher, ckks = held.cipher, held.cipher.ckks
     block, seeds = unpack(ask.block, ours.plan), [bytes(ask.headers[0].seeds)]
     plain = ckks._seal.Plaintext()
@@ -232,7 +248,7 @@ def test_opening(benchmark: Any, bits: int) -> None:
 
     theirs, mine, one, eleven, least = best_of(
         lambda _: peer.open(encrypted),
-        lambda _: open_sum(ours.task, ours.plan, ours.directory, ask, **arguments),
+        lambda _: ours.opened(ask),
         lambda _: decrypt_sum(ours.plan, block, seeds, cipher, unsafe_approximate=True),
         lambda _: decrypt_sum(ours.plan, block, seeds * 11, cipher, unsafe_approximate=True),
         floor,
@@ -256,41 +272,22 @@ def test_opening(benchmark: Any, bits: int) -> None:
 
 @pytest.mark.parametrize("clients", [10, 100])
 def test_what_an_opener_costs(benchmark: Any, clients: int) -> None:
-    """One million values: the bytes that the opener receives and sends, and its seconds from request to answer.
-
-    One client's frame stands for all: the sum of `clients` copies is no honest sum, but the work does not depend on the
-    values, so the steps of `open_sum` are taken one after another, without the refusal of copied seeds.
-    """
-    length = 1_000_000
-    task = SumTask(b"opener", tuple(range(clients)), 1, length, Ring(23), (Ring(23).half - 1) // clients)
-    plan = plan_for(task)
-    cipher = SessionCipher(plan, bytes(32), task.digest())
-    seeds, block, tag = cipher.seal(np.random.default_rng(0).integers(-1000, 1000, length), 0)
-    key = SigningKey(bytes(32))
-    header = FrameHeader(0, plan.identifier, bytes(32), seeds, digest(block), tag, bytes(64)).sign(task.digest(), key)
-    directory = MemoryDirectory({0: key.public})
-
-    def opened(_: int) -> None:
-        for _ in range(clients):
-            check_header(plan, header, header.key)
-            header.verify(task.digest(), directory)
-            fresh_seeds(plan, header, set())
-            header.verify(task.digest(), directory)  # stands for the vote
-        residues = unpack(block, plan)
-        cipher.tagger.block(residues)
-        cipher.tagger.total((client, tag) for client in range(clients))
-        rounded, _ = cipher.open(residues, [seeds] * clients, limit=np.inf)
-        digest(task.ring.pack(task.ring.reduce(rounded[:length])))
-
-    (spent,) = best_of(opened, turns=3)
+    """One million values: the bytes that the opener receives and sends, and its seconds from request to answer."""
+    ours = Ours(23, length=1_000_000, clients=clients, alike=True)
+    ask = ours.until_open()
+    (spent,) = best_of(lambda _: ours.opened(request(ask)), turns=3)
+    answer = ours.sessions[0].receive(ask) or b""
+    ours.server.receive(0, answer)
+    assert ours.server.result is not None
+    assert np.array_equal(ours.server.result.total, clients * ours.vectors[0])
     report(
         benchmark,
         "opener",
         clients=clients,
-        length=length,
+        length=ours.task.length,
         seconds=spent,
-        bytes_down=plan.bytes_down,
-        bytes_up=plan.bytes_opened,
+        bytes_down=len(ask),
+        bytes_up=len(answer),
     )
 
 
