@@ -11,8 +11,9 @@ import typer
 
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
+from privfl.crypto import MemoryDirectory
 from privfl.errors import ConfigError
-from privfl.he import CkksPlan, plan_ckks
+from privfl.he import CkksPlan, CkksSum, plan_ckks
 from privfl.he.plan import MESSAGES_DOWN, MESSAGES_UP, quorum_of
 from privfl.ring import Ring
 from privfl.secagg import Speed, SumPlan, measure_speed, plan_sum
@@ -62,7 +63,7 @@ def plan(
     if sum_ is Sum.CKKS:
         _refuse_masked_flags(degree, corrupt, semi_honest=semi_honest, measure=measure)
         ckks = plan_ckks(length, clients, Ring(31 if bits is None else bits))
-        record = _ckks_record(ckks, _quorum(clients, dropout)) | {"dropout": dropout}
+        record = _ckks_record(ckks, _min_survivors(clients, dropout)) | {"dropout": dropout}
         _tell(record, _ckks_rows(ckks, record), as_json=as_json)
         return
     masked = plan_sum(
@@ -132,24 +133,26 @@ def _refuse_masked_flags(degree: int | None, corrupt: float | None, *, semi_hone
         )
 
 
-def _quorum(clients: int, dropout: float) -> int:
-    """How many of `clients` must sign; refuses more dropouts than that allows, and a fraction outside [0, 1)."""
+def _min_survivors(clients: int, dropout: float) -> int:
+    """The fewest clients that open the sum; refuses more dropouts than that allows, and a fraction outside [0, 1)."""
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout is a fraction in [0, 1), not {dropout!r}")
-    quorum, dropouts = quorum_of(clients), math.floor(dropout * clients + 1e-9)
-    if clients - dropouts < quorum:
+    needed = CkksSum(MemoryDirectory({})).min_survivors_of(clients, 1)
+    dropouts = math.floor(dropout * clients + 1e-9)
+    if clients - dropouts < needed:
         raise ConfigError(
-            f"dropout {dropout:g} plans for {dropouts} of {clients} clients dropping out, and a quorum of {quorum} "
-            f"allows {clients - quorum}: nothing would be opened; plan for fewer"
+            f"dropout {dropout:g} plans for {dropouts} of {clients} clients dropping out, and a sum that needs "
+            f"{needed} vectors allows {clients - needed}: nothing would be opened; plan for fewer"
         )
-    return quorum
+    return needed
 
 
-def _ckks_record(plan: CkksPlan, quorum: int) -> dict[str, Any]:
+def _ckks_record(plan: CkksPlan, min_survivors: int) -> dict[str, Any]:
     return asdict(plan) | {
         "protocol": "ckks-sum/1",
-        "quorum": quorum,
-        "most_dropouts": plan.clients - quorum,
+        "quorum": quorum_of(plan.clients),
+        "min_survivors": min_survivors,
+        "most_dropouts": plan.clients - min_survivors,
         "messages_up": MESSAGES_UP,
         "messages_down": MESSAGES_DOWN,
         "bytes_up": plan.bytes_up,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from privfl.cli.app import run
-from privfl.crypto import generate_identities
+from privfl.crypto import MemoryDirectory, generate_identities
 from privfl.errors import ConfigError
 from privfl.experiment.config import Sum
 from privfl.he import CkksSum, plan_ckks
@@ -77,9 +77,26 @@ def test_more_dropouts_than_a_quorum_allows_are_refused(capsys):
     assert run([*CKKS, "--dropout", "0.5"]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "50 of 100 clients" in error
-    assert "a quorum of 51 allows 49" in error
+    assert "a sum that needs 51 vectors allows 49" in error
     assert run([*CKKS, "--dropout", "1.5"]) == 2
     assert "dropout is a fraction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("clients", "needed"), [(3, 3), (4, 3), (5, 3), (6, 4), (100, 51)])
+def test_the_dropouts_survived_are_those_of_the_sum(clients, needed, capsys):
+    """A sum opens with three vectors or more, however small its quorum is."""
+    assert run(["plan", "--sum", "ckks", "--clients", str(clients), "--length", "5", "--dropout", "0", "--json"]) == 0
+    record = said(capsys)
+    scheme = CkksSum(MemoryDirectory({}))
+    assert record["min_survivors"] == scheme.min_survivors_of(clients, 1) == needed
+    assert record["most_dropouts"] == clients - needed
+    assert record["quorum"] == clients // 2 + 1
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_a_cohort_that_never_opens_an_encrypted_sum_is_refused(clients, capsys):
+    assert run(["plan", "--sum", "ckks", "--clients", str(clients), "--length", "5", "--dropout", "0"]) == 2
+    assert "never opens" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
