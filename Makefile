@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint types bench notebooks notebooks-quick docs clean
+.PHONY: demo test test-slow setup lint types bench notebooks notebooks-quick docs compat compat-torch package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -38,6 +38,18 @@ notebooks-quick: $(VENV)/.all
 docs: $(VENV)/.all
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
+compat: $(VENV)/.release ## part of the suite with lowest and newest versions, and on the newest Python
+	$(BIN)/python -m tools.compat
+
+compat-torch: $(VENV)/.release ## the adapters with the lowest versions; downloads torch
+	$(BIN)/python -m tools.compat lowest-torch
+
+package: $(VENV)/.release ## wheel and source archive, each installed where nothing else is
+	$(BIN)/python -m tools.package
+
+release: $(VENV)/.release ## dist/: archives, requirements with hashes, bill of materials, checksums
+	$(BIN)/python -m tools.release
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
@@ -51,3 +63,7 @@ $(VENV)/.demo: $(NEEDS) | $(BIN)/python
 $(VENV)/.all: $(NEEDS) | $(BIN)/python
 	$(PIP) '.[all]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.release: $(NEEDS) | $(BIN)/python
+	$(PIP) '.[release]'
+	touch $@

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -46,6 +45,8 @@ app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 USAGE: Final = 2
 INTERRUPTED: Final = 130
+# Typer exports one of its usage errors; the base of that one is the class of all, in click or in typer's copy of it.
+_UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 _REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
     (TooFewSurvivors, "Lower cohort.min_survivors or cohort.dropout."),
@@ -85,10 +86,13 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main((["--debug"] if debug else []) + rest, prog_name="privfl", standalone_mode=False)
-    except click.UsageError as error:
+    except _UsageError as error:
+        message = error.format_message()
+        if not message:  # no command was given, and typer has printed the help
+            return USAGE
         where = error.ctx.command_path if error.ctx else "privfl"
-        return fail(error.format_message(), f"`{where} --help` shows what is allowed.")
-    except click.exceptions.Abort:
+        return fail(message, f"`{where} --help` shows what is allowed.")
+    except typer.Abort:
         code = INTERRUPTED
     except (PrivflError, OSError) as error:
         if debug:

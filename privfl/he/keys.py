@@ -40,8 +40,8 @@ def secret_polynomial(session_key: bytes, plan: CkksPlan) -> Ternary:
     """
     shape = plan.degree.to_bytes(4, "little") + plan.modulus.to_bytes(8, "little")
     stream = np.frombuffer(keystream(derive(session_key, "ckks-sum secret", shape), 2 * plan.degree), np.uint8)
-    digits = stream[stream < 255][: plan.degree] % 3
-    return np.where(digits == 2, -1, digits).astype(np.int8)
+    digits = (stream[stream < 255][: plan.degree] % 3).astype(np.int8)
+    return np.where(digits == 2, np.int8(-1), digits)
 
 
 def keystream(key: bytes, count: int) -> bytes:

@@ -128,3 +128,11 @@ def test_as_a_process_an_error_leaves_code_2_and_no_traceback():
 def test_as_a_process_the_version_is_printed():
     done = subprocess.run([sys.executable, "-m", "privfl", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"privfl {privfl.__version__}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["runs"]])
+def test_without_a_command_the_help_is_all_that_is_printed(arguments, capsys):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert " ".join(["Usage: privfl", *arguments]) in captured.out
+    assert captured.err == ""

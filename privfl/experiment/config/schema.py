@@ -59,7 +59,9 @@ def _facts(value: Mapping[str, Any]) -> str:
         facts = ["one of " + ", ".join(value["enum"])]
     else:
         facts = [{"string": "text", "boolean": "true or false", "array": "list"}.get(value["type"], value["type"])]
-    facts += [text.format(value[bound]) for bound, text in _BOUNDS.items() if bound in value]
+    # Some versions of pydantic make an integer of a bound that is whole, others do not.
+    limits = {bound: value[bound] for bound in _BOUNDS if bound in value}
+    facts += [_BOUNDS[bound].format(int(x) if x == int(x) else x) for bound, x in limits.items()]
     default = value.get("default")
     if default is not None:
         facts.append(f"default {str(default).lower() if isinstance(default, bool) else default}")

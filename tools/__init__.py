@@ -1,0 +1,1 @@
+"""What `make compat`, `make package` and `make release` run."""
