@@ -1,1 +1,3 @@
-"""Adapters to other frameworks, each imported only where it is used."""
+"""Adapters to other frameworks, `torch` and `opacus`, each imported only where it is used."""
+
+__all__ = ["opacus", "torch"]

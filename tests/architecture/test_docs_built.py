@@ -1,5 +1,6 @@
 """The documentation is built without a warning, and no link inside it leads nowhere."""
 
+import importlib
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -9,6 +10,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).parents[2]
+EXPORTING = [
+    f"privfl.{name}"
+    for name in ("experiment", "fl", "engine", "adapters.torch", "sums", "secagg", "he", "crypto", "dp", "data")
+]
 
 
 class Page(HTMLParser):
@@ -51,6 +56,11 @@ def test_the_documentation_is_built_and_its_links_lead_somewhere(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "api.html").exists()
     assert broken(tmp_path) == []
+    anchors = {anchor.split(".")[-1] for anchor in Page((tmp_path / "api.html").read_text()).anchors if anchor}
+    for name in EXPORTING:
+        missing = {export for export in importlib.import_module(name).__all__ if export not in anchors}
+        assert not missing, f"{name} exports {missing}, which the API page does not have"
+    assert {"load_credentials", "ConfigError", "TooFewSurvivors", "TorchTrain", "OpacusTrain"} <= anchors
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
