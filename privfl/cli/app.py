@@ -52,7 +52,7 @@ _REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (TooFewSurvivors, "Lower cohort.min_survivors or cohort.dropout."),
     (StateError, "Start it anew under another name: --set name=NAME."),
     (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
-    (ConfigError, "`privfl --help` and examples/ show what is allowed."),
+    (ConfigError, "`privfl --help` and `privfl config reference` list what is allowed."),
     (OSError, "Check the path, its permissions and the space on the disk."),
 )
 

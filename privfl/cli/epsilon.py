@@ -32,6 +32,7 @@ from privfl.dp import (
 )
 from privfl.dp import epsilon as judged
 from privfl.errors import ConfigError
+from privfl.files import user_path
 from privfl.observers import Views
 
 EXAMPLE: Final = (
@@ -118,7 +119,9 @@ SumOption = Annotated[
     typer.Option("--sum", metavar="NAME", help="The secure sum; needed for observers other than the outsider."),
 ]
 Opacus = Annotated[bool, typer.Option("--opacus", help="Ask Opacus's PRV accountant too, where it applies.")]
-PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw over rounds and delta.")]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Draw over rounds and delta.")
+]
 
 
 def epsilon(
@@ -146,10 +149,15 @@ def epsilon(
     opacus: Opacus = False,
     ledger: Annotated[
         list[Path] | None,
-        typer.Option("--ledger", metavar="FILE", help="Judge what runs have spent; repeat it for their composition."),
+        typer.Option(
+            "--ledger",
+            metavar="FILE",
+            parser=user_path,
+            help="Judge what runs have spent; repeat it for their composition.",
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="PNG", help="Draw epsilon over rounds and delta.")
+        Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Draw epsilon over rounds and delta.")
     ] = None,
     as_json: Json = False,
 ) -> None:

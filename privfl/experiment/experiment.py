@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import shutil
 import tempfile
@@ -159,7 +160,11 @@ class Experiment:
         self.parts = assemble(config, given, noise_multiplier=_earlier_noise(self.files, config))
         self._tap = tap
         self._evaluations = itertools.count()
-        self._identity = Identity(self.parts.federation.fingerprint(), self.parts.clients, given.notes())
+        self._notes = given.notes()  # now: a training of your own may change while it is used
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        return Identity(self.parts.federation.fingerprint(), self.parts.clients, self._notes)
 
     @classmethod
     def from_file(cls, path: Path | str, **settings: Any) -> Experiment:

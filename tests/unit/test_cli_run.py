@@ -212,3 +212,23 @@ def test_a_run_without_a_model_says_so(capsys, tmp_path):
     (tmp_path / "runs" / "empty" / "metrics.jsonl").write_text("{}\n")
     assert run(["runs", "list"]) == 2
     assert "reports of a run" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_paths_of_options_may_start_with_a_tilde(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    toml = tmp_path / "home" / "mine.toml"
+    toml.parent.mkdir()
+    toml.write_text('name = "mine"\nrounds = 1\n[data]\nname = "breast_cancer"\n')
+    assert run(["run", "~/mine.toml", "--runs", "~/runs", "--json"]) == 0
+    assert run(["runs", "list", "--runs=~/runs", "--json"]) == 0
+    assert run(["runs", "export", "mine", "~/mine.safetensors", "--runs", "~/runs", "--json"]) == 0
+    assert run(["runs", "publish", "~/runs/mine", "~/public", "--json"]) == 0
+    assert run(["report", "mine", "--runs", "~/runs", "--to", "~/mine.html", "--json"]) == 0
+    plot = ["--noise-multiplier", "2", "--rounds", "3", "--plot", "~/epsilon.png", "--json"]
+    assert run(["epsilon", *plot]) == 0
+    assert {path.name for path in toml.parent.iterdir()} == {
+        "mine.toml", "runs", "mine.safetensors", "public", "mine.html", "epsilon.png"
+    }  # fmt: skip
+    assert not (tmp_path / "~").exists()
+    assert run(["run", "~nobody-of-this-name/mine.toml"]) == 2
+    assert "no such home folder" in capsys.readouterr().err.replace("\n", " ")

@@ -226,6 +226,8 @@ def test_the_schema_describes_what_a_file_may_hold() -> None:
             assert "null" not in json.dumps(value), "TOML has no null"
     clients = schema["$defs"]["Data"]["properties"]["clients"]
     assert (clients["type"], clients["minimum"], clients["default"]) == ("integer", 1, 10)
+    delta = schema["$defs"]["Privacy"]["properties"]["delta"]
+    assert (delta["exclusiveMinimum"], delta["exclusiveMaximum"]) == (0, 1)
     assert schema["$defs"]["Sum"]["properties"]["scheme"]["enum"] == ["plain", "masked", "ckks"]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from privfl.experiment.config import SECTIONS, Config
 from privfl.experiment.config.checked import json_schema_of
 
+_LIMITS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _BOUNDS: Final = {
     "minimum": "at least {}",
     "exclusiveMinimum": "greater than {}",
@@ -51,7 +52,8 @@ def _without_null(value: dict[str, Any]) -> dict[str, Any]:
     value = {key: item for key, item in value.items() if key != "title" and item is not None}
     for kind in value.pop("anyOf", ()):
         value |= {} if kind == {"type": "null"} else kind
-    return value
+    # pydantic leaves the limits of an optional number under names of its own.
+    return {_LIMITS.get(key, key): item for key, item in value.items()}
 
 
 def _facts(value: Mapping[str, Any]) -> str:
