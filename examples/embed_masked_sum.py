@@ -55,6 +55,7 @@ def run_server(listener: socket.socket, directory: MemoryDirectory) -> tuple[np.
             try:
                 server.receive(client, receive(links[client]))
             except (OSError, RemoteProtocolError) as error:
+                server.drop(client)
                 print(f"client {client} has dropped out: {error}")
         for client, message in server.advance().items():
             send(links[client], message)

@@ -27,7 +27,7 @@ import numpy as np
 
 from privfl.crypto import AgreementKey, add_keystreams
 from privfl.data import load
-from privfl.errors import ProtocolError
+from privfl.errors import ProtocolError, WireError
 from privfl.secagg import MaskedSum, Ring, SumPolicy, SumTask, generate_identities
 from privfl.secagg.keys import RosterKeys, roster_digest
 from privfl.secagg.messages import Bitmap, Boxes, MaskedInput, Roster, Signatures, Survivors
@@ -51,7 +51,7 @@ def begin(round):
 
 task, clients, server = begin(1)
 terms = scheme.terms(task)
-print(f"{len(CLIENTS)} clients, {terms.threshold} shares open a secret, at least {terms.least_survivors} must stay")
+print(f"{len(CLIENTS)} clients, {terms.threshold} shares open a secret, at least {terms.min_survivors_to_open} must stay")
 
 # %% [markdown]
 # ## The five steps
@@ -199,7 +199,7 @@ def attack(name, *moves):
     for client, message in moves:
         try:
             client.receive(message)
-        except ProtocolError as error:
+        except (ProtocolError, WireError) as error:
             print(f"{name}\n    {type(error).__name__}: {error}; session {client.state}\n")
             return
     print(f"{name}\n    SUCCEEDED\n")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -216,6 +217,19 @@ def _pieces(value: Any) -> Iterator[bytes | memoryview]:
 def read_fields(of: type[_T], reader: Reader) -> _T:
     """A wired dataclass from the front of `reader`."""
     return of(**{name: codec.read(reader) for name, codec in _codecs(of)})
+
+
+def check_client(client: object) -> ClientId:
+    """`client` as an int, which it may be as a numpy integer too; raises `ConfigError` for anything else."""
+    try:
+        number = operator.index(client)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if isinstance(client, bool) or not 0 <= number < SERVER:
+        raise ConfigError(
+            f"an identity is an integer in [0, 2^32 - 2], not {client!r}; privfl.sums.number_clients maps other names"
+        )
+    return number
 
 
 @dataclass(frozen=True, slots=True)

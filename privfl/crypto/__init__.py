@@ -15,7 +15,7 @@ from privfl.crypto.identity import (
     load_credentials,
     save_credentials,
 )
-from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, derive, framed
+from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, derive, draw, framed
 from privfl.crypto.keystream import CHUNK_BYTES, add_keystreams
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.sealed import SEAL_OVERHEAD, TAG_BYTES, seal, tag, unseal
@@ -45,6 +45,7 @@ __all__ = [
     "add_keystreams",
     "check_key",
     "derive",
+    "draw",
     "framed",
     "generate_identities",
     "load_credentials",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from privfl.crypto.kdf import KEY_BYTES, check_key
+from privfl.crypto.kdf import KEY_BYTES, check_key, draw
 from privfl.errors import RemoteProtocolError
 
 
@@ -31,7 +31,7 @@ class AgreementKey:
     @classmethod
     def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> AgreementKey:
         """A fresh pair."""
-        return cls(entropy(KEY_BYTES))
+        return cls(draw(entropy, KEY_BYTES))
 
     def agree(self, public: bytes, *, sender: int | None = None) -> bytes:
         """The 32-byte shared secret with the owner of `public`, to be fed to `derive`, never used as a key itself.

@@ -19,7 +19,7 @@ from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.signing import SigningKey, VerifyKey
 from privfl.errors import ConfigError, RemoteProtocolError, StateError
 from privfl.files import atomic_write, canonical_json
-from privfl.wire import SERVER, ClientId
+from privfl.wire import ClientId, check_client
 
 _DIRECTORY_FORMAT: Final = "privfl key directory 1"
 _CREDENTIALS_FORMAT: Final = "privfl credentials 1"
@@ -38,9 +38,7 @@ class MemoryDirectory:
 
     def __init__(self, keys: Mapping[ClientId, VerifyKey]) -> None:
         owners: dict[VerifyKey, ClientId] = {}
-        for client, key in sorted(keys.items()):
-            if not 0 <= client < SERVER:
-                raise ConfigError(f"an identity is an integer in [0, 2^32 - 2], not {client}")
+        for client, key in sorted((check_client(client), key) for client, key in keys.items()):
             if key in owners:
                 raise ConfigError(f"clients {owners[key]} and {client} have the same key")
             owners[key] = client
@@ -94,8 +92,7 @@ class Credentials:
     tasks: TaskMemory = field(default_factory=TasksInMemory, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.client < SERVER:
-            raise ConfigError(f"an identity is an integer in [0, 2^32 - 2], not {self.client}")
+        check_client(self.client)
         if self.session_key is not None:
             check_key(self.session_key, "a session key")
 

@@ -13,7 +13,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from privfl.crypto.kdf import check_key
+from privfl.crypto.kdf import check_key, draw
 from privfl.errors import RemoteProtocolError
 
 NONCE_BYTES: Final = 12
@@ -27,7 +27,7 @@ def seal(key: bytes, content: bytes, *, associated: bytes, entropy: Callable[[in
 
     Derive one `key` per direction, purpose and message where you can; the random nonce is a second line of defense.
     """
-    nonce = entropy(NONCE_BYTES)
+    nonce = draw(entropy, NONCE_BYTES)
     return nonce + AESGCM(check_key(key)).encrypt(nonce, content, associated)
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from privfl.crypto.kdf import KEY_BYTES, check_key
+from privfl.crypto.kdf import KEY_BYTES, check_key, draw
 from privfl.errors import ConfigError, RemoteProtocolError, WireError
 
 PRIME: Final = (1 << 256) + 297
@@ -35,13 +35,13 @@ def split(
     """The shares of a 32-byte `secret` at `points`: any `threshold` of them give it, fewer say nothing about it.
 
     Raises `ConfigError` for points that repeat or lie outside [1, 2^32) and for a threshold outside
-    [1, len(points)].
+    [1, len(points)], and when `entropy` gives another number of bytes than it is asked for.
     """
     check_key(secret, "a shared secret")
     _check_points(points)
     if not 1 <= threshold <= len(points):
         raise ConfigError(f"a threshold for {len(points)} shares is in [1, {len(points)}], not {threshold}")
-    drawn = entropy(_WIDE * (threshold - 1))
+    drawn = draw(entropy, _WIDE * (threshold - 1))
     tail = [int.from_bytes(drawn[i : i + _WIDE], "little") % PRIME for i in range(0, len(drawn), _WIDE)]
     polynomial = [int.from_bytes(secret, "little"), *tail]
     return tuple(_evaluate(polynomial, x) for x in points)

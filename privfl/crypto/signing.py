@@ -10,7 +10,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, framed
+from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, draw, framed
 from privfl.errors import ConfigError, RemoteProtocolError
 
 SIGNATURE_BYTES: Final = 64
@@ -53,7 +53,7 @@ class SigningKey:
     @classmethod
     def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> SigningKey:
         """A fresh pair."""
-        return cls(entropy(KEY_BYTES))
+        return cls(draw(entropy, KEY_BYTES))
 
     def sign(self, label: str, *parts: bytes) -> bytes:
         """64 bytes over framed("privfl/1 " + label, parts...): a signature for one purpose fits no other."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, framed, seal, unseal
+from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, draw, framed, seal, unseal
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.he.authenticator import SessionCipher
 from privfl.he.keys import KeyStore, key_id
@@ -180,7 +180,7 @@ class CkksClient:
             raise TooFewSurvivors(len(ids), terms.min_clients)
         for advert in message.adverts:
             advert.verify(terms.digest, terms.directory)
-        key = self._entropy(32)
+        key = draw(self._entropy, 32)
         secrets.session_key, name = key, key_id(key)
         boxes = [
             Box(advert.client, self._seal_for(secrets, advert, key, name))

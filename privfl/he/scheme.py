@@ -26,7 +26,7 @@ from privfl.sums import (
     checked_vector,
     identity,
 )
-from privfl.wire import ClientId
+from privfl.wire import ClientId, check_client
 
 
 class CkksSum:
@@ -149,7 +149,7 @@ class CkksSum:
             ConfigError: Vector or credentials do not belong to this client and task.
             PlanRejected: The policy refuses the task.
         """
-        terms = self.terms(task)
+        terms, me = self.terms(task), check_client(me)
         policy.check(task, threshold=terms.quorum)
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)

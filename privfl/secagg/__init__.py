@@ -22,7 +22,7 @@ from privfl.secagg.planner import GraphPlan, plan_graph
 from privfl.secagg.scheme import MaskedSum
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.terms import Terms
-from privfl.sums import SumPolicy, SumResult, SumTask, run_sum
+from privfl.sums import SessionStore, SumPolicy, SumResult, SumTask, number_clients, run_sum
 
 __all__ = [
     "Credentials",
@@ -34,6 +34,7 @@ __all__ = [
     "MaskedSum",
     "MemoryDirectory",
     "Ring",
+    "SessionStore",
     "SigningKey",
     "Speed",
     "SumPlan",
@@ -47,6 +48,7 @@ __all__ = [
     "VerifyKey",
     "generate_identities",
     "measure_speed",
+    "number_clients",
     "plan_graph",
     "plan_sum",
     "run_sum",

@@ -1,9 +1,9 @@
-"""A client's side: five messages out, four in, and the rules that no server can talk around.
+"""A client's side: five messages out, four in, and the rules that no server can bypass.
 
-It enters each task once (privfl/crypto/memory.py), answers each step once, in order, and any error ends it for good.
-It reveals shares for one list of survivors only, in one message: of each dealer either the share of its self-mask seed
-(if it survived) or that of its mask key (if it dropped out), so that no client ever gives both. In signed mode it does
-so only once `threshold` of its holders have signed that same list.
+It enters each task once (privfl/crypto/memory.py) and answers each step once, in order; the rules that all sessions
+share are those of privfl/sums/session.py. It reveals shares for one list of survivors only, in one message: of each
+dealer either the share of its self-mask seed (if it survived) or that of its mask key (if it dropped out), so that no
+client ever gives both. In signed mode it does so only once `threshold` of its holders have signed that same list.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from privfl.crypto import (
     KEY_BYTES,
@@ -22,25 +24,21 @@ from privfl.crypto import (
     SigningKey,
     TaskMemory,
     add_keystreams,
+    draw,
     seal,
     share_from_bytes,
     share_to_bytes,
     split,
     unseal,
 )
-from privfl.errors import (
-    ConfigError,
-    LocalProtocolError,
-    RemoteProtocolError,
-    TooFewSurvivors,
-    WireError,
-)
+from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ints
 from privfl.secagg import keys
 from privfl.secagg.graph import Graph
-from privfl.secagg.machine import CLIENT_ABORTED, CLIENT_DONE, client_table
+from privfl.secagg.machine import client_table
 from privfl.secagg.messages import (
     BOX_BYTES,
+    KEYS_BYTES,
     AdvertiseKeys,
     Bitmap,
     Boxes,
@@ -54,9 +52,12 @@ from privfl.secagg.messages import (
     pieces,
 )
 from privfl.secagg.roster import read_roster
+from privfl.secagg.state import CLIENT_LABEL, ClientForm, Peer, peer_forms, peers_of
 from privfl.secagg.terms import Terms
 from privfl.sums.base import Entropy
-from privfl.wire import SERVER, ClientId, Message, peek
+from privfl.sums.client import ClientMachine
+from privfl.sums.session import Kind, SteadyDirectory
+from privfl.wire import HEADER_BYTES, ClientId, Message, Reader, read_fields, write_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,7 @@ class _Secrets:
         return self.mask_key.public + self.box_key.public
 
 
-@dataclass(slots=True)
-class _Peer:
-    """What a client keeps of one holder (possibly itself)."""
-
-    client: ClientId
-    mask: bytes = field(default=b"", repr=False)  # the key of the pairwise mask
-    shared: bytes = field(default=b"", repr=False)  # the agreed secret of the box keys
-    key_share: bytes | None = field(default=None, repr=False)
-    seed_share: bytes | None = field(default=None, repr=False)
-
-
-class MaskedClient:
+class MaskedClient(ClientMachine):
     """One client's session; see `MaskedSum.client`."""
 
     def __init__(
@@ -101,95 +91,74 @@ class MaskedClient:
     ) -> None:
         if terms.signed != (directory is not None) or terms.signed != (signing is not None):
             raise ConfigError("a signing key and a key directory belong to signed terms, and to no others")
-        self._terms, self._me, self._session = terms, me, terms.digest()
-        self._signing, self._tasks = signing, tasks
-        self._directory: KeyDirectory = MemoryDirectory({}) if directory is None else directory  # knows nobody
+        table, session = client_table(signed=terms.signed), terms.digest()
+        super().__init__(table, CLIENT_LABEL, me=me, session=session, task=terms.task.digest(), tasks=tasks)
+        self._terms, self._signing = terms, signing
+        self._directory = SteadyDirectory(MemoryDirectory({}) if directory is None else directory)  # or knows nobody
         self._entropy, self._threads = entropy, threads
-        self._table = client_table(signed=terms.signed)
-        self._handlers: dict[type[Message], Callable[[Any], Message]] = {
-            Roster: self._on_roster,
-            Boxes: self._on_boxes,
-            Survivors: self._on_survivors,
-            Signatures: self._on_signatures,
-        }
-        self._state = "new"
         self._words = terms.task.ring.reduce(vector)
-        self._own = _Secrets(AgreementKey.generate(entropy), AgreementKey.generate(entropy), entropy(KEY_BYTES))
-        self._peers: dict[int, _Peer] = {}  # by place, increasing; includes this client in a complete graph
-        self._keys = keys.RosterKeys(self._session, b"")
+        mask_key, box_key = AgreementKey.generate(entropy), AgreementKey.generate(entropy)
+        self._own = _Secrets(mask_key, box_key, draw(entropy, KEY_BYTES))
+        self._peers: dict[int, Peer] = {}  # by place, increasing; includes this client in a complete graph
+        self._keys = keys.RosterKeys(session, b"")
         self._size = 0  # of the roster
         self._place = -1
         self._holders: list[int] = []
         self._sharers = self._survivors = Bitmap(0, 0)
 
-    @property
-    def state(self) -> str:
-        """A state of privfl/secagg/machine.py."""
-        return self._state
+    def _handler(self, kind: Kind) -> Callable[[Any], Message]:
+        handlers: dict[Kind, Callable[[Any], Message]] = {
+            Roster: self._on_roster,
+            Boxes: self._on_boxes,
+            Survivors: self._on_survivors,
+            Signatures: self._on_signatures,
+        }
+        return handlers[kind]
 
-    def start(self) -> bytes:
-        """The advertisement; raises `LocalProtocolError` unless it is the first call.
+    def _max_length(self) -> int:
+        """An honest server's longest message lists the whole cohort."""
+        return HEADER_BYTES + 1024 + (BOX_BYTES + 4 + KEYS_BYTES + SIGNATURE_BYTES) * len(self._terms.task.clients)
 
-        Raises `PlanRejected` for a task that this client has begun before, and that ends the session. What is
-        remembered is the task, whatever the scheme, its thresholds or its graph.
-        """
-        if self._state != "new":
-            raise LocalProtocolError(f"start() in state {self._state!r}")
-        if self._tasks is not None:
-            try:
-                self._tasks.begin(self._terms.task.digest())
-            except BaseException:  # a task that could not be noted has not begun
-                self._abort()
-                raise
+    def _first(self) -> Message:
         public, signature = self._own.public, b""
         if self._signing is not None:
             signature = self._signing.sign(keys.ADVERTISE, self._session, keys.id_bytes(self._me), public)
-        self._state = self._table["new"].then
-        return self._send(AdvertiseKeys(public, signature))
-
-    def receive(self, message: bytes) -> bytes | None:
-        """The answer to the server's next message.
-
-        Raises `RemoteProtocolError` when the server, or a client behind it, broke the rules; `TooFewSurvivors` when
-        too few are left; `LocalProtocolError` when nothing is expected any more. Each of them, and whatever else a
-        directory raises, ends the session.
-        """
-        row = self._table.get(self._state)
-        if row is None or row.receives is None:
-            over = "has not started" if row is not None else "is over"
-            self._abort()
-            raise LocalProtocolError(f"this session {over}")
-        try:
-            answer = self._handlers[row.receives](self._parse(message, row.receives))
-        except WireError as error:
-            self._abort()
-            raise RemoteProtocolError(f"{row.receives.__name__}: {error}") from error
-        except BaseException:  # a directory that fails is no second chance for the server either
-            self._abort()
-            raise
-        self._state = row.then
-        if self._state == CLIENT_DONE:
-            self._forget()
-        return self._send(answer)
-
-    def _parse(self, message: bytes, kind: type[Message]) -> Message:
-        header, body = peek(message, max_length=len(message))
-        if (header.kind, header.sender, header.task) != (kind.KIND, SERVER, self._session):
-            raise WireError("the header names another kind, sender or session")
-        return kind.from_body(body)
-
-    def _send(self, message: Message) -> bytes:
-        return message.to_bytes(sender=self._me, task=self._session)
-
-    def _abort(self) -> None:
-        self._state = CLIENT_ABORTED
-        self._forget()
+        return AdvertiseKeys(public, signature)
 
     def _forget(self) -> None:
-        """Drop every secret: an ended session has nothing left to give."""
         self._words = self._terms.task.ring.zeros(0)
         self._peers = {}
         self._own = _NOTHING
+
+    def _dump(self) -> bytes:
+        own = self._own
+        form = ClientForm(
+            own.mask_key.secret,
+            own.box_key.secret,
+            own.seed,
+            self._words.tobytes(),
+            self._keys.roster,
+            self._size,
+            self._place + 1,
+            peer_forms(self._peers),
+            self._sharers,
+            self._survivors,
+        )
+        return write_fields(form)
+
+    def _load(self, body: bytes) -> None:
+        reader = Reader(body)
+        form = read_fields(ClientForm, reader)
+        reader.done()
+        words = np.frombuffer(form.words, self._words.dtype).copy()
+        if len(words) not in (0, self._terms.task.length):
+            raise WireError(f"{len(words)} values, where the task has {self._terms.task.length}")
+        self._own = _Secrets(AgreementKey(form.mask_secret), AgreementKey(form.box_secret), bytes(form.seed))
+        self._words, self._peers = words, peers_of(form.peers)
+        self._keys = keys.RosterKeys(self._session, bytes(form.roster))
+        self._size, self._place = form.size, form.place - 1
+        self._holders = self._graph().holders(self._place) if self._size else []
+        self._sharers, self._survivors = form.sharers, form.survivors
 
     # --- Roster -> ShareKeys ---------------------------------------------------------------------------------------
 
@@ -199,19 +168,19 @@ class MaskedClient:
         own = roster.place_of(self._me)
         if own is None or roster.keys(own) != self._own.public:
             raise RemoteProtocolError("the roster does not show this client's own keys")
-        self._place, self._size = own, len(roster)
-        self._keys = keys.RosterKeys(self._session, keys.roster_digest(self._session, entries))
-        self._holders = self._graph().holders(own)
-        for place in self._holders:
+        bound = keys.RosterKeys(self._session, keys.roster_digest(self._session, entries))
+        holders = Graph(len(roster), terms.degree, bound.ring()).holders(own)
+        if terms.signed:
+            for place in holders:
+                client, parts = roster.client(place), (self._session, keys.id_bytes(roster.client(place)))
+                verify_key = self._directory.verify_key(client)
+                verify_key.verify(roster.signature(place), keys.ADVERTISE, *parts, roster.keys(place), sender=client)
+        self._place, self._size, self._keys, self._holders = own, len(roster), bound, holders
+        for place in holders:
             client, public = roster.client(place), roster.keys(place)
-            if terms.signed:
-                parts = (self._session, keys.id_bytes(client), public)
-                self._directory.verify_key(client).verify(
-                    roster.signature(place), keys.ADVERTISE, *parts, sender=client
-                )
-            self._peers[place] = peer = _Peer(client)
+            self._peers[place] = peer = Peer(client)
             if place != own:
-                peer.mask = self._keys.pairwise(self._own.mask_key, public[:KEY_BYTES], self._me, client)
+                peer.mask = bound.pairwise(self._own.mask_key, public[:KEY_BYTES], self._me, client)
                 peer.shared = self._own.box_key.agree(public[KEY_BYTES:], sender=client)
         return self._share()
 
@@ -257,7 +226,7 @@ class MaskedClient:
         values = self._masked(others)
         return MaskedInput(self._keys.input_check(me, values), values)
 
-    def _masked(self, others: list[_Peer]) -> bytes:
+    def _masked(self, others: list[Peer]) -> bytes:
         me, ring = self._me, self._terms.task.ring
         words, self._words = self._words, ring.zeros(0)
         plus = [self._keys.self_mask(me, self._own.seed)]
@@ -304,7 +273,7 @@ class MaskedClient:
             self._directory.verify_key(client).verify(signature, keys.SURVIVORS, *parts, sender=client)
             count += 1
         if count < self._terms.threshold:
-            raise TooFewSurvivors(count, self._terms.threshold)
+            raise TooFewSurvivors(count, self._terms.threshold, True)  # other holders may have opened it
         return self._reveal()
 
     def _reveal(self) -> Unmask:

@@ -5,7 +5,6 @@ protocols/masked-sum/machine.toml says the same for readers of other languages; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from privfl.secagg.messages import (
@@ -19,76 +18,48 @@ from privfl.secagg.messages import (
     Survivors,
     Unmask,
 )
-from privfl.wire import Message
-
-Kind = type[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTransition:
-    """In `state`, `receives` (nothing at the start) makes a client send `sends` and go on to `then`."""
-
-    state: str
-    receives: Kind | None
-    sends: Kind
-    then: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTransition:
-    """In `step` the server collects `collects`; closing it sends `sends` (nothing at the end) and goes on to `then`."""
-
-    step: str
-    collects: Kind
-    sends: Kind | None
-    then: str
-
+from privfl.sums.session import Table, Transition
 
 CLIENT_DONE: Final = "done"
-CLIENT_ABORTED: Final = "aborted"
-"""Where every error leads, from any state, for good."""
-
 SERVER_DONE: Final = "opened"
-SERVER_CLOSED: Final = "closed"
-"""Where `TooFewSurvivors` leads, from any step, for good."""
 
 _CLIENT_HEAD: Final = (
-    ClientTransition("new", None, AdvertiseKeys, "advertised"),
-    ClientTransition("advertised", Roster, ShareKeys, "shared"),
-    ClientTransition("shared", Boxes, MaskedInput, "masked"),
+    Transition("new", None, AdvertiseKeys, "advertised"),
+    Transition("advertised", Roster, ShareKeys, "shared"),
+    Transition("shared", Boxes, MaskedInput, "masked"),
 )
 CLIENT_SIGNED: Final = (
     *_CLIENT_HEAD,
-    ClientTransition("masked", Survivors, ConsistencyCheck, "checked"),
-    ClientTransition("checked", Signatures, Unmask, CLIENT_DONE),
+    Transition("masked", Survivors, ConsistencyCheck, "checked"),
+    Transition("checked", Signatures, Unmask, CLIENT_DONE),
 )
 CLIENT_SEMI_HONEST: Final = (
     *_CLIENT_HEAD,
-    ClientTransition("masked", Survivors, Unmask, CLIENT_DONE),
+    Transition("masked", Survivors, Unmask, CLIENT_DONE),
 )
 
 _SERVER_HEAD: Final = (
-    ServerTransition("AdvertiseKeys", AdvertiseKeys, Roster, "ShareKeys"),
-    ServerTransition("ShareKeys", ShareKeys, Boxes, "MaskedInput"),
+    Transition("AdvertiseKeys", AdvertiseKeys, Roster, "ShareKeys"),
+    Transition("ShareKeys", ShareKeys, Boxes, "MaskedInput"),
 )
 SERVER_SIGNED: Final = (
     *_SERVER_HEAD,
-    ServerTransition("MaskedInput", MaskedInput, Survivors, "ConsistencyCheck"),
-    ServerTransition("ConsistencyCheck", ConsistencyCheck, Signatures, "Unmask"),
-    ServerTransition("Unmask", Unmask, None, SERVER_DONE),
+    Transition("MaskedInput", MaskedInput, Survivors, "ConsistencyCheck"),
+    Transition("ConsistencyCheck", ConsistencyCheck, Signatures, "Unmask"),
+    Transition("Unmask", Unmask, None, SERVER_DONE),
 )
 SERVER_SEMI_HONEST: Final = (
     *_SERVER_HEAD,
-    ServerTransition("MaskedInput", MaskedInput, Survivors, "Unmask"),
-    ServerTransition("Unmask", Unmask, None, SERVER_DONE),
+    Transition("MaskedInput", MaskedInput, Survivors, "Unmask"),
+    Transition("Unmask", Unmask, None, SERVER_DONE),
 )
 
 
-def client_table(*, signed: bool) -> dict[str, ClientTransition]:
-    """state -> its one transition."""
-    return {row.state: row for row in (CLIENT_SIGNED if signed else CLIENT_SEMI_HONEST)}
+def client_table(*, signed: bool) -> Table:
+    """The client's table in a mode; every state but the last has one row."""
+    return CLIENT_SIGNED if signed else CLIENT_SEMI_HONEST
 
 
-def server_table(*, signed: bool) -> dict[str, ServerTransition]:
-    """step -> its one transition."""
-    return {row.step: row for row in (SERVER_SIGNED if signed else SERVER_SEMI_HONEST)}
+def server_table(*, signed: bool) -> Table:
+    """The server's table in a mode; every step has one row."""
+    return SERVER_SIGNED if signed else SERVER_SEMI_HONEST

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.observers import Views
@@ -16,7 +18,7 @@ from privfl.secagg.state import load_state
 from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, resolve, share_threshold
 from privfl.sums import MIN_VECTORS, binomial_shortfall, check_dropout
 from privfl.sums.base import Entropy, Opening, SumPolicy, SumTask, checked_vector, identity
-from privfl.wire import ClientId
+from privfl.wire import ClientId, check_client
 
 
 class MaskedSum:
@@ -168,7 +170,7 @@ class MaskedSum:
         credentials and no other is given. Raises `ConfigError`, and `PlanRejected` when the task or the thresholds are
         below `policy`.
         """
-        terms = self.terms(task)
+        terms, me = self.terms(task), check_client(me)
         policy.check(task, threshold=terms.threshold)
         checked = checked_vector(task, me, vector)
         if self._signed and (not isinstance(credentials, Credentials) or credentials.client != me):
@@ -186,6 +188,38 @@ class MaskedSum:
             entropy=entropy,
             threads=self._threads,
         )
+
+    def resume_client(
+        self,
+        task: SumTask,
+        me: ClientId,
+        state: bytes,
+        *,
+        credentials: Any = None,
+        policy: SumPolicy = SumPolicy(),
+        entropy: Entropy = os.urandom,
+        tasks: TaskMemory | None = None,
+    ) -> MaskedClient:
+        """The client's session that `MaskedClient.to_bytes` saved, in another process perhaps.
+
+        Args:
+            task: The task of the session.
+            me: The client.
+            state: The saved bytes; they hold no long-term key.
+            credentials: The client's `Credentials` in signed mode.
+            policy: What this client insists on, as in `client`.
+            entropy: Where the rest of the session takes random bytes from.
+            tasks: What notes that the state was restored, durably; the credentials' own memory by default.
+
+        Raises:
+            StateError: The bytes were altered, cut short, or belong to other terms; or the state was restored before,
+                or the session that saved it went on without it.
+            ConfigError: As `client`, and where there is no memory that could refuse a second restoration.
+        """
+        zeros = np.zeros(task.length, np.int64)
+        client = self.client(task, me, zeros, credentials=credentials, policy=policy, entropy=entropy, tasks=tasks)
+        client.restore(state)
+        return client
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> MaskedServer:
         """The server's session; it holds one running total, whatever the number of clients."""

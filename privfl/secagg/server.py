@@ -1,19 +1,19 @@
 """The server's side: it adds masked vectors as they come, and takes off what the survivors let it take off.
 
 Each step collects one message from each client that is still there; `advance` closes it. A client whose message breaks
-the rules is dropped and blamed, exactly as if it had fallen silent; the others go on while enough are left.
+the rules is dropped and blamed; the others go on while enough are left (privfl/sums/session.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 
 from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, KeyDirectory, MemoryDirectory
-from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
 from privfl.secagg.graph import Graph
-from privfl.secagg.machine import SERVER_CLOSED, server_table
+from privfl.secagg.machine import server_table
 from privfl.secagg.messages import (
     BOX_BYTES,
     KEYS_BYTES,
@@ -34,7 +34,9 @@ from privfl.secagg.state import ServerState, dump_state
 from privfl.secagg.terms import Terms
 from privfl.secagg.unmask import Opener, check_unmask
 from privfl.sums.base import Opening, SumResult, checked_total, few_vectors
-from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek, write_fields
+from privfl.sums.server import ServerMachine
+from privfl.sums.session import Kind, SteadyDirectory
+from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, write_fields
 
 SEMI_HONEST_CAVEAT = (
     "semi-honest masked sum: keys and survivor lists were not signed, so a server that lies can read single vectors"
@@ -43,7 +45,7 @@ _PROBE = AgreementKey(b"\x01" * KEY_BYTES)
 """A key of nobody's, to find points of low order before they reach the clients."""
 
 
-class MaskedServer:
+class MaskedServer(ServerMachine):
     """The server's session; see `MaskedSum.server`. It holds one vector, whatever the number of clients."""
 
     def __init__(self, terms: Terms, *, directory: KeyDirectory | None, opening: Opening, threads: int) -> None:
@@ -51,80 +53,63 @@ class MaskedServer:
             raise ConfigError("a key directory belongs to signed terms, and to no others")
         task = terms.task
         self._terms, self._opening, self._threads = terms, opening, threads
-        self._directory: KeyDirectory = MemoryDirectory({}) if directory is None else directory  # knows nobody
+        self._directory = SteadyDirectory(MemoryDirectory({}) if directory is None else directory)  # or knows nobody
         self.state = ServerState(
-            terms, terms.digest(), "AdvertiseKeys", task.ring.zeros(task.length), set(task.clients)
+            step="AdvertiseKeys",
+            awaiting=set(task.clients),
+            terms=terms,
+            session=terms.digest(),
+            total=task.ring.zeros(task.length),
         )
-        self._table = server_table(signed=terms.signed)
-        self._takers: dict[type[Message], Callable[[ClientId, memoryview], None]] = {
+        super().__init__(server_table(signed=terms.signed), session=terms.digest(), progress=self.state)
+        self._seen_keys: set[bytes] | None = None
+
+    def to_bytes(self) -> bytes:
+        """Everything that `MaskedSum.resume` needs.
+
+        Save it after each `receive()` whose message must not be lost, and after `advance()` before its messages are
+        sent. A client answers a step once: a message that was taken after the last save, and lost with the process,
+        comes again only if the server's message is sent to that client again.
+
+        Raises `StateError` when the sum is over.
+        """
+        with self._guard:
+            return dump_state(self.state)
+
+    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
+        takers: dict[Kind, Callable[[ClientId, memoryview], None]] = {
             AdvertiseKeys: self._take_advert,
             ShareKeys: self._take_shares,
             MaskedInput: self._take_input,
             ConsistencyCheck: self._take_signature,
             Unmask: self._take_unmask,
         }
-        self._senders: dict[type[Message], Callable[[], dict[ClientId, bytes]]] = {
+        return takers[kind]
+
+    def _check(self) -> None:
+        state = self.state
+        if state.step == "AdvertiseKeys":
+            if len(state.adverts) < self._terms.least_roster:
+                raise TooFewSurvivors(len(state.adverts), self._terms.least_roster)
+        elif state.step == "ConsistencyCheck":
+            self._able(self._members(set(state.signatures)))
+        elif state.step == "Unmask":
+            self._opener().check()
+        else:
+            members = self._members(set(state.boxes) if state.step == "ShareKeys" else state.uploaded)
+            self._check_left(members)
+            self._able(members)
+
+    def _close(self) -> tuple[str, dict[ClientId, bytes]]:
+        row = next(row for row in self._table if row.state == self.state.step)
+        senders: dict[Kind | None, Callable[[], dict[ClientId, bytes]]] = {
             Roster: self._send_roster,
             Boxes: self._send_boxes,
             Survivors: self._send_survivors,
             Signatures: self._send_signatures,
+            None: self._open,
         }
-        self._seen_keys: set[bytes] | None = None
-        self._result: SumResult | None = None
-
-    @property
-    def awaiting(self) -> frozenset[ClientId]:
-        """Clients whose message of the present step has not come."""
-        return frozenset(self.state.awaiting)
-
-    @property
-    def result(self) -> SumResult | None:
-        """The opened sum, once there is one."""
-        return self._result
-
-    def to_bytes(self) -> bytes:
-        """Everything that `MaskedSum.resume` needs; save it after `advance` and before sending what that returned."""
-        return dump_state(self.state)
-
-    def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message.
-
-        A `RemoteProtocolError` has dropped and blamed its sender, unless nothing was awaited from it at all: a client
-        that already answered stays what it is.
-        """
-        row = self._table.get(self.state.step)
-        if row is None:
-            raise LocalProtocolError("this sum is closed")
-        if sender not in self.state.awaiting:
-            raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
-        self.state.awaiting.discard(sender)
-        try:
-            header, body = peek(message, max_length=self._max_length(row.collects))
-            if (header.kind, header.sender, header.task) != (row.collects.KIND, sender, self.state.session):
-                raise WireError("the header names another kind, sender or session")
-            self._takers[row.collects](sender, body)
-        except (WireError, RemoteProtocolError) as error:
-            reason = f"{row.collects.__name__}: {error}"
-            self.state.blamed[sender] = reason
-            raise RemoteProtocolError(f"client {sender}: {reason}", sender=sender) from error
-
-    def advance(self) -> Mapping[ClientId, bytes]:
-        """Close this step: whoever is silent has dropped out. Returns the next step's messages, at last none.
-
-        Raises `TooFewSurvivors`, and `RemoteProtocolError` naming the dealer when a client's shares do not give its
-        secret; nothing is opened then, and the session is closed.
-        """
-        row = self._table.get(self.state.step)
-        if row is None:
-            raise LocalProtocolError("this sum is closed")
-        self.state.step, self.state.awaiting = SERVER_CLOSED, set()  # what follows may raise
-        if row.sends is None:
-            self._open()
-            self.state.step = row.then
-            return {}
-        messages = self._senders[row.sends]()
-        self.state.step, self.state.awaiting = row.then, set(messages)
-        return messages
+        return row.then, senders[row.sends]()
 
     # --- AdvertiseKeys -> Roster -----------------------------------------------------------------------------------
 
@@ -147,11 +132,8 @@ class MaskedServer:
         self.state.adverts[sender] = public + signature
 
     def _send_roster(self) -> dict[ClientId, bytes]:
-        adverts = self.state.adverts
-        if len(adverts) < self._terms.least_roster:
-            raise TooFewSurvivors(len(adverts), self._terms.least_roster)
         message = self._pack(Roster(self._entries))
-        return dict.fromkeys(sorted(adverts), message)
+        return dict.fromkeys(sorted(self.state.adverts), message)
 
     @cached_property
     def _entries(self) -> bytes:
@@ -190,7 +172,6 @@ class MaskedServer:
 
     def _send_boxes(self) -> dict[ClientId, bytes]:
         sharers = self._members(set(self.state.boxes))
-        self._check_left(sharers)
         inboxes: dict[int, list[bytes]] = {place: [] for place in sharers}
         for dealer in sharers:  # in increasing order, so that every inbox is in order too
             boxes = self.state.boxes[self._clients[dealer]]
@@ -231,12 +212,16 @@ class MaskedServer:
         task.ring.add(self.state.total, words)
         self.state.uploaded.add(sender)
 
-    @cached_property
+    @property
     def _survivors(self) -> Bitmap:
         return self._members(self.state.uploaded)
 
+    @cached_property
+    def _closed_survivors(self) -> Bitmap:
+        """The list that the clients were sent; only used from the consistency step on."""
+        return self._survivors
+
     def _send_survivors(self) -> dict[ClientId, bytes]:
-        self._check_left(self._survivors)
         message = self._pack(Survivors(self._survivors))
         return {self._clients[place]: message for place in self._able(self._survivors)}
 
@@ -244,7 +229,7 @@ class MaskedServer:
 
     def _take_signature(self, sender: ClientId, body: memoryview) -> None:
         signature = ConsistencyCheck.from_body(body).signature
-        parts = self._keys.said_by(sender, self._survivors)
+        parts = self._keys.said_by(sender, self._closed_survivors)
         self._directory.verify_key(sender).verify(signature, keys.SURVIVORS, *parts, sender=sender)
         self.state.signatures[sender] = signature
 
@@ -266,21 +251,31 @@ class MaskedServer:
         check_unmask(message, sum(self._clients[place] in self.state.boxes for place in holders))
         self.state.unmasks[sender] = write_fields(message)
 
-    def _open(self) -> None:
-        state, task = self.state, self._terms.task
-        opener = Opener(self._terms, state, self._graph, self._clients, keys=self._keys, threads=self._threads)
-        opener.unmask()
+    def _opener(self) -> Opener:
+        return Opener(self._terms, self.state, self._graph, self._clients, keys=self._keys, threads=self._threads)
+
+    def _open(self) -> dict[ClientId, bytes]:
+        state, task, opener = self.state, self._terms.task, self._opener()
+        try:
+            masks = opener.masks()
+        finally:
+            if not state.awaiting:  # else a message that is still to come may mend it
+                state.blamed.update(opener.blamed)
+        state.blamed.update(opener.blamed)
+        state.awaiting.clear()  # from here on the total is no longer what it was
+        opener.unmask(*masks)
         total, survivors = task.ring.center(task.ring.mask(state.total)), frozenset(state.uploaded)
         state.total = task.ring.zeros(0)
         opened = self._opening(checked_total(task, total, len(survivors)), survivors)
-        digest = self._keys.transcript(self._survivors)
+        digest = self._keys.transcript(self._closed_survivors)
         caveats = (*(() if self._terms.signed else (SEMI_HONEST_CAVEAT,)), *few_vectors(len(survivors)))
         self._result = SumResult(opened, survivors, digest, dict(state.blamed), caveats)
+        return {}
 
     def _pack(self, message: Message) -> bytes:
         return message.to_bytes(sender=SERVER, task=self.state.session)
 
-    def _max_length(self, kind: type[Message]) -> int:
+    def _max_length(self, kind: Kind) -> int:
         """A bound on an honest message of this kind, so that nothing larger is even parsed."""
         task = self._terms.task
         if kind is MaskedInput:

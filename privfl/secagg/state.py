@@ -1,49 +1,72 @@
-"""What a server holds between two messages, and its canonical bytes.
+"""What both parties hold between two messages, and its canonical bytes.
 
-The bytes are "privfl/1 masked-sum server state" | session 32 | the fields of `_StateForm` as in wire.py | SHA-256 of
-all that. They hold what the server has seen and nothing it has not: masked sums, sealed boxes, public keys, shares.
+The bytes are a label | session 32 | fields as in wire.py | SHA-256 of all that (privfl/sums/session.py). A server's
+hold what it has seen and nothing it has not: masked sums, sealed boxes, public keys, shares. A client's hold the
+secrets of this one sum, and before its third message its vector; never its signing key.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from privfl.crypto import KEY_BYTES, SHARE_BYTES
 from privfl.errors import StateError, WireError
 from privfl.ring import Words
-from privfl.secagg.machine import SERVER_CLOSED, SERVER_DONE, server_table
+from privfl.secagg.machine import SERVER_DONE, server_table
+from privfl.secagg.messages import MEMBERS, Bitmap
 from privfl.secagg.terms import Terms
 from privfl.sums.base import MAX_CLIENTS
-from privfl.wire import CLIENT, U8, Blob, ClientId, IdSet, ListOf, Reader, Struct, read_fields, wired, write_fields
+from privfl.sums.server import Progress
+from privfl.sums.session import CLOSED, pack_state, unpack_state
+from privfl.wire import (
+    CLIENT,
+    U8,
+    U32,
+    Blob,
+    ClientId,
+    Fixed,
+    IdSet,
+    ListOf,
+    Reader,
+    Struct,
+    read_fields,
+    wired,
+    write_fields,
+)
 
-_LABEL: Final = b"privfl/1 masked-sum server state"
-_HASH_BYTES: Final = 32
+SERVER_LABEL: Final = b"privfl/1 masked-sum server state"
+CLIENT_LABEL: Final = b"privfl/1 masked-sum client state"
 _IDS: Final = IdSet(MAX_CLIENTS)
 
 
-@dataclass(slots=True)
-class ServerState:
+@dataclass(slots=True, kw_only=True)
+class ServerState(Progress):
     """Everything that changes in a server session.
 
-    Dictionaries are by client: `boxes` holds what each dealer sent, `unmasks` each holder's last message. `total` is
-    the running sum of masked vectors.
+    Attributes:
+        terms: What the parties agreed on.
+        session: The digest of the terms.
+        total: The running sum of masked vectors.
+        adverts: Keys and signature of each client that advertised.
+        hashes: The hash that each dealer's seed must have.
+        boxes: What each dealer sent for its holders.
+        uploaded: The clients whose vector is in `total`.
+        signatures: Each client's signature over the list of survivors.
+        unmasks: Each holder's last message.
     """
 
     terms: Terms
     session: bytes
-    step: str
     total: Words = field(repr=False)
-    awaiting: set[ClientId]
     adverts: dict[ClientId, bytes] = field(default_factory=dict)
     hashes: dict[ClientId, bytes] = field(default_factory=dict)
     boxes: dict[ClientId, bytes] = field(default_factory=dict)
     uploaded: set[ClientId] = field(default_factory=set)
     signatures: dict[ClientId, bytes] = field(default_factory=dict)
     unmasks: dict[ClientId, bytes] = field(default_factory=dict, repr=False)
-    blamed: dict[ClientId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +76,11 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _StateForm:
+class _ServerForm:
     step: int = wired(U8)
     total: bytes | memoryview = wired(Blob(1 << 36))
     awaiting: tuple[int, ...] = wired(_IDS)
+    answered: tuple[int, ...] = wired(_IDS)
     uploaded: tuple[int, ...] = wired(_IDS)
     adverts: tuple[_Entry, ...] = wired(ListOf(Struct(_Entry), MAX_CLIENTS))
     hashes: tuple[_Entry, ...] = wired(ListOf(Struct(_Entry), MAX_CLIENTS))
@@ -68,12 +92,13 @@ class _StateForm:
 
 def dump_state(state: ServerState) -> bytes:
     """The canonical bytes; a session that has opened its sum or given up has none (`StateError`)."""
-    if state.step in (SERVER_DONE, SERVER_CLOSED):
+    if state.step in (SERVER_DONE, CLOSED):
         raise StateError("this sum is over, and there is nothing to resume")
-    form = _StateForm(
+    form = _ServerForm(
         _steps(state.terms).index(state.step),
         state.total.tobytes(),
         tuple(sorted(state.awaiting)),
+        tuple(sorted(state.answered)),
         tuple(sorted(state.uploaded)),
         _entries(state.adverts),
         _entries(state.hashes),
@@ -82,21 +107,15 @@ def dump_state(state: ServerState) -> bytes:
         _entries(state.unmasks),
         _entries({client: reason.encode() for client, reason in state.blamed.items()}),
     )
-    body = _LABEL + state.session + write_fields(form)
-    return body + hashlib.sha256(body).digest()
+    return pack_state(SERVER_LABEL, state.session, write_fields(form))
 
 
 def load_state(state: ServerState, data: bytes) -> None:
     """Fill a fresh `state` from the bytes of an older one; raises `StateError` unless the terms are the same."""
-    body, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-    if not body.startswith(_LABEL) or hashlib.sha256(body).digest() != digest:
-        raise StateError("not the state of a masked sum, or an altered one")
-    rest = body[len(_LABEL) :]
-    if rest[:_HASH_BYTES] != state.session:
-        raise StateError("this state belongs to a sum under other terms")
+    body = unpack_state(SERVER_LABEL, state.session, data)
     try:
-        reader = Reader(rest[_HASH_BYTES:])
-        form = read_fields(_StateForm, reader)
+        reader = Reader(body)
+        form = read_fields(_ServerForm, reader)
         reader.done()
         total = np.frombuffer(form.total, state.total.dtype).copy()
         state.step = _steps(state.terms)[form.step]
@@ -105,7 +124,7 @@ def load_state(state: ServerState, data: bytes) -> None:
     if len(total) != state.terms.task.length:
         raise StateError(f"the state holds {len(total)} values, the task {state.terms.task.length}")
     state.total = total
-    state.awaiting, state.uploaded = set(form.awaiting), set(form.uploaded)
+    state.awaiting, state.answered, state.uploaded = set(form.awaiting), set(form.answered), set(form.uploaded)
     state.adverts, state.hashes, state.boxes = _dict(form.adverts), _dict(form.hashes), _dict(form.boxes)
     state.signatures = _dict(form.signatures)
     state.unmasks = _dict(form.unmasks)
@@ -113,7 +132,7 @@ def load_state(state: ServerState, data: bytes) -> None:
 
 
 def _steps(terms: Terms) -> list[str]:
-    return list(server_table(signed=terms.signed))
+    return [row.state for row in server_table(signed=terms.signed)]
 
 
 def _entries(values: dict[ClientId, bytes]) -> tuple[_Entry, ...]:
@@ -122,3 +141,75 @@ def _entries(values: dict[ClientId, bytes]) -> tuple[_Entry, ...]:
 
 def _dict(entries: tuple[_Entry, ...]) -> dict[ClientId, bytes]:
     return {entry.client: bytes(entry.data) for entry in entries}
+
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Peer:
+    """What a client keeps of one holder (possibly itself).
+
+    Attributes:
+        client: The holder.
+        mask: The key of the pairwise mask.
+        shared: The agreed secret of the box keys.
+        key_share: The holder's share of its mask key that this client holds, or None.
+        seed_share: The holder's share of its self-mask seed that this client holds, or None.
+    """
+
+    client: ClientId
+    mask: bytes = field(default=b"", repr=False)
+    shared: bytes = field(default=b"", repr=False)
+    key_share: bytes | None = field(default=None, repr=False)
+    seed_share: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerForm:
+    """A `Peer` and its place as they are saved; an empty blob stands for None."""
+
+    place: int = wired(U32)
+    client: int = wired(CLIENT)
+    mask: bytes | memoryview = wired(Blob(KEY_BYTES), secret=True)
+    shared: bytes | memoryview = wired(Blob(KEY_BYTES), secret=True)
+    key_share: bytes | memoryview = wired(Blob(SHARE_BYTES), secret=True)
+    seed_share: bytes | memoryview = wired(Blob(SHARE_BYTES), secret=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientForm:
+    """A client's session as it is saved: the secrets of this sum, the vector until it is sent, lists and peers."""
+
+    mask_secret: bytes = wired(Fixed(KEY_BYTES), secret=True)
+    box_secret: bytes = wired(Fixed(KEY_BYTES), secret=True)
+    seed: bytes | memoryview = wired(Blob(KEY_BYTES), secret=True)
+    words: bytes | memoryview = wired(Blob(1 << 36), secret=True)
+    roster: bytes | memoryview = wired(Blob(32))
+    size: int = wired(U32)
+    place: int = wired(U32)
+    peers: tuple[PeerForm, ...] = wired(ListOf(Struct(PeerForm), MAX_CLIENTS))
+    sharers: Bitmap = wired(MEMBERS)
+    survivors: Bitmap = wired(MEMBERS)
+
+
+def peer_forms(peers: dict[int, Peer]) -> tuple[PeerForm, ...]:
+    """Peers by place, as they are saved."""
+    return tuple(
+        PeerForm(place, peer.client, peer.mask, peer.shared, peer.key_share or b"", peer.seed_share or b"")
+        for place, peer in peers.items()
+    )
+
+
+def peers_of(forms: tuple[PeerForm, ...]) -> dict[int, Peer]:
+    """Peers by place, as they were before they were saved."""
+    return {
+        form.place: Peer(
+            form.client,
+            bytes(form.mask),
+            bytes(form.shared),
+            bytes(form.key_share) or None,
+            bytes(form.seed_share) or None,
+        )
+        for form in forms
+    }

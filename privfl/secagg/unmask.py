@@ -47,10 +47,26 @@ class Opener:
         self._shares: dict[ClientId, dict[ClientId, int]] = {dealer: {} for dealer in state.boxes}
         self._spoke = dict.fromkeys(state.boxes, 0)  # how many of a dealer's holders sent their last message
         self._combiners: dict[tuple[ClientId, ...], Combiner] = {}
+        self.blamed = dict(state.blamed)
         self._wrong: Counter[ClientId] = Counter()  # by holder: of how many dealers its share was wrong
-        for place, holder in enumerate(clients):
-            if holder in state.unmasks:
-                self._collect(place, holder)
+
+    def check(self) -> None:
+        """Raise `TooFewSurvivors` unless enough holders of every secret that is needed have sent their last message."""
+        for place, client in enumerate(self._clients):
+            if client in self._state.uploaded or (client in self._state.boxes and self._survivors_near(place)):
+                spoke = self._spoke_for(place)
+                if spoke < self._terms.threshold:
+                    raise TooFewSurvivors(spoke, self._terms.threshold, True)  # what opens the sum was asked for
+
+    def _spoke_for(self, place: int) -> int:
+        unmasks = self._state.unmasks
+        if self._terms.degree == 0:
+            return len(unmasks)
+        return sum(self._clients[holder] in unmasks for holder in self._graph.holders(place))
+
+    def _survivors_near(self, place: int) -> list[ClientId]:
+        near = (self._clients[other] for other in self._graph.neighbors(place))
+        return [other for other in near if other in self._state.uploaded]
 
     def _collect(self, place: int, holder: ClientId) -> None:
         """Lay one holder's shares beside those of the others, dealer by dealer."""
@@ -64,8 +80,11 @@ class Opener:
             else:
                 self._blame(dealer, holder, "did not open")
 
-    def unmask(self) -> None:
-        """Take every mask off the total; raises before the first is off if one of them cannot be found."""
+    def masks(self) -> tuple[list[bytes], list[bytes]]:
+        """The keys of the streams to add to the total and to take off it; raises if one of them cannot be found."""
+        for place, holder in enumerate(self._clients):
+            if holder in self._state.unmasks:
+                self._collect(place, holder)
         plus: list[bytes] = []
         minus: list[bytes] = []
         for place, client in enumerate(self._clients):
@@ -74,6 +93,10 @@ class Opener:
             elif client in self._state.boxes:
                 for sign, key in self._left_over(place, client):
                     (plus if sign > 0 else minus).append(key)
+        return plus, minus
+
+    def unmask(self, plus: list[bytes], minus: list[bytes]) -> None:
+        """Take every mask off the total, in place."""
         add_keystreams(self._state.total, plus, minus, threads=self._threads)
 
     def _self_mask(self, client: ClientId) -> bytes:
@@ -84,8 +107,9 @@ class Opener:
     def _left_over(self, place: int, client: ClientId) -> Iterator[tuple[int, bytes]]:
         """The masks that survivors share with a client that dropped out, each with the sign that takes it off."""
         adverts = self._state.adverts
-        near = [self._clients[other] for other in self._graph.neighbors(place)]
-        near = [other for other in near if other in self._state.uploaded]
+        near = self._survivors_near(place)
+        if not near:
+            return
         public = adverts[client][:KEY_BYTES]
         own = AgreementKey(self._secret(client, lambda secret: AgreementKey(secret).public == public))
         for other in near:
@@ -96,7 +120,7 @@ class Opener:
     def _secret(self, dealer: ClientId, accept: Callable[[bytes], bool]) -> bytes:
         held, spoke = self._shares[dealer], self._spoke[dealer]
         if spoke < self._terms.threshold:
-            raise TooFewSurvivors(spoke, self._terms.threshold, True)  # their messages were asked for
+            raise TooFewSurvivors(spoke, self._terms.threshold, True)
         if len(held) < self._terms.threshold:
             withheld = f"{spoke - len(held)} of its {spoke} holders could not open theirs"
             raise RemoteProtocolError(f"client {dealer} dealt bad shares: {withheld}", sender=dealer)
@@ -141,5 +165,5 @@ class Opener:
         """Either of the two may have done it, so both are named."""
         for client in (dealer, holder):
             text = f"the share of dealer {dealer} held by client {holder} {what}"
-            known = self._state.blamed.get(client)
-            self._state.blamed[client] = text if known is None else f"{known}; {text}"
+            known = self.blamed.get(client)
+            self.blamed[client] = text if known is None else f"{known}; {text}"

@@ -17,8 +17,10 @@ from privfl.sums.base import (
     identity,
 )
 from privfl.sums.driver import Drop, Tap, ignore, never, run_sum
+from privfl.sums.names import number_clients
 from privfl.sums.plain import PlainSum
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
+from privfl.sums.store import SessionStore
 
 __all__ = [
     "MIN_VECTORS",
@@ -30,6 +32,7 @@ __all__ = [
     "PlainSum",
     "SecureSum",
     "ServerSession",
+    "SessionStore",
     "SumPolicy",
     "SumResult",
     "SumTask",
@@ -42,5 +45,6 @@ __all__ = [
     "identity",
     "ignore",
     "never",
+    "number_clients",
     "run_sum",
 ]

@@ -155,14 +155,14 @@ class SumPolicy:
 
 
 class ClientSession(Protocol):
-    """One client's side of one sum: bytes in, bytes out; aborted for good after any error."""
+    """One client's side of one sum: bytes in, bytes out; aborted for good after an error in a step it accepted."""
 
     def start(self) -> bytes:
         """The first message."""
         ...
 
     def receive(self, message: bytes) -> bytes | None:
-        """Answer one message of the server; None where no answer is due."""
+        """Answer one message of the server; None where no answer is due. A `WireError` has changed nothing."""
         ...
 
 
@@ -179,12 +179,29 @@ class ServerSession(Protocol):
         """The opened sum, once there is one."""
         ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether `advance()` would succeed now."""
+        ...
+
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message. A `RemoteProtocolError` has dropped its sender; the session goes on."""
+        """Take one client's message.
+
+        A `RemoteProtocolError` has dropped its sender, and the session goes on. A `WireError` has changed nothing.
+        """
+        ...
+
+    def drop(self, client: ClientId) -> None:
+        """Declare that a client has dropped out: nothing is awaited from it any more."""
         ...
 
     def advance(self) -> Mapping[ClientId, bytes]:
-        """Close this step: whoever is silent has dropped out. Returns the next step's messages."""
+        """Close this step: the clients that have not answered have dropped out. Returns the next step's messages.
+
+        Raises:
+            LocalProtocolError: Too few have answered yet, and others are awaited; nothing has changed.
+            TooFewSurvivors: Too few have answered, and no other is awaited; the session is over.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from privfl.errors import ConfigError, PrivflError, ProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ints
@@ -61,6 +61,7 @@ def run_sum(
     server = scheme.server(task, opening=opening)
     sessions: dict[ClientId, ClientSession] = {}
     met: set[ClientId] = set()
+    refusal: PrivflError | None = None
     pairs = vectors.items() if isinstance(vectors, Mapping) else vectors
     for client, vector in pairs:
         if client in met:
@@ -70,38 +71,64 @@ def run_sum(
             raise ConfigError(f"client {client} has no credentials")
         keys = credentials[client] if credentials is not None else None
         session = scheme.client(task, client, vector, credentials=keys, policy=policy, opening=opening, entropy=entropy)
-        if not drop(client, 0):
-            sessions[client] = session
-            _deliver(server, client, session.start(), tap)
+        if drop(client, 0):
+            continue
+        try:
+            first = session.start()
+        except _REFUSALS as error:
+            refusal = refusal or error
+            continue
+        sessions[client] = session
+        _deliver(server, client, first, tap)
     step = 0
-    refusal: PrivflError | None = None
     while server.result is None:
         step += 1
         try:
-            messages = server.advance()
+            messages = _advance(server)
         except TooFewSurvivors as error:
             raise error from refusal
-        for client, message in messages.items():
-            if client not in sessions:
-                continue
-            if drop(client, step):
-                del sessions[client]
-                continue
-            tap("down", client, message)
-            try:
-                answer = sessions[client].receive(message)
-            except (ProtocolError, WireError) as error:
-                refusal = refusal or error
-                del sessions[client]
-                continue
-            if answer is not None:
-                _deliver(server, client, answer, tap)
+        for client in [client for client in messages if client in sessions and drop(client, step)]:
+            del sessions[client]
+        refused = _exchange(server, sessions, messages, tap)
+        refusal = refusal or refused
     return server.result
+
+
+_REFUSALS: Final = (ProtocolError, WireError)
+"""What a client's session raises when it refuses to go on."""
+
+
+def _advance(server: ServerSession) -> Mapping[ClientId, bytes]:
+    """Close the step. Here, nobody who has not answered yet will."""
+    if not server.ready:
+        for client in server.awaiting:
+            server.drop(client)
+    return server.advance()
+
+
+def _exchange(
+    server: ServerSession, sessions: dict[ClientId, ClientSession], messages: Mapping[ClientId, bytes], tap: Tap
+) -> PrivflError | None:
+    """Give the messages to the sessions and their answers to the server; the first refusal, which ends a session."""
+    refusal: PrivflError | None = None
+    for client, message in messages.items():
+        if client not in sessions:
+            continue
+        tap("down", client, message)
+        try:
+            answer = sessions[client].receive(message)
+        except _REFUSALS as error:
+            refusal = refusal or error
+            del sessions[client]
+            continue
+        if answer is not None:
+            _deliver(server, client, answer, tap)
+    return refusal
 
 
 def _deliver(server: ServerSession, client: ClientId, message: bytes, tap: Tap) -> None:
     tap("up", client, message)
     try:
         server.receive(client, message)
-    except RemoteProtocolError:
-        return  # the server has dropped and blamed this client, and the others go on
+    except (RemoteProtocolError, WireError):
+        return  # the server takes nothing from this client in this step, and the others go on

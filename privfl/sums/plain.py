@@ -13,7 +13,7 @@ from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_total, checked_vector, identity
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
-from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, peek, wired
+from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, peek, wired
 
 _LABEL = b"privfl/1 plain-sum transcript"
 _CAVEAT = "plain sum: the server saw every client's vector"
@@ -89,7 +89,7 @@ class PlainSum:
     ) -> PlainClient:
         """A session that sends `vector` in its first message; keys, opening and entropy are not used."""
         policy.check(task)
-        return PlainClient(task, me, checked_vector(task, me, vector))
+        return PlainClient(task, check_client(me), checked_vector(task, me, vector))
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> PlainServer:
         """A session that adds vectors as they come."""
@@ -139,6 +139,15 @@ class PlainServer:
     def result(self) -> SumResult | None:
         """The sum, after `advance`."""
         return self._result
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough vectors have come."""
+        return not self._closed and len(self._survivors) >= self._task.min_survivors
+
+    def drop(self, client: ClientId) -> None:
+        """Await nothing from this client any more."""
+        self._waiting.discard(client)
 
     def receive(self, sender: ClientId, message: bytes) -> None:
         """Add one vector; a `RemoteProtocolError` blames `sender` and leaves the total as it was."""

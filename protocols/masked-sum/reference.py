@@ -44,6 +44,10 @@ class TooFew(Exception):
     """TooFewSurvivors."""
 
 
+class Unusable(Exception):
+    """WireError: the bytes are cut, misrouted or not due, and nothing has changed."""
+
+
 def require(holds: bool, what: str, error: type[Exception] = Remote) -> None:
     if not holds:
         raise error(what)
@@ -73,14 +77,23 @@ def message(kind: str, sender: int, session: bytes, body: bytes) -> bytes:
     return b"pvfl" + b"\x01" + struct.pack("<HI", KINDS[kind], sender) + session + u32(len(body)) + body
 
 
+def read_kind(data: bytes, sender: int, session: bytes) -> str:
+    """The kind of a whole message from `sender` in this session."""
+    require(len(data) >= 47, "shorter than a header", Unusable)
+    number = struct.unpack_from("<H", data, 5)[0]
+    kind = next((name for name, known in KINDS.items() if known == number), "")
+    require(kind != "", "an unknown kind", Unusable)
+    header = message(kind, sender, session, b"")[:43]
+    require(data[:43] == header, "another sender, session or version", Unusable)
+    require(data[43:47] == u32(len(data) - 47), "another length", Unusable)
+    return kind
+
+
 class Body:
     """Takes the fields of a message one by one; what is left at the end, or missing, is an error."""
 
     def __init__(self, data: bytes, kind: str, sender: int, session: bytes) -> None:
-        require(len(data) >= 47, "shorter than a header")
-        header = message(kind, sender, session, b"")[:43]
-        require(data[:43] == header, "another kind, sender, session or version")
-        require(data[43:47] == u32(len(data) - 47), "another length")
+        require(read_kind(data, sender, session) == kind, "not due", Unusable)
         self.rest = data[47:]
 
     def fixed(self, size: int) -> bytes:
@@ -318,7 +331,7 @@ class View:
 
 
 class Client:
-    """`answer` takes the server's next message and gives the client's; any exception ends the session."""
+    """`answer` takes a message of the server and gives the client's; `Remote` and `TooFew` end the session."""
 
     def __init__(
         self, terms: Terms, me: int, vector: list[int], *, seed: bytes, directory: dict[int, bytes], entropy: Any
@@ -328,9 +341,11 @@ class Client:
         self.signing, self.directory, self.entropy = seed, directory, entropy
         self.mask_secret, self.box_secret, self.seed = entropy(32), entropy(32), entropy(32)
         self.public = public(self.mask_secret) + public(self.box_secret)
-        self.steps = [self.roster, self.boxes, self.survivors_]
+        self.steps = {"Roster": self.roster, "Boxes": self.boxes, "Survivors": self.survivors_}
         if terms.signed:
-            self.steps.append(self.signatures)
+            self.steps["Signatures"] = self.signatures
+        self.answered: list[str] = []
+        self.last = b"", b""  # the last message that was answered, and the answer
 
     def send(self, kind: str, body: bytes) -> bytes:
         return message(kind, self.me, self.session, body)
@@ -341,8 +356,19 @@ class Client:
             signature = sign(self.signing, "advertise", self.session, u32(self.me), self.public)
         return self.send("AdvertiseKeys", self.public + blob(signature))
 
-    def answer(self, data: bytes) -> bytes:
-        return self.steps.pop(0)(data)
+    def answer(self, data: bytes) -> bytes | None:
+        kind = read_kind(data, SERVER, self.session)
+        if data == self.last[0]:
+            return self.last[1]
+        if kind in self.answered:
+            require(kind != self.answered[-1], "two different messages in one step", Remote)
+            return None
+        due = [name for name in self.steps if name not in self.answered][:1]
+        require([kind] == due, "not due", Unusable)
+        sent = self.steps[kind](data)
+        self.answered.append(kind)
+        self.last = data, sent
+        return sent
 
     def roster(self, data: bytes) -> bytes:
         body = Body(data, "Roster", SERVER, self.session)
@@ -459,14 +485,23 @@ class Server:
         self.uploaded: list[int] = []
         self.signed: dict[int, bytes] = {}
         self.unmasks: dict[int, dict[int, int]] = {}
+        self.heard: set[int] = set()  # in this step
+        self.order = ["AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"]
+        if not self.terms.signed:
+            self.order.remove("ConsistencyCheck")
 
     def take(self, sender: int, data: bytes) -> None:
+        kind, steps = read_kind(data, sender, self.session), self.order
+        if kind in steps[: steps.index(self.step)] or sender in self.heard:
+            return  # late, or once more
+        require(kind == self.step, "not due", Unusable)
         try:
             body = Body(data, self.step, sender, self.session)
             getattr(self, "take_" + self.step)(sender, body)
         except Remote:
             self.blamed.add(sender)
             raise
+        self.heard.add(sender)
 
     def take_AdvertiseKeys(self, sender: int, body: Body) -> None:  # noqa: N802 - the message's name
         keys, signature = body.fixed(64), body.blob()
@@ -529,6 +564,7 @@ class Server:
         return {self.view.ids[place]: message(kind, SERVER, self.session, body) for place, body in bodies.items()}
 
     def close(self) -> dict[int, bytes]:
+        self.heard = set()
         if self.step == "AdvertiseKeys":
             require(len(self.adverts) >= self.terms.least_roster, "too few advertisements", TooFew)
             entries = b"".join(u32(client) + self.adverts[client] for client in sorted(self.adverts))
@@ -585,8 +621,11 @@ class Server:
             for sign_, mask in masks:
                 self.total = [a + sign_ * b for a, b in zip(self.total, mask, strict=True)]
         half, modulus = 1 << (terms.bits - 1), 1 << terms.bits
+        total = [(value + half) % modulus - half for value in self.total]
+        limit = len(self.uploaded) * terms.bound
+        require(all(abs(value) <= limit for value in total), "an entry beyond the clients' bounds")
         self.result = {
-            "total": [(value + half) % modulus - half for value in self.total],
+            "total": total,
             "survivors": [view.ids[place] for place in self.uploaded],
             "transcript": digest("transcript", view.session, view.digest, bitmap(view.size, self.uploaded)).hex(),
             "blamed": sorted(self.blamed),

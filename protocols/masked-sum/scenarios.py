@@ -88,7 +88,7 @@ class Play:
     def run(self) -> None:
         mail: dict[int, bytes | None] = dict.fromkeys(self.terms.clients)
         while self.server.result is None:
-            step: dict[str, Any] = {"name": self.server.step, "up": {}, "down": {}, "refused": []}
+            step: dict[str, Any] = {"name": self.server.step, "up": {}, "down": {}, "refused": [], "unusable": []}
             self.steps.append(step)
             for client, received in mail.items():
                 if self.gone(client, self.server.step):
@@ -102,6 +102,9 @@ class Play:
                 except ref.Remote as error:
                     step["refused"].append(client)
                     step["why"] = str(error)
+                except ref.Unusable as error:
+                    step["unusable"].append(client)
+                    step["why"] = str(error)
             try:
                 mail = self.server.close()
             except (ref.Remote, ref.TooFew) as error:
@@ -112,13 +115,17 @@ class Play:
     def speak(self, client: int, received: bytes | None) -> bytes:
         session, step = self.clients[client], self.server.step
         if received is not None:
+            due = received
             if self.down and self.down[:2] == (step, client):
                 received = self.down[2](self, client, received)
             self.inbox[client].append(received)
             try:
                 sent = session.answer(received)
-            except (ref.Remote, ref.TooFew) as error:
+            except (ref.Remote, ref.TooFew, ref.Unusable) as error:
                 self.failure = {"receiver": client, "error": ERRORS[type(error)], "why": str(error)}
+                if isinstance(error, ref.Unusable):  # nothing has changed: what is due is answered all the same
+                    self.failure["due"] = due.hex()
+                    self.failure["answer"] = session.answer(due).hex()
                 return b""
         else:
             sent = session.start()
@@ -158,7 +165,7 @@ class Play:
         return self.head("refusal") | {"client": self.party(me)} | mail | self.failure
 
 
-ERRORS = {ref.Remote: "RemoteProtocolError", ref.TooFew: "TooFewSurvivors"}
+ERRORS = {ref.Remote: "RemoteProtocolError", ref.TooFew: "TooFewSurvivors", ref.Unusable: "WireError"}
 
 
 # --- whole transcripts ------------------------------------------------------------------------------------------
@@ -287,7 +294,7 @@ def refusals() -> list[Play]:
         ("header-of-another-sender", {}, "ShareKeys", lambda p, c, d: d[:7] + ref.u32(0) + d[11:]),
         ("header-of-another-version", {}, "ShareKeys", lambda p, c, d: d[:4] + b"\x02" + d[5:]),
         ("header-of-another-length", {}, "ShareKeys", lambda p, c, d: d + b"\x00"),
-        ("the-roster-once-more", {}, "MaskedInput", lambda p, c, d: p.inbox[c][0]),
+        ("survivors-too-early", {}, "MaskedInput", from_server("Survivors", lambda p, c, o: ref.bitmap(5, range(5)))),
         ("boxes-list-without-the-receiver", {}, "MaskedInput", bits("Boxes", 0, 2, 3, 4)),
         ("boxes-list-over-other-places", {}, "MaskedInput", bits("Boxes", 0, 1, 2, 3, count=6)),
         ("boxes-list-with-padding-bits", {}, "MaskedInput", flip(51, 7)),
@@ -385,7 +392,8 @@ def blamed() -> list[Play]:
         ("advertisement-in-another-s-name", {}, "AdvertiseKeys", lambda p, c, d: d[:7] + ref.u32(2) + d[11:]),
         ("advertisement-for-other-terms", {}, "AdvertiseKeys", flip(11)),
         ("boxes-too-few", {}, "ShareKeys", from_client("ShareKeys", lambda p, c, o: o[:32] + ref.blob(o[40:-94]))),
-        ("a-step-ahead", {}, "ShareKeys", lambda p, c, d: p.outbox[c][0]),
+        ("advertisement-once-more", {}, "ShareKeys", lambda p, c, d: p.outbox[c][0]),
+        ("input-too-early", {}, "ShareKeys", from_client("MaskedInput", lambda p, c, o: o)),
         ("input-damaged", {}, "MaskedInput", flip(-1)),
         ("input-too-short", {}, "MaskedInput", from_client("MaskedInput", lambda p, c, o: checked(p, c, o[24:-4]))),
         ("input-not-reduced", {}, "MaskedInput", from_client("MaskedInput", not_reduced)),
@@ -428,10 +436,38 @@ def signed_advert(play: Play, client: int, keys: bytes) -> bytes:
     return record[4:68] + bytes(ref.blob(record[68:]))
 
 
+def repeats() -> dict[str, Any]:
+    """One client's honest session in which messages come twice, late, and in another version."""
+    play = Play("repeats", FIVE)
+    roster_, boxes, survivors, signatures_ = play.inbox[1]
+    share, masked, check, unmask = (sent.hex() for sent in play.outbox[1][1:])
+    other = ref.message("Survivors", ref.SERVER, FIVE.session, ref.bitmap(5, [0, 1, 2, 3]))
+    refused = {"error": "RemoteProtocolError"}
+    deliveries = [
+        (roster_, {"answer": share}),
+        (roster_, {"answer": share}),
+        (boxes, {"answer": masked}),
+        (roster_, {"answer": None}),
+        (boxes, {"answer": masked}),
+        (survivors, {"answer": check}),
+        (other, refused),
+        (survivors, {"answer": check}),
+        (signatures_, {"answer": unmask}),
+        (survivors, {"answer": None}),
+        (signatures_, {"answer": unmask}),
+    ]
+    told = [{"message": message.hex()} | result for message, result in deliveries]
+    return (
+        play.head("repeats")
+        | {"receiver": 1, "client": play.party(1), "start": play.outbox[1][0].hex()}
+        | {"deliveries": told}
+    )
+
+
 def files() -> dict[str, str]:
     """Every vector file by name, as text."""
     made = {play.name: play.transcript() for play in [*transcripts(), *blamed()]}
-    made |= {play.name: play.refusal() for play in refusals()}
+    made |= {play.name: play.refusal() for play in refusals()} | {"repeats": repeats()}
     return {f"{name}.json": json.dumps(told, indent=1) + "\n" for name, told in made.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from privfl.crypto import Credentials, MemoryDirectory, TasksInMemory, generate_identities
-from privfl.errors import LocalProtocolError, RemoteProtocolError
+from privfl.errors import LocalProtocolError, RemoteProtocolError, WireError
 from privfl.he import CkksSum, plan_for
 from privfl.he.client import CkksClient
 from privfl.he.machine import ClientState
@@ -61,8 +61,10 @@ class Play:
         """What the clients have said reaches the server, but for the silent ones; it closes the step."""
         for client, message in self.uplink.items():
             if client not in silent:
-                with contextlib.suppress(RemoteProtocolError):  # it has been dropped and blamed
+                with contextlib.suppress(RemoteProtocolError, WireError):  # dropped and blamed, or not taken
                     self.server.receive(client, message)
+        for client in set() if self.server.ready else self.server.awaiting:
+            self.server.drop(client)
         self.mail = dict(self.server.advance())
         self.uplink = {}
         return self

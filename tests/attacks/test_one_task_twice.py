@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from privfl.crypto import Credentials, TasksInFolder, TasksInMemory, load_credentials, save_credentials
-from privfl.errors import LocalProtocolError, PlanRejected
+from privfl.errors import LocalProtocolError, PlanRejected, TooFewSurvivors
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum
 from privfl.sums import SumTask, run_sum
@@ -112,5 +112,6 @@ def test_a_new_attempt_is_a_new_context(identities: Any) -> None:
     for attempt in (b"round 1, attempt 0", b"round 1, attempt 1"):
         task = SumTask(attempt, (0, 1, 2, 3), 2, 1, Ring(32), 10)
         assert run_sum(scheme, task, vectors, credentials=credentials).total.tolist() == [6]
-        with pytest.raises(PlanRejected):
+        with pytest.raises(TooFewSurvivors) as caught:
             run_sum(scheme, task, vectors, credentials=credentials)
+        assert isinstance(caught.value.__cause__, PlanRejected)

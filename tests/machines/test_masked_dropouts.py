@@ -104,6 +104,9 @@ def test_a_gap_in_the_ring_opens_nothing() -> None:
     gap = set(server._graph._order[10:13].tolist())
     for client in set(uplink) - gap:
         server.receive(client, uplink[client])
+    assert not server.ready
+    for client in gap:
+        server.drop(client)
     with pytest.raises(TooFewSurvivors):
         server.advance()
 

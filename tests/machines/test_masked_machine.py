@@ -16,20 +16,21 @@ import numpy as np
 import pytest
 
 from privfl.crypto import generate_identities
-from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, StateError, TooFewSurvivors
+from privfl.errors import (
+    ConfigError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StateError,
+    TooFewSurvivors,
+    WireError,
+)
 from privfl.ring import Ring
 from privfl.secagg import MaskedClient, MaskedServer, MaskedSum
-from privfl.secagg.machine import (
-    CLIENT_ABORTED,
-    CLIENT_DONE,
-    SERVER_CLOSED,
-    SERVER_DONE,
-    client_table,
-    server_table,
-)
-from privfl.secagg.messages import MESSAGES
+from privfl.secagg.machine import CLIENT_DONE, SERVER_DONE, client_table, server_table
+from privfl.secagg.messages import MESSAGES, AdvertiseKeys
 from privfl.sums import SumTask
 from privfl.sums.base import identity
+from privfl.sums.session import CLOSED, Transition
 from privfl.wire import HEADER_BYTES
 
 CLIENTS = (0, 3, 4, 9)
@@ -72,61 +73,89 @@ def play(mode: str) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], dict[
 
 @pytest.mark.parametrize("mode", SCHEMES)
 def test_client_takes_in_each_state_only_what_the_table_says(mode: str) -> None:
+    """The due message is answered; the last one gets the same answer, an older one none; all else changes nothing."""
     mine, _, down, up = play(mode)
     table = client_table(signed=mode == "signed")
-    assert [state for state, _ in mine] == [*[row.state for row in table.values()][1:], CLIENT_DONE]
+    rows = {row.state: row for row in table}
+    order = [row.receives.__name__ for row in table if row.receives is not None]
+    assert [state for state, _ in mine] == [*[row.state for row in table][1:], CLIENT_DONE]
     for (state, session), (name, message) in itertools.product(mine, {**down, **up}.items()):
         fork: MaskedClient = copy.deepcopy(session)
-        if state == CLIENT_DONE:
-            with pytest.raises(LocalProtocolError):
-                fork.receive(message)
-            continue
-        row = table[state]
-        assert row.receives is not None
-        if name == row.receives.__name__:
+        row = rows.get(state)
+        answered = order if row is None or row.receives is None else order[: order.index(row.receives.__name__)]
+        if row is not None and row.receives is not None and name == row.receives.__name__:
             answer = fork.receive(message)
             assert answer is not None
+            assert row.sends is not None
             assert int.from_bytes(answer[5:7], "little") == row.sends.KIND
             assert fork.state == row.then
+            assert fork.receive(message) == answer
+            assert fork.state == row.then
+            continue
+        if name in answered:
+            expected = fork.last_message if name == answered[-1] else None
+            assert fork.receive(message) == expected
         else:
-            with pytest.raises(RemoteProtocolError):
+            with pytest.raises(WireError):
                 fork.receive(message)
-            assert fork.state == CLIENT_ABORTED
-            with pytest.raises(LocalProtocolError):
-                fork.receive(down[row.receives.__name__])
+        assert fork.state == state
+        if row is not None and row.receives is not None:
+            assert fork.receive(down[row.receives.__name__]) is not None
 
 
 @pytest.mark.parametrize("mode", SCHEMES)
 def test_server_takes_in_each_step_only_what_the_table_says(mode: str) -> None:
+    """The due message is taken once; earlier ones are ignored; all else changes nothing."""
     _, servers, down, up = play(mode)
     table = server_table(signed=mode == "signed")
-    assert [step for step, _ in servers] == [*table, SERVER_DONE]
+    order = [row.receives.__name__ for row in table if row.receives is not None]
+    assert [step for step, _ in servers] == [*[row.state for row in table], SERVER_DONE]
     for (step, session), (name, message) in itertools.product(servers, {**down, **up}.items()):
         fork: MaskedServer = copy.deepcopy(session)
-        if step == SERVER_DONE:
-            with pytest.raises(LocalProtocolError):
-                fork.receive(0, message)
-        elif name == table[step].collects.__name__:
+        at = len(order) if step == SERVER_DONE else [row.state for row in table].index(step)
+        if name in order[:at]:
+            fork.receive(0, message)
+            assert fork.awaiting == session.awaiting
+        elif name in order[at : at + 1]:
             fork.receive(0, message)
             assert fork.awaiting == set(CLIENTS) - {0}
-            assert not fork.state.blamed
+            saved = fork.to_bytes()
+            fork.receive(0, message)
+            assert fork.to_bytes() == saved
         else:
-            with pytest.raises(RemoteProtocolError) as caught:
+            with pytest.raises((WireError, LocalProtocolError)):
                 fork.receive(0, message)
-            assert caught.value.sender == 0
-            assert set(fork.state.blamed) == {0}
-            with pytest.raises(RemoteProtocolError, match="awaited"):
-                fork.receive(7, message)
+            assert fork.awaiting == session.awaiting
+        assert not fork.blamed
+        with pytest.raises(WireError):
+            fork.receive(7, message)
 
 
 @pytest.mark.parametrize("mode", SCHEMES)
-def test_silence_closes_the_server_at_every_step(mode: str) -> None:
+def test_an_early_advance_changes_nothing_at_any_step(mode: str) -> None:
+    for step, session in play(mode)[1]:
+        if step == SERVER_DONE:
+            assert not session.ready
+            continue
+        saved = session.to_bytes()
+        assert not session.ready
+        with pytest.raises(LocalProtocolError, match="too early"):
+            session.advance()
+        assert session.to_bytes() == saved
+
+
+@pytest.mark.parametrize("mode", SCHEMES)
+def test_too_few_that_are_left_close_the_server_at_every_step(mode: str) -> None:
     for step, session in play(mode)[1]:
         if step == SERVER_DONE:
             continue
-        with pytest.raises(TooFewSurvivors):
+        for client in CLIENTS:
+            session.drop(client)
+        assert not session.ready
+        with pytest.raises(TooFewSurvivors) as caught:
             session.advance()
-        assert session.state.step == SERVER_CLOSED
+        assert caught.value.opened == (step == "Unmask")
+        assert session.step == CLOSED
         assert not session.awaiting
         for call in (session.advance, lambda s=session: s.receive(0, b"")):
             with pytest.raises(LocalProtocolError):
@@ -135,11 +164,34 @@ def test_silence_closes_the_server_at_every_step(mode: str) -> None:
             session.to_bytes()
 
 
+@pytest.mark.parametrize("mode", SCHEMES)
+def test_the_server_is_ready_exactly_when_it_can_advance(mode: str) -> None:
+    """Messages come one by one; the threshold is three of four."""
+    scheme = SCHEMES[mode]
+    clients = {c: scheme.client(TASK, c, VECTORS[c], credentials=CREDENTIALS[c]) for c in CLIENTS}
+    server = scheme.server(TASK)
+    uplink = {c: session.start() for c, session in clients.items()}
+    while server.result is None:
+        seen = []
+        for client, message in uplink.items():
+            fork: MaskedServer = copy.deepcopy(server)
+            seen.append(server.ready)
+            if server.ready:
+                fork.advance()
+            else:
+                with pytest.raises(LocalProtocolError):
+                    fork.advance()
+            server.receive(client, message)
+        assert server.ready
+        assert seen == [False, False, False, True]
+        uplink = {c: clients[c].receive(m) or b"" for c, m in server.advance().items()}
+
+
 def test_machine_toml_says_what_the_code_does() -> None:
     written = tomllib.loads(MACHINE.read_text())
     assert written["protocol"] == MaskedSum.name
     assert written["header_bytes"] == HEADER_BYTES
-    up = {row.sends for row in client_table(signed=True).values()}
+    up = {row.sends for row in client_table(signed=True)}
     assert written["message"] == [
         {
             "name": message.__name__,
@@ -150,16 +202,17 @@ def test_machine_toml_says_what_the_code_does() -> None:
         for message in MESSAGES
     ]
     modes = {"signed": True, "semi-honest": False}
-    clients = [(m, row) for m, signed in modes.items() for row in client_table(signed=signed).values()]
-    servers = [(m, row) for m, signed in modes.items() for row in server_table(signed=signed).values()]
-    assert written["client"] == [entry(mode, row) for mode, row in clients]
-    assert written["server"] == [entry(mode, row) for mode, row in servers]
+    clients = [(m, row) for m, signed in modes.items() for row in client_table(signed=signed)]
+    servers = [(m, row) for m, signed in modes.items() for row in server_table(signed=signed)]
+    assert written["client"] == [entry(mode, row, "receives", "state") for mode, row in clients]
+    assert written["server"] == [entry(mode, row, "collects", "step") for mode, row in servers]
 
 
-def entry(mode: str, row: Any) -> dict[str, str]:
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    named = {key: value if isinstance(value, str) else value.__name__ for key, value in values.items() if value}
-    return {"mode": mode, **named}
+def entry(mode: str, row: Transition, receives: str, state: str) -> dict[str, str]:
+    named = {state: row.state, receives: row.receives, "sends": row.sends, "then": row.then}
+    return {"mode": mode} | {
+        key: value if isinstance(value, str) else value.__name__ for key, value in named.items() if value is not None
+    }
 
 
 # --- resuming ------------------------------------------------------------------------------------------------------
@@ -188,8 +241,9 @@ def test_server_resumes_anywhere(mode: str, half: bool) -> None:
 
 def test_blame_survives_a_restart() -> None:
     server = SCHEMES["signed"].server(TASK)
+    forged = AdvertiseKeys(bytes(64), bytes(64)).to_bytes(sender=0, task=SCHEMES["signed"].terms(TASK).digest())
     with pytest.raises(RemoteProtocolError):
-        server.receive(0, b"nonsense")
+        server.receive(0, forged)
     again = SCHEMES["signed"].resume(TASK, server.to_bytes())
     assert again.state.blamed == server.state.blamed
     assert again.awaiting == {3, 4, 9}
@@ -199,9 +253,10 @@ def test_opening_is_given_anew_after_a_restart() -> None:
     scheme = SCHEMES["semi-honest"]
     _, servers, _, _ = play("semi-honest")
     server = scheme.resume(TASK, servers[3][1].to_bytes(), opening=lambda total, survivors: total + len(survivors))
-    mine = play("semi-honest")  # other sessions: their shares do not fit this server
-    with pytest.raises(RemoteProtocolError):
-        server.receive(0, mine[3]["AdvertiseKeys"])
+    up = play("semi-honest")[3]  # of other sessions: their shares do not fit this server
+    server.receive(0, up["AdvertiseKeys"])  # late: ignored
+    assert server.awaiting == set(CLIENTS)
+    server.receive(0, up["Unmask"])
     assert server.awaiting == {3, 4, 9}
 
 

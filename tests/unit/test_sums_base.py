@@ -179,6 +179,10 @@ class ChattyServer:
     def __init__(self, task: SumTask) -> None:
         self.task, self.step, self.heard = task, 0, []  # type: ignore[var-annotated]
         self.result: Any = None
+        self.ready, self.awaiting = True, frozenset()  # type: ignore[var-annotated]
+
+    def drop(self, client: int) -> None:
+        """Nobody is awaited here."""
 
     def receive(self, sender: int, message: bytes) -> None:
         from privfl.errors import RemoteProtocolError

@@ -94,10 +94,18 @@ def outcome(terms: Terms, vectors: Any, silent: Any, *, ours: Any, our_server: b
         else:
             sessions[c] = REF.Client(theirs, c, vectors[c], seed=seeds[c], directory=public, entropy=entropy)
     server: Any = REF.Server(theirs, public)
-    take, close = server.take, server.close
+    take: Any = server.take
+    close: Any = server.close
     if our_server:
         server = MaskedServer(terms, directory=directory, opening=identity, threads=1)
-        take, close = server.receive, server.advance
+        take = server.receive
+
+        def close() -> Any:
+            if not server.ready:
+                for silent_ in server.awaiting:
+                    server.drop(silent_)
+            return server.advance()
+
     mail: Any = dict.fromkeys(terms.task.clients)
     step = 0
     while server.result is None:
