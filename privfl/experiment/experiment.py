@@ -192,6 +192,11 @@ class Experiment:
         return self.parts.federation
 
     @property
+    def learner(self) -> build.Learner:
+        """The model: its first vector, its training and its evaluation."""
+        return self.parts.learner
+
+    @property
     def scheme(self) -> SecureSum:
         """The secure sum."""
         return self.parts.scheme
