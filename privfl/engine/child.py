@@ -13,11 +13,14 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from privfl.engine.loop import describe
 
 Handle = Callable[[int, bytes, bytes], bytes]
 """(place, common, request) -> answer."""
 
+READY: Final = b"ready"
 _PR_SET_PDEATHSIG: Final = 1
 _LOOK: Final = 0.5  # seconds between two looks at the parent where the kernel does not report its death
 _MAX_TRACEBACK: Final = 20_000  # characters: the pipe must take a reply while nobody reads it
@@ -28,6 +31,8 @@ def serve(
     pipe: multiprocessing.connection.Connection,
     follow: Callable[[], None],
     initializer: Callable[[], None] | None,
+    *,
+    probe: bool,
 ) -> None:
     """Answer requests until the parent closes the pipe.
 
@@ -36,6 +41,7 @@ def serve(
         pipe: This worker's end of the pipe.
         follow: Ties this process to its parent; see `follow_parent`.
         initializer: Called first. What it raises is sent to the parent in answer to every request.
+        probe: Multiply a few matrices before anything else, and send `READY` afterwards.
     """
     # Ctrl-C reaches the whole process group: it is the parent that ends its workers. And whatever the parent does on
     # SIGTERM, or upon any signal in its event loop, is not this process's to do.
@@ -44,6 +50,9 @@ def serve(
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     follow()
+    if probe:
+        _multiply()
+        pipe.send_bytes(READY)
     broken = _failure_of(initializer) if initializer is not None else None
     common = b""
     while True:
@@ -60,6 +69,17 @@ def serve(
             pipe.send_bytes(reply)
         except OSError:
             return
+
+
+def _multiply() -> None:
+    """Use every lock of a BLAS library's products: one that another thread held at the fork is never given back.
+
+    OpenBLAS has such a lock for each type and each way of transposing, and takes it for more than about 64 x 64 x 64.
+    """
+    for kind in (np.float32, np.float64):
+        a, b = np.ones((96, 96), kind), np.ones((96, 96), kind)
+        for left, right in ((a, b), (a, b.T), (a.T, b), (a.T, b.T), (a, a.T), (a.T, a)):
+            left @ right
 
 
 def _reply(handle: Handle, place: int, common: bytes, request: bytes) -> bytes:

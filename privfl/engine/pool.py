@@ -4,9 +4,10 @@ Forking gives a worker everything that the work refers to, closures and data inc
 pickle. What changes between requests travels as bytes, or in shared memory that the caller made before the pool.
 
 - A worker dies with the process that started it, also in the middle of a request (see `privfl.engine.child`).
-- A forked process has none of its parent's threads. numpy copes with that. torch waits forever for the threads of a
-  parent that computed with several, so the `initializer` of whoever uses torch has to limit each worker to one thread
-  (`privfl.adapters.torch.one_thread`).
+- A forked process has none of its parent's threads, and keeps every lock that one of them held. torch waits forever
+  for the threads of a parent that computed with several, so the `initializer` of whoever uses torch has to limit each
+  worker to one thread (`privfl.adapters.torch.one_thread`). numpy copes, except where another thread multiplies
+  matrices during the fork: workers are tried first where there are other threads, and forked again if they hang.
 - A daemonic process, such as a worker of this pool or of `multiprocessing.Pool`, has no children. There, and on
   platforms without fork, the callers of this module do the work in the process itself (`can_fork`).
 """
@@ -24,18 +25,19 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from privfl.engine.child import Handle, follow_parent, serve
+from privfl.engine.child import READY, Handle, follow_parent, serve
 from privfl.errors import ConfigError
 from privfl.files import canonical_json
 
 T = TypeVar("T")
 Connection = multiprocessing.connection.Connection
 
-_PATIENCE: Final = 5.0  # seconds that a worker is given to end before it is asked more firmly
+_PATIENCE: Final = 5.0  # seconds that a worker is given to end before it is asked more firmly, and to begin
+_TRIES: Final = 3
 
 
 def can_fork() -> bool:
@@ -76,7 +78,8 @@ class Pool:
         initializer: Called once in each worker before its first request. What it raises is the answer to every request.
 
     Raises:
-        ConfigError: `can_fork()` is false here.
+        ConfigError: `can_fork()` is false here, or the workers hang from the start, because another thread was
+            computing at the time of each of several forks.
     """
 
     def __init__(
@@ -90,10 +93,23 @@ class Pool:
         self._end = weakref.finalize(self, _end_all, self._pid, self._workers)
         try:
             for number in range(workers):
-                _start(self._workers, handle, initializer, range(number * ahead, (number + 1) * ahead))
+                self._start(handle, initializer, range(number * ahead, (number + 1) * ahead))
         except BaseException:
             self.close()
             raise
+
+    def _start(self, handle: Handle, initializer: Callable[[], None] | None, places: Sequence[int]) -> None:
+        """Start one worker; where this process has other threads, see that it does not hang from the start."""
+        probe = threading.active_count() > 1
+        for _ in range(_TRIES):
+            _fork(self._workers, handle, initializer, places, probe=probe)
+            if not probe or self._workers[-1].begins():
+                return
+            _end_all(self._pid, [self._workers.pop()])
+        raise ConfigError(
+            "worker processes hang, because another thread computes whenever they are forked: let it start after the "
+            "first round, or set engine.workers = 0"
+        )
 
     @property
     def usable(self) -> bool:
@@ -161,6 +177,15 @@ class _Worker:
     free: list[int]
     given: deque[tuple[int, int]] = field(default_factory=deque)
 
+    def begins(self) -> bool:
+        """Wait until a worker that was asked to probe is ready, or dead, which its first request will find."""
+        if not self.pipe.poll(_PATIENCE):
+            self.process.kill()
+            return False
+        with suppress(EOFError, OSError):
+            return self.pipe.recv_bytes() == READY
+        return True
+
     def send(self, message: bytes) -> None:
         """Write to a worker; if it is dead its pipe is at its end, which `take` will find."""
         try:
@@ -217,8 +242,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _start(
-    workers: list[_Worker], handle: Handle, initializer: Callable[[], None] | None, places: Sequence[int]
+def _fork(
+    workers: list[_Worker],
+    handle: Handle,
+    initializer: Callable[[], None] | None,
+    places: Sequence[int],
+    *,
+    probe: bool,
 ) -> None:
     """Add one worker to `workers`, before a Ctrl-C can come between a process and the list of them."""
     context = multiprocessing.get_context("fork")
@@ -229,7 +259,9 @@ def _start(
         ours, theirs = context.Pipe()
         try:
             _PIPES.add(ours)
-            process = context.Process(target=serve, args=(handle, theirs, follow, initializer), daemon=True)
+            process = context.Process(
+                target=serve, args=(handle, theirs, follow, initializer), kwargs={"probe": probe}, daemon=True
+            )
             process.start()
             workers.append(_Worker(process, process.pid or 0, ours, list(places)))
         except BaseException:
