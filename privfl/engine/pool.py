@@ -7,7 +7,8 @@ pickle. What changes between requests travels as bytes, or in shared memory that
 - A forked process has none of its parent's threads, and keeps every lock that one of them held. torch waits forever
   for the threads of a parent that computed with several, so the `initializer` of whoever uses torch has to limit each
   worker to one thread (`privfl.adapters.torch.one_thread`). numpy copes, except where another thread multiplies
-  matrices during the fork: workers are tried first where there are other threads, and forked again if they hang.
+  matrices during the fork. So a fork waits for other threads (`privfl.engine.quiet`), and its child is tried out
+  and forked again if it hangs.
 - A daemonic process, such as a worker of this pool or of `multiprocessing.Pool`, has no children. There, and on
   platforms without fork, the callers of this module do the work in the process itself (`can_fork`).
 """
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from privfl.engine.child import READY, Handle, follow_parent, serve
+from privfl.engine.quiet import quiet
 from privfl.errors import ConfigError
 from privfl.files import canonical_json
 
@@ -260,9 +262,13 @@ def _fork(
         try:
             _PIPES.add(ours)
             process = context.Process(
-                target=serve, args=(handle, theirs, follow, initializer), kwargs={"probe": probe}, daemon=True
+                target=serve,
+                args=(handle, theirs, follow, initializer),
+                kwargs={"probe": probe},
+                daemon=True,
             )
-            process.start()
+            with quiet(active=probe):
+                process.start()
             workers.append(_Worker(process, process.pid or 0, ours, list(places)))
         except BaseException:
             ours.close()

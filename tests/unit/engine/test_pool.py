@@ -143,7 +143,7 @@ def test_pools_do_not_keep_each_others_workers_alive(pool: Callable[..., Pool]) 
     start = time.monotonic()
     first.close()
     second.close()
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 4.5  # a worker that is not told is waited for 5 seconds
     other.terminate()
     other.join()
     other.close()
@@ -171,7 +171,7 @@ def test_threads_may_start_pools_at_the_same_time() -> None:
             answers.append(dict(one.map([b"%d" % n for n in range(6)], lambda _, got: got.split()[-1])))
             start = time.monotonic()
             one.close()
-            assert time.monotonic() - start < 2.0
+            assert time.monotonic() - start < 4.5  # a worker that is not told is waited for 5 seconds
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
@@ -247,7 +247,7 @@ def test_workers_end_with_a_parent_that_is_killed(
     workers = [int(path.name) for path in tmp_path.iterdir()]
     assert workers
     assert all(gone(worker) for worker in workers)
-    assert time.monotonic() - killed < 2.0
+    assert time.monotonic() - killed < 4.0
 
 
 @LINUX
