@@ -7,6 +7,7 @@ for a while without giving it up stops each such thread at the end of its call, 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -48,19 +49,22 @@ def _restore() -> None:
 
 
 def _settle() -> None:
-    """Keep the interpreter lock until the other threads have used no processor time in two windows."""
+    """Keep the interpreter lock until the other threads have used no processor time in two windows.
+
+    On a busy machine a thread may wait longer for the processor, so more windows are looked at.
+    """
     if not _active:
         return
     import ctypes
 
     sleep = ctypes.PyDLL(None).usleep  # a PyDLL keeps the lock during a call
     sleep(10_000)  # threads that began to wait before `quiet` did ask for the lock, once, and are let through here
-    idle = 0
+    idle, enough = 0, math.ceil(2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
     for _ in range(_WINDOWS):
         before = _others()
         sleep(int(_WINDOW * 1e6))
         idle = idle + 1 if _others() - before < _WINDOW / 50 else 0
-        if idle == 2:
+        if idle >= enough:
             return
 
 
