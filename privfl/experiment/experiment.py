@@ -128,6 +128,8 @@ class Experiment:
     ) -> None:
         if unknown:
             _refuse(next(iter(unknown)))
+        if not isinstance(config or Config(), Config):
+            raise ConfigError(f"the first argument is a Config, not a {type(config).__name__}: name it, as in data=...")
         own_sum = hasattr(sum, "server")
         settings: dict[str, Any] = {
             "name": name, "seed": seed, "rounds": rounds, "evaluate_every": evaluate_every, "model": model,
@@ -157,7 +159,7 @@ class Experiment:
             runs = tempfile.mkdtemp(prefix="privfl-")
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
         self.files = RunFolder(user_path(runs) / config.name)
-        self.parts = assemble(config, given, noise_multiplier=_earlier_noise(self.files, config))
+        self.parts = assemble(config, given, noise_multiplier=self.files.calibrated_noise(config))
         self._tap = tap
         self._evaluations = itertools.count()
         self._notes = given.notes()  # now: a training of your own may change while it is used
@@ -377,15 +379,6 @@ class Experiment:
         if self.federation.dataset.task == "regression":
             return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
         return LARGEST_LOSS
-
-
-def _earlier_noise(files: RunFolder, config: Config) -> float | None:
-    """The noise multiplier that an earlier start of this run was calibrated to."""
-    if not files.exists:
-        return None
-    stored = files.config.privacy
-    asked = (config.privacy.epsilon, config.privacy.placement)
-    return stored.noise_multiplier if (stored.epsilon, stored.placement) == asked else None
 
 
 def _refuse(name: str) -> None:

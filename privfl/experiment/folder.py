@@ -205,6 +205,14 @@ class RunFolder:
                     "object, or another name"
                 )
 
+    def calibrated_noise(self, config: Config) -> float | None:
+        """The noise multiplier of the run in this folder, if `config` aims at the same epsilon; None without a run."""
+        if not self.exists:
+            return None
+        stored, asked = self.config.privacy, config.privacy
+        same = (stored.epsilon, stored.placement) == (asked.epsilon, asked.placement)
+        return stored.noise_multiplier if same else None
+
     @contextlib.contextmanager
     def writing(self, config: Config, identity: Identity, *, resume: bool) -> Iterator[None]:
         """Be the folder's only writer while the block runs; the folder is made if it holds no run.

@@ -32,6 +32,12 @@ _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "executor": ("engine", ("workers",)),
     "dropouts": ("cohort", ("dropout",)),
 }
+_PROTOCOLS: Final[Mapping[str, type]] = {
+    "sampler": CohortSampler,
+    "optimizer": ServerOptimizer,
+    "sum": SecureSum,
+    "executor": Executor,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,7 @@ class Given:
             )
         if self.credentials is not None and self.sum is None:
             raise ConfigError("`credentials` belong to a `sum` of your own: give that object too")
+        self._check_kinds()
         for name, (section, keys) in _INSTEAD.items():
             if getattr(self, name) is None:
                 continue
@@ -90,6 +97,18 @@ class Given:
             for key in keys:
                 if getattr(settings, key) != getattr(default, key):
                     raise ConfigError(f"{section}.{key} and the object `{name}` say the same: leave one of them out")
+
+    def _check_kinds(self) -> None:
+        for name, protocol in _PROTOCOLS.items():
+            needed = [method for method in vars(protocol) if not method.startswith("_")]
+            missing = [method for method in needed if not hasattr(getattr(self, name), method)]
+            if missing and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"`{name}` needs {', '.join(needed)}; {name_of(getattr(self, name))} has no {missing[0]}"
+                )
+        for name in ("train", "measure", "public_measure", "dropouts"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ConfigError(f"`{name}` is called: give a function, not a {type(getattr(self, name)).__name__}")
 
     def applied(self, config: Config) -> Config:
         """The configuration with what can be told of the objects in settings: the mechanism, and a clip's norm."""

@@ -127,6 +127,11 @@ def test_the_model_does_not_depend_on_how_a_part_is_named() -> None:
         ({"rouns": 3}, "no argument 'rouns'; did you mean rounds="),
         ({"learning_rate": 3}, "settings without an argument go into `overrides`"),
         ({"rounds": 0}, "rounds must be at least 1"),
+        ({"config": Data()}, "first argument is a Config, not a Data"),
+        ({"sampler": ServerSGD()}, "`sampler` needs declare, .*ServerSGD has no declare"),
+        ({"optimizer": "fedadam"}, "`optimizer` needs step"),
+        ({"executor": 4}, "`executor` needs run, close"),
+        ({"measure": 3}, "`measure` is called: give a function, not a int"),
     ],
 )
 def test_contradictions_and_mistakes_are_told(parts: dict[str, Any], sentence: str) -> None:
