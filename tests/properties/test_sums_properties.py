@@ -1,7 +1,7 @@
 """PlainSum: exact for any cohort, order and dropouts; any bytes are refused or summed, never half of either."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfl.errors import RemoteProtocolError, TooFewSurvivors
@@ -9,6 +9,7 @@ from privfl.ring import Ring
 from privfl.sums import PlainSum, SumTask, run_sum
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(8, 64).map(Ring), st.integers(1, 6), st.integers(1, 5))
 def test_the_sum_of_the_survivors_is_exact(data: st.DataObject, ring: Ring, cohort: int, length: int) -> None:
     bound = (ring.half - 1) // cohort
