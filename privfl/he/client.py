@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, draw, framed, seal, unseal
-from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, StateError, TooFewSurvivors, WireError
 from privfl.he.authenticator import SessionCipher
 from privfl.he.keys import KeyStore, key_id
-from privfl.he.machine import CLIENT, ClientState, Kind
+from privfl.he.machine import CLIENT
 from privfl.he.messages import (
     NO_KEY,
     Advert,
@@ -35,9 +36,12 @@ from privfl.he.opening import open_sum
 from privfl.he.plan import Terms
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening
-from privfl.wire import SERVER, ClientId, Message, decode, peek
+from privfl.sums.client import ClientMachine
+from privfl.sums.session import Kind
+from privfl.wire import ClientId, Message
 
 _SMALL: Final = 1 << 16
+_LABEL: Final = b"privfl/1 ckks-sum client state"
 
 
 @dataclass(slots=True)
@@ -63,8 +67,8 @@ class ClientSecrets:
     cipher: SessionCipher | None = field(default=None, repr=False)
 
 
-class CkksClient:
-    """One client's session: it answers every message at most once, and any error ends it for good."""
+class CkksClient(ClientMachine):
+    """One client's session; see `CkksSum.client`."""
 
     def __init__(
         self,
@@ -90,85 +94,47 @@ class CkksClient:
             opening: Runs here if this client opens.
             entropy: The source of random bytes.
         """
-        self._terms, self._me, self._entropy, self._opening = terms, me, entropy, opening
-        self._tasks = tasks
+        super().__init__(CLIENT, _LABEL, me=me, session=terms.digest, task=terms.digest, tasks=tasks)
+        self._terms, self._entropy, self._opening = terms, entropy, opening
         self._vector: Ints | None = vector
         self._secrets: ClientSecrets | None = ClientSecrets(own, store, AgreementKey.generate(entropy))
         self._header: FrameHeader | None = None
         self._survivors: tuple[ClientId, ...] = ()
-        self.state = ClientState.NEW
-        self._handlers: dict[Kind, Callable[[ClientSecrets, Message], Message]] = {
+
+    def _first(self) -> Message:
+        secrets, terms = self._held(), self._terms
+        secrets.reserved = secrets.store.reserve()
+        held = NO_KEY if secrets.reserved is None else key_id(secrets.reserved)
+        signing = secrets.own.signing
+        secrets.advert = Advert.make(self._me, secrets.box.public, held, task=terms.digest, signing=signing)
+        return Advertise(secrets.advert)
+
+    def _handler(self, kind: Kind) -> Callable[[Any], Message]:
+        handlers: dict[Kind, Callable[[ClientSecrets, Message], Message]] = {
             AskDealer: self._deal,
             Dealt: self._dealt,
             UseKey: self._use_key,
             Survivors: self._consent,
             AskOpener: self._open,
         }
+        return partial(handlers[kind], self._held())
 
-    def start(self) -> bytes:
-        """Return the advert, and reserve a use of the session key that it names.
+    def _max_length(self) -> int:
+        return max(self._terms.plan.bytes_down, _SMALL + 200 * len(self._terms.task.clients))
 
-        Raises:
-            LocalProtocolError: The session was started before, or has ended.
-            PlanRejected: This client has begun this task before; the session has ended.
-        """
-        secrets, terms = self._secrets, self._terms
-        if self.state is not ClientState.NEW or secrets is None:
-            raise LocalProtocolError("start() was called twice, or after an error")
-        try:
-            self._tasks.begin(terms.digest)
-            secrets.reserved = secrets.store.reserve()
-            held = NO_KEY if secrets.reserved is None else key_id(secrets.reserved)
-            signing = secrets.own.signing
-            secrets.advert = Advert.make(self._me, secrets.box.public, held, task=terms.digest, signing=signing)
-        except BaseException:  # a task that could not be recorded has not begun
-            self._abort()
-            raise
-        self.state = ClientState.ADVERTISED
-        return self._bytes(Advertise(secrets.advert))
-
-    def receive(self, message: bytes) -> bytes | None:
-        """Answer one message of the server; any error ends this session for good.
-
-        Raises:
-            LocalProtocolError: The session has not started, or has ended.
-            RemoteProtocolError: The message breaks the protocol.
-            TooFewSurvivors: The server goes on with too few clients.
-            CapacityError: This client opened, and the opened sum leaves the ring.
-        """
-        secrets = self._secrets
-        if secrets is None or self.state in (ClientState.NEW, ClientState.ABORTED, ClientState.OPENED):
-            self._abort()
-            raise LocalProtocolError("this session has not started, or has ended")
-        try:
-            return self._bytes(self._answer(secrets, message))
-        except WireError as error:
-            self._abort()
-            raise RemoteProtocolError(f"the server's message: {error}") from error
-        except BaseException:
-            self._abort()
-            raise
-
-    def _answer(self, secrets: ClientSecrets, message: bytes) -> Message:
-        terms = self._terms
-        limit = max(terms.plan.bytes_down, _SMALL + 200 * len(terms.task.clients))
-        header, _ = peek(message, max_length=limit)
-        if header.sender != SERVER or header.task != terms.digest:
-            raise WireError("the header names another sender or task")
-        due = {step.receives: step for step in CLIENT if step.state is self.state and step.receives is not None}
-        _, content = decode(message, list(due), max_length=limit)
-        answer = self._handlers[type(content)](secrets, content)
-        self.state = due[type(content)].then
-        if self.state is ClientState.OPENED:
-            self._secrets = None
-        return answer
-
-    def _bytes(self, message: Message) -> bytes:
-        return message.to_bytes(sender=self._me, task=self._terms.digest)
-
-    def _abort(self) -> None:
-        self.state = ClientState.ABORTED
+    def _forget(self) -> None:
         self._secrets = self._vector = self._header = None
+
+    def _dump(self) -> bytes:
+        raise StateError("a session of a CKKS sum cannot be saved: its session key outlives it; use a masked sum")
+
+    def _load(self, body: bytes) -> None:
+        raise WireError("a session of a CKKS sum cannot be restored")
+
+    def _held(self) -> ClientSecrets:
+        if self._secrets is None:  # pragma: no cover - an ended session answers nothing
+            raise LocalProtocolError("this session is over")
+        return self._secrets
 
     def _deal(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, AskDealer)  # noqa: S101 - _handlers ties them
@@ -206,7 +172,7 @@ class CkksClient:
 
     def _dealt(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, Dealt)  # noqa: S101 - _handlers ties them
-        if self.state is ClientState.DEALING:
+        if self._state == "dealing":
             return self._own_deal(secrets, message)
         terms, dealer = self._terms, message.dealer
         if dealer.client not in terms.task.clients or dealer.client == self._me:

@@ -26,6 +26,7 @@ from privfl.sums import (
     checked_vector,
     identity,
 )
+from privfl.sums.session import SteadyDirectory
 from privfl.wire import ClientId, check_client
 
 
@@ -57,7 +58,7 @@ class CkksSum:
             raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
         if min_vectors < 1:
             raise ConfigError(f"min_vectors must be at least 1, not {min_vectors}")
-        self._directory, self._security, self._min_vectors = directory, security, min_vectors
+        self._directory, self._security, self._min_vectors = SteadyDirectory(directory), security, min_vectors
 
     @property
     def views(self) -> Views:

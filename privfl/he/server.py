@@ -8,10 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from privfl.errors import LocalProtocolError, PrivflError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.errors import LocalProtocolError, TooFewSurvivors, WireError
 from privfl.he.checks import check_header, fresh_seeds
 from privfl.he.machine import SERVER as TABLE
-from privfl.he.machine import Kind, ServerState
 from privfl.he.messages import (
     NO_KEY,
     Advert,
@@ -35,7 +34,9 @@ from privfl.he.messages import (
 from privfl.he.packing import add_block, pack
 from privfl.he.plan import Terms
 from privfl.sums import SumResult, few_vectors
-from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, peek
+from privfl.sums.server import Progress, ServerMachine
+from privfl.sums.session import Kind
+from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message
 
 CAVEATS: Final = (
     "all clients share one session key: a client that colludes with the server can read every vector",
@@ -43,13 +44,12 @@ CAVEATS: Final = (
 )
 
 
-class CkksServer:
+class CkksServer(ServerMachine):
     """The server's session: it adds residues as they come, and keeps one block, and each frame's header and seeds."""
 
     def __init__(self, terms: Terms) -> None:
+        super().__init__(TABLE, session=terms.digest, progress=Progress("advertise", set(terms.task.clients)))
         self._terms = terms
-        self._waiting = set(terms.task.clients)
-        self._blamed: dict[ClientId, str] = {}
         self._adverts: dict[ClientId, Advert] = {}
         self._dealt: Deal | None = None
         self._dealer: Advert | None = None
@@ -60,110 +60,65 @@ class CkksServer:
         self._openers: list[ClientId] = []
         self._total = np.zeros(0, np.uint64)
         self._pending = 0
-        self._result: SumResult | None = None
-        self.state = ServerState.ADVERTISE
 
-    @property
-    def awaiting(self) -> frozenset[ClientId]:
-        """The clients whose message of the present step has not come."""
-        return frozenset(self._waiting)
-
-    @property
-    def result(self) -> SumResult | None:
-        """The opened sum, once an opener has sent it."""
-        return self._result
-
-    @property
-    def ready(self) -> bool:
-        """Whether `advance()` would succeed now; an early call gives the sum up."""
-        return True
-
-    def drop(self, client: ClientId) -> None:
-        """Await nothing from this client any more."""
-        self._waiting.discard(client)
-
-    def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message.
-
-        Args:
-            sender: The client on whose channel the message came.
-            message: The bytes, which are untrusted.
-
-        Raises:
-            LocalProtocolError: The sum has ended.
-            RemoteProtocolError: The message is refused. A sender whose message was due is dropped and blamed.
-        """
-        if self.state is ServerState.DONE:
-            raise LocalProtocolError("this sum has ended")
-        if sender not in self._waiting:
-            raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
-        self._waiting.discard(sender)
-        kind, limit, take = self._expected()
-        try:
-            header, body = peek(message, max_length=limit)
-            if (header.kind, header.sender, header.task) != (kind.KIND, sender, self._terms.digest):
-                raise WireError("the header names another kind, sender or task")
-            take(sender, kind.from_body(body))
-        except PrivflError as error:
-            self._blamed[sender] = str(error)
-            raise RemoteProtocolError(f"client {sender}: {error}", sender=sender) from error
-
-    def advance(self) -> Mapping[ClientId, bytes]:
-        """Close this step, and return the next message to each client.
-
-        Raises:
-            LocalProtocolError: The sum has ended.
-            TooFewSurvivors: Too few clients, or no opener, are left; nothing was opened here.
-        """
-        if self.state is ServerState.DONE:
-            raise LocalProtocolError("this sum has ended")
-        self._waiting.clear()
-        steps: dict[ServerState, Callable[[], dict[ClientId, Message]]] = {
-            ServerState.ADVERTISE: self._after_adverts,
-            ServerState.DEAL: self._after_deal,
-            ServerState.FRAME: self._after_frames,
-            ServerState.CONSENT: self._after_consent,
-            ServerState.OPEN: self._ask_opener,
+    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
+        takers: dict[Kind, Callable[[ClientId, Message], None]] = {
+            Advertise: self._take_advert,
+            Deal: self._take_deal,
+            Frame: self._take_frame,
+            Consent: self._take_consent,
+            Opened: self._take_opened,
         }
-        try:
-            messages = steps[self.state]()
-        except TooFewSurvivors:
-            self.state = ServerState.DONE
-            raise
-        self._waiting = set(messages)
-        return {client: self._bytes(message) for client, message in messages.items()}
+        return lambda sender, body: takers[kind](sender, kind.from_body(body))
 
-    def _bytes(self, message: Message) -> bytes:
-        return message.to_bytes(sender=SERVER, task=self._terms.digest)
-
-    def _expected(self) -> tuple[Kind, int, Callable[[ClientId, Message], None]]:
-        """What this step collects, how long it may be, and who takes it."""
+    def _max_length(self, kind: Kind) -> int:
         plan, clients = self._terms.plan, len(self._terms.task.clients)
-        limits: dict[Kind, tuple[int, Callable[[ClientId, Message], None]]] = {
-            Advertise: (HEADER_BYTES + 132, self._take_advert),
-            Deal: (HEADER_BYTES + 100 + 64 * clients, self._take_deal),
-            Frame: (plan.bytes_up, self._take_frame),
-            Consent: (HEADER_BYTES + 64, self._take_consent),
-            Opened: (plan.bytes_opened, self._take_opened),
+        limits: dict[Kind, int] = {
+            Advertise: HEADER_BYTES + 132,
+            Deal: HEADER_BYTES + 100 + 64 * clients,
+            Frame: plan.bytes_up,
+            Consent: HEADER_BYTES + 64,
+            Opened: plan.bytes_opened,
         }
-        kind = next(step.collects for step in TABLE if step.step is self.state)
-        return (kind, *limits[kind])
+        return limits[kind]
+
+    def _check(self) -> None:
+        terms, step = self._terms, self.step
+        if step == "consent":
+            self._need(len(self._votes), terms.quorum)
+        elif step == "open":
+            self._need(len(self._openers), 1)
+        elif step == "deal":  # a dealer that dropped out is left out
+            self._need(len(self._adverts) - (self._dealt is None), terms.min_clients)
+        else:
+            self._need(len(self._adverts if step == "advertise" else self._headers), terms.min_clients)
+
+    def _close(self) -> tuple[str, dict[ClientId, bytes]]:
+        steps: dict[str, Callable[[], tuple[str, dict[ClientId, Message]]]] = {
+            "advertise": self._after_adverts,
+            "deal": self._after_deal,
+            "frame": self._after_frames,
+            "consent": self._after_consent,
+            "open": self._ask_opener,
+        }
+        then, messages = steps[self.step]()
+        digest = self._terms.digest
+        return then, {client: message.to_bytes(sender=SERVER, task=digest) for client, message in messages.items()}
 
     def _need(self, count: int, minimum: int) -> None:
         if count < minimum:
-            raise TooFewSurvivors(count, minimum, self.state is ServerState.OPEN)  # an opener may have opened it
+            raise TooFewSurvivors(count, minimum, self.step == "open")  # an opener may have opened it
 
     # step 1: adverts
 
     def _take_advert(self, sender: ClientId, message: Message) -> None:
-        assert isinstance(message, Advertise)  # noqa: S101 - _expected ties handler to type
+        assert isinstance(message, Advertise)  # noqa: S101 - _taker ties handler to type
         if message.advert.client != sender:
             raise WireError("the advert names another client")
         message.advert.verify(self._terms.digest, self._terms.directory)
         self._adverts[sender] = message.advert
 
-    def _after_adverts(self) -> dict[ClientId, Message]:
-        self._need(len(self._adverts), self._terms.min_clients)
+    def _after_adverts(self) -> tuple[str, dict[ClientId, Message]]:
         held = {advert.held for advert in self._adverts.values()}
         if len(held) == 1 and NO_KEY not in held:
             return self._ask_frames(held.pop(), dict.fromkeys(self._adverts, None))
@@ -171,15 +126,13 @@ class CkksServer:
 
     # step 2: the deal
 
-    def _ask_dealer(self) -> dict[ClientId, Message]:
-        self._need(len(self._adverts), self._terms.min_clients)
-        self.state = ServerState.DEAL
+    def _ask_dealer(self) -> tuple[str, dict[ClientId, Message]]:
         adverts = tuple(self._adverts[client] for client in sorted(self._adverts))
         self._dealer = adverts[0]
-        return {self._dealer.client: AskDealer(adverts)}
+        return "deal", {self._dealer.client: AskDealer(adverts)}
 
     def _take_deal(self, sender: ClientId, message: Message) -> None:
-        assert isinstance(message, Deal)  # noqa: S101 - _expected ties handler to type
+        assert isinstance(message, Deal)  # noqa: S101 - _taker ties handler to type
         terms, dealer = self._terms, self._adverts[sender]
         if [box.client for box in message.boxes] != [client for client in sorted(self._adverts) if client != sender]:
             raise WireError("a deal has one box for each other client, in order")
@@ -187,7 +140,7 @@ class CkksServer:
         key.verify(message.signature, "ckks-sum deal", *deal_parts(terms.digest, dealer, message.key), sender=sender)
         self._dealt = message
 
-    def _after_deal(self) -> dict[ClientId, Message]:
+    def _after_deal(self) -> tuple[str, dict[ClientId, Message]]:
         deal, dealer = self._dealt, self._dealer
         if dealer is None:  # pragma: no cover - set with the step
             raise LocalProtocolError("nobody was asked to deal")
@@ -204,15 +157,16 @@ class CkksServer:
 
     # step 3: frames
 
-    def _ask_frames(self, key: bytes, messages: Mapping[ClientId, Message | None]) -> dict[ClientId, Message]:
-        self.state = ServerState.FRAME
+    def _ask_frames(
+        self, key: bytes, messages: Mapping[ClientId, Message | None]
+    ) -> tuple[str, dict[ClientId, Message]]:
         self._key = key
         plan = self._terms.plan
         self._total = np.zeros(plan.chunks * plan.degree, np.uint64)
-        return {client: message or UseKey(key) for client, message in sorted(messages.items())}
+        return "frame", {client: message or UseKey(key) for client, message in sorted(messages.items())}
 
     def _take_frame(self, sender: ClientId, message: Message) -> None:
-        assert isinstance(message, Frame)  # noqa: S101 - _expected ties handler to type
+        assert isinstance(message, Frame)  # noqa: S101 - _taker ties handler to type
         terms, header = self._terms, message.header
         if header.client != sender:
             raise WireError("the frame names another client")
@@ -232,48 +186,43 @@ class CkksServer:
         np.remainder(self._total, np.uint64(self._terms.plan.modulus), out=self._total)
         self._pending = 1
 
-    def _after_frames(self) -> dict[ClientId, Message]:
-        self._need(len(self._headers), self._terms.min_clients)
+    def _after_frames(self) -> tuple[str, dict[ClientId, Message]]:
         self._reduce()
         self._seeds.clear()
-        self.state = ServerState.CONSENT
         survivors = tuple(sorted(self._headers))
-        return {client: Survivors(survivors) for client in survivors}
+        return "consent", {client: Survivors(survivors) for client in survivors}
 
     # step 4: one survivor list
 
     def _take_consent(self, sender: ClientId, message: Message) -> None:
-        assert isinstance(message, Consent)  # noqa: S101 - _expected ties handler to type
+        assert isinstance(message, Consent)  # noqa: S101 - _taker ties handler to type
         parts = consent_parts(self._terms.digest, self._key, sorted(self._headers))
         key = self._terms.directory.verify_key(sender)
         key.verify(message.signature, "ckks-sum survivors", *parts, sender=sender)
         self._votes[sender] = Vote(sender, message.signature)
 
-    def _after_consent(self) -> dict[ClientId, Message]:
-        self._need(len(self._votes), self._terms.quorum)
-        self.state = ServerState.OPEN
+    def _after_consent(self) -> tuple[str, dict[ClientId, Message]]:
         self._openers = sorted(self._votes)
         return self._ask_opener()
 
     # step 5: the opener, and the next one when it drops out
 
-    def _ask_opener(self) -> dict[ClientId, Message]:
-        self._need(len(self._openers), 1)
+    def _ask_opener(self) -> tuple[str, dict[ClientId, Message]]:
         headers = tuple(self._headers[client] for client in sorted(self._headers))
         votes = tuple(self._votes[client] for client in sorted(self._votes))
         block = pack(self._total, self._terms.plan.residue_bytes)
-        return {self._openers.pop(0): AskOpener(headers, votes, block)}
+        return "open", {self._openers.pop(0): AskOpener(headers, votes, block)}
 
     def _take_opened(self, sender: ClientId, message: Message) -> None:
-        assert isinstance(message, Opened)  # noqa: S101 - _expected ties handler to type
+        assert isinstance(message, Opened)  # noqa: S101 - _taker ties handler to type
         terms = self._terms
         record = transcript(terms.digest, [self._headers[client] for client in sorted(self._headers)])
         key = terms.directory.verify_key(sender)
         key.verify(message.signature, "ckks-sum opened", terms.digest, record, digest(message.total), sender=sender)
         words = terms.task.ring.unpack(message.total, terms.task.length)
         survivors = frozenset(self._headers)
-        blamed = MappingProxyType(dict(self._blamed))
+        blamed = MappingProxyType(dict(self._progress.blamed))
         self._result = SumResult(
             terms.task.ring.center(words), survivors, record, blamed, (*CAVEATS, *few_vectors(len(survivors)))
         )
-        self.state = ServerState.DONE
+        self._progress.step = "done"

@@ -566,21 +566,22 @@ def failures(script, state):
     three = [frames[c]["header"] for c in (0, 1, 2)]
     survivors = message("Survivors", SERVER, task, listed([u32(0)]))
     at_server = {"party": "server", "before": "Frame", "sender": 2, "error": "RemoteProtocolError"}
+    unusable = at_server | {"error": "WireError"}  # cut or misrouted: nothing changes, and nobody is blamed
     at_opener = {"party": 0, "before": "AskOpener", "error": "RemoteProtocolError"}
     return {
         "advert-flipped-signature": flipped(2, "Advertise", -1 - 20),
         "deal-flipped-signature": flipped(0, "Deal", 47 + 32 + 20),
         "consent-flipped-signature": flipped(2, "Consent", 47 + 20),
         "opened-flipped-signature": flipped(0, "Opened", 47 + 20),
-        "four-hostile-bytes": at_server | {"message": bytes.fromhex("0a028020")},
-        "frame-truncated": at_server | {"message": frame(lambda data: data[:-1])},
+        "four-hostile-bytes": unusable | {"message": bytes.fromhex("0a028020")},
+        "frame-truncated": unusable | {"message": frame(lambda data: data[:-1])},
         "frame-flipped-signature": flipped(2, "Frame", 47 + 188 + 20),
         "frame-residue-at-the-prime": at_server | {"message": frame(same, block=at_prime)},
         "frame-under-another-key": at_server | {"message": frame(same, key=bytes(32))},
         "frame-with-other-parameters": at_server | {"message": frame(same, params=bytes(32))},
         "frame-with-half-a-seed": at_server | {"message": frame(same, seed=bytes(32))},
         "frame-with-a-copied-seed": at_server | {"message": frame(same, seed=frames[1]["seed"])},
-        "frame-of-another-sender": at_server
+        "frame-of-another-sender": unusable
         | {"message": message("Frame", 1, task, frames[1]["header"] + blob(frames[1]["packed"]))},
         "opener-scaled-sum": at_opener | {"message": ask(summed=block * 2 % plan.q)},
         "opener-one-frame-as-the-sum": at_opener | {"message": ask(summed=frames[1]["block"])},

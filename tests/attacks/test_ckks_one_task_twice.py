@@ -17,7 +17,6 @@ from privfl.crypto import (
 from privfl.errors import LocalProtocolError, PlanRejected
 from privfl.he import CkksSum, KeyStore, StandingCredentials
 from privfl.he.client import CkksClient
-from privfl.he.machine import ClientState
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum
 from privfl.sums import SumTask, run_sum
@@ -65,7 +64,7 @@ def test_one_task_in_two_sessions(standing: bool) -> None:
     first.start()
     with pytest.raises(PlanRejected, match="a new attempt is a new context"):
         second.start()
-    assert second.state is ClientState.ABORTED
+    assert second.state == "aborted"
     assert second._secrets is None
     with pytest.raises(LocalProtocolError):
         second.start()
@@ -101,7 +100,7 @@ def test_a_task_that_could_not_be_noted(tmp_path: Path) -> None:
     session = room.scheme.client(room.task, 0, room.vectors[0], credentials=room.credentials[0], tasks=memory)
     with pytest.raises(OSError, match="tasks"):
         session.start()
-    assert session.state is ClientState.ABORTED
+    assert session.state == "aborted"
 
 
 def test_a_refused_task_costs_the_others_nothing() -> None:

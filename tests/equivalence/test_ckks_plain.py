@@ -139,7 +139,7 @@ def test_whoever_opens_adds_the_same_noise(silent: tuple[int, ...]) -> None:
     while server.result is None:
         for client, message in server.advance().items():
             answer = sessions[client].receive(message)
-            if answer is not None and server.state.value == "open" and client in silent:
+            if answer is not None and server.step == "open" and client in silent:
                 lost.append(client)
                 continue
             if answer is not None:

@@ -62,7 +62,7 @@ class Sum:
 
     def finish(self) -> None:
         for client in IDS:
-            if client in self.server.awaiting and self.sessions[client].state.value == "new":
+            if client in self.server.awaiting and self.sessions[client].state == "new":
                 self.start(client)
         while self.server.result is None:
             self.step()
@@ -153,7 +153,7 @@ def test_a_server_that_names_the_key_to_a_client_that_reserved_none_gets_no_fram
     message = UseKey(key).to_bytes(sender=0xFFFF_FFFF, task=second.task.digest())
     with pytest.raises(RemoteProtocolError, match="does not hold"):
         second.sessions[1].receive(message)
-    assert second.sessions[1].state.value == "aborted"
+    assert second.sessions[1].state == "aborted"
     first.finish()
 
 
