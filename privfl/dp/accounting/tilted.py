@@ -1,0 +1,456 @@
+"""Composition of privacy losses by tilted Fourier transforms: exact at any delta, with its own error counted in.
+
+A loss distribution on a grid (`losses`) is weighted by e^(lambda l) before it is transformed, with lambda chosen so that
+the mean of the composed losses is the epsilon that is sought. What decides about delta is then in the middle of the
+distribution and not in a tail below the rounding of the transform. The figure contains the 2-norm error of transform,
+power and inverse (Higham 2002, theorem 24.2), the losses beyond the window and every other rounding; there is no absolute
+slack and so no lower limit for delta. Where the error of the transform would decide about the figure, it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from privfl.dp.accounting.losses import UNIT, Cells, Floats, Loss
+from privfl.errors import UnsupportedRelease
+
+NAME: Final = "PLD (tilted Fourier transforms)"
+
+_POINTS: Final = 80  # grid points in a standard deviation
+_MAX_STEP: Final = 1 << 18  # grid points of one step
+_MAX_WINDOW: Final = 1 << 22
+_BELOW: Final = 25.0  # e^-25 of the tilted sum may be below the window, and wraps around to its top
+_LOST: Final = 20 * math.log(2.0)  # the tails may take 2^-20 of delta
+_WRAPPED: Final = 10.0  # e^-10 of delta may wrap around from above the window
+_CLOSE: Final = 1e-4
+_NEAR: Final = 1e-3  # an epsilon this near to the tilted mean needs no other tilt
+_HALVINGS: Final = 4
+_WORTH: Final = 1e-2  # a share of the error in delta above which less tilt is tried
+_LESS: Final = (0.85, 0.5, 0.25)  # parts of the tilt that are tried then
+_COARSEST: Final = 4.0
+_TOO_MUCH: Final = 0.5
+_REACH: Final = 60.0
+
+Complexes = npt.NDArray[np.complex128]
+Nodes = Iterable[tuple[Floats, Floats, int]]
+
+Order = Sequence[tuple[Loss, int]]
+"""All events in one order of the neighbors, and how often each is composed."""
+
+
+def tilted_epsilon(orders: Sequence[Order], delta: float, *, quick: bool = False) -> float:
+    """The least epsilon >= 0 at `delta`, rounded up, of the composition in the worst order of the neighbors.
+
+    Args:
+        orders: The composition in each order of the neighbors; one if both are the same.
+        delta: In (0, 1).
+        quick: Compute on one grid of 80 points in a standard deviation. The figure is within 3e-4 of itself, and above.
+
+    Raises:
+        UnsupportedRelease: The rounding of the transforms would decide about the figure.
+    """
+    searches = [_Search(order, math.log(delta)) for order in orders if order]
+    while searches and not quick:
+        worst = max(searches, key=lambda search: search.figure)
+        if not worst.refine():
+            break
+    worst_figure = max((search.figure for search in searches), default=0.0)
+    if not math.isfinite(worst_figure):
+        raise UnsupportedRelease(
+            f"no accountant here resolves a delta of {delta:g} for these releases, because rare events with little "
+            "noise decide about it: choose a larger delta, or a larger noise multiplier"
+        )
+    return worst_figure
+
+
+class _Search:
+    """The search for epsilon in one order of the neighbors, on finer and finer grids."""
+
+    def __init__(self, order: Order, log_delta: float) -> None:
+        self.composition = Composition(order, log_delta)
+        self.figure, share = self.composition.epsilon()
+        guess = self.composition.guess
+        if math.isfinite(self.figure) and abs(self.figure - guess) > 0.1 * self.figure:
+            self.composition = self.composition.on(points=_POINTS, tilt=self.composition.tilt_for(self.figure))
+            figure, share = self.composition.epsilon()
+            self.figure = min(self.figure, figure)
+        self.done = self.composition.at_limit or share > _WORTH
+        step = 1.0
+        while share > _WORTH and step < _COARSEST:
+            # The error of a transform does not shrink with the step, but its bound grows with the transform.
+            step, before = 2.0 * step, self.figure
+            figure, share = self.composition.on(points=_POINTS, coarser=step).epsilon()
+            self.figure = min(before, figure)
+            if figure > before:
+                break
+
+    def refine(self) -> bool:
+        """Halve the grid's step, if it can be; returns True if it may be worth to do it again."""
+        if self.done:
+            return False
+        before, points = self.figure, 2 * self.composition.points
+        self.composition = self.composition.on(points=points, tilt=self.composition.tilt_for(before))
+        self.figure = min(before, self.composition.epsilon()[0])
+        self.done = self.composition.at_limit or points >= _POINTS << _HALVINGS
+        return before - self.figure >= _CLOSE * before
+
+
+class Composition:
+    """One order of the neighbors on one grid.
+
+    Args:
+        order: The events and their counts.
+        log_delta: Logarithm of the least delta that is asked for.
+        points: Grid points in the smallest standard deviation of an event's loss.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        log_delta: float,
+        points: int = _POINTS,
+        tilt: float | None = None,
+        coarser: float = 1.0,
+    ) -> None:
+        self.order, self.log_delta, self.points = order, log_delta, points
+        self.count = sum(count for _, count in order)
+        self.log_tail = log_delta - _LOST - math.log(self.count) - 0.1
+        self._nodes = [(*loss.nodes(self.log_tail), count) for loss, count in order]
+        self.tilt, self.guess = self._plan() if tilt is None else (tilt, self._moments(tilt).mean)
+        plain, tilted = self._moments(0.0), self._moments(self.tilt)
+        spans = [loss.span(self.log_tail) for loss, _ in order]
+        low, high, _ = self._window(self.tilt)
+        floors = [max(top - bottom for bottom, top in spans) / _MAX_STEP, (high - low) / (0.9 * _MAX_WINDOW)]
+        step = min(*plain.stddevs, *tilted.stddevs) / points
+        self.at_limit = step <= max(floors)
+        self.h = max(step, *floors) * coarser
+        self.cells = [(loss.cells(self.h, self.log_tail), count) for loss, count in order]
+        infinite = [math.log(count) + cells.log_infinity for cells, count in self.cells]
+        self.log_infinity = float(np.logaddexp.reduce(infinite))
+        self.shift = sum(count * cells.shift for cells, count in self.cells)
+
+    def on(self, *, points: int, tilt: float | None = None, coarser: float = 1.0) -> Composition:
+        """The same on another grid, planned for `tilt`; by default for that of this one."""
+        return Composition(self.order, self.log_delta, points, self.tilt if tilt is None else tilt, coarser)
+
+    def epsilon(self) -> tuple[float, float]:
+        """The least epsilon at e^log_delta, or infinity where it cannot be resolved, and the error's share in delta."""
+        tilt, guess = self.tilt, self.guess
+        best, best_share = math.inf, 1.0
+        for _ in range(3):
+            best, best_share = min((best, best_share), self._at(tilt, guess))
+            if not math.isfinite(best) or best_share > _WORTH or abs(best - guess) <= _NEAR * best:
+                break
+            tilt, guess = self.tilt_for(best), best
+        if best_share > _WORTH:
+            for part in _LESS:
+                best, best_share = min((best, best_share), self._at(part * tilt, guess))
+        return best, best_share
+
+    def _at(self, tilt: float, guess: float) -> tuple[float, float]:
+        """Epsilon under a tilt, and the share of the error in delta."""
+        transform = self.transform(tilt)
+        if transform is None:
+            return math.inf, 1.0
+        figure = transform.epsilon(self.log_delta, guess)
+        return figure, transform.error_share(figure, self.log_delta) if math.isfinite(figure) else 1.0
+
+    def tilt_for(self, epsilon: float) -> float:
+        """The lambda at which the tilted mean is `epsilon`; 0 where the plain mean is above it."""
+        plain = self._moments(0.0)
+        if plain.mean >= epsilon:
+            return 0.0
+        high = 1.0 / plain.stddev
+        while (tilted := self._moments(high)).mean < epsilon and tilted.variance > 0 and high < 1e12 / plain.stddev:
+            high *= 2.0
+        return _bisect(lambda tilt: self._moments(tilt).mean < epsilon, 0.0, high)
+
+    def transform(self, tilt: float) -> Transform | None:
+        """The composed distribution under a tilt."""
+        exact = _cumulant(self.cells, self.h, tilt)
+        low, high, power = self._window(tilt)
+        start, size = math.floor(low / self.h) - 2, 16
+        while True:
+            while (start + size) * self.h <= high and size <= _MAX_WINDOW:
+                size *= 2
+            log_top = _cumulant(self.cells, self.h, tilt + power).log - (tilt + power) * (start + size) * self.h
+            if size > _MAX_WINDOW:
+                return None
+            if log_top <= self.log_delta - _LOST:
+                break
+            high += 0.25 * (high - low)
+        values, norm, rounding = self._convolve(tilt, start, size)
+        error = 8 * UNIT * (self.count + 8) * (math.log2(size) + 1) * norm
+        return Transform(self, tilt, exact.log + rounding, start, values, error, log_top)
+
+    def _convolve(self, tilt: float, start: int, size: int) -> tuple[Floats, float, float]:
+        """The tilted distribution on `size` points from `start`, the largest 2-norm of a step, and ln of a rounding."""
+        product: Complexes | None = None
+        offset, norm, rounding = 0, 0.0, 0.0
+        for cells, count in self.cells:
+            exponents = cells.log_p + tilt * self.h * (cells.low + np.arange(len(cells.log_p)))
+            weights = np.exp(exponents - exponents.max())
+            total = weights.sum()
+            weights /= total
+            relevant = weights > 1e-20
+            farthest = np.abs(cells.low + np.flatnonzero(relevant)[[0, -1]]).max() * self.h
+            log_total = abs(float(exponents.max() + math.log(total)))
+            rounding += 4 * UNIT * count * (64 + log_total + 2 * tilt * farthest)
+            # The mean of each step goes near 0, so that fewer turns of the phase are raised to a power.
+            folded = np.zeros(size)
+            for at in range(0, len(weights), size):
+                part = weights[at : at + size]
+                folded[: len(part)] += part
+            norm = max(norm, float(np.linalg.norm(folded)))
+            offset += count * cells.low
+            power = _power(np.fft.rfft(folded), count)
+            product = power if product is None else product * power
+        assert product is not None
+        values = np.fft.irfft(product, size)
+        return np.maximum(np.roll(values, offset - start), 0.0), norm, rounding
+
+    def _plan(self) -> tuple[float, float]:
+        """A tilt and an estimate of epsilon: the saddle point with a normal integral around it."""
+        plain = self._moments(0.0)
+        mean, scale = plain.mean, plain.stddev
+        if _log_estimate(plain, 0.0, mean) <= self.log_delta:
+            low = min(0.0, mean)
+            if mean <= 0 or _log_estimate(plain, 0.0, 0.0) <= self.log_delta:
+                return 0.0, 0.0
+            return 0.0, _bisect(lambda e: _log_estimate(plain, 0.0, e) > self.log_delta, low, mean)
+
+        def too_small(tilt: float) -> bool:
+            moments = self._moments(tilt)
+            return moments.stddev > 0 and _log_estimate(moments, tilt, moments.mean) > self.log_delta
+
+        high = 1.0 / scale
+        while too_small(high) and high < 1e12 / scale:
+            high *= 2.0
+        tilt = _bisect(too_small, 0.0, high)
+        epsilon = self._moments(tilt).mean
+        if epsilon <= 0.0:
+            return self.tilt_for(0.0), 0.0
+        return tilt, epsilon
+
+    def _window(self, tilt: float) -> tuple[float, float, float]:
+        """The losses between which the tilted sum is, and the power for the bound on what is above."""
+        here = self._moments(tilt)
+
+        def too_near(power: float) -> bool:
+            there = self._moments(tilt + power)
+            plain = there.log - (tilt + power) * there.mean
+            wrapped = there.log - power * there.mean - tilt * here.mean
+            return plain > self.log_delta - _LOST - 0.5 or wrapped > self.log_delta - _WRAPPED
+
+        def too_high(power: float) -> bool:
+            there = self._moments(tilt - power)
+            return there.log - here.log + power * there.mean > -_BELOW
+
+        scale = 1.0 / max(here.stddev, 1e-300)
+        above, below = _first(too_near, scale), _first(too_high, scale)
+        return self._moments(tilt - below).mean, self._moments(tilt + above).mean, above
+
+    def _moments(self, tilt: float) -> Moments:
+        return _moments(((losses, weights, count) for losses, weights, count in self._nodes), tilt)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Cumulant generating function of the composed losses at a tilt, and the first two moments under it."""
+
+    log: float
+    mean: float
+    variance: float
+    stddevs: tuple[float, ...] = ()
+
+    @property
+    def stddev(self) -> float:
+        """Of the sum."""
+        return math.sqrt(self.variance)
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """The composed distribution under one tilt, from which delta follows at every epsilon near the tilted mean.
+
+    Attributes:
+        composition: What was composed.
+        tilt: The lambda.
+        log_total: ln of the expectation of e^(lambda l), rounded up.
+        start: Index of the first grid point.
+        values: Tilted probabilities, at least 0.
+        error: Bound of the 2-norm of their errors.
+        log_top: ln of a bound of the probability above the window.
+    """
+
+    composition: Composition
+    tilt: float
+    log_total: float
+    start: int
+    values: Floats
+    error: float
+    log_top: float
+
+    def log_delta(self, epsilon: float) -> float:
+        """ln of delta at `epsilon`, rounded up; 0 below the window.
+
+        What is below the window wraps around to its top and adds to delta, if it is below `epsilon` too.
+        """
+        if epsilon < self.start * self.composition.h:
+            return 0.0
+        body, noise = self._sums(epsilon)
+        return self._total(epsilon, body + noise)
+
+    def error_share(self, epsilon: float, log_delta: float) -> float:
+        """The part of e^log_delta that is the error of the transform."""
+        _, noise = self._sums(epsilon)
+        if noise <= 0:
+            return 0.0
+        return math.exp(min(self.log_total - self.tilt * epsilon + math.log(noise) - log_delta, 1.0))
+
+    def epsilon(self, log_delta: float, guess: float) -> float:
+        """The least epsilon >= 0 with at most this delta, or infinity where the error exceeds half of delta."""
+        if max(self.log_top, self.composition.log_infinity) >= log_delta:
+            return math.inf
+
+        def excess(epsilon: float) -> float:
+            return self.log_delta(epsilon) - log_delta
+
+        h = self.composition.h
+        bottom = max(self.start * h, 0.0)
+        if excess(bottom) <= 0.0:
+            return bottom * (1 + 1e-12)
+        step = max(1e-3 * guess, h)
+        high = max(guess, bottom) + step
+        while excess(high) > 0.0:
+            step *= 2.0
+            high += step
+            if high > (self.start + 2 * len(self.values)) * h:
+                return math.inf
+        low = max(guess - step, bottom)
+        while low > bottom and excess(low) <= 0.0:
+            step *= 2.0
+            low, high = max(low - step, bottom), low
+        figure = _root(excess, low, high)
+        if self.error_share(figure, log_delta) > _TOO_MUCH:
+            return math.inf
+        return (figure + self.composition.shift) * (1 + 1e-12)
+
+    def _sums(self, epsilon: float) -> tuple[float, float]:
+        h, tilt = self.composition.h, self.tilt
+        first = max(math.floor(epsilon / h) + 1 - self.start, 0)
+        last = len(self.values)
+        if tilt > 0:
+            last = min(last, first + 1 + math.ceil(_REACH / (tilt * h)))
+        if first >= len(self.values):
+            return 0.0, 0.0
+        above = np.maximum((self.start + np.arange(first, last)) * h - epsilon, 0.0)
+        value = np.exp(-tilt * above) * -np.expm1(-above)
+        body = float(np.dot(self.values[first:last], value)) * (1 + 1e-12)
+        noise = self.error * float(np.linalg.norm(value))
+        if last < len(self.values):
+            body += math.exp(-_REACH) * 2.0
+            noise += math.exp(-_REACH) * self.error * math.sqrt(len(self.values))
+        return body, noise
+
+    def _total(self, epsilon: float, sums: float) -> float:
+        rest = float(np.logaddexp(self.log_top, self.composition.log_infinity))
+        if sums <= 0:
+            return rest
+        return float(np.logaddexp(self.log_total - self.tilt * epsilon + math.log(sums), rest))
+
+
+def _moments(nodes: Nodes, tilt: float) -> Moments:
+    log = mean = variance = 0.0
+    stddevs = []
+    for losses, weights, count in nodes:
+        exponents = weights + tilt * losses
+        top = float(exponents.max())
+        shares = np.exp(exponents - top)
+        total = float(shares.sum())
+        center = float(np.dot(shares, losses)) / total
+        spread = float(np.dot(shares, (losses - center) ** 2)) / total
+        log += count * (top + math.log(total))
+        mean += count * center
+        variance += count * spread
+        stddevs.append(math.sqrt(spread))
+    return Moments(log, mean, variance, tuple(stddevs))
+
+
+def _cumulant(parts: Sequence[tuple[Cells, int]], h: float, tilt: float) -> Moments:
+    nodes = ((h * (c.low + np.arange(len(c.log_p))), c.log_p, count) for c, count in parts)
+    return _moments(nodes, tilt)
+
+
+def _log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
+    """ln delta at `epsilon` if the tilted sum were Gaussian."""
+    stddev, m = max(moments.stddev, 1e-300), moments.mean - epsilon
+
+    def log_part(power: float) -> float:
+        tail = float(special.log_ndtr((m - power * stddev**2) / stddev))
+        return -power * m + 0.5 * power**2 * stddev**2 + tail
+
+    first, second = log_part(tilt), log_part(tilt + 1.0)
+    if second >= first:
+        return -math.inf
+    return moments.log - tilt * epsilon + first + math.log(-math.expm1(second - first))
+
+
+def _power(transformed: Complexes, count: int) -> Complexes:
+    """The power by repeated squaring; its relative error is that of fewer than `count` multiplications."""
+    power: Complexes | None = None
+    while count:
+        if count & 1:
+            power = transformed if power is None else power * transformed
+        count >>= 1
+        if count:
+            transformed = transformed * transformed
+    assert power is not None
+    return power
+
+
+def _first(low_side: Callable[[float], bool], scale: float) -> float:
+    """The least power above 0 where `low_side` does not hold any more, roughly, and at most 2^30 times `scale`."""
+    high = scale
+    while low_side(high) and high < 2.0**30 * scale:
+        high *= 2.0
+    return _bisect(low_side, 0.0, high, steps=16)
+
+
+def _bisect(low_side: Callable[[float], bool], low: float, high: float, *, steps: int = 60) -> float:
+    """A point at the end of the part of [low, high] where `low_side` holds."""
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if low_side(middle) else (low, middle)
+        if high - low <= 1e-10 * high:
+            break
+    return high
+
+
+def _root(excess: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a falling function between `low` and `high`, from above, to 1e-9 of itself (Illinois)."""
+    left, right = excess(low), excess(high)
+    last = 0
+    while high - low > 1e-9 * high:
+        share = left / (left - right) if math.isfinite(right) and left > right else 0.5
+        tiny = 0.25e-9 * high / (high - low)
+        middle = low + min(max(share, tiny), 1 - tiny) * (high - low)
+        if not low < middle < high:
+            break
+        value = excess(middle)
+        if value > 0:
+            low, left = middle, value
+            right = 0.5 * right if last > 0 else right
+            last = 1
+        else:
+            high, right = middle, value
+            left = 0.5 * left if last < 0 else left
+            last = -1
+    return high
