@@ -91,7 +91,7 @@ PLACES = {
     "adapters/torch": "torch",
     "adapters/opacus": "torch, opacus",
     "he/seal": "tenseal",
-    "dp/accounting/anything": "dp_accounting",
+    "dp/accounting/anything": "dp_accounting, scipy",
     "crypto/anything": "cryptography",
     "data/bundled": "sklearn",
     "report/anything": "matplotlib",

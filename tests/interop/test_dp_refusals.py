@@ -128,19 +128,39 @@ def test_delta_outside_the_unit_interval(delta):
 
 
 def test_a_delta_that_the_transforms_do_not_resolve():
-    with pytest.raises(UnsupportedRelease, match="does not resolve"):
-        what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, delta=1e-14)
-    assert what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=1e-14, cross_checks=False).epsilon > 7
+    with pytest.raises(UnsupportedRelease, match="resolves a delta of 1e-12"):
+        what_if(sampling=Poisson(1e-9), noise_multiplier=0.4, rounds=10**7, delta=1e-12)
 
 
-def test_replace_one_through_an_rdp_event():
-    skellam = release(placement="distributed", law="skellam", l1_bound=1024.0)
+@pytest.mark.parametrize("delta", [1e-14, 1e-20, 1e-100, 1e-300])
+def test_small_deltas_are_answered(delta):
+    closed = what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=delta, cross_checks=False).epsilon
+    sampled = what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, delta=delta, cross_checks=False).epsilon
+    assert closed > 7
+    # ln(1 + q(e^eps - 1)) amplifies a single round, at delta q (Li, Qardaji and Su 2012).
+    whole = what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=10 * delta, cross_checks=False).epsilon
+    assert sampled == pytest.approx(math.log1p(0.1 * math.expm1(whole)), rel=1e-4)
+
+
+def test_replace_one_of_integer_noise_and_through_an_rdp_event():
+    coarse = release(
+        placement="distributed",
+        law="skellam",
+        declared_stddev=16.0,
+        realized_stddev=16.0,
+        norm_bound=16.0,
+        l1_bound=16.0,
+    )
     with pytest.raises(UnsupportedRelease):
-        Judge(PrivacyUnit("client", "replace_one"), DELTA).report([skellam])
+        Judge(PrivacyUnit("client", "replace_one"), DELTA).report([coarse])
+    fine = release(placement="distributed", law="skellam", l1_bound=1024.0)
+    compared = Judge(PrivacyUnit("client", "replace_one"), DELTA).report([fine])
+    assert compared.accountant == "comparison with Gaussian noise"
     report = what_if(
         sampling=Poisson(0.1), noise_multiplier=1, rounds=1, delta=DELTA, unit=PrivacyUnit("client", "replace_one")
     )
     assert report.cross_checks == {}
+    assert report.epsilon <= compared.epsilon <= 1.01 * report.epsilon
 
 
 def test_fixed_size_and_truncated_sampling_outside_their_adjacency():

@@ -35,7 +35,7 @@ def least_noise(epsilon: float) -> float:
 )
 def test_the_accountant_is_quick(limit: float, question: Callable[[], float], answer: float) -> None:
     ask(Poisson(0.5), 5.0, 1)  # the import of dp_accounting and scipy is not the accountant's time
-    for cache in (accounts._compose, accounts._distribution):
+    for cache in (accounts._gaussian, accounts._distribution):
         cache.cache_clear()
     accounts._FINE.clear()
     started = time.process_time()

@@ -13,8 +13,8 @@ from privfl.dp import Everyone, FixedSize, Poisson, TruncatedPoisson
 from privfl.dp.accounting.gaussian import gaussian_epsilon, log_delta
 from privfl.dp.accounting.losses import GaussianPair, Loss
 from privfl.dp.accounting.orders import orders_of
-from privfl.dp.accounting.tilted import Composition, tilted_epsilon
 from privfl.dp.accounting.profiles import fixed_size_delta
+from privfl.dp.accounting.tilted import Composition, tilted_epsilon
 from privfl.errors import UnsupportedRelease
 
 # Name, q, z, rounds, delta, the figures on 80 and 160 points in a standard deviation, and an independent value.
@@ -31,8 +31,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("q", "z", "rounds", "delta", "coarse", "fine", "truth"), [r[1:] for r in TABLE], ids=lambda v: "")
-def test_small_deltas(q, z, rounds, delta, coarse, fine, truth):
+@pytest.mark.parametrize("row", TABLE, ids=[row[0] for row in TABLE])
+def test_small_deltas(row):
+    _, q, z, rounds, delta, coarse, fine, truth = row
     orders = orders_of([(z, Poisson(q), rounds)], "add_remove")
     quick, figure = tilted_epsilon(orders, delta, quick=True), tilted_epsilon(orders, delta)
     assert figure <= quick
@@ -86,7 +87,7 @@ def integrated(z, q, swapped, epsilon, rounds):
     return mpmath.quad(integrand, [z * piece for piece in range(-12, 16)])
 
 
-def check(z, q, swapped, rounds, epsilon, delta):
+def check(z, q, swapped, rounds, *, epsilon, delta):
     pair = GaussianPair(z, (0.0, 1.0), (1 - q, q), (1.0, 0.0))
     got = tilted_epsilon([[(Loss(((1.0, pair),), swapped=swapped), rounds)]], delta)
     assert epsilon * (1 - 1e-9) <= got <= epsilon * (1 + 1e-4)
@@ -99,7 +100,7 @@ def test_direct_integration_to_twenty_digits(q, z, epsilon, rounds, swapped):
         epsilon = -0.8 * rounds * math.log1p(-q)  # of the losses that this order has
     with mpmath.workdps(20):
         delta = float(integrated(mpmath.mpf(z), mpmath.mpf(q), swapped, mpmath.mpf(epsilon), rounds))
-    check(z, q, swapped, rounds, epsilon, delta)
+    check(z, q, swapped, rounds, epsilon=epsilon, delta=delta)
 
 
 @pytest.mark.parametrize(("q", "z", "epsilon"), [(0.4, 1.5, 2.0), (0.1, 0.7, 4.0), (1.0, 2.0, 3.0)])
@@ -109,12 +110,13 @@ def test_direct_integration_over_two_of_three_rounds(q, z, epsilon):
     density = stats.norm.pdf(x, 0, z) * np.exp(loss) * (x[1] - x[0])
     left = epsilon - loss[:, None] - loss[None, :]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        at = z**2 * (left + np.log(-np.expm1(math.log1p(-q) - left)) - math.log(q)) + 0.5 if q < 1 else z**2 * left + 0.5
+        odds = left + (np.log(-np.expm1(math.log1p(-q) - left)) if q < 1 else 0.0) - math.log(q)
+        at = z**2 * odds + 0.5
         at = np.where(np.isnan(at), -np.inf, at)
         above = stats.norm.sf(at / z)
         last = (1 - q) * above + q * stats.norm.sf((at - 1) / z) - np.exp(left) * above
     last = np.where(np.isneginf(at), -np.expm1(left), last)
-    check(z, q, False, 3, epsilon, float(density @ last @ density))
+    check(z, q, False, 3, epsilon=epsilon, delta=float(density @ last @ density))
 
 
 def test_never_below_the_closed_form_without_sampling():

@@ -1,14 +1,16 @@
-"""Epsilon of composed events: privacy loss distributions of dp-accounting, and closed forms where they exist.
+"""Epsilon of composed events: closed forms where they exist, else privacy loss distributions.
 
-The only module that imports dp_accounting, and only when a sampled event has to be composed. What it computes is an
-upper bound: discretized losses are pessimistic (Doroshenko et al. 2022, "Connect the dots"), the grid is refined until
-the next refinement would change little, and a slack for the rounding of the Fourier transforms is taken off delta.
+Sampled Gaussian events are composed by tilted Fourier transforms (`tilted`), at any delta; where those refuse, by
+dp-accounting's distributions, with a grid that is refined until the next refinement would change little and a slack
+for the rounding of the transforms. Integer noise gets the smaller of two bounds: the Gaussian's figure and what the two
+noise laws differ (`comparison`), and Renyi divergences (`rdp`). All figures are upper bounds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.checks import check_count, check_delta, check_positive
-from privfl.dp.accounting.events import Event, Profile
+from privfl.dp.accounting.comparison import NAME as COMPARED
+from privfl.dp.accounting.comparison import compared_epsilon
+from privfl.dp.accounting.events import Event, Profile, gaussian_event
 from privfl.dp.accounting.gaussian import gaussian_epsilon
 from privfl.dp.accounting.history import EVERYONE
 from privfl.dp.accounting.profiles import fixed_size_delta, profile_reach
@@ -27,6 +31,7 @@ from privfl.errors import MissingExtra, UnsupportedRelease
 from privfl.observers import Observer
 
 CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
+TILTED: Final = "PLD (tilted Fourier transforms)"
 PLD: Final = "PLD (dp-accounting, connect the dots)"
 
 _COARSE: Final = 4e-3
@@ -68,28 +73,76 @@ def compose(
     return found
 
 
-@lru_cache(maxsize=512)
 def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
-    if not all(event.gaussian for event, _ in items):
-        return rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor), RDP
+    if all(event.gaussian for event, _ in items):
+        return _gaussian(items, unit, delta, quick)
+    return _integer(items, unit, delta, quick)
+
+
+def _integer(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
+    """The smaller of the comparison with Gaussian noise and the Renyi bound."""
+    likened: Counter[Event] = Counter()
+    groups: list[tuple[int, float]] = []
+    for event, count in items:
+        likened[gaussian_event(event.noise_multiplier, event.sampling)] += count
+        groups += [(count * look.length, look.variance) for look in event.looks if look.law != "rounded_gaussian"]
+    shares = any(look.law == "skellam" for event, _ in items for look in event.looks)
+    same = frozenset(likened.items())
+    sizes = [getattr(e.sampling, "cap", 0) or getattr(e.sampling, "size", 0) for e, _ in items]
+    try:
+        compared = compared_epsilon(
+            lambda left: _gaussian(same, unit, left, quick)[0], groups, delta, shares=shares, cohort=max(sizes)
+        )
+    except UnsupportedRelease:
+        compared = math.inf
+    try:
+        renyi = rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor)
+    except UnsupportedRelease as error:
+        if math.isinf(compared):
+            raise UnsupportedRelease(
+                f"{error}; with a noise standard deviation of at least 32 integer units, and more in a long vector, it "
+                "is judged by comparison with Gaussian noise: use a finer scale"
+            ) from error
+        renyi = math.inf
+    return (compared, COMPARED) if compared < renyi else (renyi, RDP)
+
+
+@lru_cache(maxsize=512)
+def _gaussian(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
     whole = [(event, count) for event, count in items if isinstance(event.sampling, Everyone)]
     sampled = sorted(((e, n) for e, n in items if not isinstance(e.sampling, Everyone)), key=repr)
     # All unsampled Gaussian releases together are one: 1/z^2 adds up.
     inverse = math.fsum(count * event.noise_multiplier**-2 for event, count in whole)
-    merged = unit.factor**-1 / math.sqrt(inverse) if inverse else math.inf
+    together = 1.0 / math.sqrt(inverse) if inverse else math.inf
     if not sampled:
-        return (gaussian_epsilon(merged, delta) if inverse else 0.0), CLOSED_FORM
+        return (gaussian_epsilon(together / unit.factor, delta) if inverse else 0.0), CLOSED_FORM
+    events = [(event.noise_multiplier, event.sampling, count) for event, count in sampled]
+    if inverse:
+        events.append((together, EVERYONE, 1))
+    try:
+        return _tilted(events, unit, delta, quick), TILTED
+    except UnsupportedRelease:
+        return _untilted(sampled, together / unit.factor, unit, delta, quick=quick), PLD
+
+
+def _untilted(
+    sampled: Sequence[tuple[Event, int]], merged: float, unit: PrivacyUnit, delta: float, *, quick: bool
+) -> float:
+    """dp-accounting's composition, for deltas that it resolves."""
     # Powers of a transform amplify its rounding by the count: what that can hide is taken off delta.
     slack = _FFT_SLACK + _FFT_SLACK_EACH * sum(count for _, count in sampled)
     if delta < 100 * slack:
-        raise UnsupportedRelease(f"the PLD accountant does not resolve a delta of {delta:g}, below {100 * slack:g}")
+        raise UnsupportedRelease(
+            f"no accountant here resolves a delta of {delta:g} for these releases: choose one above {100 * slack:g}, "
+            "or a larger noise multiplier"
+        )
     previous = math.inf
     for grid in _grids(sampled, merged, quick):
-        epsilon = _on_grid(sampled, merged, unit, grid).get_epsilon_for_delta(delta - slack)
+        epsilon = float(_on_grid(sampled, merged, unit, grid).get_epsilon_for_delta(delta - slack))
         if previous - epsilon < _CLOSE:
-            return float(min(previous, epsilon)), PLD
-        previous = min(previous, float(epsilon))
-    return previous, PLD
+            return min(previous, epsilon)
+        previous = min(previous, epsilon)
+    return previous
 
 
 def discrete_gaussian_epsilon(sigma: float, sensitivity: int, delta: float, *, count: int = 1) -> float:
@@ -178,11 +231,13 @@ def _check_event(event: Event, unit: PrivacyUnit) -> None:
 
 
 def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
-    """RDP's figure where dp-accounting's RDP accountant can be trusted: never under replace_one."""
+    """Renyi figures: of the integer noise, or dp-accounting's, which cannot be trusted under replace_one."""
     if unit.adjacency == "replace_one" or not profile:
         return {}
-    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) or not e.gaussian for e in profile):
+    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) for e in profile):
         return {}
+    if not all(event.gaussian for event in profile):
+        return {RDP: rdp_epsilon(sorted(profile.items(), key=repr), delta, factor=unit.factor)}
     library = _library()
     accountant = library.rdp.RdpAccountant(_ORDERS)
     for event, count in profile.items():
@@ -191,6 +246,13 @@ def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[
             one = library.PoissonSampledDpEvent(event.sampling.probability, one)
         accountant.compose(one, count)
     return {"RDP (dp-accounting)": float(accountant.get_epsilon(delta))}
+
+
+def _tilted(events: list[tuple[float, Sampling, int]], unit: PrivacyUnit, delta: float, quick: bool) -> float:
+    from privfl.dp.accounting.orders import orders_of
+    from privfl.dp.accounting.tilted import tilted_epsilon
+
+    return tilted_epsilon(orders_of(events, unit.adjacency), delta, quick=quick)
 
 
 def _library() -> Any:

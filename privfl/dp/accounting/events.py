@@ -20,14 +20,20 @@ from privfl.wire import ClientId
 class Noise:
     """One noisy look at a contribution: its law, deviation and bounds, all in units of the contribution's l2 bound.
 
-    Only a law on the integers needs `norm_bound` and `l1_bound` (integer units); they are 0 for the rounded Gaussian,
-    so that releases of equal noise multiplier count as equal.
+    Only a law on the integers needs `norm_bound`, `l1_bound` (integer units) and `length` (noise coordinates); they are
+    0 for the rounded Gaussian, so releases of equal noise multiplier count as equal.
     """
 
     law: Law
     noise_multiplier: float
     norm_bound: float = 0.0
     l1_bound: float = 0.0
+    length: int = 0
+
+    @property
+    def variance(self) -> float:
+        """Variance of the noise in integer units squared, rounded down; 0 for the rounded Gaussian."""
+        return (self.noise_multiplier * self.norm_bound) ** 2 * (1 - 2.0**-50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +213,10 @@ def _look(release: Release) -> Noise:
     if release.law in ("rounded_gaussian", "float_gaussian"):
         return Noise("rounded_gaussian", release.noise_multiplier)
     if release.law == "discrete_gaussian":
-        return Noise(release.law, release.noise_multiplier)
+        return Noise(release.law, release.noise_multiplier, release.norm_bound, length=release.length)
     if release.l1_bound is None:
         raise UnsupportedRelease(f"round {release.round}: {release.law} noise needs the l1 bound of a contribution")
-    return Noise(release.law, release.noise_multiplier, release.norm_bound, release.l1_bound)
+    return Noise(release.law, release.noise_multiplier, release.norm_bound, release.l1_bound, release.length)
 
 
 def _undominated(profiles: list[Profile]) -> tuple[Profile, ...]:

@@ -1,10 +1,10 @@
 """The privacy loss of one Gaussian event, sampled or not, as probabilities on a grid that dominate it.
 
 An event has a pair of neighboring outputs P and Q, mixtures of Gaussians of one standard deviation whose loss ln(P/Q)
-increases with the output x. Each grid cell is a set of outputs between two losses; the probabilities of the cell under P
-and Q are computed in closed form, in logarithms and from the nearer tail, and put on the two ends of the cell so that
-both are kept ("connect the dots", Doroshenko et al. 2022). Nothing here is the difference of two nearly equal numbers,
-so the tails are exact at any delta. What rounding can do is added on the side of caution.
+increases with the output x. A grid cell is the set of outputs between two losses; its probabilities under P and Q are
+computed in closed form, in logarithms and from the nearer tail, and put on the two ends of the cell so that both are
+kept ("connect the dots", Doroshenko et al. 2022). Nothing here is the difference of two nearly equal numbers, so the
+tails are exact at any delta. What rounding can do is added on the side of caution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+
+from privfl.dp.accounting import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -265,7 +266,7 @@ class Loss:
             low, high = -high, -low
         first = 0 if self.folded else math.floor(low / h)
         last = max(math.ceil(high / h), first + 1)
-        losses = np.arange(first, last + 1) * h
+        losses = h * np.arange(first, last + 1, dtype=np.float64)
         edges = pair.locate(losses)
         shift = _edge_error(pair, edges, losses)
         p, p_error = pair.masses(pair.p, edges)

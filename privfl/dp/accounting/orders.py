@@ -2,8 +2,7 @@
 
 `profiles` derives the pairs: under replace_one with Poisson sampling (1-q) N(0) + q N(C) against (1-q) N(0) + q N(-C);
 for fixed size (1-q) N(0) + q N(2C) against N(0) at epsilon >= 0, in both orders alike. Truncated Poisson sampling is
-dp-accounting's mixture: with the probability t that the cap is reached given that the unit was sampled, a unit takes the
-place of another one.
+dp-accounting's mixture: where the cap is reached, given that the unit was sampled, it takes the place of another one.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from scipy import special
-
+from privfl.dp.accounting import special
 from privfl.dp.accounting.losses import GaussianPair, Loss
 from privfl.dp.accounting.tilted import Order
 from privfl.dp.unit import Adjacency, Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
@@ -67,8 +65,12 @@ def _pairs(
     if isinstance(sampling, FixedSize):
         q = sampling.size / sampling.population
         return ((1.0, GaussianPair(z, (0.0, 2.0), (1.0 - q, q), (1.0, 0.0))),)
-    reached = min(_UP * float(special.bdtrc(sampling.cap - 1, sampling.population - 1, sampling.probability)), 1.0)
+    return _truncated(z, sampling)
+
+
+def _truncated(z: float, sampling: TruncatedPoisson) -> tuple[tuple[float, GaussianPair], ...]:
     one = _mixture(z, sampling.probability, 1)
+    reached = min(_UP * float(special.bdtrc(sampling.cap - 1, sampling.population - 1, sampling.probability)), 1.0)
     if sampling.cap >= sampling.population or reached == 0.0:
         return ((1.0, one),)
     above = float(special.bdtrc(sampling.cap, sampling.population, sampling.probability))

@@ -1,10 +1,10 @@
-"""Composition of privacy losses by tilted Fourier transforms: exact at any delta, with its own error counted in.
+"""Composition of privacy losses by tilted Fourier transforms: at any delta, with its own error counted in.
 
-A loss distribution on a grid (`losses`) is weighted by e^(lambda l) before it is transformed, with lambda chosen so that
-the mean of the composed losses is the epsilon that is sought. What decides about delta is then in the middle of the
+A loss distribution on a grid (`losses`) is weighted by e^(lambda l) before it is transformed. Lambda is such that the
+mean of the composed losses is the epsilon that is sought. What decides about delta is then in the middle of the
 distribution and not in a tail below the rounding of the transform. The figure contains the 2-norm error of transform,
-power and inverse (Higham 2002, theorem 24.2), the losses beyond the window and every other rounding; there is no absolute
-slack and so no lower limit for delta. Where the error of the transform would decide about the figure, it is refused.
+power and inverse (Higham 2002, theorem 24.2), the losses beyond the window and every other rounding. There is no
+absolute slack, so there is no lower limit for delta. Where the error of the transform would decide, it is refused.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
+from privfl.dp.accounting import special
 from privfl.dp.accounting.losses import UNIT, Cells, Floats, Loss
 from privfl.errors import UnsupportedRelease
-
-NAME: Final = "PLD (tilted Fourier transforms)"
 
 _POINTS: Final = 80  # grid points in a standard deviation
 _MAX_STEP: Final = 1 << 18  # grid points of one step
@@ -192,7 +190,7 @@ class Composition:
 
     def _convolve(self, tilt: float, start: int, size: int) -> tuple[Floats, float, float]:
         """The tilted distribution on `size` points from `start`, the largest 2-norm of a step, and ln of a rounding."""
-        product: Complexes | None = None
+        product: Complexes = np.ones(size // 2 + 1, np.complex128)
         offset, norm, rounding = 0, 0.0, 0.0
         for cells, count in self.cells:
             exponents = cells.log_p + tilt * self.h * (cells.low + np.arange(len(cells.log_p)))
@@ -203,16 +201,13 @@ class Composition:
             farthest = np.abs(cells.low + np.flatnonzero(relevant)[[0, -1]]).max() * self.h
             log_total = abs(float(exponents.max() + math.log(total)))
             rounding += 4 * UNIT * count * (64 + log_total + 2 * tilt * farthest)
-            # The mean of each step goes near 0, so that fewer turns of the phase are raised to a power.
             folded = np.zeros(size)
             for at in range(0, len(weights), size):
                 part = weights[at : at + size]
                 folded[: len(part)] += part
             norm = max(norm, float(np.linalg.norm(folded)))
             offset += count * cells.low
-            power = _power(np.fft.rfft(folded), count)
-            product = power if product is None else product * power
-        assert product is not None
+            product = product * _power(np.fft.rfft(folded), count)
         values = np.fft.irfft(product, size)
         return np.maximum(np.roll(values, offset - start), 0.0), norm, rounding
 
@@ -385,7 +380,7 @@ def _moments(nodes: Nodes, tilt: float) -> Moments:
 
 
 def _cumulant(parts: Sequence[tuple[Cells, int]], h: float, tilt: float) -> Moments:
-    nodes = ((h * (c.low + np.arange(len(c.log_p))), c.log_p, count) for c, count in parts)
+    nodes = ((h * np.arange(c.low, c.low + len(c.log_p), dtype=np.float64), c.log_p, count) for c, count in parts)
     return _moments(nodes, tilt)
 
 
@@ -405,14 +400,13 @@ def _log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
 
 def _power(transformed: Complexes, count: int) -> Complexes:
     """The power by repeated squaring; its relative error is that of fewer than `count` multiplications."""
-    power: Complexes | None = None
+    power: Complexes = np.ones_like(transformed)
     while count:
         if count & 1:
-            power = transformed if power is None else power * transformed
+            power = power * transformed
         count >>= 1
         if count:
             transformed = transformed * transformed
-    assert power is not None
     return power
 
 

@@ -28,7 +28,7 @@ from privfl.dp import (
     unit,
     what_if,
 )
-from privfl.dp.accounting.compose import compose
+from privfl.dp.accounting.compose import compose, cross_figures
 from privfl.dp.accounting.events import exposure, gaussian_event
 from privfl.dp.noise import lattice, sampler
 from privfl.dp.noise.discrete_gaussian import _sampler
@@ -259,12 +259,16 @@ def test_proposals_on_the_border_are_settled_in_decimals():
     assert len(draws) == 20
 
 
-def test_a_missing_extra_names_the_pip_line(monkeypatch):
+@pytest.mark.parametrize(("package", "asked"), [("scipy.special", compose), ("dp_accounting", cross_figures)])
+def test_a_missing_extra_names_the_pip_line(monkeypatch, package, asked):
     import sys
 
-    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    for name in ("special", "losses", "orders", "tilted"):
+        monkeypatch.delitem(sys.modules, f"privfl.dp.accounting.{name}", raising=False)
+        monkeypatch.delattr(f"privfl.dp.accounting.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=r"privfl\[dp\]"):
-        compose(Counter({gaussian_event(2.0, Poisson(0.123)): 1}), UNIT, 1e-5)
+        asked(Counter({gaussian_event(2.0, Poisson(0.123)): 1}), UNIT, 1e-5)
 
 
 @pytest.mark.parametrize(("sees", "finite"), [(PLAIN, True), (MASKED, True), (CKKS, False)])

@@ -1,0 +1,12 @@
+"""The special functions of scipy that accounting needs, in one place."""
+
+from __future__ import annotations
+
+from privfl.errors import MissingExtra
+
+try:
+    from scipy.special import bdtrc, erf, log_ndtr, ndtri_exp
+except ImportError as error:
+    raise MissingExtra("scipy", "dp") from error
+
+__all__ = ["bdtrc", "erf", "log_ndtr", "ndtri_exp"]
