@@ -66,16 +66,17 @@ def test_integer_noise_before_a_run(capsys):
     shares = ["--placement", "distributed", "--length", "7850"]
     assert run(["epsilon", *poisson, *shares, "--noise-multiplier", "0.936", "--json"]) == 0
     report = said(capsys)
-    assert 8.0 < report["epsilon"] < 1.2 * 8.0
+    assert 7.99877 < report["epsilon"] < 7.9990  # 7.99877 is the figure of central noise
     assert report["adjacency"] == "add_remove"
-    assert "integer mechanism" in report["accountant"]
+    assert report["accountant"] == "comparison with Gaussian noise"
+    assert report["cross_checks"]["RDP of the integer mechanism (Agarwal et al. 2021)"] > 8.98
     assert run(["epsilon", *poisson, *shares, "--units", "4", "--noise-multiplier", "0.936", "--json"]) == 0
     assert said(capsys)["epsilon"] > report["epsilon"]  # coarse integers cost
     local = ["epsilon", *poisson, "--placement", "local", "--noise-multiplier", "20", "--json"]
     assert run(local) == 0
     assert "everyone" in said(capsys)["sampling"]
     assert run(["calibrate", "--epsilon", "8", *poisson, *shares, "--json"]) == 0
-    assert said(capsys)["noise_multiplier"] > 0.9360
+    assert said(capsys)["noise_multiplier"] >= 0.9360
 
 
 def test_a_second_opinion_by_opacus(capsys):
