@@ -80,10 +80,8 @@ class Draw:
         if not allowed <= set(record) <= allowed | {"void"} or record.get("void", True) is not True:
             raise ConfigError(f"a draw has the fields {sorted(allowed)}, and void only where it is true")
         turn = record["turn"]
-        if turn is not None:
-            if not isinstance(turn, float | int) or isinstance(turn, bool):
-                raise ConfigError(f"turn must be a number or null, not {turn!r}")
-            turn = float(turn)
+        if turn is not None and not isinstance(turn, float):  # one encoding: 0.0, never 0
+            raise ConfigError(f"turn must be a decimal number or null, not {turn!r}")
         return cls(record["round"], read_sampling(record["sampling"]), turn, "void" in record)
 
 

@@ -1,334 +1,290 @@
-"""The privacy ledger of SPEC.md, slow and readable.
+"""A third party's verifier of privacy ledgers: it recomputes epsilon after sections 7 and 9 of SPEC.md.
 
-Run it to write vectors/*.json. It never imports privfl, and privfl never imports it.
+    python protocols/privacy-ledger/reference.py LEDGER... --delta D --observer O
+
+It needs numpy and scipy, imports nothing of privfl, and privfl never imports it. `ledger.py` next to it reads files.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import argparse
 import math
-from fractions import Fraction
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-ZEROS = "0" * 64
-REASONS = ("never_asked", "too_few_survivors", "aborted_before_opening")
-PLACEMENTS = ("none", "central", "distributed", "local")
-LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
-SAMPLINGS = {
-    "everyone": set(),
-    "poisson": {"probability"},
-    "truncated_poisson": {"probability", "cap", "population"},
-    "fixed_size": {"size", "population"},
-}
-FIELDS = {
-    "round", "attempt", "opening", "placement", "law", "secure", "declared_stddev", "realized_stddev", "norm_bound",
-    "l1_bound", "sampling", "server_sees", "participants", "count",
-}  # fmt: skip
+import numpy as np
+from ledger import OBSERVERS, demand, read
+from scipy import optimize, special, stats
+
+Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound)
+EVERYONE = (("kind", "everyone"),)
 
 
-class StateError(Exception):
-    pass
+def look(r: dict[str, Any]) -> tuple[Any, ...]:
+    z, law = r["declared_stddev"] / r["norm_bound"], r["law"].replace("float", "rounded")
+    demand(law != "skellam" or r["l1_bound"] is not None, "Skellam noise needs an l1 bound")
+    return (law, z, r["norm_bound"], r["l1_bound"]) if law == "skellam" else (law, z, 0.0, 0.0)
 
 
-def demand(condition: bool, reason: str) -> None:
-    if not condition:
-        raise StateError(reason)
-
-
-# --- section 3: file --------------------------------------------------------------------------------------------
-
-
-def canonical(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
-def chain(records: list[dict[str, Any]]) -> bytes:
-    lines, prev = b"", ZEROS
-    for record in records:
-        digest = hashlib.sha256(prev.encode() + b"\n" + canonical(record)).hexdigest()
-        lines += canonical({"hash": digest, "prev": prev, "record": record}) + b"\n"
-        prev = digest
-    return lines
-
-
-def unchain(data: bytes) -> list[tuple[dict[str, Any], str]]:
-    found, prev = [], ZEROS
-    for line in data.split(b"\n")[:-1]:  # what follows the last newline was cut short, and is dropped
-        try:
-            entry = json.loads(line)
-            record, digest = entry["record"], entry["hash"]
-            right = hashlib.sha256(prev.encode() + b"\n" + canonical(record)).hexdigest()
-            whole = entry["prev"] == prev and digest == right and canonical(entry) == line
-        except (ValueError, KeyError, TypeError) as error:
-            raise StateError("not a line of a hash chain") from error
-        demand(whole, "the hash does not fit")
-        found.append((record, digest))
-        prev = digest
-    return found
-
-
-# --- sections 4 and 5: records ----------------------------------------------------------------------------------
-
-
-def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_sampling(sampling: Any) -> None:
-    demand(isinstance(sampling, dict) and sampling.get("kind") in SAMPLINGS, "sampling")
-    values = {k: v for k, v in sampling.items() if k != "kind"}
-    demand(set(values) == SAMPLINGS[sampling["kind"]], "sampling fields")
-    for name, value in values.items():
-        if name == "probability":
-            demand(number(value) and 0 < value <= 1, "probability")
-        else:
-            demand(isinstance(value, int) and not isinstance(value, bool) and value >= 1, name)
-    demand("size" not in values or values["size"] <= values["population"], "size")
-
-
-def check_release(r: Any) -> None:
-    demand(isinstance(r, dict) and set(r) == FIELDS, "release fields")
-    for name in ("round", "attempt", "opening"):
-        demand(isinstance(r[name], int) and not isinstance(r[name], bool) and r[name] >= 0, name)
-    demand(isinstance(r["count"], int) and not isinstance(r["count"], bool) and r["count"] >= 1, "count")
-    demand(r["placement"] in PLACEMENTS and r["law"] in LAWS, "placement or law")
-    demand((r["placement"] == "none") == (r["law"] == "none"), "placement and law")
-    demand(isinstance(r["secure"], bool), "secure")
-    demand(not (r["secure"] and r["law"] == "float_gaussian"), "floating-point noise is not secure")
-    demand(number(r["norm_bound"]) and r["norm_bound"] > 0, "norm_bound")
-    demand(r["l1_bound"] is None or (number(r["l1_bound"]) and r["l1_bound"] > 0), "l1_bound")
-    declared, realized = r["declared_stddev"], r["realized_stddev"]
-    demand(number(declared) and number(realized), "deviations")
-    if r["placement"] == "none":
-        demand(declared == 0 and realized == 0, "deviations without noise")
-    else:
-        demand(declared > 0 and realized >= declared, "deviations")
-    check_sampling(r["sampling"])
-    demand(r["server_sees"] in ("vectors", "sum", "ciphertexts"), "server_sees")
-    ids = r["participants"]
-    if ids is not None:
-        demand(isinstance(ids, list) and all(isinstance(c, int) and 0 <= c < 2**32 - 1 for c in ids), "participants")
-        demand(ids == sorted(set(ids)), "participants increase")
-
-
-def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
-    same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "server_sees")
-    if any(worst[name] != real[name] for name in same) or real["count"] > worst["count"]:
-        return False
-    if real["declared_stddev"] < worst["declared_stddev"]:
-        return False
-    if Fraction(real["declared_stddev"]) / Fraction(real["norm_bound"]) < Fraction(worst["declared_stddev"]) / Fraction(
-        worst["norm_bound"]
-    ):
-        return False
-    ratios = [Fraction(0 if r["l1_bound"] is None else r["l1_bound"]) for r in (worst, real)]
-    if ratios[1] * Fraction(worst["declared_stddev"]) > ratios[0] * Fraction(real["declared_stddev"]):
-        return False
-    mine, theirs = worst["participants"], real["participants"]
-    return mine is None or (theirs is not None and set(theirs) <= set(mine))
-
-
-def read(data: bytes) -> dict[str, Any]:
-    """The unit, the charged releases in order, and the tokens of open reservations."""
-    lines = unchain(data)
-    demand(bool(lines), "empty")
-    header = lines[0][0]
-    demand(isinstance(header, dict) and header.get("type") == "ledger" and header.get("version") == 1, "header")
-    unit = (header.get("level"), header.get("adjacency"))
-    demand(unit[0] in ("client", "example") and unit[1] in ("add_remove", "replace_one", "zero_out"), "unit")
-    charged: dict[str, dict[str, Any]] = {}
-    waiting: dict[str, dict[str, Any]] = {}
-    for record, digest in lines[1:]:
-        kind = record.get("type")
-        demand(kind in ("reserve", "charge", "settle", "refund"), "type")
-        if kind in ("reserve", "charge"):
-            release = record["release"]
-            check_release(release)
-            for other in charged.values():
-                if other["round"] != release["round"]:
-                    continue
-                key = ("attempt", "opening")
-                demand(any(other[k] != release[k] for k in key), "charged twice")
-                a, b = other["participants"], release["participants"]
-                demand(a is None or b is None or set(a) <= set(b) or set(b) <= set(a), "redrawn")
-            charged[digest] = release
-            if kind == "reserve":
-                waiting[digest] = release
-            continue
-        token = record["token"]
-        demand(token in waiting, "token")
-        if kind == "settle":
-            check_release(record["release"])
-            demand(covers(waiting[token], record["release"]), "not covered")
-            charged[token] = record["release"]
-        else:
-            demand(record["reason"] in REASONS, "reason")
-            del charged[token]
-        del waiting[token]
-    return {"unit": list(unit), "charged": list(charged.values()), "waiting": list(waiting)}
-
-
-def publish(data: bytes) -> bytes:
-    """Section 6."""
-    state = read(data)
-    header = {"type": "ledger", "version": 1, "level": state["unit"][0], "adjacency": state["unit"][1]}
-    shown = [{**r, "participants": None, "realized_stddev": r["declared_stddev"]} for r in state["charged"]]
-    return chain([header, *({"type": "charge", "release": r} for r in shown)])
-
-
-# --- vectors ----------------------------------------------------------------------------------------------------
-
-HEADER = {"type": "ledger", "version": 1, "level": "client", "adjacency": "add_remove"}
-
-
-def release(round: int, **changes: Any) -> dict[str, Any]:
-    base = {
-        "round": round, "attempt": 0, "opening": 0, "placement": "central", "law": "rounded_gaussian", "secure": True,
-        "declared_stddev": 2048.0, "realized_stddev": 2048.0, "norm_bound": 1024.0, "l1_bound": None,
-        "sampling": {"kind": "poisson", "probability": 0.1}, "server_sees": "sum", "participants": [1, 4, 9],
-        "count": 1,
+def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsider") -> float:
+    """What the ledgers (from `read`) guarantee together at `delta`, rounded up."""
+    demand(len({tuple(ledger["unit"]) for ledger in ledgers}) == 1, "ledgers of different units do not add up")
+    level, adjacency = ledgers[0]["unit"]
+    client, factor, whole = level == "client", 2 if adjacency == "replace_one" else 1, delta
+    releases = [r for ledger in ledgers for r in ledger["charged"]]
+    for r in releases:
+        demand(observer in r["views"], "this sum has no such observer")
+        demand(observer == "outsider" or not client or r["participants"] is not None, "participants are withheld")
+    seen = {(r["placement"], r["views"][observer]) for r in releases}
+    if any(p == "none" or (p == "central" and v != "release") or (p, v) == ("distributed", "vectors") for p, v in seen):
+        return math.inf
+    always: Profile = Counter()
+    profiles: defaultdict[int, Profile] = defaultdict(Counter)
+    for r in releases:
+        always[EVERYONE, (look(r),)] += r["count"]
+        for unit in (r["participants"] or ()) if client else (0,):
+            profiles[unit][EVERYONE, (look(r),)] += r["count"]
+    if observer != "outsider":
+        return max((compose(profile, whole, adjacency, factor) for profile in profiles.values()), default=0.0)
+    turns = {  # section 9: a void draw takes back every turn of its own ledger
+        (n, d["round"]): None if any("void" in e for e in ledger["draws"]) else d["turn"]
+        for n, ledger in enumerate(ledgers) for d in ledger["draws"]
     }  # fmt: skip
-    return {**base, **changes}
+    draws = {(n, d["round"]): d["sampling"] for n, ledger in enumerate(ledgers) for d in ledger["draws"]}
+    taken = math.fsum(chance(draws[key]) * t for key, t in turns.items() if t is not None) * (1 + 2.0**-50)
+    if taken > delta / 2:
+        turns, taken = dict.fromkeys(turns), 0.0
+    carried = client and any(r["placement"] == "local" for r in releases)
+    known = "zero_out" if adjacency == "add_remove" and (carried or None in turns.values()) else adjacency
+    groups: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for n, ledger in enumerate(ledgers):
+        for r in ledger["charged"]:
+            groups[n, r["round"], 0 if client else r["attempt"]].append(r)
+    profile: Profile = Counter()
+    for (n, round, _), group in groups.items():
+        demand(len(group) == 1 or all(r["count"] == 1 for r in group), "a line of many draws stands alone")
+        demand(all(r["sampling"] == group[0]["sampling"] for r in group), "one draw has one sampling")
+        bare = client and (turns[n, round] is None or any(r["placement"] == "local" for r in group))
+        sampling = EVERYONE if bare else tuple(sorted(group[0]["sampling"].items()))
+        profile[sampling, tuple(sorted(look(r) for r in group))] += group[0]["count"]
+    return min(compose(profile, delta - taken, known, factor), compose(always, whole, "zero_out", factor))
 
 
-def token(records: list[dict[str, Any]]) -> str:
-    return unchain(chain(records))[-1][1]
+def chance(sampling: dict[str, Any]) -> float:
+    if sampling["kind"] == "fixed_size":
+        return sampling["size"] / sampling["population"]
+    return sampling.get("probability", 1.0)
 
 
-def reserved(*releases: dict[str, Any]) -> list[dict[str, Any]]:
-    return [HEADER, *({"type": "reserve", "release": r} for r in releases)]
+def compose(profile: Profile, delta: float, adjacency: str, factor: int) -> float:
+    kinds = {dict(sampling)["kind"] for sampling, _ in profile}
+    demand("fixed_size" not in kinds or adjacency != "add_remove", "fixed size has no add_remove figure")
+    demand("truncated_poisson" not in kinds or factor == 1, "truncated Poisson has no replace_one figure")
+    if any(one[0] != "rounded_gaussian" for _, looks in profile for one in looks):
+        return renyi_epsilon(profile, delta, factor)
+    sampled: Counter[Any] = Counter()
+    inverse = 0.0
+    for (sampling, looks), count in profile.items():
+        one = math.fsum(z**-2 for _, z, _, _ in looks)
+        if sampling == EVERYONE:
+            inverse += count * one
+        else:
+            sampled[sampling, one**-0.5] += count
+    if sampled:
+        return spectral_epsilon(sampled, inverse**-0.5 / factor if inverse else math.inf, delta, factor)
+    return gaussian_epsilon(inverse**-0.5 / factor, delta) if inverse else 0.0
 
 
-def settled(worst: dict[str, Any], real: dict[str, Any]) -> list[dict[str, Any]]:
-    records = reserved(worst)
-    return [*records, {"type": "settle", "token": token(records), "release": real}]
+def gaussian_epsilon(z: float, delta: float) -> float:
+    """Balle and Wang 2018, theorem 8."""
+
+    def excess(e: float) -> float:
+        first, second = special.log_ndtr(0.5 / z - e * z), e + special.log_ndtr(-0.5 / z - e * z)
+        return float(first + math.log(-math.expm1(min(second - first, -1e-300))) - math.log(delta)) + 1e-9
+
+    top = 0.5 / z**2 + 40 / z
+    return optimize.brentq(excess, 0.0, top, xtol=1e-13) * (1 + 1e-9) if excess(0.0) > 0 else 0.0
 
 
-def refunded(worst: dict[str, Any], reason: str) -> list[dict[str, Any]]:
-    records = reserved(worst)
-    return [*records, {"type": "refund", "token": token(records), "reason": reason}]
+MOST_POINTS = 2**20
+ORDERS = sorted({*range(2, 65), *(round(64 * 1.08**i) for i in range(46))})
 
 
-SKELLAM = {"placement": "distributed", "law": "skellam", "l1_bound": 5000.0}
-
-VALID = {
-    "only a header": [HEADER],
-    "reserved and never settled": reserved(release(0)),
-    "settled with fewer and more noise": settled(
-        release(0, **SKELLAM), release(0, **SKELLAM, realized_stddev=2100.5, participants=[1, 9])
-    ),
-    "refunded": refunded(release(0), "too_few_survivors"),
-    "a retry and a second opening": reserved(release(3), release(3, attempt=1), release(3, attempt=1, opening=1)),
-    "every sampling": reserved(
-        release(0, sampling={"kind": "everyone"}),
-        release(1, sampling={"kind": "truncated_poisson", "probability": 0.25, "cap": 3, "population": 100}),
-        release(2, sampling={"kind": "fixed_size", "size": 3, "population": 100}),
-    ),
-    "no noise": reserved(release(0, placement="none", law="none", declared_stddev=0.0, realized_stddev=0.0)),
-    "seeded noise": reserved(release(0, secure=False), release(1, secure=False, law="float_gaussian")),
-    "steps of one round": reserved(release(0, placement="local", secure=False, law="float_gaussian", count=50)),
-    "nobody was drawn": reserved(release(0, participants=[])),
-}
-
-INVALID = {
-    "no header": reserved(release(0))[1:],
-    "a second header": [HEADER, HEADER],
-    "another version": [{**HEADER, "version": 2}],
-    "an unknown unit": [{**HEADER, "level": "household"}],
-    "an unknown type": [HEADER, {"type": "bonus"}],
-    "charged twice": reserved(release(0), release(0)),
-    "a cohort drawn anew": reserved(release(0), release(0, attempt=1, participants=[2, 3])),
-    "less noise realized than declared": reserved(release(0, realized_stddev=2047.9)),
-    "noise of nothing": reserved(release(0, declared_stddev=0.0)),
-    "a law without a placement": reserved(release(0, placement="none")),
-    "secure floating point": reserved(release(0, law="float_gaussian")),
-    "a probability above one": reserved(release(0, sampling={"kind": "poisson", "probability": 1.5})),
-    "a cohort above its population": reserved(release(0, sampling={"kind": "fixed_size", "size": 9, "population": 8})),
-    "a sampling with a field too many": reserved(release(0, sampling={"kind": "everyone", "probability": 0.5})),
-    "participants out of order": reserved(release(0, participants=[4, 1])),
-    "a participant that is the server": reserved(release(0, participants=[2**32 - 1])),
-    "a count of nothing": reserved(release(0, count=0)),
-    "settled with more steps": settled(release(0), release(0, count=2)),
-    "a negative round": reserved(release(-1)),
-    "a field missing": reserved({k: v for k, v in release(0).items() if k != "l1_bound"}),
-    "a field too many": reserved(release(0, epsilon=1.0)),
-    "settled by another round": settled(release(0), release(1)),
-    "settled with less noise": settled(release(0), release(0, declared_stddev=1024.0)),
-    "settled with a longer contribution": settled(release(0), release(0, norm_bound=1025.0)),
-    "settled with a longer l1 norm": settled(release(0, **SKELLAM), release(0, **{**SKELLAM, "l1_bound": 6000.0})),
-    "settled with a stranger": settled(release(0), release(0, participants=[1, 2])),
-    "settled twice": [*settled(release(0), release(0)), settled(release(0), release(0))[-1]],
-    "an unknown token": [*reserved(release(0)), {"type": "refund", "token": ZEROS, "reason": "never_asked"}],
-    "an unknown reason": refunded(release(0), "timeout"),
-}
+def renyi_epsilon(profile: Profile, delta: float, factor: int) -> float:
+    """Agarwal, Kairouz and Liu 2021, corollary 3.6; section 9; Canonne, Kamath and Steinke 2020, proposition 12."""
+    total, a, k = np.zeros(len(ORDERS)), np.array(ORDERS, float), np.arange(ORDERS[-1] + 1.0)
+    for (sampling, looks), count in profile.items():
+        one = np.zeros_like(k)
+        for law, z, norm, l1 in looks:
+            m, n1 = (z * norm) ** 2, l1 * factor
+            extra = np.minimum(((2 * k - 1) * (factor * norm) ** 2 + 6 * n1) / (4 * m * m), 1.5 * n1 / m) if m else 0.0
+            one += k * factor**2 / (2 * z * z) + (extra if law == "skellam" else 0.0)
+        kind, q = dict(sampling)["kind"], dict(sampling).get("probability", 1.0)
+        demand(kind in ("everyone", "poisson"), "integer noise is judged under Poisson sampling only")
+        demand(kind == "everyone" or factor == 1, "sampled integer noise has no replace_one figure")
+        if q < 1:
+            none = math.log1p(-q)
+            power = k * math.log(q) + np.maximum(k - 1, 0) * np.where(k < 2, 0.0, one) - special.gammaln(k + 1)
+            total += count * np.array([
+                (special.logsumexp(power[: n + 1] - special.gammaln(n - k[: n + 1] + 1) + (n - k[: n + 1]) * none)
+                 + special.gammaln(n + 1)) / (n - 1) for n in ORDERS
+            ])  # fmt: skip
+        else:
+            total += count * one[ORDERS]
+    figures = (total + np.log1p(-1 / a) - (math.log(delta) + np.log(a)) / (a - 1)) * (1 + 1e-12) + 1e-12
+    return max(0.0, float(figures.min()))
 
 
-def bent() -> dict[str, bytes]:
-    """Bytes that are no chain."""
-    whole = chain(VALID["a retry and a second opening"])
-    lines = whole.split(b"\n")
-    return {
-        "a value altered": whole.replace(b"2048.0", b"4096.0", 1),
-        "a line removed": b"\n".join([lines[0], *lines[2:]]),
-        "lines exchanged": b"\n".join([lines[0], lines[2], lines[1], *lines[3:]]),
-        "a line repeated": b"\n".join([*lines[:2], *lines[1:]]),
-        "white space": whole.replace(b'{"hash"', b'{ "hash"', 1),
-        "not JSON": whole + b"ledger\n",
-        "empty": b"",
-    }
+def logs(q: float) -> tuple[float, float]:
+    return (math.log1p(-q) if q < 1 else -math.inf), math.log(q)
 
 
-# --- section 9: skipped rounds ----------------------------------------------------------------------------------
+def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any, float]:
+    """Cells of the loss between multiples of h: the first multiple, P and Q of each cell, and P above the last.
+
+    P = (1-q) N(0) + q N(1) of deviation z; Q = N(0), or (1-q) N(0) + q N(-1) where a unit is `replaced`.
+    """
+    rest, log_q = logs(q)
+    loss = lambda x, sign=1: np.logaddexp(rest, log_q + (2 * sign * x - 1) / (2 * z * z))
+    top = float(loss(1 + 13 * z) - (loss(1 + 13 * z, -1) if replaced else 0.0))
+    low = -top if replaced else max(rest, float(loss(-13 * z)))
+    first, last = math.floor(low / h), math.floor(top / h)
+    e = np.arange(first + 1, last + 1) * h
+    if replaced:  # q c u^2 - (1-q)(e^|l| - 1) u - e^|l| q c = 0 for u = e^(x/z^2), c = e^(-1/(2z^2)); x is odd in l
+        size, qc = np.maximum(np.abs(e), 1e-300), log_q - 0.5 / z**2
+        middle = rest + size + np.log(-np.expm1(-size))
+        root = np.logaddexp(middle, 0.5 * np.logaddexp(2 * middle, math.log(4) + 2 * qc + size))
+        x = np.sign(e) * z * z * (root - math.log(2) - qc)
+    else:
+        x = 0.5 + z * z * (e + np.log(-np.expm1(np.minimum(rest - e, -1e-300))) - log_q)
+    x = np.concatenate([[-np.inf], x])
+
+    def cells(mean: float) -> Any:
+        y = (x - mean) / z
+        return np.where(
+            y[1:] < 0, special.ndtr(y[1:]) - special.ndtr(y[:-1]), special.ndtr(-y[:-1]) - special.ndtr(-y[1:])
+        )
+
+    above = lambda mean: float(special.ndtr((mean - x[-1]) / z))
+    p = (1 - q) * cells(0.0) + q * cells(1.0)
+    other = (1 - q) * cells(0.0) + q * cells(-1.0) if replaced else cells(0.0)
+    return first, p, other, (1 - q) * above(0.0) + q * above(1.0)
 
 
-def pivot_probability(population, probability, *, least, share, dropout, empty_released=False):
-    """The chance that one client, were it drawn, would decide whether a round is skipped, by looking at all cases."""
+def dots(first: int, p: Any, q: Any, h: float) -> tuple[int, Any]:
+    """Mass of P on multiples of h so that P and Q of each cell are kept: "connect the dots", rounded up."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = -np.expm1(np.log(q) - np.log(p) + (first + np.arange(len(p))) * h) / -np.expm1(-h)
+    share = np.clip(np.nan_to_num(share, nan=1.0) + 1e-13 / h, 0.0, 1.0)
+    return first, np.append(p * (1 - share), 0.0) + np.append(0.0, p * share)
 
-    def skipped(alive, silent):
-        if alive + silent == 0 and empty_released:
-            return False
-        return alive < max(least, math.ceil(share * (alive + silent)))
 
-    def binomial(n, k, p):
-        return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+def losses(sampling: Any, z: float, h: float, factor: int, added: bool) -> tuple[int, Any, float]:
+    """One event's loss distribution on the grid: first multiple of h, masses, mass at infinity."""
+    s = dict(sampling)
+    if s["kind"] == "fixed_size":  # Zhu, Dong and Wang 2022: the losses above 0 of one pair, mirrored below it
+        first, p, q, above = mixture(s["size"] / s["population"], z / 2, h, False)
+        p, q = p[-first:], q[-first:]
+        masses = np.append(dots(-len(p), q[::-1], p[::-1], h)[1], np.zeros(len(p)))
+        masses[len(p) :] += dots(0, p, q, h)[1]
+        masses[len(p)] += max(0.0, 1 - above - p.sum() - q.sum())
+        return -len(p), masses, above
+    parts = [(1.0, s.get("probability", 1.0), z, factor == 2)]
+    if s["kind"] == "truncated_poisson":  # cut off or not; if it is, the unit takes the place of another one
+        n, cap = s["population"], s["cap"]
+        cut = float(stats.binom.sf(cap - 1, n - 1, s["probability"]))
+        inside = float(stats.binom.sf(cap, n, s["probability"])) * cap / cut / n if cut else 0.0
+        parts = [(1 - cut, s["probability"], z, False), (cut, min(1.0, inside), z / 2, True)]
+    found = [(0, np.zeros(1), 0.0)]
+    for weight, q, stddev, replaced in parts:
+        if not weight or not q:
+            found.append((0, np.array([weight]), 0.0))
+            continue
+        first, p, other, above = mixture(q, stddev, h, replaced)
+        if added and not replaced:  # the neighbors exchanged: the loss is negated
+            first, p, other, above = -first - len(p), other[::-1], p[::-1], 0.0
+        start, masses = dots(first, p, other, h)
+        found.append((start, weight * masses, weight * above))
+    low, high = min(start for start, _, _ in found), max(start + len(m) for start, m, _ in found)
+    total = np.zeros(high - low)
+    for start, masses, _ in found:
+        total[start - low : start - low + len(masses)] += masses
+    return low, total, sum(above for _, _, above in found)
 
-    total = 0.0
-    for drawn in range(population):
-        for alive in range(drawn + 1):
-            silent = drawn - alive
-            chance = binomial(population - 1, drawn, probability) * binomial(drawn, alive, 1 - dropout)
-            without = skipped(alive, silent)
-            total += chance * (1 - dropout) * (skipped(alive + 1, silent) != without)
-            total += chance * dropout * (skipped(alive, silent + 1) != without)
-    return total
+
+def spectral_epsilon(sampled: Counter[Any], z_rest: float, delta: float, factor: int) -> float:
+    """Losses composed by tilted Fourier transforms, on grids made finer until that changes little, in both orders."""
+    events = [*sampled.items(), *([((EVERYONE, z_rest), 1)] if math.isfinite(z_rest) else [])]
+    worst = 0.0
+    for added in (False, True):
+        h = min(0.08 * min(1.0, chance(dict(s)) / z + 1e-3) / z for (s, z), _ in events)
+        best, points = math.inf, 0
+        while points < MOST_POINTS:
+            parts = [(losses(s, z, h, 1 if s == EVERYONE else factor, added), c) for (s, z), c in events]
+            found, points = on_grid(parts, h, delta)
+            best, before = min(best, found), best
+            if before - best < 2e-4 * max(best, 0.1) and before < math.inf:
+                break
+            h /= 2
+        demand(math.isfinite(best), "this delta is not resolved")
+        worst = max(worst, best)
+    return worst
+
+
+def on_grid(parts: list[Any], h: float, delta: float) -> tuple[float, int]:
+    """The least epsilon of a composition of (distribution, count), and the points of the transform."""
+    grids = [(h * (start + np.flatnonzero(m)), np.log(m[m > 0]), c) for (start, m, _), c in parts]
+    lost = -math.expm1(sum(c * math.log1p(-inf) for (_, _, inf), c in parts))
+    k = lambda s: math.fsum(c * float(special.logsumexp(p + s * at)) for at, p, c in grids)
+    least = lambda f: optimize.minimize_scalar(lambda u: f(math.exp(u)), bounds=(-7, 9), method="bounded").x
+    tilt, best, points = math.exp(least(lambda s: (k(s) - math.log(delta)) / s)), math.inf, 0
+    for lam in (tilt, tilt / 3):
+        moments = [(at, np.exp(p + lam * at - special.logsumexp(p + lam * at)), c) for at, p, c in grids]
+        mean = sum(c * float(w @ at) for at, w, c in moments)
+        var = sum(c * float(w @ at**2 - (w @ at) ** 2) for at, w, c in moments)
+        points = 2 ** math.ceil(math.log2(48 * math.sqrt(var) / h + 4096))
+        while True:  # until what lies above the window, and would wrap around to its lower end, is negligible
+            low = round(mean / h) - points // 2
+            edge = (low + points) * h
+            s = math.exp(least(lambda s, edge=edge: k(s) - s * edge))
+            fixed = math.exp(min(0.0, k(s) - s * edge)) + lost
+            if fixed - lost <= delta * 2.0**-20 or points >= MOST_POINTS:
+                break
+            points *= 2
+        product, largest = np.ones(points // 2 + 1, complex), 0.0
+        for at, w, c in moments:
+            folded = np.bincount(np.rint(at / h).astype(np.int64) % points, w, points)
+            product *= np.fft.rfft(folded) ** c
+            largest = max(largest, math.sqrt(folded @ folded))
+        r = np.maximum(np.roll(np.fft.irfft(product, points), -(low % points)), 0.0)
+        at = (low + np.arange(points)) * h
+        error = 8 * 2.0**-53 * (sum(c for _, c in parts) + 8) * math.log2(points) * largest  # Higham, theorem 24.2
+        scale, size = k(lam), 0.0
+        below, above = 0.0, edge
+        while above - below > 1e-6 * above + 1e-9:
+            e = (below + above) / 2
+            cut = np.searchsorted(at, e, "right")
+            v = np.exp(-lam * (at[cut:] - e)) * -np.expm1(e - at[cut:])
+            known, size = float(r[cut:] @ v), error * math.sqrt(v @ v)
+            over = math.exp(min(scale - lam * e, 700.0)) * (known + size) + fixed > delta
+            below, above = (e, above) if over else (below, e)
+        best = min(best, above if above < edge else math.inf)
+        if size < 0.01 * known:
+            break
+    return best, points
 
 
 def main() -> None:
-    folder = Path(__file__).parent / "vectors"
-    valid = []
-    for name, records in VALID.items():
-        data = chain(records)
-        state = read(data)
-        valid.append({"name": name, "file": data.decode(), **state, "published": publish(data).decode()})
-    cut = chain(VALID["a retry and a second opening"])
-    valid.append({
-        "name": "a last line cut short", "file": cut[:-20].decode(), **read(cut[:-20]),
-        "published": publish(cut[:-20]).decode(),
-    })  # fmt: skip
-    refused = {name: chain(records) for name, records in INVALID.items()} | bent()
-    invalid = []
-    for name, data in refused.items():
-        try:
-            read(data)
-        except StateError as error:
-            invalid.append({"name": name, "file": data.decode(), "error": "StateError", "why": str(error)})
-        else:
-            raise AssertionError(f"{name} was accepted")
-    for name, cases in (("valid", valid), ("invalid", invalid)):
-        (folder / f"{name}.json").write_text(json.dumps({"cases": cases}, indent=1) + "\n")
+    parser = argparse.ArgumentParser(description="Recompute the epsilon of privacy ledgers.")
+    parser.add_argument("ledger", nargs="+", type=Path)
+    parser.add_argument("--delta", type=float, required=True)
+    parser.add_argument("--observer", choices=OBSERVERS, default="outsider")
+    asked = parser.parse_args()
+    ledgers = [read(path.read_bytes()) for path in asked.ledger]
+    secure = all(r["secure"] or r["placement"] == "none" for ledger in ledgers for r in ledger["charged"])
+    words = "epsilon" if secure else "epsilon if the noise were secure"
+    print(f"{words} {epsilon(ledgers, asked.delta, asked.observer):.6f} at delta {asked.delta:g}")
 
 
 if __name__ == "__main__":

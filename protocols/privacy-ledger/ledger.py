@@ -1,0 +1,163 @@
+"""Reads a privacy ledger of version 2 strictly, after sections 3 to 5 of SPEC.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from fractions import Fraction
+from typing import Any
+
+ZEROS = "0" * 64
+REASONS = ("never_asked", "too_few_survivors", "aborted_before_opening")
+OBSERVERS = ("outsider", "participant", "server", "key_holder")
+PLACEMENTS = ("none", "central", "distributed", "local")
+LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
+COUNTS, AMONG = {"cap", "size", "population"}, {"truncated_poisson": "cap", "fixed_size": "size"}
+SAMPLINGS = {
+    "everyone": set(), "poisson": {"probability"}, "truncated_poisson": {"probability", "cap", "population"},
+    "fixed_size": {"size", "population"},
+}  # fmt: skip
+FIELDS = {
+    "round", "attempt", "opening", "placement", "law", "secure", "declared_stddev", "realized_stddev", "norm_bound",
+    "l1_bound", "length", "sampling", "views", "participants", "count",
+}  # fmt: skip
+
+
+class StateError(Exception):
+    """The bytes are no ledger."""
+
+
+def demand(condition: bool, reason: str) -> None:
+    if not condition:
+        raise StateError(reason)
+
+
+# --- section 3: file --------------------------------------------------------------------------------------------
+def canonical(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def unchain(data: bytes) -> list[tuple[dict[str, Any], str]]:
+    found, prev = [], ZEROS
+    for line in data.split(b"\n")[:-1]:  # what follows the last newline was cut short, and is dropped
+        try:
+            entry = json.loads(line)
+            record, digest = entry["record"], entry["hash"]
+            right = hashlib.sha256(prev.encode() + b"\n" + canonical(record)).hexdigest()
+            whole = entry["prev"] == prev and digest == right and canonical(entry) == line
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError("not a line of a hash chain") from error
+        demand(whole, "the hash does not fit")
+        found.append((record, digest))
+        prev = digest
+    return found
+
+
+# --- sections 4 and 5: records ----------------------------------------------------------------------------------
+def number(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def integer(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_sampling(sampling: Any) -> None:
+    demand(isinstance(sampling, dict) and sampling.get("kind") in SAMPLINGS, "sampling")
+    values = {k: v for k, v in sampling.items() if k != "kind"}
+    demand(set(values) == SAMPLINGS[sampling["kind"]], "sampling fields")
+    demand(all(integer(values[name], 1) for name in COUNTS & set(values)), "a count of the sampling")
+    demand("probability" not in values or (number(values["probability"]) and 0 < values["probability"] <= 1), "chance")
+    demand("size" not in values or values["size"] <= values["population"], "size")
+
+
+def check_draw(d: dict[str, Any], level: str) -> None:
+    demand(level == "client", "examples have no draws")
+    demand(set(d) in ({"type", "round", "sampling", "turn"}, {"type", "round", "sampling", "turn", "void"}), "draw")
+    demand(integer(d["round"], 0) and d.get("void", True) is True, "draw")
+    check_sampling(d["sampling"])
+    t = d["turn"]
+    demand(t is None or (isinstance(t, float) and 0 <= t <= 1 and float(f"{t:.3g}") == t), "turn")
+
+
+def check_release(r: Any) -> None:
+    demand(isinstance(r, dict) and set(r) == FIELDS, "release fields")
+    demand(all(integer(r[name], 0) for name in ("round", "attempt", "opening")), "round, attempt or opening")
+    demand(integer(r["count"], 1) and integer(r["length"], 1), "count or length")
+    demand(r["placement"] in PLACEMENTS and r["law"] in LAWS, "placement or law")
+    demand((r["placement"] == "none") == (r["law"] == "none"), "placement and law")
+    demand(isinstance(r["secure"], bool), "secure")
+    demand(not (r["secure"] and r["law"] == "float_gaussian"), "floating-point noise is not secure")
+    demand(number(r["norm_bound"]) and r["norm_bound"] > 0, "norm_bound")
+    demand(r["l1_bound"] is None or (number(r["l1_bound"]) and r["l1_bound"] > 0), "l1_bound")
+    declared, realized = r["declared_stddev"], r["realized_stddev"]
+    demand(number(declared) and number(realized), "standard deviations")
+    bare = r["placement"] == "none"
+    demand(declared == realized == 0 if bare else 0 < declared <= realized, "standard deviations")
+    check_sampling(r["sampling"])
+    views, ids = r["views"], r["participants"]
+    demand(isinstance(views, dict) and views.get("outsider") == "release" and set(views) <= set(OBSERVERS), "views")
+    demand(all(view in ("vectors", "sum", "release") for view in views.values()), "views")
+    if ids is not None:
+        demand(isinstance(ids, list) and all(integer(c, 0) and c < 2**32 - 1 for c in ids), "participants")
+        demand(ids == sorted(set(ids)), "participants increase")
+        most = AMONG.get(r["sampling"]["kind"])
+        demand(most is None or len(ids) <= r["sampling"][most], "more took part than were sampled")
+
+
+def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
+    same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "views")
+    less = ("count", "length")
+    if any(worst[name] != real[name] for name in same) or any(real[name] > worst[name] for name in less):
+        return False
+    sd, norm, l1 = ([Fraction(r[k] or 0) for r in (worst, real)] for k in ("declared_stddev", "norm_bound", "l1_bound"))
+    if sd[1] < sd[0] or sd[1] * norm[0] < sd[0] * norm[1] or l1[1] * sd[0] > l1[0] * sd[1]:
+        return False
+    mine, theirs = worst["participants"], real["participants"]
+    return mine is None or (theirs is not None and set(theirs) <= set(mine))
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """The unit, the draws, the charged releases in order, and the tokens of open reservations."""
+    lines = unchain(data)
+    header = lines[0][0] if lines else None
+    demand(isinstance(header, dict) and header.get("type") == "ledger" and header.get("version") == 2, "header")
+    unit = (header.get("level"), header.get("adjacency"))
+    demand(unit[0] in ("client", "example") and unit[1] in ("add_remove", "replace_one", "zero_out"), "unit")
+    draws: dict[int, dict[str, Any]] = {}
+    charged: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, dict[str, Any]] = {}
+    for record, digest in lines[1:]:
+        kind = record.get("type")
+        demand(kind in ("draw", "reserve", "charge", "settle", "refund"), "type")
+        if kind == "draw":
+            check_draw(record, unit[0])
+            demand(record["round"] not in draws, "drawn twice")
+            draws[record["round"]] = record
+            continue
+        release = record.get("release")
+        if kind != "refund":
+            check_release(release)
+        if kind in ("reserve", "charge"):
+            draw = draws.get(release["round"], {})
+            demand(unit[0] == "example" or draw.get("sampling") == release["sampling"], "no draw of this sampling")
+            for other in (o for o in charged.values() if o["round"] == release["round"]):
+                demand(any(other[k] != release[k] for k in ("attempt", "opening")), "charged twice")
+                a, b = other["participants"], release["participants"]
+                demand(a is None or b is None or set(a) <= set(b) or set(b) <= set(a), "redrawn")
+            charged[digest] = release
+            waiting |= {digest: release} if kind == "reserve" else {}
+            continue
+        token = record.get("token")
+        demand(token in waiting, "token")
+        if kind == "settle":
+            demand(covers(waiting[token], release), "not covered")
+            charged[token] = release
+        else:
+            demand(record.get("reason") in REASONS, "reason")
+            del charged[token]
+        del waiting[token]
+    state = {"unit": list(unit), "draws": list(draws.values()), "charged": list(charged.values())}
+    return {**state, "waiting": list(waiting)}
