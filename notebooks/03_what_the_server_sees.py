@@ -69,7 +69,7 @@ for scheme, kind in {"plain": Upload, "masked": MaskedInput, "ckks": Frame}.item
         "client.update": "gradient", "server.weighting": "uniform", "evaluate_every": 0, "sum.scheme": scheme})
     list(run.run())
     models[scheme] = run.model
-    update = run.update
+    encoding = run.encoding
 print("the three global models are equal to the last bit:",
       np.array_equal(models["plain"], models["masked"]) and np.array_equal(models["plain"], models["ckks"]))
 
@@ -80,7 +80,7 @@ print("the three global models are equal to the last bit:",
 # 0's gradient for one class, as an image of 8 × 8 pixels, and the histogram of all its values.
 
 # %%
-ring, length = update.codec.ring, update.total_length
+ring, length = encoding.codec.ring, encoding.total_length
 
 
 def words(scheme, client):
@@ -93,7 +93,7 @@ def words(scheme, client):
 
 def gradient(scheme, client):
     """Weights [64, 10] and biases [10] of the mean gradient, as far as the server can tell."""
-    values = update.codec.decode(ring.center(words(scheme, client)))
+    values = encoding.codec.decode(ring.center(words(scheme, client)))
     return -values[:640].reshape(64, 10), -values[640:650]
 
 

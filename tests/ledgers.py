@@ -1,9 +1,21 @@
 """Ledgers for tests: the views of the three sums, and questions about releases that are put into a ledger first."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from privfl.dp import Accountant, Budget, Draw, EpsilonReport, History, PrivacyUnit, Release
+from privfl.dp import (
+    Accountant,
+    Budget,
+    Draw,
+    EpsilonReport,
+    History,
+    Mechanism,
+    PrivacyUnit,
+    Release,
+    RoundNoise,
+    Slot,
+)
 from privfl.observers import Views
 
 PLAIN: Views = {"outsider": "release", "participant": "release", "server": "vectors"}
@@ -39,3 +51,25 @@ class Purse(Judge):
     def check(self, releases: Sequence[Release], worst: Release) -> float:
         draw = Draw(worst.round, worst.sampling, self.turn)
         return self.budget.check(self.history(releases), draw, worst)
+
+
+def noise_of(
+    mechanism: Mechanism, slots: Sequence[Slot], *, cohort: int, min_survivors: int, fraction: float | None = None
+) -> RoundNoise:
+    """The noise of a round of `cohort` clients, in a run whose cohorts have up to as many.
+
+    Of k clients max(`min_survivors`, ceil(`fraction` k)) must survive; the fraction is by default min_survivors/cohort.
+    """
+    part = min_survivors / cohort if fraction is None else fraction
+    spread = mechanism.spread(range(1, cohort + 1), lambda size: max(min_survivors, math.ceil(part * size)))
+    return RoundNoise(mechanism, tuple(slots), cohort, spread)
+
+
+def worst_case(noise: RoundNoise, *, cohort: Iterable[int], attempt: int = 0, **terms: Any) -> Release:
+    """What is reserved before a client is asked."""
+    return noise.release(attempt=attempt, participants=cohort, worst_case=True, **terms)
+
+
+def realized(noise: RoundNoise, *, survivors: Iterable[int], attempt: int = 0, **terms: Any) -> Release:
+    """What is settled after the opening."""
+    return noise.release(attempt=attempt, participants=survivors, worst_case=False, **terms)

@@ -10,11 +10,14 @@ from torch import nn
 
 from privfl.adapters.torch import Sgd, TorchTrain, one_thread
 from privfl.codec import FixedPoint
-from privfl.dp import FlatClip
+from privfl.dp import FixedSize, FlatClip
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.fl.client import Executor
-from privfl.fl.plan import RoundPlan, UpdatePlan, model_hash
-from privfl.fl.round import Contribution, Parts, run_round
+from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.plan import RoundPlan, model_hash
+from privfl.fl.round import Parts, run_round
+from privfl.fl.state import ServerState
+from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.sums import PlainSum
 
@@ -34,18 +37,32 @@ class Rounds:
             metrics={},
             batch_size=settings["batch_size"],
         )
-        self.model, self._moments = self.train.initial(), {}
+        self._state = ServerState(self.train.initial())
         self._size, self._population = settings["cohort"], len(parts)
         codec = FixedPoint.fit(Ring(32), clip_norm=CLIP, cohort=self._size)
-        self._update = UpdatePlan(len(self.model), codec, FlatClip(CLIP))
+        self._encoding = UpdateEncoding(len(self.model), codec, FlatClip(CLIP))
         self.executor: Executor = ProcessExecutor(workers, initializer=one_thread) if workers else LoopExecutor()
-        self._parts = Parts(Contribution(self.train, self._update, None, seed=0), PlainSum(), self.executor)
+        self._parts = Parts(self.train, PlainSum(), self.executor)
         self._draws = np.random.default_rng(0)
+
+    @property
+    def model(self) -> Any:
+        """The global model."""
+        return self._state.model
 
     def __call__(self, number: int) -> None:
         """One round."""
         cohort = tuple(sorted(self._draws.choice(self._population, self._size, replace=False).tolist()))
-        digest = model_hash(self.model)
-        plan = RoundPlan(number, 0, digest, cohort, self._size, self._update, PlainSum.name, seed=0)
-        outcome = run_round(self.model, self._moments, plan, self._parts)
-        self.model, self._moments = outcome.model, outcome.moments
+        plan = RoundPlan(
+            run=bytes(16),
+            round=number,
+            model_hash=model_hash(self.model),
+            cohort=cohort,
+            population=self._population,
+            sampling=FixedSize(self._size, self._population),
+            survivor_rule=SurvivorRule(1.0),
+            encoding=self._encoding,
+            scheme=PlainSum.name,
+            seed=0,
+        )
+        self._state = run_round(self._state, plan, self._parts).outcome.state

@@ -15,7 +15,7 @@ from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.folder import LEDGER, METRICS, RunFolder, find_run, find_runs
 from privfl.files import atomic_write, canonical_json, user_path
-from privfl.fl.run import IF_SECURE, TELLING
+from privfl.fl.report import COHORT_DEPENDENT, IF_SECURE
 from privfl.fl.store import Version
 
 app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
@@ -57,7 +57,7 @@ def show(
     """Show one version of a run's model: its hash, its parent, and the report of its round."""
     files = find_run(runs, name)
     version = _version(files, round)
-    report = {key: value for key, value in version.report.items() if not (public and key in TELLING)}
+    report = {key: value for key, value in version.report.items() if not (public and key in COHORT_DEPENDENT)}
     record = {
         "name": files.name,
         "round": version.round,

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from privfl.dp import format_epsilon
-from privfl.fl.run import RoundReport
+from privfl.fl.report import RoundReport
 
 
 def output() -> Console:

@@ -18,7 +18,7 @@ from privfl.dp.adaptive import AdaptiveClip
 from privfl.dp.clip import Clip, Clipped, ElementClip, FlatClip, LayerClip
 from privfl.dp.draws import Draw, mean_shortfall, plausible, round_turn
 from privfl.dp.ledger import Ledger, Token
-from privfl.dp.mechanism import Mechanism, NoisePlan
+from privfl.dp.mechanism import Mechanism, RoundNoise
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
@@ -52,12 +52,12 @@ __all__ = [
     "LayerClip",
     "Ledger",
     "Mechanism",
-    "NoisePlan",
     "Observer",
     "Plan",
     "Poisson",
     "PrivacyUnit",
     "Release",
+    "RoundNoise",
     "Sampling",
     "Slot",
     "Token",

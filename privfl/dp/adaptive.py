@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from privfl.checks import check_count, check_positive
-from privfl.codec import FixedPoint
-from privfl.dp.clip import FlatClip
+from privfl.codec import FixedPoint, Vector
+from privfl.dp.clip import Clipped, FlatClip
 from privfl.dp.slots import DEVIATION, Slot, side_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
@@ -24,22 +24,24 @@ BLOCK = "clip"
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveClip:
-    """The state of adaptive clipping before a round; a value, `next` gives the following one.
+    """The state of adaptive clipping before a round: a `Clip`, and `next` gives the one of the next round.
 
-    `units`: integer units of one clip norm; `indicator_units`: even, integer units of the indicator's range of 1;
-    `denominator`: the fixed, public number of clients that a round expects.
+    Attributes:
+        clip_norm: The l2 norm that clips this round's updates.
+        units: Integer units of one clip norm, the same in every round.
+        indicator_units: Integer units of the indicator's range of 1; even.
+        quantile: The quantile of the updates' norms that the clip norm follows, in (0, 1).
+        learning_rate: The rate of the geometric steps; positive.
     """
 
     clip_norm: float
     units: int
     indicator_units: int
-    denominator: float
     quantile: float = 0.5
     learning_rate: float = 0.2
 
     def __post_init__(self) -> None:
         check_positive("clip_norm", self.clip_norm)
-        check_positive("denominator", self.denominator)
         check_positive("learning_rate", self.learning_rate)
         check_count("units", self.units)
         check_count("indicator_units", self.indicator_units)
@@ -73,12 +75,11 @@ class AdaptiveClip:
             deviation=deviation,
             blocks=1 + others,
         )
-        return cls(clip_norm, units, 2 * half, denominator, quantile, learning_rate)
+        return cls(clip_norm, units, 2 * half, quantile, learning_rate)
 
-    @property
-    def clip(self) -> FlatClip:
-        """The rule that clips this round's updates."""
-        return FlatClip(self.clip_norm)
+    def __call__(self, update: Vector) -> Clipped:
+        """Scale the whole vector down to an l2 norm of at most `clip_norm`; see `privfl.dp.clip.Clip`."""
+        return FlatClip(self.clip_norm)(update)
 
     def codec(self, ring: Ring) -> FixedPoint:
         """This round's codec: `units` per clip norm, and never more, so that no integer norm exceeds `units`."""
@@ -101,7 +102,12 @@ class AdaptiveClip:
         """The indicator's entry, in integer units: +1/2 when the update was within the norm, else -1/2."""
         return self.indicator_units // 2 if within else -(self.indicator_units // 2)
 
-    def next(self, noisy_sum: int) -> AdaptiveClip:
-        """The state for the next round, from the opened, noisy entry of the indicator's block."""
-        within = noisy_sum / self.indicator_units / self.denominator + 0.5
+    def next(self, noisy_sum: int, denominator: float) -> AdaptiveClip:
+        """The state for the next round.
+
+        Args:
+            noisy_sum: The opened, noisy entry of the indicator's slot.
+            denominator: The fixed, public number of clients that a round expects.
+        """
+        within = noisy_sum / self.indicator_units / denominator + 0.5
         return replace(self, clip_norm=self.clip_norm * math.exp(-self.learning_rate * (within - self.quantile)))

@@ -52,6 +52,7 @@ class Ledger:
         self._releases: dict[str, Release] = {}
         self._draws: dict[int, Draw] = {}
         self._rounds: defaultdict[int, list[str]] = defaultdict(list)
+        self._attempts: dict[int, int] = {}  # the highest attempt of each round, refunded ones too
         self._version = VERSION
         if not self._chain.records:
             self._chain.append(_header(unit))
@@ -119,6 +120,10 @@ class Ledger:
         Only a replay that repeats the very same noise may use it; a new opening with fresh noise is charged again.
         """
         return next((Token(digest) for digest, release in self._open.items() if release == worst), None)
+
+    def next_attempt(self, round: int) -> int:
+        """The number of the next attempt of a round: above every attempt that was ever charged, refunded or not."""
+        return self._attempts.get(round, -1) + 1
 
     def charged(self, release: Release) -> bool:
         """True when this opening of this round and attempt is charged already."""
@@ -190,6 +195,7 @@ class Ledger:
     def _charge(self, digest: str, release: Release) -> None:
         self._releases[digest] = release
         self._rounds[release.round].append(digest)
+        self._attempts[release.round] = max(release.attempt, self._attempts.get(release.round, 0))
 
     def _in_round(self, round: int) -> list[Release]:
         """What is charged of one round."""

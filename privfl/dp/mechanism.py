@@ -1,20 +1,18 @@
-"""One mechanism, three places for its noise: on the opened sum, in shares inside the sum, or whole at each client.
+"""One mechanism, three placements of its noise: on the opened sum, in noise shares inside it, or at each client.
 
-All noise is integer noise between encoding and decoding. `Mechanism` says what is wanted in real terms; `plan` turns
-it, for one codec and cohort, into integer terms: a `NoisePlan`, which adds the noise and writes the releases.
+All noise is integer noise between encoding and decoding. `Mechanism` states it in real terms. `RoundNoise` is the same
+in the integer units of one round: it samples the noise and writes the releases. A `RoundPlan` derives it.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-import numpy as np
-
-from privfl.checks import check_choice, check_count, check_positive
+from privfl.checks import check_choice, check_positive
 from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
@@ -22,7 +20,7 @@ from privfl.dp.noise.skellam import skellam, skellam_reach
 from privfl.dp.release import PLACEMENTS, Law, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
-from privfl.errors import ConfigError, LocalProtocolError, PrivacyError
+from privfl.errors import ConfigError, LocalProtocolError
 from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.wire import ClientId
@@ -38,17 +36,27 @@ Opening = Callable[[Ints, frozenset[ClientId]], Ints]
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """Noise of deviation noise_multiplier times the norm bound of one contribution, at `placement`.
+    """Noise of standard deviation `noise_multiplier` times the norm bound of one contribution, at one placement.
 
-    `central`: rounded Gaussian noise where the sum is opened. `distributed`: Skellam shares inside the sum, sized so
-    that `least survivors - 1 - colluders` of them reach the declared noise: an observer subtracts its own share, and
-    the `colluders` theirs. All shares of a cohort together have one variance, whatever its size, and the opener puts
-    the shares of those who fell silent back: so the noise that an outsider meets tells nothing of the cohort, on which
-    amplification by sampling rests (protocols/privacy-ledger, section 7). `local`: each contribution carries the
-    whole noise. `none`: no noise and no claim.
-    `discrete`: central and local noise is discrete Gaussian (Canonne et al. 2020), whose accounting is looser.
-    `source`: "secure" noise comes from the operating system's generator and never repeats; "simulation" noise is
-    reproducible, and its figure is only "epsilon if the noise were secure".
+    Placements:
+        none: No noise and no claim.
+        central: Rounded Gaussian noise where the sum is opened.
+        distributed: Skellam noise shares inside the sum. They are sized for the fewest survivors that the sum opens,
+            less the observer's own share and those of the colluders. All noise shares of a cohort together have one
+            variance whatever the size of the cohort, and the opener adds the missing ones, so an outsider cannot
+            infer the cohort from the noise (protocols/privacy-ledger/SPEC.md, section 7).
+        local: Each contribution carries the whole noise.
+
+    Attributes:
+        placement: One of "none", "central", "distributed", "local".
+        noise_multiplier: Standard deviation divided by the norm bound; positive, and 0 for placement "none".
+        source: "secure" noise comes from the operating system's generator and never repeats. "simulation" noise is
+            reproducible, and its figure is only "epsilon if the noise were secure".
+        colluders: Clients, besides the observer, whose noise shares do not count; for distributed noise.
+        discrete: Central and local noise is discrete Gaussian (Canonne et al. 2020), whose accounting is looser.
+
+    Raises:
+        ConfigError: If a value is out of range, or belongs to another placement.
     """
 
     placement: Placement
@@ -67,88 +75,90 @@ class Mechanism:
                 raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
         else:
             check_positive("noise_multiplier", self.noise_multiplier)
-        if not isinstance(self.colluders, int) or self.colluders < 0:
+        if not isinstance(self.colluders, int) or isinstance(self.colluders, bool) or self.colluders < 0:
             raise ConfigError(f"colluders must be an integer of at least 0, not {self.colluders!r}")
 
-    def plan(
-        self, slots: Sequence[Slot], *, cohort: int, min_survivors: int, survivor_share: float | None = None
-    ) -> NoisePlan:
-        """This mechanism in integer units, for contributions made of `slots`, and cohorts of up to `cohort`.
+    @property
+    def claims(self) -> bool:
+        """Whether noise is added, and a figure can follow."""
+        return self.placement != "none"
 
-        Of a cohort of k, max(`min_survivors`, ceil(`survivor_share` k)) must survive; without a share it is
-        min_survivors/cohort. Raises `ConfigError` when no share would be left beside those of the observer and the
-        colluders.
+    def spread(self, sizes: Iterable[int], min_survivors: Callable[[int], int]) -> float:
+        """The variance of all noise shares of a cohort divided by the declared variance; 1 unless distributed.
+
+        It is the largest value of k / (min_survivors(k) - 1 - colluders), so that in a cohort of any size the noise
+        shares that count reach the declared variance.
+
+        Args:
+            sizes: The sizes that a cohort can have.
+            min_survivors: The fewest vectors that the sum opens for a cohort of a given size.
+
+        Raises:
+            ConfigError: If for some size that can open no noise share would count, or if no size can open.
         """
-        check_count("cohort", cohort)
-        check_count("min_survivors", min_survivors)
-        if min_survivors > cohort:
-            raise ConfigError(f"min_survivors must be at most the cohort of {cohort}, not {min_survivors}")
-        counted = min_survivors - 1 - self.colluders
-        if self.placement == "distributed" and counted < 1:
-            raise ConfigError(
-                f"distributed noise needs at least {self.colluders + 2} survivors with {self.colluders} colluders, "
-                f"not {min_survivors}"
-            )
-        spread = 1.0
-        if self.placement == "distributed":
-            spread = self._spread(cohort, min_survivors, survivor_share or min_survivors / cohort)
-        return NoisePlan(self, tuple(slots), cohort, spread, cohort)
-
-    def _spread(self, cohort: int, least: int, share: float) -> float:
-        """Variance of all shares over the declared: the most that k shares are over those that count, of any k."""
-        if not 0 < share <= 1:
-            raise ConfigError(f"survivor_share must be in (0, 1], not {share!r}")
-        sizes = np.arange(least, cohort + 1, dtype=np.float64)
-        counted = np.maximum(least, np.ceil(share * sizes)) - 1 - self.colluders
-        return float((sizes / counted).max())
+        if self.placement != "distributed":
+            return 1.0
+        spread = 0.0
+        for size in sizes:
+            opened = min_survivors(size)
+            if opened > size:
+                continue  # such a cohort opens nothing
+            counted = opened - 1 - self.colluders
+            if counted < 1:
+                raise ConfigError(
+                    f"distributed noise with {self.colluders} colluders needs a sum that opens at least "
+                    f"{self.colluders + 2} vectors; of {size} clients this one opens {opened}. Raise "
+                    "cohort.min_survivors, or lower privacy.colluders"
+                )
+            spread = max(spread, size / counted)
+        if not spread:
+            raise ConfigError("no cohort that the sampling declares has enough clients for the sum to open")
+        return spread
 
 
 @dataclass(frozen=True, slots=True)
-class NoisePlan:
-    """A mechanism in integer units, made by `Mechanism.plan`, for a cohort of `drawn` clients (at most `cohort`).
+class RoundNoise:
+    """A mechanism in the integer units of one round: it samples the noise and writes the releases.
 
-    `spread`: variance of all shares of distributed noise together, over the declared one.
+    Attributes:
+        mechanism: What is wanted, in real terms.
+        slots: The blocks of the summed vector, all under this one noise.
+        cohort: The number of clients in the round.
+        spread: The variance of all noise shares divided by the declared variance, from `Mechanism.spread`.
     """
 
     mechanism: Mechanism
     slots: tuple[Slot, ...]
     cohort: int
-    spread: float
-    drawn: int
-
-    def for_cohort(self, drawn: int) -> NoisePlan:
-        """This plan for a round whose cohort has `drawn` clients; only shares of distributed noise depend on it."""
-        if not 0 <= drawn <= self.cohort:
-            raise PrivacyError(f"the plan is for a cohort of at most {self.cohort}, not {drawn}")
-        return replace(self, drawn=max(1, drawn)) if self.mechanism.placement == "distributed" else self
+    spread: float = 1.0
 
     @property
     def length(self) -> int:
-        """Entries of the vector, all blocks."""
-        return sum(s.length for s in self.slots)
+        """Entries of the vector, all slots."""
+        return sum(slot.length for slot in self.slots)
 
     @property
     def norm_bound(self) -> float:
-        """l2 norm bound (integer units) of one contribution before noise."""
+        """The l2 norm bound of one contribution before noise, in integer units."""
         return norm_bound(self.slots)
 
     @property
     def noise_stddev(self) -> float:
-        """Declared deviation (integer units): of the sum's noise, or of each contribution's when local; 0 for none."""
+        """The declared standard deviation in integer units: of the sum's noise, or of each contribution's if local."""
         return self.mechanism.noise_multiplier * self.norm_bound
 
     @property
     def share_stddev(self) -> float:
-        """Deviation (integer units) of what one client adds; 0 when central or none."""
+        """The standard deviation, in integer units, of what one client adds; 0 for central noise and for none."""
         if self.mechanism.placement == "distributed":
-            return self.noise_stddev * math.sqrt(self.spread / self.drawn) * _UP
+            return self.noise_stddev * math.sqrt(self.spread / max(1, self.cohort)) * _UP
         return self.noise_stddev if self.mechanism.placement == "local" else 0.0
 
     @property
     def total_stddev(self) -> float:
-        """Largest deviation (integer units) of the noise in the opened sum, for capacity checks."""
+        """The largest standard deviation of the noise in the opened sum, in integer units, for capacity checks."""
         placement = self.mechanism.placement
-        return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.drawn)
+        return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.cohort)
 
     @property
     def law(self) -> Law:
@@ -161,26 +171,26 @@ class NoisePlan:
         return "discrete_gaussian" if self.mechanism.discrete else "rounded_gaussian"
 
     @property
-    def entry_bound(self) -> int:
-        """What no entry of a contribution exceeds, noise included, but for a probability below 2^-128.
-
-        For `SumTask.bound`. The entry of a clipped block is at most its norm bound; noise is given 20 deviations.
-        """
-        return max(math.floor(s.norm_bound) for s in self.slots) + self.noise_reach
-
-    @property
     def noise_reach(self) -> int:
-        """What no entry of a client's own noise exceeds, but for a probability below 2^-128; 0 when it adds none."""
+        """The bound on each entry of a client's own noise, except with probability 2^-128; 0 if it adds none."""
         placement = self.mechanism.placement
         if placement == "distributed":
             return skellam_reach(self.share_stddev**2)
         return math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1 if placement == "local" else 0
 
     def contribute(self, ints: Ints, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Ints:
-        """Step 4 of a round, at the client: int64 `[length]` -> int64 `[length]`, with this client's noise if any.
+        """Add this client's own noise, if it has any: step 4 of a round.
 
-        Secure noise takes `entropy` (by default the operating system's). Simulation noise takes `key`, non-negative
-        integers such as (seed, round, client), which must never repeat.
+        Args:
+            ints: The encoded contribution, int64 `[length]`.
+            entropy: Where secure noise comes from; by default the operating system.
+            key: Non-negative integers such as (seed, round, client) for simulation noise. A key must never repeat.
+
+        Returns:
+            int64 `[length]`.
+
+        Raises:
+            ConfigError: If the length is another one, or `entropy` and `key` do not fit the source.
         """
         self._check_length(ints)
         if self.mechanism.placement in ("none", "central"):
@@ -194,80 +204,48 @@ class NoisePlan:
         return noisy
 
     def opening(self, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Opening:
-        """Step 8 of a round, where the sum is opened: adds central noise, or the shares of those who fell silent, or
-        nothing. It runs once; see `contribute`.
+        """The noise that is added where the sum is opened: step 8 of a round.
 
-        The shares that it puts back count for outsiders only, since the opener knows them. A second call raises
-        `LocalProtocolError`: two openings of one sum with different noise tell more than one.
+        It adds central noise, or the noise shares of the dropouts, or nothing. The noise shares that it adds count
+        for outsiders only, because the opener knows them. A second call raises `LocalProtocolError`: two openings of
+        one sum with different noise reveal more than one. See `contribute` for the arguments.
         """
         adds = self.mechanism.placement in ("central", "distributed")
         source = self._entropy(entropy, key) if adds else os.urandom
         return _OpenerNoise(self, source)
 
-    def worst_case(
-        self,
-        *,
-        round: int,
-        attempt: int = 0,
-        sampling: Sampling,
-        views: Views,
-        cohort: Iterable[ClientId],
-    ) -> Release:
-        """What is to be reserved before a client is asked: declared noise, and all of the cohort took part."""
-        participants = tuple(sorted(cohort))
-        if len(participants) > self.cohort:
-            raise PrivacyError(f"the plan is for a cohort of at most {self.cohort}, not {len(participants)}")
-        return self._release(
-            self.noise_stddev,
-            participants,
-            round=round,
-            attempt=attempt,
-            sampling=sampling,
-            views=views,
-        )
-
-    def release(
-        self,
-        *,
-        round: int,
-        attempt: int = 0,
-        sampling: Sampling,
-        views: Views,
-        survivors: Iterable[ClientId],
-    ) -> Release:
-        """What is to be settled after the opening. Raises `PrivacyError` when the surviving noise is below declared."""
-        participants = tuple(sorted(survivors))
-        return self._release(
-            self.realized_stddev(len(participants)),
-            participants,
-            round=round,
-            attempt=attempt,
-            sampling=sampling,
-            views=views,
-        )
-
     def realized_stddev(self, survivors: int) -> float:
-        """Deviation (integer units) of the noise that counts when `survivors` vectors are in the sum."""
+        """The standard deviation, in integer units, of the noise that counts with `survivors` vectors in the sum."""
         if self.mechanism.placement != "distributed":
             return self.noise_stddev
         counted = survivors - 1 - self.mechanism.colluders
         return self.share_stddev * math.sqrt(max(counted, 0))
 
-    def _release(
+    def release(
         self,
-        realized: float,
-        participants: tuple[ClientId, ...],
         *,
         round: int,
         attempt: int,
         sampling: Sampling,
         views: Views,
+        participants: Iterable[ClientId],
+        worst_case: bool,
     ) -> Release:
-        if self.mechanism.placement != "none" and realized < self.noise_stddev:
-            raise PrivacyError(
-                f"the surviving noise has deviation {realized:.6g}, and {self.noise_stddev:.6g} was declared: no "
-                "epsilon can be claimed"
-            )
+        """What one opening is charged as.
+
+        Args:
+            round: The round.
+            attempt: The attempt of the round.
+            sampling: How the cohort was sampled, as its sampler declares.
+            views: What each observer sees of the sum.
+            participants: The cohort before the opening, the survivors after it.
+            worst_case: Whether this is reserved before a client is asked, with the declared noise and no more.
+
+        Raises:
+            PrivacyError: If the noise of the survivors is below the declared noise.
+        """
+        taking_part = tuple(sorted(participants))
+        realized = self.noise_stddev if worst_case else self.realized_stddev(len(taking_part))
         return Release(
             round=round,
             attempt=attempt,
@@ -281,7 +259,7 @@ class NoisePlan:
             length=self.length,
             sampling=sampling,
             views=views,
-            participants=participants,
+            participants=taking_part,
         )
 
     def _gaussian(self, entropy: Entropy) -> Ints:
@@ -290,7 +268,7 @@ class NoisePlan:
 
     def _check_length(self, ints: Ints) -> None:
         if ints.shape != (self.length,):
-            raise ConfigError(f"the blocks have {self.length} entries together, not {ints.shape}")
+            raise ConfigError(f"the slots have {self.length} entries together, not {ints.shape}")
 
     def _entropy(self, entropy: Entropy | None, key: tuple[int, ...] | None) -> Entropy:
         if self.mechanism.source == "secure":
@@ -304,7 +282,7 @@ class NoisePlan:
 
 @dataclass(slots=True)
 class _OpenerNoise:
-    plan: NoisePlan
+    noise: RoundNoise
     entropy: Entropy = field(repr=False)
     used: bool = False
 
@@ -312,15 +290,14 @@ class _OpenerNoise:
         if self.used:
             raise LocalProtocolError("this sum was opened before; a second opening must be charged as a further one")
         self.used = True
-        plan = self.plan
-        plan._check_length(total)
-        noise = None
-        if plan.mechanism.placement == "central":
-            noise = plan._gaussian(self.entropy)
-        elif plan.mechanism.placement == "distributed" and len(survivors) < plan.drawn:
-            missing = plan.drawn - len(survivors)
-            noise = skellam(plan.share_stddev**2 * missing, plan.length, entropy=self.entropy)
-        if noise is None:
+        rules = self.noise
+        rules._check_length(total)
+        if rules.mechanism.placement == "central":
+            added = rules._gaussian(self.entropy)
+        elif rules.mechanism.placement == "distributed" and len(survivors) < rules.cohort:
+            missing = rules.cohort - len(survivors)
+            added = skellam(rules.share_stddev**2 * missing, rules.length, entropy=self.entropy)
+        else:
             return total
-        noisy: Ints = total + noise
+        noisy: Ints = total + added
         return noisy

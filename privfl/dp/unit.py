@@ -39,7 +39,18 @@ class PrivacyUnit:
 
 @dataclass(frozen=True, slots=True)
 class Everyone:
-    """Each unit takes part in each round."""
+    """Each unit may take part in each round: nothing is claimed from how cohorts are chosen, and anybody may know them.
+
+    A sampler that chooses cohorts by a rule of its own, from no secret, declares this.
+    """
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(population + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The population; the denominator of a private mean is the size of the cohort, which is no secret."""
+        return float(population)
 
     def describe(self) -> str:
         """In words."""
@@ -54,6 +65,14 @@ class Poisson:
 
     def __post_init__(self) -> None:
         check_probability("probability", self.probability)
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(population + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The fixed, public denominator of a private mean: probability times population."""
+        return self.probability * population
 
     def describe(self) -> str:
         """In words."""
@@ -72,6 +91,14 @@ class TruncatedPoisson:
         check_probability("probability", self.probability)
         check_count("population", self.population)
         check_count("cap", self.cap)
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(min(self.cap, population) + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The fixed, public denominator of a private mean, slightly above the true mean size."""
+        return min(self.probability * population, float(self.cap))
 
     def describe(self) -> str:
         """In words."""
@@ -93,6 +120,14 @@ class FixedSize:
         check_count("size", self.size)
         if self.size > self.population:
             raise ConfigError(f"size must be at most the population of {self.population}, not {self.size}")
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(self.size, self.size + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The fixed, public denominator of a private mean: the size."""
+        return float(self.size)
 
     def describe(self) -> str:
         """In words."""

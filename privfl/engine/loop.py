@@ -8,7 +8,7 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors
-from privfl.fl.client import RoundWork, Work, client_rng
+from privfl.fl.client import Work
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -17,7 +17,7 @@ class LoopExecutor:
     """Runs every client in this process, each when the consumer asks for it: one contribution is held at a time."""
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, round: int, seed: int
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
     ) -> Iterator[tuple[ClientId, Ints]]:
         """Yield (client, int64 `[length]`) in the order of `clients`; `model` is float `[d]`, and is lent read-only.
 
@@ -25,13 +25,11 @@ class LoopExecutor:
         """
         lent = model.view()
         lent.flags.writeable = False
-        if isinstance(work, RoundWork):
-            work = work.make(work.settings)
         empty = True
         for client in clients:
             empty = False
             try:
-                contribution = perform(work, lent, client, round, seed)
+                contribution = perform(work, lent, client, order)
             except Exception as error:
                 raise ClientFailed(client, describe(error)) from error
             yield client, contribution
@@ -42,9 +40,9 @@ class LoopExecutor:
         """Nothing is held."""
 
 
-def perform(work: Work, model: Vector, client: ClientId, round: int, seed: int) -> Ints:
+def perform(work: Work, model: Vector, client: ClientId, order: bytes) -> Ints:
     """One client's contribution, int64 `[length]`, whoever executes it: its randomness is keyed by nothing else."""
-    result = work(model, client, round, client_rng(seed, round, client))
+    result = work(model, client, order)
     if not (isinstance(result, np.ndarray) and result.dtype == np.int64 and result.ndim == 1):
         found = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
         raise ConfigError(f"a contribution is a flat int64 array, not {found}")

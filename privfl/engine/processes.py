@@ -1,17 +1,17 @@
 """Clients in a pool of processes that share memory with the server.
 
 The model is written once a round into memory that all workers see, and a contribution comes back as int64 in a slot
-of such memory; only a few numbers a client cross a pipe. Sums are exact integers and all randomness is keyed by
-(seed, round, client), so the model does not depend on how many workers there are or on who is first.
+of such memory; only the plan of the round and a few numbers a client cross a pipe. Sums are exact integers and all
+randomness is keyed by the plan and the client, so the model does not depend on how many workers there are or on who is
+first.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from privfl.codec import Vector
 from privfl.engine.loop import LoopExecutor, perform
 from privfl.engine.pool import Failure, Pool, can_fork
 from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
-from privfl.fl.client import RoundWork, Work
+from privfl.fl.client import Work
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -33,7 +33,7 @@ class ProcessExecutor:
     """Runs clients in worker processes, which are forked at the first round and kept while the work stays the same.
 
     Workers see the caller's objects as they were when the pool started. What changes from round to round reaches them
-    through the arguments of `work`, or as the settings of a `RoundWork`. Another `work`, or a model of another length,
+    as bytes: the `order`, which is the round's plan. Another `work`, or a model of another length,
     starts a new pool. Where this process cannot fork (`privfl.engine.pool.can_fork`) it runs the clients itself; the
     result is the same.
 
@@ -64,7 +64,7 @@ class ProcessExecutor:
         self._busy = False
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, round: int, seed: int
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
     ) -> Iterator[tuple[ClientId, Ints]]:
         """Yield each client's contribution as it is ready.
 
@@ -75,8 +75,7 @@ class ProcessExecutor:
             work: A client's whole contribution.
             model: The model of this round, float `[d]`; workers see it read-only.
             clients: The cohort.
-            round: The number of the round, which keys the clients' randomness.
-            seed: The seed of the run, which keys the clients' randomness.
+            order: The bytes of the round's plan.
 
         Returns:
             An iterator over (client, int64 `[length]`), in the order of arrival.
@@ -94,9 +93,9 @@ class ProcessExecutor:
             if not cohort:
                 raise TooFewSurvivors(0, 1)
             if can_fork():
-                yield from self._in_workers(work, model, cohort, round, seed)
+                yield from self._in_workers(work, model, cohort, order)
             else:
-                yield from LoopExecutor().run(work, model, cohort, round=round, seed=seed)
+                yield from LoopExecutor().run(work, model, cohort, order=order)
             whole = True
         finally:
             self._busy = False
@@ -116,13 +115,11 @@ class ProcessExecutor:
         self.close()
 
     def _in_workers(
-        self, work: Work, model: Vector, cohort: Sequence[ClientId], round: int, seed: int
+        self, work: Work, model: Vector, cohort: Sequence[ClientId], order: bytes
     ) -> Iterator[tuple[ClientId, Ints]]:
         known, pool = self._ready(work, model)
-        settings = work.settings if isinstance(work, RoundWork) else b""
-        common = json.dumps([int(round), int(seed)]).encode() + b"\n" + settings
         requests = [str(int(client)).encode() for client in cohort]
-        for index, got in pool.map(requests, known.read, common=common):
+        for index, got in pool.map(requests, known.read, common=order):
             if isinstance(got, Failure):
                 raise _failed(cohort[index], got)
             yield cohort[index], got
@@ -145,8 +142,6 @@ class _Clients:
     work: Work
     model: Vector
     slots: npt.NDArray[np.int64]
-    settings: bytes = b""
-    made: Work | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, work: Work, model: Vector, places: int, room: int) -> _Clients:
@@ -156,19 +151,14 @@ class _Clients:
 
     def fits(self, work: Work, model: Vector) -> bool:
         """Whether these are for this `work` and for models of this form."""
-        same = _same(_fixed(self.work), _fixed(work))
+        same = _same(self.work, work)
         return same and (self.model.dtype, len(self.model)) == (model.dtype, len(model))
 
     def __call__(self, place: int, common: bytes, request: bytes) -> bytes:
         """In a worker: one client's contribution into its slot; the answer is its length."""
-        numbers, _, settings = common.partition(b"\n")
-        if self.made is None or settings != self.settings:
-            self.settings = settings
-            self.made = self.work.make(settings) if isinstance(self.work, RoundWork) else self.work
-        round_, seed = json.loads(numbers)
         lent = self.model.view()
         lent.flags.writeable = False
-        result = perform(self.made, lent, int(request), round_, seed)
+        result = perform(self.work, lent, int(request), common)
         room = self.slots.shape[1]
         if len(result) > room:
             raise ConfigError(f"a contribution has {len(result)} entries, and length is {room}")
@@ -194,11 +184,6 @@ def _share(size: int) -> mmap.mmap:
     it is written to.
     """
     return mmap.mmap(-1, max(mmap.PAGESIZE, size))
-
-
-def _fixed(work: Work) -> Callable[..., object]:
-    """The part of a work that workers inherit."""
-    return work.make if isinstance(work, RoundWork) else work
 
 
 def _same(a: Callable[..., object], b: Callable[..., object]) -> bool:

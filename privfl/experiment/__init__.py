@@ -4,7 +4,7 @@ from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.experiment.result import Result
-from privfl.fl.run import RoundReport
+from privfl.fl.report import RoundReport
 
 __all__ = [
     "Client",

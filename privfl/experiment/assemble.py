@@ -12,24 +12,28 @@ from privfl.data import FederatedData
 from privfl.dp import (
     Accountant,
     Budget,
+    Draw,
     History,
-    NoisePlan,
+    Mechanism,
     Observer,
     PrivacyUnit,
+    Release,
     calibrate,
     default_delta,
-    round_turn,
 )
 from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
+from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
 from privfl.experiment.federation import build_federation, prepare
 from privfl.experiment.given import Given
-from privfl.fl.draws import round_shortfall
+from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.optimizers import ServerOptimizer
-from privfl.fl.plan import UpdatePlan
+from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.sampling import CohortSampler
+from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
@@ -51,9 +55,9 @@ class Assembly:
         sampler: The cohort sampler.
         optimizer: The server optimizer.
         dropouts: The simulated dropouts.
-        update: How updates become integers.
-        noise: The noise in those integers; None without.
-        min_survivors: The fewest clients that must survive in any round.
+        encoding: How updates become integers.
+        mechanism: The noise.
+        survivor_rule: The fewest clients that must survive a round.
     """
 
     config: Config
@@ -65,9 +69,9 @@ class Assembly:
     sampler: CohortSampler
     optimizer: ServerOptimizer
     dropouts: Dropouts
-    update: UpdatePlan
-    noise: NoisePlan | None
-    min_survivors: int
+    encoding: UpdateEncoding
+    mechanism: Mechanism
+    survivor_rule: SurvivorRule
 
     @property
     def clients(self) -> int:
@@ -77,7 +81,7 @@ class Assembly:
     @property
     def private(self) -> bool:
         """Whether noise is added."""
-        return self.noise is not None
+        return self.mechanism.claims
 
     @property
     def unit(self) -> PrivacyUnit:
@@ -91,32 +95,19 @@ class Assembly:
         return default_delta(self.clients)[0] if chosen is None else chosen
 
     @property
-    def dropout(self) -> float | None:
-        """The declared probability that a client drops out of a round; None where the program brings its own."""
-        return None if self.given.dropouts is not None else self.config.cohort.dropout
+    def retries(self) -> int:
+        """How often a round with too few survivors is tried again."""
+        return self.config.cohort.retries if self.config.cohort.too_few == "retry" else 0
 
-    @property
-    def tries(self) -> int:
-        """The attempts of a round."""
-        return 1 + (self.config.cohort.retries if self.config.cohort.too_few == "retry" else 0)
+    def accountant(self, observer: Observer = "outsider", *, delta: float | None = None) -> Accountant:
+        """The accountant of this run's claims.
 
-    @property
-    def turn(self) -> float | None:
-        """The probability that one client decides whether a round is skipped; see `round_turn`."""
-        shortfall = round_shortfall(
-            self.scheme,
-            dropout=self.dropout,
-            min_survivors=self.min_survivors,
-            min_survivor_fraction=self.config.cohort.min_survivors,
-            central=self.config.privacy.placement == "central",
-        )
-        sampling = self.sampler.declare(self.clients)
-        return round_turn(sampling, self.clients, shortfall, tries=self.tries, adjacency=self.unit.adjacency)
-
-    def accountant(self, observer: Observer = "outsider") -> Accountant:
-        """The accountant of this run's claims against `observer`."""
+        Args:
+            observer: Against whom.
+            delta: The delta of the statement; the run's own by default.
+        """
         assume = self.config.privacy.noise == "simulation"
-        return Accountant(self.delta, observer=observer, assume_secure_noise=assume)
+        return Accountant(self.delta if delta is None else delta, observer=observer, assume_secure_noise=assume)
 
     def budget(self) -> Budget | None:
         """The budget of the run, if it has one."""
@@ -125,13 +116,39 @@ class Assembly:
             return None
         return Budget(privacy.epsilon, self.delta, assume_secure_noise=privacy.noise == "simulation")
 
+    def worst_case(self) -> tuple[Draw, Release]:
+        """The draw of any round, and the worst that the round can release."""
+        sampling, rule = self.sampler.declare(self.clients), self.survivor_rule
+        dropout = getattr(self.dropouts, "probability", None)
+        draws = DrawNotes(
+            sampling,
+            self.clients,
+            lambda size: rule.shortfall(self.scheme, size, dropout),
+            self.retries + 1,
+            self.unit.adjacency,
+        )
+        plan = RoundPlan(
+            run=bytes(RUN_NONCE_BYTES),
+            round=0,
+            model_hash="0" * 64,
+            cohort=nominal_cohort(sampling, self.clients),
+            population=self.clients,
+            sampling=sampling,
+            survivor_rule=rule,
+            encoding=self.encoding,
+            mechanism=self.mechanism,
+            scheme=self.scheme.name,
+            parameters=self.scheme.parameters,
+            seed=self.config.seed,
+        )
+        return draws.next(0), plan.worst_case(self.scheme)
+
     def planned(self, rounds: int) -> History:
         """The history of a run of so many rounds, each of which releases its worst case."""
-        if self.noise is None:
+        if not self.private:
             raise ConfigError("a run without noise has no epsilon: set privacy.placement")
-        sampling = self.sampler.declare(self.clients)
-        worst = self.noise.worst_case(round=1, sampling=sampling, views=self.scheme.views, cohort=())
-        return History.planned(self.unit, worst, rounds=rounds, turn=self.turn)
+        draw, worst = self.worst_case()
+        return History.planned(self.unit, worst, rounds=rounds, turn=draw.turn)
 
     def planned_epsilon(self) -> float:
         """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
@@ -139,7 +156,7 @@ class Assembly:
 
     def check_claim(self) -> None:
         """Raise `PrivacyError` for a claim that no accountant can judge, or a budget that one round would exceed."""
-        if self.noise is None:
+        if not self.private:
             return
         spent, budget = self.accountant().spent(self.planned(1)), self.budget()
         if budget is not None and spent > budget.epsilon:
@@ -168,21 +185,32 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
     if given.clients is not None:
         config = _without_data(config, given.clients)
-    scheme, credentials = build_sum(config, given, len(federation.clients))
+    clients = len(federation.clients)
+    scheme, credentials = build_sum(config, given, clients)
     federation = prepare(federation, config, scheme, credentials)
     learner = _learner(config, given, federation)
     sampler = given.sampler or build.build_sampler(config.cohort)
-    sampling = sampler.declare(len(federation.clients))
+    sampling = sampler.declare(clients)
     privacy = config.privacy
     if privacy.placement != "none" and privacy.delta is None:
-        config = config.with_overrides({"privacy.delta": default_delta(len(federation.clients))[0]})
+        config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})
     optimizer = given.optimizer or build.build_optimizer(config.server)
     dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
 
     def parts(config: Config) -> Assembly:
-        update, noise, least = _update(config, given, federation, learner, sampler)
+        mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, clients)
+        encoding = build_encoding(
+            config,
+            learner.layers,
+            scheme=scheme,
+            sampling=sampling,
+            population=clients,
+            max_weight=int(federation.sizes.max()),
+            clip=given.clip,
+        )
         return Assembly(
-            config, given, federation, learner, scheme, credentials, sampler, optimizer, dropouts, update, noise, least
+            config, given, federation, learner, scheme, credentials, sampler, optimizer, dropouts, encoding, mechanism,
+            rule,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:
@@ -195,7 +223,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     else:
         start = calibrate(
             epsilon=privacy.epsilon,
-            delta=config.privacy.delta or default_delta(len(federation.clients))[0],
+            delta=config.privacy.delta or default_delta(clients)[0],
             sampling=sampling,
             rounds=config.rounds,
             unit=build.privacy_unit(config),
@@ -275,22 +303,3 @@ def _learner(config: Config, given: Given, federation: FederatedData) -> build.L
         return dataclasses.replace(learner, measure=measure, public_measure=public)
     layers = build.layers_of(given.train, len(given.initial))
     return build.Learner(given.initial, given.train, given.measure, given.public_measure, layers)
-
-
-def _update(
-    config: Config, given: Given, federation: FederatedData, learner: build.Learner, sampler: CohortSampler
-) -> tuple[UpdatePlan, NoisePlan | None, int]:
-    """The encoding, its noise, and the fewest survivors of a round."""
-    clients = len(federation.clients)
-    cohort = sampler.largest_size(clients)
-    least = build.least_survivors(config, sampler, clients)
-    update = build.build_update(
-        config,
-        learner.layers,
-        cohort=cohort,
-        expected=min(sampler.expected_size(clients), cohort),
-        least=least,
-        max_weight=int(federation.sizes.max()),
-        clip=given.clip,
-    )
-    return update, build.build_noise(config, update, cohort=cohort, least=least), least

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from privfl.codec import FixedPoint, Vector
+from privfl.codec import Vector
 from privfl.data import FederatedData
-from privfl.dp import (
-    AdaptiveClip,
-    ElementClip,
-    FlatClip,
-    LayerClip,
-    Mechanism,
-    NoisePlan,
-    PrivacyUnit,
-    side_bound,
-)
+from privfl.dp import PrivacyUnit
 from privfl.engine import LoopExecutor, ProcessExecutor
-from privfl.errors import ConfigError, PrivacyError
+from privfl.errors import ConfigError
 from privfl.experiment.config import Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
 from privfl.fl.client import Executor, Train
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
-from privfl.fl.plan import Metric, UpdatePlan
 from privfl.fl.sampling import (
     CohortSampler,
     EveryoneSampler,
@@ -38,8 +26,6 @@ from privfl.fl.sampling import (
     PoissonSampler,
     TruncatedPoissonSampler,
 )
-from privfl.ring import Ring
-from privfl.rotation import Rotation
 from privfl.wire import ClientId
 
 
@@ -92,13 +78,6 @@ def privacy_unit(config: Config) -> PrivacyUnit:
     return PrivacyUnit("client", config.privacy.adjacency)
 
 
-def least_survivors(config: Config, sampler: CohortSampler, clients: int) -> int:
-    """How many must survive in any round: shares of distributed noise are sized for it before anybody is drawn."""
-    expected = min(sampler.expected_size(clients), sampler.largest_size(clients))
-    distributed = config.privacy.placement == "distributed"
-    return max(1, int(config.cohort.min_survivors * expected)) if distributed else 1
-
-
 def build_optimizer(settings: Server) -> ServerOptimizer:
     """The server optimizer with the hyper-parameters that are given, and its defaults for the others."""
     names = {"sgd": ("eta", "momentum"), "fedadagrad": ("eta", "beta_1", "tau")}.get(
@@ -113,132 +92,6 @@ def build_optimizer(settings: Server) -> ServerOptimizer:
         raise ConfigError(f"server.optimizer = {settings.optimizer!r} does not take {extra[0]}; it takes {names}")
     optimizer: ServerOptimizer = OPTIMIZERS[settings.optimizer](**given)
     return optimizer
-
-
-def build_noise(config: Config, update: UpdatePlan, *, cohort: int, least: int) -> NoisePlan | None:
-    """The mechanism in the codec's units, or None without noise."""
-    privacy = config.privacy
-    if privacy.placement == "none":
-        return None
-    if privacy.noise_multiplier is None:
-        raise ConfigError("privacy.noise_multiplier is missing; `privfl calibrate` finds the least for an epsilon")
-    mechanism = Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
-    share = config.cohort.min_survivors
-    return mechanism.plan(update.slots, cohort=cohort, min_survivors=least, survivor_share=share)
-
-
-def build_clip(config: Config, layers: Sequence[int]) -> FlatClip | LayerClip | ElementClip:
-    """What bounds an update of `layers` entries each: privacy.clip_norm, or each entry where no norm is given."""
-    privacy, length = config.privacy, sum(layers)
-    if privacy.clip_norm is None:
-        if privacy.clip != "flat" or privacy.clip_quantile is not None:
-            raise ConfigError("privacy.clip and privacy.clip_quantile say how to clip to privacy.clip_norm: give it")
-        return ElementClip(config.sum.clip_entries, length)
-    if privacy.clip == "layers":
-        return LayerClip.of(layers, privacy.clip_norm)
-    if privacy.clip == "entries":
-        return ElementClip(privacy.clip_norm / math.sqrt(length), length)
-    return FlatClip(privacy.clip_norm)
-
-
-def build_update(
-    config: Config,
-    layers: Sequence[int],
-    *,
-    cohort: int,
-    expected: float,
-    least: int,
-    max_weight: int,
-    clip: FlatClip | LayerClip | ElementClip | None = None,
-) -> UpdatePlan:
-    """How updates of `layers` become integers: the finest scale, a power of two, at which `cohort` fit the ring.
-
-    `expected` is the fixed denominator of a private mean; `clip` takes the place of the configuration's.
-    """
-    privacy, private = config.privacy, config.privacy.placement != "none"
-    weighting = config.server.weighting or ("uniform" if private else "examples")
-    if private and weighting == "examples":
-        raise PrivacyError("server.weighting = 'examples' would make the sensitivity depend on the data; use 'uniform'")
-    if private and privacy.clip_norm is None:
-        raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
-    _check_blocks(config)
-    clip, length = clip or build_clip(config, layers), sum(layers)
-    largest = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
-    rotation = Rotation(length, config.seed) if config.sum.rotation else None
-    if rotation is not None:
-        largest = rotation.entry_bound(clip.clip_norm)
-    metrics = () if private else (Metric("loss"),)
-    ring = Ring(config.sum.bits)
-    start = FixedPoint.fit(ring, clip_norm=max(largest, *(m.bound for m in metrics), 0.0), cohort=cohort)
-    plan = UpdatePlan(
-        length,
-        start,
-        clip,
-        weighting=weighting,
-        max_weight=max_weight if weighting == "examples" else 1,
-        metrics=metrics,
-        rounding=config.sum.rounding,
-        rotation=rotation,
-    )
-    return _fitted(config, plan, cohort=cohort, expected=expected, least=least)
-
-
-def _check_blocks(config: Config) -> None:
-    privacy = config.privacy
-    if privacy.placement == "none" and (privacy.clip_quantile, privacy.loss_bound) != (None, None):
-        raise ConfigError(
-            "privacy.clip_quantile and privacy.loss_bound are blocks under the noise of the vector, and "
-            "privacy.placement is 'none'"
-        )
-    if privacy.clip_quantile is not None and privacy.clip != "flat":
-        raise ConfigError(
-            f"privacy.clip_quantile follows the norm of a whole update, not privacy.clip = {privacy.clip!r}"
-        )
-
-
-def with_side_blocks(config: Config, plan: UpdatePlan, expected: float) -> UpdatePlan:
-    """`plan` with the noised blocks beside the update, scaled to the update's integers: loss and clip indicator."""
-    privacy = config.privacy
-    loss, adaptive = privacy.loss_bound is not None, privacy.clip_quantile is not None
-    if not (loss or adaptive) or privacy.noise_multiplier is None:
-        return plan
-    units = math.floor(plan.codec.sensitivity(plan.clip.clip_norm))
-    z, blocks = privacy.noise_multiplier, loss + adaptive
-    if privacy.loss_bound is not None:
-        side = side_bound(units, noise_multiplier=z, denominator=expected, blocks=blocks)
-        plan = dataclasses.replace(plan, metrics=(Metric("loss", privacy.loss_bound, side),))
-    if privacy.clip_quantile is None:
-        return plan
-    state = AdaptiveClip.plan(
-        plan.clip.clip_norm,
-        units=units,
-        noise_multiplier=z,
-        denominator=expected,
-        quantile=privacy.clip_quantile,
-        learning_rate=privacy.clip_learning_rate,
-        others=blocks - 1,
-    )
-    return dataclasses.replace(plan, adaptive=state, codec=state.codec(plan.codec.ring))
-
-
-def _fitted(config: Config, plan: UpdatePlan, *, cohort: int, expected: float, least: int) -> UpdatePlan:
-    """`plan` with its scale halved until contributions, side blocks and noise fit the ring together.
-
-    An adaptive clip changes no integer's bound, so that what fits at first fits at any clip norm.
-    """
-    ring = plan.codec.ring
-    while True:
-        whole = with_side_blocks(config, plan, expected)
-        noise = build_noise(config, whole, cohort=cohort, least=least)
-        # Shares of a smaller cohort are larger, each for itself by up to the step in which their reach is found.
-        reach = 0 if noise is None else math.ceil(1.06 * noise.noise_reach)
-        room = cohort * (whole.entry_bound + reach) + (math.ceil(20 * noise.total_stddev) if noise else 0)
-        if room < ring.half:
-            return whole
-        if plan.codec.bound(plan.largest) < 4:
-            bits = room.bit_length() + 9
-            raise ConfigError(f"sum.bits = {ring.bits} leaves no precision for {cohort} clients; {bits} would do")
-        plan = dataclasses.replace(plan, codec=FixedPoint(plan.codec.scale / 2, ring))
 
 
 def build_executor(config: Config) -> Executor:

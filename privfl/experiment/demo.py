@@ -19,15 +19,14 @@ import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.dp import EpsilonReport, Observer
-from privfl.engine import LoopExecutor
 from privfl.errors import StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.schemes import describe
 from privfl.experiment.view import Sighting, Watcher
-from privfl.fl.round import Contribution
-from privfl.fl.run import RoundReport
+from privfl.fl.client import client_rng
+from privfl.fl.report import RoundReport
 from privfl.sums import Drop
 from privfl.wire import ClientId
 
@@ -153,7 +152,7 @@ class Demo:
             scheme=experiment.scheme.name,
             names=tuple(f"hospital {1 + client}" for client in range(len(experiment.federation.clients))),
             clear=self._clear(),
-            sighting=self._watcher.sighting(experiment.update),
+            sighting=self._watcher.sighting(experiment.encoding),
         )
 
     def averaged_model(self) -> Vector:
@@ -163,6 +162,6 @@ class Demo:
 
     def _clear(self) -> npt.NDArray[np.int64]:
         """The watched client's vector of round 1 before it was masked: its randomness is keyed, so it can be redone."""
-        work = Contribution(self.experiment.parts.learner.train, self.experiment.update, None, self.config.seed)
-        uploads = LoopExecutor().run(work, self._initial, (WATCHED,), round=1, seed=self.config.seed)
-        return next(vector for _, vector in uploads)
+        parts, seed = self.experiment.parts, self.config.seed
+        rng = client_rng(seed, 1, WATCHED)
+        return parts.encoding.encode(parts.learner.train(self._initial, WATCHED, 1, rng), rng)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import os
 import shutil
 import tempfile
 import weakref
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
-from privfl.dp import ElementClip, EpsilonReport, FlatClip, LayerClip, Ledger, Mechanism, Observer
+from privfl.dp import ElementClip, EpsilonReport, FlatClip, History, LayerClip, Ledger, Mechanism, Observer
 from privfl.errors import ConfigError
 from privfl.experiment import build
 from privfl.experiment.assemble import assemble, build_sum
@@ -30,7 +31,6 @@ from privfl.experiment.config import (
     Server,
     Sum,
     load_config,
-    to_mapping,
 )
 from privfl.experiment.folder import Identity, RunFolder
 from privfl.experiment.given import Given
@@ -38,11 +38,14 @@ from privfl.experiment.result import Result
 from privfl.files import user_path
 from privfl.fl.client import Executor, Train
 from privfl.fl.dropout import Dropouts
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
 from privfl.fl.optimizers import ServerOptimizer
-from privfl.fl.plan import UpdatePlan, model_hash
-from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.payment import Payment
+from privfl.fl.plan import RUN_NONCE_BYTES
+from privfl.fl.report import RoundReport
+from privfl.fl.round import Parts
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import CohortSampler, secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
 from privfl.ring import Ring
@@ -161,7 +164,7 @@ class Experiment:
         self.files = RunFolder(user_path(runs) / config.name)
         self.parts = assemble(config, given, noise_multiplier=self.files.calibrated_noise(config))
         self._tap = tap
-        self._evaluations = itertools.count()
+        self._session, self._evaluations = os.urandom(RUN_NONCE_BYTES), itertools.count()
         self._notes = given.notes()  # now: a training of your own may change while it is used
 
     @functools.cached_property
@@ -204,9 +207,9 @@ class Experiment:
         return self.parts.scheme
 
     @property
-    def update(self) -> UpdatePlan:
+    def encoding(self) -> UpdateEncoding:
         """How updates become integers."""
-        return self.parts.update
+        return self.parts.encoding
 
     @property
     def private(self) -> bool:
@@ -295,8 +298,8 @@ class Experiment:
             tuple(range(parts.clients)),
             ring=EVALUATION_RING,
             bound=examples * self._example_bound(),
-            # Counted, for the model may be the one before: no client enters one task twice.
-            context=b"privfl/1 evaluate %d " % next(self._evaluations) + model_hash(model).encode(),
+            # Never repeated, not even by another start of this run: no client enters one task twice.
+            context=b"privfl/1 evaluate " + self._session + b" %d" % next(self._evaluations),
             credentials=parts.credentials,
         )
 
@@ -319,11 +322,7 @@ class Experiment:
             return self.files.epsilon(observer, delta=delta)
         if not self.private:
             return None
-        accountant = dataclasses.replace(self.parts, config=self._with_delta(delta)).accountant(observer)
-        return accountant.report(Ledger(self.parts.unit))
-
-    def _with_delta(self, delta: float | None) -> Config:
-        return self.config if delta is None else self.config.with_overrides({"privacy.delta": delta})
+        return self.parts.accountant(observer, delta=delta).report(History(self.parts.unit))
 
     def _is_started(self) -> bool:
         """Whether the folder holds this run; raises `StateError` where it holds another one."""
@@ -336,26 +335,19 @@ class Experiment:
         parts, config = self.parts, self.parts.config
         return FederatedRun(
             population=parts.clients,
-            parts=Parts(
-                Contribution(parts.learner.train, parts.update, parts.noise, config.seed),
-                parts.scheme,
-                executor,
-                parts.optimizer,
-                parts.credentials,
-            ),
+            parts=Parts(parts.learner.train, parts.scheme, executor, parts.optimizer, parts.credentials),
+            encoding=parts.encoding,
+            mechanism=parts.mechanism,
             sampler=parts.sampler,
             store=self.store,
             seed=config.seed,
-            survivor_share=config.cohort.min_survivors,
-            least_survivors=parts.min_survivors,
-            retries=config.cohort.retries if config.cohort.too_few == "retry" else 0,
-            denominator=parts.sampler.expected_size(parts.clients) if parts.private else None,
+            nonce=self.files.nonce,
+            survivor_rule=parts.survivor_rule,
+            retries=parts.retries,
             payment=self._payment(),
             dropouts=parts.dropouts,
-            dropout=parts.dropout,
             evaluate=self.evaluate,
             evaluate_every=config.evaluate_every,
-            terms={"privacy": to_mapping(config.privacy), "name": config.name},
             uniforms=self._uniforms,
             tap=self._tap,
         )
@@ -364,9 +356,7 @@ class Experiment:
         parts = self.parts
         if not parts.private:
             return None
-        return Payment(
-            Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.scheme.views, parts.budget()
-        )
+        return Payment(Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.budget())
 
     def _uniforms(self, seed: int, round: int) -> Any:
         """A claim that rests on sampling draws cohorts from a secret of the run; all else from the seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,5 +57,6 @@ def prepare(
             "data.standardize = 'exact' would release means and variances without noise in a run that claims privacy; "
             "use 'public' or 'local'"
         )
-    channel = Channel(scheme, Ring(config.sum.bits), context=b"privfl/1 standardize", credentials=credentials)
+    context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, whatever runs came before
+    channel = Channel(scheme, Ring(config.sum.bits), context=context, credentials=credentials)
     return data.standardize(federation, data.exact_standardizer(federation, channel))

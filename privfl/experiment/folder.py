@@ -19,7 +19,9 @@ from privfl.experiment.config import Config, Engine, load_config, to_toml
 from privfl.experiment.lock import sole_writer
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, sweep, user_path
-from privfl.fl.run import RoundReport, check_charged
+from privfl.fl.plan import RUN_NONCE_BYTES
+from privfl.fl.report import RoundReport
+from privfl.fl.run import check_charged
 from privfl.fl.store import ModelStore
 from privfl.observers import OBSERVERS
 
@@ -30,7 +32,6 @@ LEDGER: Final = "ledger.jsonl"
 MODELS: Final = "models"
 COHORT_KEY: Final = "cohorts.key"
 LOCK: Final = "lock"
-NONCE_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 
 
@@ -92,8 +93,8 @@ class RunFolder:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"{path} is lost or altered: start the run again under another name") from error
-        if len(identity.nonce) != NONCE_BYTES:
-            raise StateError(f"{path}: the nonce has {len(identity.nonce)} bytes, {NONCE_BYTES} were expected")
+        if len(identity.nonce) != RUN_NONCE_BYTES:
+            raise StateError(f"{path}: the nonce has {len(identity.nonce)} bytes, {RUN_NONCE_BYTES} were expected")
         return identity
 
     @property
@@ -246,7 +247,7 @@ class RunFolder:
     def _start(self, config: Config, identity: Identity) -> None:
         if self.ledger_path.exists() or self.store.rounds():
             raise StateError(f"{self.path} holds a run without its {CONFIG}: put that file back, or use another name")
-        record = asdict(identity) | {"nonce": os.urandom(NONCE_BYTES).hex()}
+        record = asdict(identity) | {"nonce": os.urandom(RUN_NONCE_BYTES).hex()}
         atomic_write(self.path / IDENTITY, canonical_json(record) + b"\n")  # first: a configuration has an identity
         atomic_write(self.path / CONFIG, to_toml(config).encode())
 

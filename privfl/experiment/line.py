@@ -14,7 +14,7 @@ from privfl.data import ClientRows, Dataset, FederatedData
 from privfl.errors import StateError
 from privfl.experiment.config import Config
 from privfl.experiment.experiment import Experiment
-from privfl.fl.run import RoundReport
+from privfl.fl.report import RoundReport
 
 SLOPE: Final = 0.7
 INTERCEPT: Final = -0.3

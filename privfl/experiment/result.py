@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from privfl.codec import Vector
 from privfl.dp import EpsilonReport
-from privfl.fl.run import RoundReport
+from privfl.fl.report import RoundReport
 
 if TYPE_CHECKING:
     from privfl.experiment.experiment import Experiment

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from privfl.errors import StateError, WireError
 from privfl.experiment.schemes import SchemeDescription
-from privfl.fl.plan import UpdatePlan
+from privfl.fl.encoding import UpdateEncoding
 from privfl.wire import HEADER_BYTES, ClientId, peek
 
 _LONGEST: Final = 1 << 30
@@ -59,14 +59,14 @@ class Watcher:
             if header.kind == self._scheme.vector_message.KIND:
                 self._message = message
 
-    def sighting(self, update: UpdatePlan) -> Sighting:
-        """What was seen; raises `StateError` when the client sent no vector of `update`."""
+    def sighting(self, encoding: UpdateEncoding) -> Sighting:
+        """What was seen; raises `StateError` when the client sent no vector of `encoding`."""
         if self._message is None:
             raise StateError(f"client {self.client} sent no vector")
         _, body = peek(self._message, max_length=_LONGEST)
         message: Any = self._scheme.vector_message.from_body(body)
         try:
-            values, low, high = self._scheme.read_vector(message, update.codec.ring, update.total_length)
+            values, low, high = self._scheme.read_vector(message, encoding.codec.ring, encoding.total_length)
         except WireError as error:
             raise StateError(f"client {self.client}'s vector is not of this run: {error}") from error
         return Sighting(self._scheme, values, low, high, len(self._message))

@@ -1,11 +1,16 @@
 """Federated averaging: who takes part, what a client and a server do in a round, and what a run keeps."""
 
 from privfl.fl.client import ClientUpdate, Executor, Train
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Measure, MetricSums, measure_predictions, measure_scores
 from privfl.fl.optimizers import FedAdagrad, FedAdam, FedYogi, ServerOptimizer, ServerSGD
-from privfl.fl.plan import ClientPolicy, RoundPlan, UpdatePlan
+from privfl.fl.parties import ClientRound, Contribution, ServerRound
+from privfl.fl.payment import Payment
+from privfl.fl.plan import RoundPlan, model_hash
+from privfl.fl.policy import ClientPolicy
+from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, run_round
-from privfl.fl.run import FederatedRun, RoundReport
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import (
     CohortSampler,
     EveryoneSampler,
@@ -13,12 +18,16 @@ from privfl.fl.sampling import (
     PoissonSampler,
     TruncatedPoissonSampler,
 )
+from privfl.fl.state import Outcome, ServerState
 from privfl.fl.store import ModelStore
+from privfl.fl.survivors import SurvivorRule
 
 __all__ = [
     "ClientPolicy",
+    "ClientRound",
     "ClientUpdate",
     "CohortSampler",
+    "Contribution",
     "EveryoneSampler",
     "Executor",
     "FedAdagrad",
@@ -29,16 +38,22 @@ __all__ = [
     "Measure",
     "MetricSums",
     "ModelStore",
+    "Outcome",
     "Parts",
+    "Payment",
     "PoissonSampler",
     "RoundPlan",
     "RoundReport",
     "ServerOptimizer",
+    "ServerRound",
     "ServerSGD",
+    "ServerState",
+    "SurvivorRule",
     "Train",
     "TruncatedPoissonSampler",
-    "UpdatePlan",
+    "UpdateEncoding",
     "measure_predictions",
     "measure_scores",
+    "model_hash",
     "run_round",
 ]

@@ -1,4 +1,4 @@
-"""What a client does in a round, and the seam to whatever executes it."""
+"""A client's training, and the seam to the executor that runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
-    """What one client's training came to.
+    """The result of one client's training.
 
     `delta` is local - global (for FedSGD: minus the gradient), float `[d]`; `examples` counts the rows it was
     trained on; `metrics` are means over those rows (loss, accuracy ...), for the secure sum only: they never leave
@@ -37,40 +37,28 @@ class ClientUpdate:
 Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]
 """(model, client, round, rng) -> update. The model is read-only; `rng` is the client's own for this round."""
 
-Work = Callable[[Vector, ClientId, int, np.random.Generator], Ints]
-"""A whole contribution, (model, client, round, rng) -> int64 `[length]`: train, clip, encode, add noise."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundWork:
-    """A work that is made for one round, from bytes; it is a `Work` itself.
-
-    An executor keeps its worker processes as long as `make` is the same object, and sends them the settings.
-
-    Attributes:
-        make: Makes the round's work from the settings. Forked workers inherit it, and everything that it refers to.
-        settings: All that differs from round to round, except the model.
-    """
-
-    make: Callable[[bytes], Work]
-    settings: bytes
-
-    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> Ints:
-        """Do the work of one client of the round."""
-        return self.make(self.settings)(model, client, round, rng)
+Work = Callable[[Vector, ClientId, bytes], Ints]
+"""A whole contribution, (model, client, order) -> int64 `[length]`. `order` is the bytes of the round's plan."""
 
 
 class Executor(Protocol):
     """How the clients of a round are executed. The result must not depend on it, down to the last bit."""
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, round: int, seed: int
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
     ) -> Iterator[tuple[ClientId, Ints]]:
-        """Yield each client's contribution as it is ready, in any order; raise if a client fails."""
+        """Yield each client's contribution as it is ready, in any order; raise `ClientFailed` if a client fails.
+
+        Args:
+            work: Makes one contribution; the same object in every round of a run.
+            model: The global model, float `[d]`.
+            clients: Who takes part.
+            order: The bytes of the round's plan: everything that changes from round to round.
+        """
         ...
 
     def close(self) -> None:
-        """Give back processes and memory."""
+        """Return processes and memory."""
         ...
 
 

@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from privfl.dp.draws import Draw, Shortfall, mean_shortfall, plausible, round_turn
 from privfl.dp.unit import Adjacency, Sampling
-from privfl.sums import SecureSum
-
-
-def round_shortfall(
-    scheme: SecureSum, *, dropout: float | None, min_survivors: int, min_survivor_fraction: float, central: bool
-) -> Shortfall:
-    """The probability that a round opens nothing, as a function of the size of its cohort.
-
-    Args:
-        scheme: The secure sum.
-        dropout: The declared probability that a client drops out; None: not declared, so nothing is bounded.
-        min_survivors: How many must survive in any round.
-        min_survivor_fraction: The fraction of a cohort that must survive, rounded up.
-        central: True under central noise, where a round without clients releases noise and is not skipped.
-    """
-
-    def shortfall(cohort: int) -> float | None:
-        if dropout is None:
-            return None
-        if central and not cohort:
-            return 0.0
-        least = max(min_survivors, math.ceil(min_survivor_fraction * cohort))
-        return scheme.shortfall(cohort, dropout, min_survivors=least)
-
-    return shortfall
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Simulated dropouts: clients that fall silent at some step of a sum."""
+"""Simulated dropouts: clients that drop out at some step of a sum."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from privfl.wire import ClientId
 _STEPS: Final = 5  # a masked sum has five messages of a client; a later step never comes in a shorter sum
 
 Dropouts = Callable[[int, int], Drop]
-"""(round, attempt) -> the drop pattern of that sum."""
+"""(round, try) -> the drop pattern of that sum; tries of a round are counted from 0 in every start of a run.
+
+A pattern with an attribute `probability`, the most with which a client drops out of a round, independently of the data,
+lets the ledger bound how often a single client decides whether a round is skipped. Without it that is not bounded, and
+sampling is not counted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RandomDropouts:
-    """Each client falls silent with `probability`, from a uniformly random step on; the same for the same seed.
+    """Each client drops out with `probability`, from a uniformly random step on; the same for the same seed.
 
-    A plain sum has one message only, so there `steps` = 1 keeps the meaning of `probability`.
+    Attributes:
+        probability: The probability of dropping out of a sum, in [0, 1).
+        seed: Keys the pattern.
+        steps: The number of a client's messages in the sum (`SecureSum.messages_per_client`).
     """
 
     probability: float
@@ -33,18 +41,17 @@ class RandomDropouts:
         if not 0 <= self.probability < 1:
             raise ConfigError(f"probability must be in [0, 1), not {self.probability!r}")
 
-    def __call__(self, round: int, attempt: int) -> Drop:
+    def __call__(self, round: int, number: int) -> Drop:
         """The pattern of one sum."""
         if not self.probability:
             return never
 
         def drop(client: ClientId, step: int) -> bool:
-            rng = np.random.default_rng(np.random.SeedSequence([self.seed, round, client, attempt, 2**33]))
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, round, client, number, 2**33]))
             return bool(rng.random() < self.probability) and step >= int(rng.integers(self.steps))
 
         return drop
 
 
-def nobody(round: int, attempt: int) -> Drop:
-    """Nobody drops out."""
-    return never
+nobody: Final = RandomDropouts(0.0, seed=0)
+"""Nobody drops out."""

@@ -1,273 +1,260 @@
-"""What all parties of a round agree on; its digest enters every key of the sum."""
+"""The plan of a round: the only truth about it. Everything that a party computes with is derived from the plan.
+
+A plan travels as canonical bytes (protocols/round-plan), and its digest enters every key of the sum. Encoding, noise,
+decoding, the client's policy check and the ledger's entries are methods of the plan; nothing else carries a scale, a
+clip, a seed, a scheme's name or a model's hash beside it.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from privfl.codec import FixedPoint, Rounding, Vector
-from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Slot
+from privfl.codec import Vector
+from privfl.dp import Mechanism, Release, RoundNoise
 from privfl.dp.contract import check_weighting
-from privfl.errors import ConfigError, PlanRejected
-from privfl.files import canonical_json
-from privfl.fl.client import ClientUpdate
+from privfl.dp.unit import Everyone, Sampling
+from privfl.errors import ConfigError, TooFewSurvivors
+from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
+from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.planwire import read_plan, write_plan
+from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
 from privfl.ring import Ints
-from privfl.rotation import Rotation
-from privfl.sums import SumPolicy, SumTask
-from privfl.wire import ClientId
+from privfl.sums import KeyedOpening, Opening, SecureSum, SumTask, identity
+from privfl.wire import SERVER, ClientId
 
-_LABEL: Final = b"privfl/1 round-plan"
-Weighting = Literal["uniform", "examples"]
+RUN_NONCE_BYTES: Final = 16
+NO_NOISE: Final = Mechanism("none")
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A training metric that travels as one coordinate: values beyond `bound` (absolute) are counted as `bound`.
-
-    `units` is the integer that `bound` becomes; None: as the update's entries are scaled.
-    """
-
-    name: str
-    bound: float = 32.0
-    units: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.bound) and self.bound > 0) or (self.units is not None and self.units < 1):
-            raise ConfigError(f"a metric has a positive bound and units, not {self.bound!r} and {self.units!r}")
-
-    def entry_bound(self, codec: FixedPoint) -> int:
-        """The largest integer that it becomes."""
-        return codec.bound(self.bound) if self.units is None else self.units
-
-    def scale(self, codec: FixedPoint) -> float:
-        """Integer units per 1.0."""
-        return codec.scale if self.units is None else self.units / self.bound
+_LABEL: Final = b"privfl/1 round-plan digest"
+_MODEL_HASH_DIGITS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class UpdatePlan:
-    """How an update becomes integers, the same in every round but for an adaptive clip (see `in_round`).
-
-    The vector is [update | metrics | indicator | weight]. `clip` bounds the update, by norm, layer or element. With
-    `weighting="examples"` a client with n examples contributes min(n, max_weight)/max_weight times its update and its
-    metrics, and min(n, max_weight) as its weight, so that the mean over examples is exact and the contribution stays
-    within the clip; with "uniform" there is no weight. `adaptive` puts in the indicator by which the clip follows a
-    quantile of the norms, and `rotation` turns the clipped update before it is rounded.
-    """
-
-    length: int
-    codec: FixedPoint
-    clip: FlatClip | LayerClip | ElementClip
-    weighting: Weighting = "uniform"
-    max_weight: int = 1
-    metrics: tuple[Metric, ...] = ()
-    rounding: Rounding = "nearest"
-    adaptive: AdaptiveClip | None = None
-    rotation: Rotation | None = None
-
-    def __post_init__(self) -> None:
-        if self.weighting not in ("uniform", "examples"):
-            raise ConfigError(f"weighting must be 'uniform' or 'examples', not {self.weighting!r}")
-        if self.length < 1 or self.max_weight < 1:
-            raise ConfigError(f"length and max_weight must be at least 1, not {self.length} and {self.max_weight}")
-        if self.rotation is not None and self.rotation.length != self.length:
-            raise ConfigError(f"the rotation is of {self.rotation.length} entries, the update has {self.length}")
-        if self.adaptive is not None and (self.weighting != "uniform" or self.clip != self.adaptive.clip):
-            raise ConfigError("an adaptive clip is the clip of the update, under uniform weights")
-
-    def in_round(self, clip_norm: float) -> UpdatePlan:
-        """This plan with its adaptive clip at `clip_norm`: the integers' bounds stay the same."""
-        if self.adaptive is None:
-            raise ConfigError("this plan has no adaptive clip")
-        adaptive = dataclasses.replace(self.adaptive, clip_norm=clip_norm)
-        return dataclasses.replace(self, adaptive=adaptive, clip=adaptive.clip, codec=adaptive.codec(self.codec.ring))
-
-    @property
-    def width(self) -> int:
-        """Entries of the update's block: its length, or what a rotation makes of it."""
-        return self.length if self.rotation is None else self.rotation.size
-
-    @property
-    def largest(self) -> float:
-        """The largest entry that a clipped (and rotated) update can have, in the model's unit."""
-        if self.rotation is not None:
-            return self.rotation.entry_bound(self.clip.clip_norm)
-        return self.clip.max_abs if isinstance(self.clip, ElementClip) else self.clip.clip_norm
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """The blocks of the vector under one noise; raises `PrivacyError` for weights, which have no bound."""
-        check_weighting(self.weighting, None)
-        metrics = tuple(Slot(m.name, 1, m.scale(self.codec), m.bound) for m in self.metrics)
-        if self.adaptive is None:
-            return (Slot("update", self.width, self.codec.scale, self.clip.clip_norm), *metrics)
-        update, indicator = self.adaptive.slots(self.width)
-        return (update, *metrics, indicator)
-
-    @property
-    def total_length(self) -> int:
-        """Entries of the summed vector."""
-        return self.width + len(self.metrics) + (self.adaptive is not None) + (self.weighting == "examples")
-
-    @property
-    def entry_bound(self) -> int:
-        """The largest entry of one contribution, in integer units, before noise of its own."""
-        return max(self.codec.bound(self.largest), *self._side_bounds, 0)
-
-    @property
-    def norm_bound(self) -> float:
-        """The l2 norm that no contribution exceeds, in integer units, metrics and weight included."""
-        update = float(self.adaptive.units) if self.adaptive else self.codec.sensitivity(self.clip.clip_norm)
-        return math.hypot(update, *self._side_bounds)
-
-    @property
-    def _side_bounds(self) -> list[int]:
-        found = [metric.entry_bound(self.codec) for metric in self.metrics]
-        if self.adaptive is not None:
-            found.append(self.adaptive.indicator_units // 2)
-        return [*found, self.max_weight] if self.weighting == "examples" else found
-
-    def encode(self, update: ClientUpdate, rng: np.random.Generator) -> Ints:
-        """ClientUpdate -> int64 `[total_length]`; a NaN or infinite update contributes zeros and no weight."""
-        if update.delta.shape != (self.length,):
-            raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.length}")
-        clipped = self.clip(update.delta)
-        weight = min(update.examples, self.max_weight) if self.weighting == "examples" else 1
-        if not weight or not clipped.finite or not all(map(math.isfinite, update.metrics.values())):
-            return np.zeros(self.total_length, np.int64)
-        share = weight / self.max_weight if self.weighting == "examples" else 1.0
-        delta = self._encode_delta(clipped.vector * share if share < 1.0 else clipped.vector, rng)
-        if self.total_length == self.width:
-            return delta
-        out = np.zeros(self.total_length, np.int64)
-        out[: self.width] = delta
-        for at, metric in enumerate(self.metrics, start=self.width):
-            value = min(max(update.metrics.get(metric.name, 0.0), -metric.bound), metric.bound)
-            bound = metric.entry_bound(self.codec)
-            out[at] = min(max(round(metric.scale(self.codec) * value * share), -bound), bound)
-        if self.adaptive is not None:
-            out[-1] = self.adaptive.indicator(clipped.within)
-        if self.weighting == "examples":
-            out[-1] = weight
-        return out
-
-    def _encode_delta(self, delta: Vector, rng: np.random.Generator) -> Ints:
-        draws = rng if self.rounding == "stochastic" else None
-        if self.rotation is not None:
-            turned = self.rotation.forward(delta)
-            ints = self.codec.encode(turned, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
-            bound = self.codec.bound(self.largest)
-            return np.clip(ints, -bound, bound, out=ints)  # which hardly ever changes one, and only shortens
-        if isinstance(self.clip, ElementClip):
-            return self.codec.encode_entries(delta, max_abs=self.clip.max_abs, rounding=self.rounding, rng=draws)
-        return self.codec.encode(delta, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
-
-    def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
-        """The opened sum int64 `[total_length]` -> (mean update float64 `[length]`, mean metrics).
-
-        `denominator` counts clients and is used for uniform weights; sums over examples bring their own, and a sum
-        without any example is a zero update.
-        """
-        if self.weighting == "examples":
-            denominator = float(total[-1]) / self.max_weight
-        if denominator <= 0:
-            return np.zeros(self.length), {}
-        mean = self.codec.decode(total[: self.width])
-        mean /= denominator
-        sums = zip(self.metrics, total[self.width : self.width + len(self.metrics)], strict=True)
-        metrics = {m.name: float(v) * (1.0 / m.scale(self.codec)) / denominator for m, v in sums}
-        return (mean if self.rotation is None else self.rotation.inverse(mean)), metrics
-
-    def next_clip(self, total: Ints) -> float | None:
-        """The clip norm of the next round, from the opened sum int64 `[total_length]`; None if it is not adaptive."""
-        return None if self.adaptive is None else self.adaptive.next(int(total[-1])).clip_norm
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
-    """One round: which model, which clients, how many must survive, and how their updates are summed.
+    """One round: which model, which clients, how many must survive, and how their updates are summed and noised.
 
-    `attempt` counts the tries of this round, from 0. `denominator` is the fixed, public one of a private mean; None:
-    the survivors are counted. `noise_stddev` is the declared deviation in the model's unit, and `noise_room` the room
-    for noise that each client adds itself, in integer units. `seed` is each party's own affair. `terms` are further
-    settings that the parties agree on (the mechanism): any JSON value.
+    Attributes:
+        run: The nonce of the run, 16 random bytes made with the run's folder.
+        round: The round, from 1.
+        attempt: The attempt of the round, from 0; the same number stands in the ledger.
+        model_hash: The `model_hash` of the global model, 64 hexadecimal digits.
+        cohort: The clients that are asked, increasing.
+        population: The number of clients that exist.
+        sampling: How the cohort was sampled, as the sampler declares.
+        survivor_rule: The fewest survivors that the round asks for, by the size of the cohort.
+        encoding: How an update becomes integers in this round.
+        mechanism: The noise; placement "none" claims nothing.
+        scheme: The name of the sum, such as "masked-sum/1".
+        parameters: The sum's own parameters, as `SecureSum.parameters` states them.
+        seed: A public number that keys the clients' training and simulation noise, in [0, 2^64).
+
+    Raises:
+        ConfigError: If a value is out of range, or the cohort is not one that the sampling can produce.
+        PrivacyError: If noise is combined with weights by example count.
     """
 
+    run: bytes
     round: int
-    attempt: int
+    attempt: int = 0
     model_hash: str
     cohort: tuple[ClientId, ...]
-    min_survivors: int
-    update: UpdatePlan
+    population: int
+    sampling: Sampling
+    survivor_rule: SurvivorRule = SurvivorRule()
+    encoding: UpdateEncoding
+    mechanism: Mechanism = NO_NOISE
     scheme: str
+    parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     seed: int
-    denominator: float | None = None
-    noise_stddev: float = 0.0
-    noise_room: int = 0
-    terms: Mapping[str, object] = field(default_factory=dict)
+    _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.run, bytes) or len(self.run) != RUN_NONCE_BYTES:
+            raise ConfigError(f"run must be the run's nonce of {RUN_NONCE_BYTES} bytes")
+        for name, value, low, high in (
+            ("round", self.round, 0, 1 << 32),
+            ("attempt", self.attempt, 0, 1 << 32),
+            ("population", self.population, 1, SERVER),
+            ("seed", self.seed, 0, (1 << 64) - 1),
+        ):
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f"{name} must be an integer in [{low}, {high}], not {value!r}")
+        if len(self.model_hash) != _MODEL_HASH_DIGITS or set(self.model_hash) - set("0123456789abcdef"):
+            raise ConfigError("model_hash must be 64 hexadecimal digits, from model_hash(model)")
+        if any(type(c) is not int or not 0 <= c < SERVER for c in self.cohort):
+            raise ConfigError("cohort must hold identities in [0, 2^32 - 2]")
+        if list(self.cohort) != sorted(set(self.cohort)):
+            raise ConfigError("cohort must be strictly increasing")
+        if len(self.cohort) not in self.sampling.sizes(self.population):
+            raise ConfigError(
+                f"a cohort of {len(self.cohort)} of {self.population} clients is not one of: {self.sampling.describe()}"
+            )
+        if type(self.scheme) is not str or not isinstance(self.parameters, Mapping):
+            raise ConfigError("scheme and parameters must be those of a sum: scheme.name and scheme.parameters")
+        for key, parameter in self.parameters.items():
+            if type(key) is not str or type(parameter) not in (str, int, float, bool):
+                raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
+        if self.mechanism.claims:
+            check_weighting(self.encoding.weighting, None)
+
+    # --- what follows from the plan alone ---------------------------------------------------------------------------
+
+    @property
+    def min_survivors(self) -> int:
+        """The fewest survivors that this round asks for; the sum may need more, see `SecureSum.min_survivors_of`."""
+        return self.survivor_rule.of(len(self.cohort))
+
+    @property
+    def denominator(self) -> float | None:
+        """The public denominator of a private mean; None counts survivors.
+
+        It is the expected size of a cohort where sampling is claimed, and the size of the cohort where anybody may
+        know the cohort. Neither depends on who survives.
+        """
+        if not self.mechanism.claims:
+            return None
+        if isinstance(self.sampling, Everyone):
+            return float(max(1, len(self.cohort)))
+        return self.sampling.expected_size(self.population)
+
+    def decode(self, total: Ints, survivors: int) -> tuple[npt.NDArray[np.float64], dict[str, float], float | None]:
+        """Read an opened sum.
+
+        Args:
+            total: The opened sum, int64 `[encoding.total_length]`.
+            survivors: The number of vectors in it.
+
+        Returns:
+            The mean update float64 `[d]`, the mean metrics, and the clip norm of the next round if it is adaptive.
+        """
+        denominator = float(survivors) if self.denominator is None else self.denominator
+        mean, metrics = self.encoding.decode(total, denominator)
+        return mean, metrics, self.encoding.next_clip_norm(total, denominator)
+
+    def check_model(self, model: Vector) -> None:
+        """Raise `ConfigError` unless `model` is the one that the plan names."""
+        if model_hash(model) != self.model_hash:
+            raise ConfigError(f"round {self.round}: the model does not have the hash that the plan names")
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes of the plan; see protocols/round-plan/SPEC.md."""
+        if "bytes" not in self._derived:
+            self._derived["bytes"] = write_plan(self)
+        written: bytes = self._derived["bytes"]
+        return written
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RoundPlan:
+        """The plan from its canonical bytes; raises `WireError` for any others."""
+        return read_plan(cls, data)
 
     def digest(self) -> bytes:
-        """32 bytes: SHA-256 of the canonical JSON of everything above, under its label."""
-        update = self.update
-        form = {
-            "round": self.round,
-            "attempt": self.attempt,
-            "model": self.model_hash,
-            "cohort": self.cohort,
-            "min_survivors": self.min_survivors,
-            "scheme": self.scheme,
-            "denominator": self.denominator,
-            "noise_stddev": self.noise_stddev,
-            "noise_room": self.noise_room,
-            "terms": dict(self.terms),
-            "length": update.length,
-            "scale": update.codec.scale,
-            "bits": update.codec.ring.bits,
-            "clip": {"kind": type(update.clip).__name__, **dataclasses.asdict(update.clip)},
-            "adaptive": None if update.adaptive is None else dataclasses.asdict(update.adaptive),
-            "rotation": None if update.rotation is None else update.rotation.seed,
-            "weighting": update.weighting,
-            "max_weight": update.max_weight,
-            "metrics": [[metric.name, metric.bound, metric.units] for metric in update.metrics],
-            "rounding": update.rounding,
-        }
-        return hashlib.sha256(_LABEL + canonical_json(form)).digest()
+        """32 bytes: SHA-256 of the canonical bytes under a label."""
+        return hashlib.sha256(_LABEL + self.to_bytes()).digest()
 
-    def task(self) -> SumTask:
-        """The sum of this round."""
-        update = self.update
-        bound = update.entry_bound + self.noise_room
-        return SumTask(self.digest(), self.cohort, self.min_survivors, update.total_length, update.codec.ring, bound)
+    # --- what follows from the plan and the sum that it names -------------------------------------------------------
 
+    def check_scheme(self, scheme: SecureSum) -> None:
+        """Raise `ConfigError` unless `scheme` is the sum that the plan names, with the same parameters."""
+        if scheme.name != self.scheme:
+            raise ConfigError(f"the plan names the sum {self.scheme!r}, and this is {scheme.name!r}")
+        if dict(scheme.parameters) != dict(self.parameters):
+            names = sorted(set(scheme.parameters) | set(self.parameters))
+            other = [n for n in names if scheme.parameters.get(n) != self.parameters.get(n)]
+            raise ConfigError(f"the plan's parameters of {self.scheme} differ from this sum's in: {', '.join(other)}")
 
-@dataclass(frozen=True, slots=True)
-class ClientPolicy:
-    """What a client insists on before it trains: the sum's policy, the least noise and the greatest clip."""
+    def check_openable(self, scheme: SecureSum) -> None:
+        """Raise `TooFewSurvivors` if the cohort is smaller than what the sum opens; nobody has to be asked then.
 
-    sum: SumPolicy = field(default_factory=SumPolicy)
-    least_noise_stddev: float = 0.0
-    greatest_clip: float = math.inf
+        Nobody sampled is a round only where noise alone is released: with a rule that opens whatever arrives.
+        """
+        size = len(self.cohort)
+        opened = (
+            self.survivor_rule.opened(scheme, size) if size else max(self.min_survivors, int(not self.mechanism.claims))
+        )
+        if opened > size:
+            raise TooFewSurvivors(size, opened)
 
-    def check(self, plan: RoundPlan) -> SumTask:
-        """The plan's sum; `PlanRejected` unless the plan meets every demand. Noise is compared in the model's unit."""
-        if plan.noise_stddev < self.least_noise_stddev:
-            raise PlanRejected(
-                f"noise stddev is {plan.noise_stddev:g}, and this client insists on {self.least_noise_stddev:g}"
+    def task(self, scheme: SecureSum) -> SumTask:
+        """The sum of this round; raises `CapacityError` if the ring is too small for all contributions."""
+
+        def make() -> SumTask:
+            encoding = self.encoding
+            bound = encoding.entry_bound + self.noise(scheme).noise_reach
+            return SumTask(
+                self.digest(), self.cohort, self.min_survivors, encoding.total_length, encoding.codec.ring, bound
             )
-        if plan.update.clip.clip_norm > self.greatest_clip:
-            raise PlanRejected(
-                f"clip norm is {plan.update.clip.clip_norm:g}, and this client allows {self.greatest_clip:g}"
-            )
-        task = plan.task()
-        self.sum.check(task)
+
+        task: SumTask = self._under(scheme, "task", make)
         return task
+
+    def noise(self, scheme: SecureSum) -> RoundNoise:
+        """The mechanism in the integer units of this round, with noise shares sized for what the sum can open."""
+
+        def make() -> RoundNoise:
+            size = len(self.cohort)
+            sizes = cohort_sizes(self.sampling, self.population, size)
+            spread = noise_spread(self.mechanism, self.survivor_rule, scheme, sizes)
+            return RoundNoise(self.mechanism, self.encoding.slots, size, spread)
+
+        noise: RoundNoise = self._under(scheme, "noise", make)
+        return noise
+
+    def noise_stddev(self, scheme: SecureSum) -> float:
+        """The declared standard deviation of the noise in the model's unit; 0 without noise."""
+        return self.noise(scheme).noise_stddev / self.encoding.codec.scale
+
+    def opening(self, scheme: SecureSum) -> Opening:
+        """The noise that is added where the sum is opened, or nothing."""
+        noise = self.noise(scheme)
+        if self.mechanism.placement in ("none", "local"):
+            return identity
+        if self.mechanism.source == "secure":
+            return KeyedOpening(lambda entropy: noise.opening(entropy=entropy))
+        return KeyedOpening(lambda entropy: noise.opening(key=(self.seed, self.round, 0, CENTRAL_STREAM)))
+
+    def add_noise(self, scheme: SecureSum, client: ClientId, vector: Ints) -> Ints:
+        """One client's encoded contribution with its own noise, if it adds any: int64 `[total_length]`."""
+        key = None if self.mechanism.source == "secure" else (self.seed, self.round, client, NOISE_STREAM)
+        return self.noise(scheme).contribute(vector, key=key)
+
+    def release(self, scheme: SecureSum, participants: Iterable[ClientId], *, worst_case: bool) -> Release:
+        """What the ledger is charged.
+
+        Args:
+            scheme: The sum that the plan names.
+            participants: The cohort before the opening, the survivors after it.
+            worst_case: Whether this is the reservation before a client is asked.
+
+        Raises:
+            PrivacyError: If the noise of the survivors is below the declared noise.
+        """
+        return self.noise(scheme).release(
+            round=self.round,
+            attempt=self.attempt,
+            sampling=self.sampling,
+            views=scheme.views,
+            participants=participants,
+            worst_case=worst_case,
+        )
+
+    def worst_case(self, scheme: SecureSum) -> Release:
+        """What is reserved in the ledger before a client is asked: the whole cohort takes part."""
+        return self.release(scheme, self.cohort, worst_case=True)
+
+    def _under(self, scheme: SecureSum, name: str, make: Any) -> Any:
+        """A value derived under `scheme`, computed once; every client of a simulation asks for it."""
+        known = self._derived.get(name)
+        if known is None or known[0] is not scheme:
+            self.check_scheme(scheme)
+            known = self._derived[name] = (scheme, make())
+        return known[1]
 
 
 def model_hash(model: Vector) -> str:

@@ -33,14 +33,6 @@ class CohortSampler(Protocol):
         """One cohort, increasing; may be empty under Poisson sampling."""
         ...
 
-    def expected_size(self, population: int) -> float:
-        """The public, fixed denominator of a private mean."""
-        ...
-
-    def largest_size(self, population: int) -> int:
-        """The most clients that a cohort can have: what the ring must hold."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class EveryoneSampler:
@@ -53,14 +45,6 @@ class EveryoneSampler:
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
         """Everyone."""
         return tuple(range(population))
-
-    def expected_size(self, population: int) -> float:
-        """The population."""
-        return float(population)
-
-    def largest_size(self, population: int) -> int:
-        """The population."""
-        return population
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +63,6 @@ class PoissonSampler:
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
         """One coin a client."""
         return tuple(np.flatnonzero(uniforms(population) < self.probability).tolist())
-
-    def expected_size(self, population: int) -> float:
-        """probability x population."""
-        return self.probability * population
-
-    def largest_size(self, population: int) -> int:
-        """The population, though it is hardly ever reached: the ring must not overflow even then."""
-        return population
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +90,6 @@ class TruncatedPoissonSampler:
             chosen = chosen[_smallest(coins[chosen], self.cap)]
         return tuple(chosen.tolist())
 
-    def expected_size(self, population: int) -> float:
-        """min(probability x population, cap): public and fixed, slightly above the true mean."""
-        return min(self.probability * population, float(self.cap))
-
-    def largest_size(self, population: int) -> int:
-        """The cap."""
-        return min(self.cap, population)
-
 
 @dataclass(frozen=True, slots=True)
 class FixedSizeSampler:
@@ -142,14 +110,6 @@ class FixedSizeSampler:
         if self.size > population:
             raise ConfigError(f"a cohort of {self.size} cannot be drawn from {population} clients")
         return tuple(_smallest(uniforms(population), self.size).tolist())
-
-    def expected_size(self, population: int) -> float:
-        """The size."""
-        return float(self.size)
-
-    def largest_size(self, population: int) -> int:
-        """The size."""
-        return self.size
 
 
 def seeded_uniforms(seed: int, round: int) -> Uniforms:

@@ -1,13 +1,15 @@
-"""The run's folder: one file a round, written atomically, from which everything else can be derived again.
+"""The folder of a run's models: one file a round, written atomically, from which everything else can be derived.
 
-`models/000012.safetensors` holds the model after round 12, the optimizer's moments, and as metadata its hash, its
-parent's hash and the round's report. That one write is the moment at which a round has happened.
+`models/000012.safetensors` holds the server's state after round 12, and as metadata the model's hash, its parent's hash
+and the round's report. That one write is the moment at which a round has happened. `models/run.json` holds the run's
+nonce, and the round at which the run was started or resumed last.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,29 +17,61 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
 from privfl.files import atomic_write, canonical_json
-from privfl.fl.plan import model_hash
+from privfl.fl.plan import RUN_NONCE_BYTES, model_hash
+from privfl.fl.state import ServerState
 
 _NAME: Final = re.compile(r"(\d{6})\.safetensors")
 _KEY: Final = "privfl"
+_START: Final = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """The model after a round: float `[d]`, the optimizer's moments, hash and parent's hash, and the round's report."""
+    """A stored version of the server's state.
+
+    Attributes:
+        round: The round after which it was stored; 0 is the start.
+        state: The model, the optimizer's moments, and an adaptive clip norm.
+        hash: The model's hash.
+        parent: The hash of the model before the round.
+        report: The round's report as a JSON object.
+    """
 
     round: int
-    model: Vector = field(repr=False)
-    moments: Mapping[str, npt.NDArray[np.float64]] = field(repr=False)
+    state: ServerState
     hash: str
     parent: str
     report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Vector:
+        """The global model, float `[d]`."""
+        return self.state.model
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start or resumption of a run.
+
+    Attributes:
+        nonce: The run's nonce: 16 random bytes, made at its first start.
+        round: The first round of this start.
+        attempt: The first attempt number of that round which no earlier start can have used.
+    """
+
+    nonce: bytes
+    round: int
+    attempt: int
+
+    def first_attempt(self, round: int) -> int:
+        """The number of the first attempt of a round in this start."""
+        return self.attempt if round == self.round else 0
 
 
 class ModelStore:
@@ -53,19 +87,41 @@ class ModelStore:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in names if match)
 
-    def save(
-        self,
-        round: int,
-        model: Vector,
-        moments: Mapping[str, npt.NDArray[np.float64]],
-        *,
-        parent: str,
-        report: Mapping[str, Any],
-    ) -> Version:
-        """Write the version of `round` in one atomic step, and return it."""
-        version = Version(round, model, moments, model_hash(model), parent, report)
-        tensors = {"model": np.ascontiguousarray(model)}
-        tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in moments.items()}
+    def begin(self, round: int, *, tries: int, nonce: bytes | None = None) -> Start:
+        """Record durably that the run starts, or is resumed, at `round`.
+
+        Args:
+            round: The first round that will be run.
+            tries: The most attempts that a start makes of one round.
+            nonce: The run's nonce; by default the one of the first start, which makes it.
+
+        Raises:
+            StateError: If the record of an earlier start was altered, or is of another run.
+        """
+        path = self.folder / _START
+        known = _read_start(path) if path.exists() else None
+        if known is None:
+            start = Start(nonce or os.urandom(RUN_NONCE_BYTES), round, 0)
+        elif nonce is not None and nonce != known.nonce:
+            raise StateError(f"{path} is of another run than this one: the two nonces differ")
+        else:
+            start = Start(known.nonce, round, known.first_attempt(round) + tries)
+        record = {"nonce": start.nonce.hex(), "round": start.round, "attempt": start.attempt}
+        atomic_write(path, canonical_json(record) + b"\n")
+        return start
+
+    def save(self, round: int, state: ServerState, *, parent: str, report: Mapping[str, Any]) -> Version:
+        """Write the version of `round` in one atomic step, and return it.
+
+        Args:
+            round: The round after which the state holds.
+            state: The server's state.
+            parent: The hash of the model before the round.
+            report: The round's report, any JSON object.
+        """
+        version = Version(round, state, model_hash(state.model), parent, report)
+        tensors = {"model": np.ascontiguousarray(state.model)}
+        tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in state.moments.items()}
         atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
         return version
 
@@ -80,9 +136,8 @@ class ModelStore:
             facts = _metadata(data)
             model = tensors.pop("model")
             moments = {name.removeprefix("moments."): value for name, value in tensors.items()}
-            version = Version(
-                facts["round"], model, moments, model_hash(model), str(facts["parent"]), dict(facts["report"])
-            )
+            state = ServerState(model, moments, facts["clip_norm"])
+            version = Version(facts["round"], state, model_hash(model), str(facts["parent"]), dict(facts["report"]))
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StateError(f"{path} is not a model of privfl: {error}") from error
         if version.round != round or _facts(version) != facts:
@@ -119,7 +174,8 @@ def _facts(version: Version) -> dict[str, Any]:
         "round": version.round,
         "hash": version.hash,
         "parent": version.parent,
-        "moments": {name: model_hash(value) for name, value in version.moments.items()},
+        "moments": {name: model_hash(value) for name, value in version.state.moments.items()},
+        "clip_norm": version.state.clip_norm,
         "report": dict(version.report),
     }
     return facts | {"seal": hashlib.sha256(canonical_json(facts)).hexdigest()}
@@ -131,3 +187,14 @@ def _metadata(data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + size])
     facts: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
     return facts
+
+
+def _read_start(path: Path) -> Start:
+    try:
+        record = json.loads(path.read_bytes())
+        start = Start(bytes.fromhex(record["nonce"]), int(record["round"]), int(record["attempt"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{path} is not the record of a run's start: {error}") from error
+    if len(start.nonce) != RUN_NONCE_BYTES:
+        raise StateError(f"{path} holds a nonce of {len(start.nonce)} bytes, {RUN_NONCE_BYTES} were expected")
+    return start

@@ -10,7 +10,7 @@ from privfl.errors import ConfigError
 from privfl.experiment import Config
 from privfl.experiment.folder import RunFolder, describe_parts
 from privfl.experiment.versions import Origin
-from privfl.fl.run import RoundReport
+from privfl.fl.report import RoundReport
 
 
 @dataclass(frozen=True, slots=True)

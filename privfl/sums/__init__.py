@@ -16,7 +16,7 @@ from privfl.sums.base import (
     few_vectors,
     identity,
 )
-from privfl.sums.driver import Drop, Tap, ignore, never, run_sum
+from privfl.sums.driver import Drop, Tap, drive, ignore, never, run_sum
 from privfl.sums.names import number_clients
 from privfl.sums.plain import PlainSum
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
@@ -41,6 +41,7 @@ __all__ = [
     "check_dropout",
     "checked_total",
     "checked_vector",
+    "drive",
     "few_vectors",
     "identity",
     "ignore",

@@ -138,7 +138,7 @@ class SumPolicy:
     """What a client insists on, whatever the server says; `check` raises `PlanRejected`."""
 
     least_cohort: int = 1
-    least_survivors: int = 1
+    least_survivors: int = 0
     least_threshold: int = 1
 
     def check(self, task: SumTask, *, threshold: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from privfl.errors import ConfigError, PrivflError, ProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
@@ -59,18 +59,49 @@ def run_sum(
     outside the task.
     """
     server = scheme.server(task, opening=opening)
-    sessions: dict[ClientId, ClientSession] = {}
+
+    def sessions() -> Iterator[tuple[ClientId, ClientSession]]:
+        for client, vector in vectors.items() if isinstance(vectors, Mapping) else vectors:
+            if credentials is not None and client not in credentials:
+                raise ConfigError(f"client {client} has no credentials")
+            keys = credentials[client] if credentials is not None else None
+            yield (
+                client,
+                scheme.client(task, client, vector, credentials=keys, policy=policy, opening=opening, entropy=entropy),
+            )
+
+    return drive(server, sessions(), drop=drop, tap=tap)
+
+
+def drive(
+    server: ServerSession,
+    sessions: Iterable[tuple[ClientId, ClientSession]],
+    *,
+    drop: Drop = never,
+    tap: Tap = ignore,
+) -> SumResult:
+    """Carry every message of one sum between the parties, in one process.
+
+    Args:
+        server: The server's side.
+        sessions: The clients' sides, read once and in their own order; each is started as it comes.
+        drop: Which client drops out at which step.
+        tap: Sees every message.
+
+    Returns:
+        The opened sum.
+
+    Raises:
+        TooFewSurvivors: If nothing can be opened, from the first refusal of a client if there was one.
+        ConfigError: If a client has two sessions.
+    """
+    live: dict[ClientId, ClientSession] = {}
     met: set[ClientId] = set()
     refusal: PrivflError | None = None
-    pairs = vectors.items() if isinstance(vectors, Mapping) else vectors
-    for client, vector in pairs:
+    for client, session in sessions:
         if client in met:
             raise ConfigError(f"client {client} has two vectors")
         met.add(client)
-        if credentials is not None and client not in credentials:
-            raise ConfigError(f"client {client} has no credentials")
-        keys = credentials[client] if credentials is not None else None
-        session = scheme.client(task, client, vector, credentials=keys, policy=policy, opening=opening, entropy=entropy)
         if drop(client, 0):
             continue
         try:
@@ -78,7 +109,7 @@ def run_sum(
         except _REFUSALS as error:
             refusal = refusal or error
             continue
-        sessions[client] = session
+        live[client] = session
         _deliver(server, client, first, tap)
     step = 0
     while server.result is None:
@@ -87,9 +118,9 @@ def run_sum(
             messages = _advance(server)
         except TooFewSurvivors as error:
             raise error from refusal
-        for client in [client for client in messages if client in sessions and drop(client, step)]:
-            del sessions[client]
-        refused = _exchange(server, sessions, messages, tap)
+        for client in [client for client in messages if client in live and drop(client, step)]:
+            del live[client]
+        refused = _exchange(server, live, messages, tap)
         refusal = refusal or refused
     return server.result
 

@@ -25,7 +25,7 @@ def test_the_layers_of_a_torch_model_are_clipped_one_by_one(tmp_path: Path) -> N
     pytest.importorskip("torch")
     mlp = {"model.kind": "mlp", "model.hidden": [5], "privacy.clip": "layers"}
     experiment = an_experiment(tmp_path, **mlp)
-    clip = experiment.update.clip
+    clip = experiment.encoding.clip
     assert isinstance(clip, LayerClip)
     assert clip.cuts == (0, 15, 20, 25, 26)  # weights and biases of two layers
     assert clip.norms == pytest.approx((0.5,) * 4)
@@ -45,14 +45,14 @@ def test_the_layers_of_a_torch_model_are_clipped_one_by_one(tmp_path: Path) -> N
 
 
 def test_a_linear_model_has_weights_and_biases(tmp_path: Path) -> None:
-    clip = an_experiment(tmp_path, **{"privacy.clip": "layers"}).update.clip
+    clip = an_experiment(tmp_path, **{"privacy.clip": "layers"}).encoding.clip
     assert isinstance(clip, LayerClip)
     assert clip.cuts == (0, 3, 4)
 
 
 def test_entries_share_the_norm(tmp_path: Path) -> None:
     experiment = an_experiment(tmp_path, **{"privacy.clip": "entries", "privacy.clip_norm": 2.0})
-    clip = experiment.update.clip
+    clip = experiment.encoding.clip
     assert isinstance(clip, ElementClip)
     assert clip.max_abs == pytest.approx(1.0)
     assert clip.clip_norm == pytest.approx(2.0)

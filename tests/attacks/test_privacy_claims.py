@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import CKKS, MASKED, PLAIN, Judge
+from builders import a_plan
 
 from privfl.cli.runs import _summary, list_
 from privfl.cli.show import facts
 from privfl.codec import FixedPoint
+from privfl.crypto import MemoryDirectory
 from privfl.data import Dataset
 from privfl.dp import (
     CLIENT_UNIT,
@@ -22,9 +23,10 @@ from privfl.dp import (
     FlatClip,
     Ledger,
     Mechanism,
-    NoisePlan,
     Poisson,
+    RoundNoise,
     Slot,
+    epsilon,
     what_if,
 )
 from privfl.engine import LoopExecutor
@@ -32,13 +34,18 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import Experiment
 from privfl.experiment.folder import find_runs
 from privfl.fl.client import ClientUpdate
-from privfl.fl.plan import Metric, UpdatePlan
-from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.payment import Payment
+from privfl.fl.report import RoundReport
+from privfl.fl.round import Parts
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import EveryoneSampler, PoissonSampler, secret_uniforms
 from privfl.fl.store import ModelStore
+from privfl.fl.survivors import SurvivorRule, noise_spread
+from privfl.he import CkksSum
 from privfl.report.run import read_run
 from privfl.ring import Ring
+from privfl.secagg import MaskedSum
 from privfl.sums import PlainSum
 
 CODEC = FixedPoint(2.0**16, Ring(40))
@@ -58,9 +65,18 @@ def still(model: np.ndarray, client: int, round: int, rng: np.random.Generator) 
     return ClientUpdate(np.zeros(3), 1, {})
 
 
-def a_noise(bound: float, source: Any = "secure", length: int = 3) -> NoisePlan:
-    slot = Slot("update", length, CODEC.scale, bound)
-    return Mechanism("central", 2.0, source).plan([slot], cohort=4, min_survivors=1)
+def a_run(folder: Path, source: Any = "secure", sampler: Any = None, **changes: Any) -> FederatedRun:
+    settings: dict[str, Any] = {
+        "population": 4,
+        "parts": Parts(still, PlainSum(), LoopExecutor()),
+        "encoding": UpdateEncoding(3, CODEC, FlatClip(1.0)),
+        "mechanism": Mechanism("central", 2.0, source),
+        "sampler": EveryoneSampler() if sampler is None else sampler,
+        "store": ModelStore(folder),
+        "seed": 0,
+        "payment": Payment(Ledger(CLIENT_UNIT), Accountant(1e-5)),
+    }
+    return FederatedRun(**settings | changes)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
@@ -115,102 +131,91 @@ def test_a_delta_of_zero_is_refused_and_not_taken_for_none(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "update",
+    ("encoding", "norm"),
     [
-        UpdatePlan(3, CODEC, FlatClip(1.0)),
-        UpdatePlan(3, CODEC, ElementClip(0.2, 3)),
-        UpdatePlan(2, CODEC, FlatClip(0.1), metrics=(Metric("loss", 1.0),)),
-        UpdatePlan(2, CODEC, FlatClip(0.1), weighting="examples", max_weight=1 << 16),
+        (UpdateEncoding(3, CODEC, FlatClip(1.0)), 1.0),
+        (UpdateEncoding(3, CODEC, ElementClip(0.2, 3)), 0.2 * math.sqrt(3)),
+        (UpdateEncoding(2, CODEC, FlatClip(0.1), metrics=(Metric("loss", 1.0),)), math.hypot(0.1, 1.0)),
     ],
 )
-def test_noise_that_is_planned_for_shorter_contributions_than_the_clients_make_is_refused(update: UpdatePlan) -> None:
-    with pytest.raises(PrivacyError, match="integer units"):
-        Contribution(still, update, a_noise(0.1), 0)
-    Contribution(still, update, a_noise(math.hypot(1.0, 0.1)), 0)
+def test_the_noise_covers_every_slot_of_the_vector_that_is_summed(encoding: UpdateEncoding, norm: float) -> None:
+    plan = a_plan(PlainSum(), np.zeros(encoding.length), encoding=encoding, mechanism=Mechanism("central", 2.0))
+    noise = plan.noise(PlainSum())
+    assert noise.length == encoding.total_length
+    assert noise.noise_stddev == pytest.approx(2.0 * CODEC.scale * norm, rel=1e-12)
+    assert (noise.opening()(np.zeros(noise.length, np.int64), frozenset()) != 0).all()
 
 
-def test_noise_that_does_not_cover_the_whole_vector_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="entries"):
-        Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, length=2), 0)
-
-
-def test_secure_noise_over_cohorts_that_anybody_can_draw_again_is_refused(tmp_path: Path) -> None:
-    def a_run(source: str = "secure", sampler: Any = TENTH, **changes: Any) -> FederatedRun:
-        work = Contribution(still, UpdatePlan(3, CODEC, FlatClip(1.0)), a_noise(1.0, source), 0)
-        parts = Parts(work, PlainSum(), LoopExecutor())
-        payment = Payment(Ledger(CLIENT_UNIT), Accountant(1e-5), PLAIN)
-        settings = {"seed": 0, "denominator": 4.0, "payment": payment} | changes
-        return FederatedRun(4, parts, sampler, ModelStore(tmp_path), **settings)
-
+def test_secure_noise_over_cohorts_that_anybody_can_sample_again_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="no secret"):
-        a_run()
-    a_run(uniforms=lambda seed, round: secret_uniforms(bytes(32), round))
-    a_run("simulation")  # its figure says of itself that it is none
-    a_run(sampler=EveryoneSampler())  # there is nothing to draw
+        a_run(tmp_path, sampler=TENTH)
+    a_run(tmp_path, sampler=TENTH, uniforms=lambda seed, round: secret_uniforms(bytes(32), round))
+    a_run(tmp_path, "simulation", TENTH)  # its figure says of itself that it is none
+    a_run(tmp_path)  # there is nothing to sample
 
 
-MANY = [Slot("update", 100_000, 1024.0, 1.0)]
+MANY = (Slot("update", 100_000, 1024.0, 1.0),)
 
 
-def test_local_noise_tells_who_was_absent_and_so_claims_no_amplification() -> None:
+def a_release(noise: RoundNoise, sampling: Any, scheme: Any, cohort: int) -> Ledger:
+    """A ledger with the worst case of one round."""
+    ledger = Ledger(CLIENT_UNIT)
+    ledger.draw(0, sampling, 0.0)
+    settings: Any = {"round": 0, "attempt": 0, "sampling": sampling, "views": scheme.views}
+    ledger.reserve(noise.release(**settings, participants=range(cohort), worst_case=True))
+    return ledger
+
+
+def test_local_noise_reveals_who_was_absent_and_so_claims_no_amplification() -> None:
     # Without the client its noise is missing too: over many coordinates the sum's spread counts clients.
-    plan = Mechanism("local", 2.0).plan(MANY, cohort=4, min_survivors=4)
-    noisy = [plan.contribute(np.zeros(100_000, np.int64)) for _ in range(4)]
+    noise = RoundNoise(Mechanism("local", 2.0), MANY, 4)
+    noisy = [noise.contribute(np.zeros(100_000, np.int64)) for _ in range(4)]
     with_it, without = np.sum(noisy, axis=0).std(), np.sum(noisy[:3], axis=0).std()
     assert with_it / without == pytest.approx(math.sqrt(4 / 3), rel=0.02)
-    release = plan.worst_case(round=0, sampling=Poisson(0.5), views=MASKED, cohort=range(4))
+    ledger = a_release(noise, Poisson(0.5), MaskedSum(mode="semi-honest"), 4)
     settings: Any = {"noise_multiplier": 2.0, "rounds": 1, "delta": 1e-5, "placement": "local", "slots": MANY}
     whole = what_if(sampling=Everyone(), **settings)
-    for found in (Judge(CLIENT_UNIT, 1e-5).report([release]), what_if(sampling=Poisson(0.5), **settings)):
+    for found in (epsilon(ledger, 1e-5), what_if(sampling=Poisson(0.5), **settings)):
         assert found.unit.adjacency == "zero_out"
         assert found.epsilon == whole.epsilon
         assert found.sampling == "everyone takes part in every round"
 
 
-@pytest.mark.parametrize(("drawn", "silent"), [(40, 0), (60, 0), (60, 1), (60, 20), (41, 9)])
-def test_distributed_noise_does_not_tell_how_many_were_drawn_or_fell_silent(drawn: int, silent: int) -> None:
-    plan = Mechanism("distributed", 2.0).plan(MANY, cohort=60, min_survivors=30, survivor_share=0.6)
-    drawn_plan = plan.for_cohort(drawn)
+@pytest.mark.parametrize(("sampled", "silent"), [(40, 0), (60, 0), (60, 1), (60, 20), (41, 9)])
+def test_distributed_noise_does_not_reveal_how_many_were_sampled_or_dropped_out(sampled: int, silent: int) -> None:
+    mechanism, rule = Mechanism("distributed", 2.0), SurvivorRule(0.6, 30)
+    spread = noise_spread(mechanism, rule, PlainSum(), Poisson(0.9).sizes(60))
+    noise = RoundNoise(mechanism, MANY, sampled, spread)
+    largest = RoundNoise(mechanism, MANY, 60, spread)
     zeros = np.zeros(100_000, np.int64)
-    alive = drawn - silent
-    total = sum((drawn_plan.contribute(zeros) for _ in range(alive)), zeros)
-    opened = drawn_plan.opening()(total, frozenset(range(alive)))
-    assert opened.std() == pytest.approx(plan.total_stddev, rel=0.012)
-    assert drawn_plan.total_stddev == pytest.approx(plan.total_stddev, rel=1e-12)
+    alive = sampled - silent
+    total = sum((noise.contribute(zeros) for _ in range(alive)), zeros)
+    opened = noise.opening()(total, frozenset(range(alive)))
+    assert opened.std() == pytest.approx(largest.total_stddev, rel=0.012)
+    assert noise.total_stddev == pytest.approx(largest.total_stddev, rel=1e-12)
     if silent >= 9:
-        assert total.std() < 0.95 * plan.total_stddev  # what the opener put back is a good part of it
-    # The server subtracts what it put back, a participant its own share: what is left still reaches the declared noise.
-    assert drawn_plan.realized_stddev(alive) >= plan.noise_stddev
-    with pytest.raises(PrivacyError, match="at most 60"):
-        plan.for_cohort(61)
+        assert total.std() < 0.95 * largest.total_stddev  # what the opener added is a good part of it
+    # The server subtracts what it added, a participant its own share: what is left still reaches the declared noise.
+    assert noise.realized_stddev(alive) >= noise.noise_stddev
 
 
 def test_central_noise_in_an_encrypted_sum_promises_nothing_to_those_who_hold_its_key() -> None:
-    plan = a_noise(1.0)
-    release = plan.worst_case(round=0, sampling=Poisson(0.5), views=CKKS, cohort=range(4))
+    noise = RoundNoise(Mechanism("central", 2.0), (Slot("update", 3, CODEC.scale, 1.0),), 4)
+    ledger = a_release(noise, Poisson(0.5), CkksSum(MemoryDirectory({})), 4)
     for observer in ("participant", "key_holder"):
-        report = Judge(CLIENT_UNIT, 1e-5, observer=observer).report([release])  # type: ignore[arg-type]
+        report = epsilon(ledger, 1e-5, observer=observer)  # type: ignore[arg-type]
         assert math.isinf(report.epsilon)
         assert "before its noise" in report.sentence
     for observer in ("outsider", "server"):
-        assert Judge(CLIENT_UNIT, 1e-5, observer=observer).report([release]).epsilon < 10  # type: ignore[arg-type]
+        assert epsilon(ledger, 1e-5, observer=observer).epsilon < 10  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("update", "denominator", "match"),
-    [
-        (UpdatePlan(3, CODEC, FlatClip(1.0)), None, "denominator"),
-        (UpdatePlan(3, CODEC, FlatClip(1.0), weighting="examples", max_weight=4), 4.0, "finite bound"),
-        (UpdatePlan(2, CODEC, FlatClip(1.0), metrics=(Metric("loss", 0.1),)), 4.0, "outside the ledger"),
-    ],
-)
-def test_a_private_run_has_a_public_denominator_uniform_weights_and_no_metric_beside_its_ledger(
-    tmp_path: Path, update: UpdatePlan, denominator: float | None, match: str
-) -> None:
-    noise = a_noise(8.0, length=update.total_length)
-    parts = Parts(Contribution(still, update, noise, 0), PlainSum(), LoopExecutor())
-    payment = Payment(Ledger(CLIENT_UNIT), Accountant(1e-5), PLAIN)
-    with pytest.raises(PrivacyError, match=match):
-        FederatedRun(
-            4, parts, EveryoneSampler(), ModelStore(tmp_path), seed=0, denominator=denominator, payment=payment
-        )
+def test_a_private_round_has_uniform_weights_and_the_public_denominator_of_its_sampling() -> None:
+    weighted = UpdateEncoding(3, CODEC, FlatClip(1.0), weighting="examples", max_weight=4)
+    noise = Mechanism("central", 2.0)
+    with pytest.raises(PrivacyError, match="finite bound"):
+        a_plan(PlainSum(), np.zeros(3), encoding=weighted, mechanism=noise)
+    for survivors in (1, 2, 3):
+        plan = a_plan(PlainSum(), np.zeros(3), mechanism=noise)
+        mean, _, _ = plan.decode(np.full(3, 3 * 2**16, np.int64), survivors)
+        np.testing.assert_allclose(mean, 1.0)

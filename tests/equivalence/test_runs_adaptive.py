@@ -9,10 +9,11 @@ import pytest
 
 from privfl.data import ClientRows, Dataset, FederatedData
 from privfl.dp import Ledger
+from privfl.dp.slots import norm_bound
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
-from privfl.fl.run import CLIP, RoundReport
+from privfl.fl.report import RoundReport
 
 CLIENTS, WIDTH = 60, 20
 ROWS = FederatedData(
@@ -52,15 +53,15 @@ def test_from_norms_of_one_the_clip_finds_them_within_60_rounds(tmp_path: Path, 
     assert norms[0] == start
     latest = experiment.store.latest()
     assert latest is not None
-    assert 0.8 <= float(latest.moments[CLIP][0]) <= 1.25
+    assert 0.8 <= (latest.state.clip_norm or 0.0) <= 1.25
     assert all(0.75 <= norm <= 1.35 for norm in norms[50:] if norm is not None)
     # One noise over the vector, the same integers in every round, and so one price: 1/z^2 = sum 1/z_b^2.
     releases = Ledger.read(experiment.folder / "ledger.jsonl").releases
     assert len(releases) == 60
     ((noise, bound),) = {(r.declared_stddev, r.norm_bound) for r in releases}
-    assert noise == bound == pytest.approx(experiment.update.norm_bound, rel=1e-12)
-    units, half = (slot.norm_bound for slot in experiment.update.slots)
-    assert experiment.update.norm_bound == pytest.approx(np.hypot(units, half))
+    assert noise == bound == pytest.approx(norm_bound(experiment.encoding.slots), rel=1e-12)
+    units, half = (slot.norm_bound for slot in experiment.encoding.slots)
+    assert norm_bound(experiment.encoding.slots) == pytest.approx(np.hypot(units, half))
     spent = experiment.epsilon()
     assert spent is not None
     assert spent.secure
@@ -80,7 +81,8 @@ def test_an_optimizer_with_moments_keeps_the_clip_beside_them(tmp_path: Path) ->
     whole = [r.clip_norm for r in experiment.run()]
     latest = experiment.store.latest()
     assert latest is not None
-    assert set(latest.moments) == {"m", "v", CLIP}
+    assert set(latest.state.moments) == {"m", "v"}
+    assert latest.state.clip_norm is not None
     assert len(set(whole)) == 4
 
 
@@ -113,10 +115,10 @@ def test_the_loss_is_a_noised_block_with_a_price(tmp_path: Path) -> None:
     assert len(set(losses)) == 12
     assert np.mean(losses) == pytest.approx(0.75, abs=3 * 0.2 / 12**0.5)  # a deviation of 1/20 of the range [-2, 2]
     assert np.std(losses) == pytest.approx(0.2, rel=0.7)
-    names = [slot.name for slot in experiment.update.slots]
+    names = [slot.name for slot in experiment.encoding.slots]
     assert names == ["update", "loss"]
     (worst, *_) = Ledger.read(experiment.folder / "ledger.jsonl").releases
-    assert worst.norm_bound > experiment.update.slots[0].norm_bound
+    assert worst.norm_bound > experiment.encoding.slots[0].norm_bound
 
 
 def test_without_a_bound_no_metric_leaves_a_private_run(tmp_path: Path) -> None:

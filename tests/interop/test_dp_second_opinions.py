@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from ledgers import MASKED, SUMS, Judge
+from ledgers import MASKED, SUMS, Judge, noise_of, worst_case
 
 from privfl.dp import (
     Everyone,
@@ -50,8 +50,8 @@ def test_the_discrete_gaussian_is_not_covered_by_the_gaussian(sigma, epsilon):
     found = discrete_gaussian_epsilon(sigma, sigma, 1e-5)
     assert found == pytest.approx(epsilon, abs=5e-5)
     assert found > 4.377178
-    plan = Mechanism("central", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
-    release = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[1])
+    plan = noise_of(Mechanism("central", 1.0, discrete=True), SEGMENTS, cohort=3, min_survivors=2)
+    release = worst_case(plan, round=0, sampling=Everyone(), views=MASKED, cohort=[1])
     report = Judge(PrivacyUnit(), 1e-5).report([release])
     assert report.epsilon > found
     assert report.accountant.startswith("RDP")
@@ -60,12 +60,12 @@ def test_the_discrete_gaussian_is_not_covered_by_the_gaussian(sigma, epsilon):
 @pytest.mark.parametrize("placement", ["central", "distributed", "local"])
 @pytest.mark.parametrize("observer", ["outsider", "participant"])
 def test_equal_placement_is_worth_the_same_through_every_sum(placement, observer):
-    plan = Mechanism(placement, 2.0).plan(SEGMENTS, cohort=30, min_survivors=20)
+    plan = noise_of(Mechanism(placement, 2.0), SEGMENTS, cohort=30, min_survivors=20)
     figures = {
         sees: Judge(PrivacyUnit(), 1e-5, observer=observer)
         .report(
             [
-                plan.worst_case(round=i, sampling=Poisson(0.1), views=SUMS[sees], cohort=range(i, 25 + i))
+                worst_case(plan, round=i, sampling=Poisson(0.1), views=SUMS[sees], cohort=range(i, 25 + i))
                 for i in range(5)
             ]
         )

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from ledgers import MASKED, PLAIN, Judge
+from ledgers import MASKED, PLAIN, Judge, noise_of, realized, worst_case
 from scipy import special
 
 from privfl.dp import (
@@ -28,13 +28,13 @@ SEGMENTS = [Slot("update", 7850, 1024.0, 0.3)]
 
 
 def plan(z, placement="distributed"):
-    return Mechanism(placement, z).plan(SEGMENTS, cohort=150, min_survivors=60)
+    return noise_of(Mechanism(placement, z), SEGMENTS, cohort=150, min_survivors=60)
 
 
 def releases(z, rounds, sampling, placement="distributed", sees=MASKED):
     chosen = plan(z, placement)
     return [
-        chosen.worst_case(round=i, sampling=sampling, views=sees, cohort=range(100 * i, 100 * i + 100))
+        worst_case(chosen, round=i, sampling=sampling, views=sees, cohort=range(100 * i, 100 * i + 100))
         for i in range(rounds)
     ]
 
@@ -189,18 +189,18 @@ def test_shares_that_survive_reach_the_declared_noise():
     total = sum(chosen.contribute(zeros) for _ in range(59))
     assert total.std() == pytest.approx(chosen.noise_stddev, rel=0.05)
     assert chosen.realized_stddev(60) >= chosen.noise_stddev
-    settled = chosen.release(round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(80))
+    settled = realized(chosen, round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(80))
     assert settled.realized_stddev > settled.declared_stddev
     with pytest.raises(PrivacyError, match="surviving noise"):
-        chosen.release(round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(59))
+        realized(chosen, round=0, sampling=Poisson(0.1), views=MASKED, survivors=range(59))
 
 
 def test_colluders_are_counted_out():
-    one = Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=6)
-    two = Mechanism("distributed", 2.0, colluders=3).plan(SEGMENTS, cohort=10, min_survivors=6)
+    one = noise_of(Mechanism("distributed", 2.0), SEGMENTS, cohort=10, min_survivors=6)
+    two = noise_of(Mechanism("distributed", 2.0, colluders=3), SEGMENTS, cohort=10, min_survivors=6)
     assert two.share_stddev == pytest.approx(one.share_stddev * math.sqrt(5 / 2))
     with pytest.raises(ConfigError, match="survivors"):
-        Mechanism("distributed", 2.0, colluders=3).plan(SEGMENTS, cohort=10, min_survivors=4)
+        noise_of(Mechanism("distributed", 2.0, colluders=3), SEGMENTS, cohort=10, min_survivors=4)
 
 
 def test_integer_noise_that_is_too_coarse_is_refused_under_other_sampling():

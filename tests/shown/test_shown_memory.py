@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from privfl.codec import FixedPoint
-from privfl.dp import ElementClip
+from privfl.dp import ElementClip, Everyone
 from privfl.engine import LoopExecutor
 from privfl.fl.client import ClientUpdate
-from privfl.fl.plan import RoundPlan, UpdatePlan, model_hash
-from privfl.fl.round import Contribution, Parts, run_round
+from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.plan import RoundPlan, model_hash
+from privfl.fl.round import Parts, run_round
+from privfl.fl.state import ServerState
+from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.sums import PlainSum
 
@@ -28,18 +31,28 @@ def the_same(model: np.ndarray, client: int, round: int, rng: np.random.Generato
 
 def peak(clients: int) -> tuple[float, np.ndarray]:
     """Vectors above the base at the worst moment of a whole round, in one process with its clients; and the model."""
-    update = UpdatePlan(LENGTH, FixedPoint(2.0**16, Ring(32)), ElementClip(1.0, LENGTH))
-    parts = Parts(Contribution(the_same, update, None, 0), PlainSum(), LoopExecutor())
+    parts = Parts(the_same, PlainSum(), LoopExecutor())
     model = np.zeros(LENGTH, np.float32)
-    plan = RoundPlan(1, 0, model_hash(model), tuple(range(clients)), clients, update, PlainSum().name, 0)
+    plan = RoundPlan(
+        run=bytes(16),
+        round=1,
+        model_hash=model_hash(model),
+        cohort=tuple(range(clients)),
+        population=clients,
+        sampling=Everyone(),
+        survivor_rule=SurvivorRule(1.0),
+        encoding=UpdateEncoding(LENGTH, FixedPoint(2.0**16, Ring(32)), ElementClip(1.0, LENGTH)),
+        scheme=PlainSum().name,
+        seed=0,
+    )
     tracemalloc.start()
     try:
         base, _ = tracemalloc.get_traced_memory()
-        outcome = run_round(model, {}, plan, parts)
+        outcome = run_round(ServerState(model), plan, parts).outcome
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return (most - base) / VECTOR, outcome.model
+    return (most - base) / VECTOR, outcome.state.model
 
 
 @pytest.mark.slow

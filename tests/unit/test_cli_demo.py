@@ -81,7 +81,7 @@ def test_the_absent_are_the_ones_that_were_announced(finished):
 
 def test_the_masked_vector_is_spread_over_the_ring_and_the_clear_one_is_not(finished):
     demo, _, result = finished
-    half = demo.experiment.update.codec.ring.half
+    half = demo.experiment.encoding.codec.ring.half
     assert np.abs(result.clear).max() < half / 10  # ten of them fit
     assert np.abs(result.sighting.values).max() > half / 4  # chance of less, over 31 uniform entries: 2^-62
     assert result.sighting.scheme.title == "masked sum"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ledgers import MASKED
+from ledgers import MASKED, noise_of, worst_case
 
 from privfl.cli.app import run
 from privfl.dp import Ledger, Mechanism, PrivacyUnit, Slot
@@ -98,8 +98,8 @@ def test_truncated_poisson_takes_a_cap(capsys):
 def ledger(tmp_path):
     path = tmp_path / "ledger.jsonl"
     kept = Ledger(PrivacyUnit(), path)
-    plan = Mechanism("central", 1.0).plan([Slot("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
-    worst = plan.worst_case(round=1, attempt=0, sampling=Everyone(), views=MASKED, cohort=(0, 1, 2))
+    plan = noise_of(Mechanism("central", 1.0), [Slot("update", 4, 1024.0, 1.0)], cohort=3, min_survivors=1)
+    worst = worst_case(plan, round=1, attempt=0, sampling=Everyone(), views=MASKED, cohort=(0, 1, 2))
     kept.draw(1, Everyone(), 0.0)
     kept.reserve(worst)
     return path

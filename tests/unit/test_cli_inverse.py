@@ -9,7 +9,7 @@ from privfl.cli.app import run
 from privfl.data import Dataset
 from privfl.dp import Ledger, Plan, Poisson
 from privfl.experiment import Experiment
-from privfl.fl.run import TELLING
+from privfl.fl.report import COHORT_DEPENDENT
 
 FEW = ["--cohort", "100", "--noise-multiplier", "1", "--rounds", "50", "--delta", "1e-5"]
 
@@ -138,8 +138,8 @@ def test_what_is_published_tells_nothing_of_the_cohorts(folder, tmp_path, capsys
     private = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line, kept in zip((public / "metrics.jsonl").read_text().splitlines(), private, strict=True):
         record = json.loads(line)
-        assert not TELLING & set(record)
-        assert record == {key: value for key, value in kept.items() if key not in TELLING}
+        assert not COHORT_DEPENDENT & set(record)
+        assert record == {key: value for key, value in kept.items() if key not in COHORT_DEPENDENT}
         assert "epsilon" in record
     assert all(release.participants is None for release in Ledger.read(public / "ledger.jsonl").releases)
     for number in range(4):
@@ -164,8 +164,8 @@ def test_nothing_is_published_over_a_lost_charge(folder, tmp_path):
 
 def test_show_can_leave_the_cohort_out(folder, capsys):
     assert run(["runs", "show", str(folder), "--json"]) == 0
-    assert set(said(capsys)["report"]) >= TELLING
+    assert set(said(capsys)["report"]) >= COHORT_DEPENDENT
     assert run(["runs", "show", str(folder), "--public", "--json"]) == 0
     report = said(capsys)["report"]
-    assert not TELLING & set(report)
+    assert not COHORT_DEPENDENT & set(report)
     assert report["epsilon"] > 0

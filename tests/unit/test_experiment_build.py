@@ -99,15 +99,15 @@ def test_executors() -> None:
 def test_the_scale_is_the_finest_at_which_the_cohort_and_its_noise_fit() -> None:
     plain, noisy = an_experiment(), an_experiment(**CENTRAL)
     for experiment, room in ((plain, 0.0), (noisy, 20 * 2.0)):
-        update = experiment.update
+        update = experiment.encoding
         half = update.codec.ring.half
         assert 4 * update.entry_bound + room * update.codec.scale < half
-        assert half / 4 < 4 * max(update.codec.bound(update.largest), update.entry_bound) + room * update.codec.scale
-    assert isinstance(plain.update.clip, ElementClip)
-    assert noisy.update.clip == FlatClip(1.0)
-    assert (plain.update.weighting, noisy.update.weighting) == ("examples", "uniform")
-    assert plain.update.metrics
-    assert not noisy.update.metrics
+        assert half / 4 < 4 * max(update.codec.bound(update.max_entry), update.entry_bound) + room * update.codec.scale
+    assert isinstance(plain.encoding.clip, ElementClip)
+    assert noisy.encoding.clip == FlatClip(1.0)
+    assert (plain.encoding.weighting, noisy.encoding.weighting) == ("examples", "uniform")
+    assert plain.encoding.metrics
+    assert not noisy.encoding.metrics
 
 
 def test_a_ring_without_precision_is_refused_with_the_bits_that_would_do() -> None:

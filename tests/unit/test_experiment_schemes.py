@@ -127,7 +127,7 @@ def test_a_fourth_sum_is_its_class_and_one_entry(monkeypatch: pytest.MonkeyPatch
     assert server is not None
     assert outsider is not None
     assert server.epsilon == float("inf") > outsider.epsilon  # the toy's server sees the sum before the noise
-    assert watcher.sighting(experiment.update).words == "the sum through frosted glass"
+    assert watcher.sighting(experiment.encoding).words == "the sum through frosted glass"
     page = render(read_run(tmp_path / "toy"))
     assert "the sum through frosted glass" in page
     assert "key holder" not in page
@@ -142,4 +142,4 @@ def test_a_vector_that_never_came_or_is_of_another_run_is_an_error() -> None:
     description: SchemeDescription = SCHEMES["masked"]
     experiment = Experiment(Config(rounds=1))
     with pytest.raises(StateError, match="sent no vector"):
-        Watcher(0, description).sighting(experiment.update)
+        Watcher(0, description).sighting(experiment.encoding)

@@ -7,7 +7,7 @@ from privfl.codec import FixedPoint, square_norm
 from privfl.dp import FlatClip
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.plan import UpdatePlan
+from privfl.fl.encoding import UpdateEncoding
 from privfl.ring import Ring
 from privfl.rotation import Rotation
 
@@ -70,20 +70,20 @@ def test_the_largest_entry_of_a_spiky_vector_shrinks() -> None:
     assert Rotation(16, 0).entry_bound(1.0) == 1.0
 
 
-def a_plan(bits: int, rotation: Rotation | None, scale: float) -> UpdatePlan:
-    return UpdatePlan(4000, FixedPoint(scale, Ring(bits)), FlatClip(1.0), rotation=rotation)
+def an_encoding(bits: int, rotation: Rotation | None, scale: float) -> UpdateEncoding:
+    return UpdateEncoding(4000, FixedPoint(scale, Ring(bits)), FlatClip(1.0), rotation=rotation)
 
 
 def test_fewer_bits_suffice_for_the_same_precision() -> None:
-    plain, turned = (a_plan(40, rotation, 2.0**16) for rotation in (None, Rotation(4000, 3)))
+    plain, turned = (an_encoding(40, rotation, 2.0**16) for rotation in (None, Rotation(4000, 3)))
     assert turned.entry_bound < plain.entry_bound / 7  # nearly three bits less for any number of clients
-    assert turned.norm_bound == plain.norm_bound
+    assert turned.slots[0].norm_bound == plain.slots[0].norm_bound
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_the_integer_norm_is_exact_after_rotation_and_rounding(rounding: str) -> None:
     for scale in (3.0, 1000.0, 2.0**20):
-        plan = UpdatePlan(
+        plan = UpdateEncoding(
             4000, FixedPoint(scale, Ring(40)), FlatClip(1.0), rotation=Rotation(4000, 9), rounding=rounding
         )
         for spread in (1.0, 1e-3):
@@ -95,7 +95,7 @@ def test_the_integer_norm_is_exact_after_rotation_and_rounding(rounding: str) ->
 
 
 def test_the_mean_is_turned_back() -> None:
-    plan = a_plan(40, Rotation(4000, 3), 2.0**24)
+    plan = an_encoding(40, Rotation(4000, 3), 2.0**24)
     updates = [RNG.normal(size=4000) for _ in range(5)]
     total = sum((plan.encode(ClientUpdate(u, 1), np.random.default_rng(0)) for u in updates), np.zeros(4096, np.int64))
     mean, metrics = plan.decode(total, 5.0)
@@ -114,4 +114,4 @@ def test_bad_rotations_are_refused() -> None:
     with pytest.raises(ConfigError, match="4 floats"):
         Rotation(3, 0).inverse(np.zeros(3))
     with pytest.raises(ConfigError, match="entries"):
-        UpdatePlan(5, FixedPoint(1.0, Ring(40)), FlatClip(1.0), rotation=Rotation(4, 0))
+        UpdateEncoding(5, FixedPoint(1.0, Ring(40)), FlatClip(1.0), rotation=Rotation(4, 0))

@@ -1,8 +1,10 @@
 """What the main tests of accounting and mechanisms pass by."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from ledgers import CKKS, MASKED, Judge
+from ledgers import CKKS, MASKED, Judge, noise_of, realized, worst_case
 
 from privfl.dp import (
     Everyone,
@@ -52,8 +54,8 @@ def test_the_worst_client_need_not_be_the_last_that_is_looked_at() -> None:
 
 def test_the_discrete_gaussian_has_figures_of_its_own() -> None:
     assert discrete_gaussian_epsilon(2, 2, 1e-5) == pytest.approx(4.4079, abs=5e-5)
-    plan = Mechanism("local", 1.0, discrete=True).plan(SEGMENTS, cohort=3, min_survivors=2)
-    found = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[1])
+    plan = noise_of(Mechanism("local", 1.0, discrete=True), SEGMENTS, cohort=3, min_survivors=2)
+    found = worst_case(plan, round=0, sampling=Everyone(), views=MASKED, cohort=[1])
     assert Judge(PrivacyUnit(), 1e-5).report([found]).accountant.startswith("RDP")
 
 
@@ -63,34 +65,30 @@ def test_skellam_noise_without_its_l1_bound_is_not_judged() -> None:
 
 
 def test_the_participant_is_told_whose_noise_is_not_counted() -> None:
-    plan = Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=6)
-    found = plan.worst_case(round=0, sampling=Poisson(0.5), views=MASKED, cohort=range(10))
+    plan = noise_of(Mechanism("distributed", 2.0), SEGMENTS, cohort=10, min_survivors=6)
+    found = worst_case(plan, round=0, sampling=Poisson(0.5), views=MASKED, cohort=range(10))
     report = Judge(PrivacyUnit(), 1e-5, observer="participant").report([found])
     assert any("own noise" in caveat for caveat in report.caveats)
 
 
 def test_shares_of_every_cohort_make_up_one_noise_and_the_opener_completes_it() -> None:
-    plan = Mechanism("distributed", 2.0, "simulation").plan(SEGMENTS, cohort=10, min_survivors=4, survivor_share=0.5)
-    assert plan.for_cohort(7).total_stddev == pytest.approx(plan.total_stddev, rel=1e-12)
-    assert plan.for_cohort(7).share_stddev > plan.share_stddev
-    assert plan.for_cohort(0).drawn == 1
-    for drawn in range(4, 11):
-        least = max(4, int(np.ceil(0.5 * drawn)))
-        assert plan.for_cohort(drawn).realized_stddev(least) >= plan.noise_stddev
-        with pytest.raises(PrivacyError, match="surviving noise"):
-            plan.for_cohort(8).release(round=0, sampling=Poisson(0.5), views=MASKED, survivors=range(3))
+    plan = noise_of(Mechanism("distributed", 2.0, "simulation"), SEGMENTS, cohort=10, min_survivors=4, fraction=0.5)
+    seven = replace(plan, cohort=7)
+    assert seven.total_stddev == pytest.approx(plan.total_stddev, rel=1e-12)
+    assert seven.share_stddev > plan.share_stddev
+    for sampled in range(4, 11):
+        least = max(4, int(np.ceil(0.5 * sampled)))
+        assert replace(plan, cohort=sampled).realized_stddev(least) >= plan.noise_stddev
+    with pytest.raises(PrivacyError, match="surviving noise"):
+        realized(replace(plan, cohort=8), round=0, sampling=Poisson(0.5), views=MASKED, survivors=range(3))
     zeros = np.zeros(50, np.int64)
     whole = plan.opening(key=(1,))(zeros, frozenset(range(10)))
     assert whole is zeros
     completed = plan.opening(key=(1,))(zeros, frozenset(range(6)))
     assert np.array_equal(completed, plan.opening(key=(1,))(zeros, frozenset(range(6))))
     assert 0.5 < completed.std() / (plan.share_stddev * 2) < 1.5
-    with pytest.raises(PrivacyError, match="at most 10"):
-        plan.for_cohort(11)
-    with pytest.raises(ConfigError, match="survivor_share"):
-        Mechanism("distributed", 2.0).plan(SEGMENTS, cohort=10, min_survivors=4, survivor_share=1.5)
-    central = Mechanism("central", 2.0).plan(SEGMENTS, cohort=10, min_survivors=4)
-    assert central.for_cohort(3) is central
+    with pytest.raises(ConfigError, match="no cohort"):
+        Mechanism("distributed", 2.0).spread(range(1, 4), lambda size: 4)
 
 
 def test_a_proposal_is_settled_in_exact_arithmetic_when_floats_leave_it_open() -> None:

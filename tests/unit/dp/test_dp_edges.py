@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ledgers import CKKS, MASKED, PLAIN, Judge, Purse
+from ledgers import CKKS, MASKED, PLAIN, Judge, Purse, noise_of, realized, worst_case
 
 from privfl.dp import (
     Budget,
@@ -18,6 +18,7 @@ from privfl.dp import (
     Poisson,
     PrivacyUnit,
     Release,
+    RoundNoise,
     Slot,
     Token,
     format_epsilon,
@@ -61,8 +62,8 @@ def release(round=0, **changes):
         lambda: Mechanism("distributed", 1.0, discrete=True),
         lambda: Mechanism("none", 1.0),
         lambda: Mechanism("central", 1.0, colluders=-1),
-        lambda: Mechanism("central", 1.0).plan(SEGMENTS, cohort=2, min_survivors=3),
-        lambda: Mechanism("central", 1.0).plan(SEGMENTS, cohort=2, min_survivors=1).contribute(np.zeros(7, np.int64)),
+        lambda: noise_of(Mechanism("distributed", 1.0), SEGMENTS, cohort=2, min_survivors=3),
+        lambda: RoundNoise(Mechanism("central", 1.0), tuple(SEGMENTS), 2).contribute(np.zeros(7, np.int64)),
         lambda: norm_bound([]),
         lambda: l1_bound([*SEGMENTS, *SEGMENTS]),
         lambda: release(round=-1),
@@ -95,23 +96,20 @@ def test_bad_parameters_are_refused(make):
 
 
 def test_a_plan_without_noise():
-    plan = Mechanism("none").plan(SEGMENTS, cohort=4, min_survivors=2)
+    plan = noise_of(Mechanism("none"), SEGMENTS, cohort=4, min_survivors=2)
     ints = np.arange(8)
     assert plan.contribute(ints) is ints
     assert plan.law == "none"
-    assert plan.entry_bound == 16
-    worst = plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=[3, 1])
+    worst = worst_case(plan, round=0, sampling=Everyone(), views=MASKED, cohort=[3, 1])
     assert worst.participants == (1, 3)
-    assert plan.release(round=0, sampling=Everyone(), views=MASKED, survivors=[1]).realized_stddev == 0
-    with pytest.raises(PrivacyError, match="at most 4"):
-        plan.worst_case(round=0, sampling=Everyone(), views=MASKED, cohort=range(5))
+    assert realized(plan, round=0, sampling=Everyone(), views=MASKED, survivors=[1]).realized_stddev == 0
 
 
 def test_the_entry_bound_leaves_room_for_shares():
-    plan = Mechanism("distributed", 1.0).plan(SEGMENTS, cohort=9, min_survivors=5)
-    assert plan.entry_bound > 16 + 15 * plan.share_stddev
+    plan = noise_of(Mechanism("distributed", 1.0), SEGMENTS, cohort=9, min_survivors=5)
+    assert plan.noise_reach > 15 * plan.share_stddev
     assert plan.total_stddev == pytest.approx(3 * plan.share_stddev)
-    discrete = Mechanism("local", 1.0, discrete=True).plan(SEGMENTS, cohort=9, min_survivors=5)
+    discrete = noise_of(Mechanism("local", 1.0, discrete=True), SEGMENTS, cohort=9, min_survivors=5)
     assert discrete.contribute(np.zeros(8, np.int64)).any()
 
 

@@ -1,15 +1,15 @@
 import pytest
-from ledgers import MASKED, Judge, Purse
+from ledgers import MASKED, Judge, Purse, noise_of, worst_case
 
 from privfl.dp import Ledger, Mechanism, Poisson, PrivacyUnit, Release, Slot, epsilon, what_if
 from privfl.errors import BudgetExceeded, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()
-PLAN = Mechanism("central", 1.0).plan([Slot("update", 10, 1024.0, 1.0)], cohort=100, min_survivors=2)
+PLAN = noise_of(Mechanism("central", 1.0), [Slot("update", 10, 1024.0, 1.0)], cohort=100, min_survivors=2)
 
 
 def release(round, ids=(1, 2, 3), **changes):
-    base = PLAN.worst_case(round=round, sampling=Poisson(0.01), views=MASKED, cohort=ids)
+    base = worst_case(PLAN, round=round, sampling=Poisson(0.01), views=MASKED, cohort=ids)
     return Release.read({**base.record(), **changes})
 
 

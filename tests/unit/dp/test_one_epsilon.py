@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from ledgers import CKKS, MASKED, PLAIN, SUMS
+from ledgers import CKKS, MASKED, PLAIN, SUMS, noise_of, realized, worst_case
 
 from privfl.dp import (
     Budget,
@@ -32,7 +32,7 @@ DELTA = 1e-5
 
 
 def a_plan(placement="central", z=1.0):
-    return Mechanism(placement, z).plan(SLOTS, cohort=6, min_survivors=4)
+    return noise_of(Mechanism(placement, z), SLOTS, cohort=6, min_survivors=4)
 
 
 def a_ledger(sampling, rounds=3, *, turn=0.0, placement="central", unit=UNIT, path=None, views=MASKED, absent=()):
@@ -40,9 +40,9 @@ def a_ledger(sampling, rounds=3, *, turn=0.0, placement="central", unit=UNIT, pa
     ledger, plan = Ledger(unit, path), a_plan(placement)
     for round in range(rounds):
         ledger.draw(round, sampling, turn)
-        token = ledger.reserve(plan.worst_case(round=round, sampling=sampling, views=views, cohort=range(6)))
+        token = ledger.reserve(worst_case(plan, round=round, sampling=sampling, views=views, cohort=range(6)))
         survivors = set(range(6)) - set(absent)
-        ledger.settle(token, plan.release(round=round, sampling=sampling, views=views, survivors=survivors))
+        ledger.settle(token, realized(plan, round=round, sampling=sampling, views=views, survivors=survivors))
     return ledger
 
 
@@ -73,7 +73,7 @@ def test_a_draw_without_a_bound_counts_as_one_of_everyone():
     mixed = Ledger(UNIT)
     for round, turn in enumerate((0.0, None, 0.0)):
         mixed.draw(round, Poisson(0.1), turn)
-        mixed.reserve(a_plan().worst_case(round=round, sampling=Poisson(0.1), views=MASKED, cohort=range(6)))
+        mixed.reserve(worst_case(a_plan(), round=round, sampling=Poisson(0.1), views=MASKED, cohort=range(6)))
     report = epsilon(mixed, DELTA)
     assert report.unit.adjacency == "zero_out"
     assert figure(a_ledger(Poisson(0.1), 3)) < report.epsilon < figure(a_ledger(Everyone(), 3))
@@ -101,7 +101,7 @@ def test_a_void_draw_takes_every_bound_back():
 
 def test_a_budget_counts_the_draw_that_comes_next():
     ledger, worst = a_ledger(Poisson(0.1), 2), None
-    worst = a_plan().worst_case(round=2, sampling=Poisson(0.1), views=MASKED, cohort=())
+    worst = worst_case(a_plan(), round=2, sampling=Poisson(0.1), views=MASKED, cohort=())
     three = figure(a_ledger(Poisson(0.1), 3))
     budget = Budget(three * 1.0001, DELTA)
     assert budget.check(ledger, Draw(2, Poisson(0.1), 0.0), worst) == three
@@ -114,7 +114,7 @@ def test_a_budget_counts_the_draw_that_comes_next():
 
 def test_every_release_has_a_draw_before_it():
     ledger = Ledger(UNIT)
-    worst = a_plan().worst_case(round=0, sampling=Poisson(0.1), views=MASKED, cohort=range(6))
+    worst = worst_case(a_plan(), round=0, sampling=Poisson(0.1), views=MASKED, cohort=range(6))
     with pytest.raises(StateError, match="was not drawn"):
         ledger.reserve(worst)
     ledger.draw(0, Poisson(0.2), 0.0)
@@ -148,7 +148,7 @@ def test_a_published_ledger_does_not_count_retries(tmp_path):
         ledger = Ledger(UNIT)
         ledger.draw(0, Poisson(0.3), 0.0)
         for attempt in range(failures + 1):
-            worst = a_plan().worst_case(round=0, attempt=attempt, sampling=Poisson(0.3), views=MASKED, cohort=range(6))
+            worst = worst_case(a_plan(), round=0, attempt=attempt, sampling=Poisson(0.3), views=MASKED, cohort=range(6))
             token = ledger.reserve(worst)
             if attempt < failures:
                 ledger.refund(token, "too_few_survivors")
@@ -266,7 +266,7 @@ def test_a_long_plan_makes_no_object_for_each_round():
 def test_a_ledger_of_version_1_is_read_and_not_continued(tmp_path):
     from privfl.files import HashChain
 
-    release = a_plan().worst_case(round=0, sampling=Poisson(0.1), views=CKKS, cohort=range(6)).record()
+    release = worst_case(a_plan(), round=0, sampling=Poisson(0.1), views=CKKS, cohort=range(6)).record()
     del release["length"], release["views"]
     old = {**release, "server_sees": "ciphertexts", "realised_stddev": release.pop("realized_stddev")}
     for level, name in (("client", "client"), ("example", "sample")):
@@ -280,7 +280,7 @@ def test_a_ledger_of_version_1_is_read_and_not_continued(tmp_path):
         everyone = what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=DELTA).epsilon
         assert figure(ledger) == (everyone if level == "client" else sampled)
         with pytest.raises(StateError, match="not continued"):
-            ledger.reserve(a_plan().worst_case(round=0, attempt=1, sampling=Poisson(0.1), views=CKKS, cohort=range(6)))
+            ledger.reserve(worst_case(a_plan(), round=0, attempt=1, sampling=Poisson(0.1), views=CKKS, cohort=range(6)))
     assert [draw.turn for draw in Ledger.read(tmp_path / "client").draws] == [None]
     wrong = HashChain(tmp_path / "wrong")
     wrong.append({"type": "ledger", "version": 1, "level": "client", "adjacency": "add_remove"})

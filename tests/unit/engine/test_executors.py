@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from privfl.codec import FixedPoint, Vector
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
-from privfl.fl.client import Executor, RoundWork, Work, client_rng
+from privfl.fl.client import Executor, Work, client_rng
 from privfl.ring import Ints, Ring
 from privfl.sums import PlainSum, SumTask, run_sum
 
@@ -25,8 +26,15 @@ MODEL = np.linspace(-1.0, 1.0, 50)
 COHORT = tuple(range(0, 40, 3))
 
 
-def work(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+def an_order(round: int, seed: int) -> bytes:
+    """What stands for the bytes of a plan here."""
+    return json.dumps([round, seed]).encode()
+
+
+def work(model: Vector, client: int, order: bytes) -> Ints:
     """A training that depends on all that it may depend on; of a module, so that spawned workers find it."""
+    round, seed = json.loads(order)
+    rng = client_rng(seed, round, client)
     step = rng.normal(size=len(model)) * 0.01 + model * (client % 5) / (1 + round)
     return CODEC.encode(step, max_norm=10.0)
 
@@ -35,7 +43,7 @@ def models(executor: Executor, rounds: int = 3, slow: Work = work) -> list[Vecto
     model, seen = MODEL, []
     for number in range(rounds):
         task = SumTask(b"", COHORT, 1, len(MODEL), CODEC.ring, CODEC.bound(10.0))
-        result = run_sum(PlainSum(), task, executor.run(slow, model, COHORT, round=number, seed=7))
+        result = run_sum(PlainSum(), task, executor.run(slow, model, COHORT, order=an_order(number, 7)))
         assert result.survivors == set(COHORT)
         model = model + CODEC.decode(result.total) / len(COHORT)
         seen.append(model)
@@ -56,54 +64,54 @@ def test_the_model_is_bit_identical_for_any_executor_and_any_order_of_arrival() 
     for workers in (1, 2, 3):
         np.testing.assert_array_equal(models(ProcessExecutor(workers)), expected)
 
-    def shuffled(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
-        time.sleep(0.02 * ((client * 7 + round) % 3))  # the first shall be last
-        return work(model, client, round, rng)
+    def shuffled(model: Vector, client: int, order: bytes) -> Ints:
+        time.sleep(0.02 * ((client * 7 + order[1]) % 3))  # the first shall be last
+        return work(model, client, order)
 
     np.testing.assert_array_equal(models(ProcessExecutor(3), slow=shuffled), expected)
 
 
 def test_contributions_come_as_they_are_ready() -> None:
-    def first_is_slow(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def first_is_slow(model: Vector, client: int, order: bytes) -> Ints:
         if client == 0:
             time.sleep(0.4)
-        return work(model, client, round, rng)
+        return work(model, client, order)
 
     with ProcessExecutor(2) as executor:
-        order = [client for client, _ in executor.run(first_is_slow, MODEL, COHORT, round=0, seed=0)]
+        order = [client for client, _ in executor.run(first_is_slow, MODEL, COHORT, order=an_order(0, 0))]
     assert sorted(order) == list(COHORT)
     assert order.index(0) >= len(COHORT) - 2  # the one client given ahead of time to the slow worker comes after it
 
 
 def test_a_round_can_be_replayed_alone() -> None:
-    whole = dict(LoopExecutor().run(work, MODEL, COHORT, round=5, seed=3))
+    whole = dict(LoopExecutor().run(work, MODEL, COHORT, order=an_order(5, 3)))
     with ProcessExecutor(2) as executor:
-        [(client, alone)] = executor.run(work, MODEL, [9], round=5, seed=3)
+        [(client, alone)] = executor.run(work, MODEL, [9], order=an_order(5, 3))
     assert client == 9
     np.testing.assert_array_equal(alone, whole[9])
-    np.testing.assert_array_equal(alone, work(MODEL, 9, 5, client_rng(3, 5, 9)))
-    assert (whole[9] != dict(LoopExecutor().run(work, MODEL, COHORT, round=5, seed=4))[9]).any()
+    np.testing.assert_array_equal(alone, work(MODEL, 9, an_order(5, 3)))
+    assert (whole[9] != dict(LoopExecutor().run(work, MODEL, COHORT, order=an_order(5, 4)))[9]).any()
 
 
 def test_a_yielded_contribution_stays_as_it_was() -> None:
     with ProcessExecutor(1) as executor:
-        kept = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
-    for client, contribution in LoopExecutor().run(work, MODEL, COHORT, round=0, seed=0):
+        kept = dict(executor.run(work, MODEL, COHORT, order=an_order(0, 0)))
+    for client, contribution in LoopExecutor().run(work, MODEL, COHORT, order=an_order(0, 0)):
         np.testing.assert_array_equal(kept[client], contribution)
 
 
 def test_the_pool_is_kept_for_one_work_and_one_form_of_model() -> None:
-    def pid(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def pid(model: Vector, client: int, order: bytes) -> Ints:
         return np.array([os.getpid(), int(model[0])])
 
     class Method:
-        def pid(self, model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
-            return pid(model, client, round, rng)
+        def pid(self, model: Vector, client: int, order: bytes) -> Ints:
+            return pid(model, client, order)
 
     with ProcessExecutor(1) as executor:
 
         def run(work: Work, model: Vector) -> tuple[int, int]:
-            [(_, got)] = executor.run(work, model, [0], round=0, seed=0)
+            [(_, got)] = executor.run(work, model, [0], order=an_order(0, 0))
             return int(got[0]), int(got[1])
 
         first, seen = run(pid, MODEL)
@@ -118,28 +126,28 @@ def test_the_pool_is_kept_for_one_work_and_one_form_of_model() -> None:
 
 def test_seeds_and_rounds_of_any_size_reach_the_workers() -> None:
     with ProcessExecutor(1) as executor:
-        [(_, got)] = executor.run(work, MODEL, [2**32 - 2], round=2**40, seed=2**200)
-    np.testing.assert_array_equal(got, work(MODEL, 2**32 - 2, 2**40, client_rng(2**200, 2**40, 2**32 - 2)))
+        [(_, got)] = executor.run(work, MODEL, [2**32 - 2], order=an_order(2**40, 2**200))
+    np.testing.assert_array_equal(got, work(MODEL, 2**32 - 2, an_order(2**40, 2**200)))
 
 
-def failing(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+def failing(model: Vector, client: int, order: bytes) -> Ints:
     if client == 9:
         raise ZeroDivisionError("nine")
-    return work(model, client, round, rng)
+    return work(model, client, order)
 
 
 def test_a_client_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ClientFailed, match="client 9 failed: ZeroDivisionError: nine") as caught:
-        list(LoopExecutor().run(failing, MODEL, COHORT, round=0, seed=0))
+        list(LoopExecutor().run(failing, MODEL, COHORT, order=an_order(0, 0)))
     assert caught.value.client == 9
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     executor = ProcessExecutor(2)
     with pytest.raises(ClientFailed, match="client 9 failed: ZeroDivisionError: nine") as caught:
-        list(executor.run(failing, MODEL, COHORT, round=0, seed=0))
+        list(executor.run(failing, MODEL, COHORT, order=an_order(0, 0)))
     assert caught.value.client == 9
     assert "in failing" in caught.value.__notes__[0]  # the worker's own traceback
     assert multiprocessing.active_children() == []
-    assert len(list(executor.run(work, MODEL, COHORT, round=0, seed=0))) == len(COHORT)  # a new pool
+    assert len(list(executor.run(work, MODEL, COHORT, order=an_order(0, 0)))) == len(COHORT)  # a new pool
     executor.close()
     executor.close()
     assert capfd.readouterr() == ("", "")
@@ -147,13 +155,13 @@ def test_a_client_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_dies_is_reported_with_its_client(number: signal.Signals) -> None:
-    def dying(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def dying(model: Vector, client: int, order: bytes) -> Ints:
         if client == 12:
             os.kill(os.getpid(), number)
         return np.array([os.getpid()])
 
     pids: set[int] = set()
-    arrived = ProcessExecutor(3).run(dying, MODEL, COHORT, round=0, seed=0)
+    arrived = ProcessExecutor(3).run(dying, MODEL, COHORT, order=an_order(0, 0))
     with pytest.raises(ClientFailed, match=f"ended with signal {number.name}") as caught:
         pids.update(int(got[0]) for _, got in arrived)
     assert caught.value.client == 12
@@ -163,70 +171,70 @@ def test_a_worker_that_dies_is_reported_with_its_client(number: signal.Signals) 
 
 def test_a_worker_that_exits_while_idle_is_noticed() -> None:
     executor = ProcessExecutor(1)
-    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], round=0, seed=0)
+    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], order=an_order(0, 0))
     executor.close()
 
-    def pid(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def pid(model: Vector, client: int, order: bytes) -> Ints:
         return np.array([os.getpid()])
 
-    [(_, got)] = executor.run(pid, MODEL, [0], round=0, seed=0)
+    [(_, got)] = executor.run(pid, MODEL, [0], order=an_order(0, 0))
     os.kill(int(got[0]), signal.SIGKILL)
     multiprocessing.connection.wait([child.sentinel for child in multiprocessing.active_children()])
     with pytest.raises(ClientFailed, match="SIGKILL"):
-        list(executor.run(pid, MODEL, [4], round=1, seed=0))
-    assert len(list(executor.run(pid, MODEL, [4], round=1, seed=0))) == 1
+        list(executor.run(pid, MODEL, [4], order=an_order(1, 0)))
+    assert len(list(executor.run(pid, MODEL, [4], order=an_order(1, 0)))) == 1
     executor.close()
 
 
 def test_a_consumer_that_stops_early_ends_the_pool() -> None:
-    def endless(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def endless(model: Vector, client: int, order: bytes) -> Ints:
         if client > 5:
             time.sleep(60)
-        return work(model, client, round, rng)
+        return work(model, client, order)
 
     executor = ProcessExecutor(2)
-    for client, _ in executor.run(endless, MODEL, COHORT, round=0, seed=0):
+    for client, _ in executor.run(endless, MODEL, COHORT, order=an_order(0, 0)):
         assert client in (0, 3)
         with pytest.raises(LocalProtocolError, match="another round"):
-            next(executor.run(work, MODEL, COHORT, round=1, seed=0))
+            next(executor.run(work, MODEL, COHORT, order=an_order(1, 0)))
         break
     gc.collect()
     assert multiprocessing.active_children() == []
-    assert len(list(executor.run(work, MODEL, COHORT, round=1, seed=0))) == len(COHORT)
+    assert len(list(executor.run(work, MODEL, COHORT, order=an_order(1, 0)))) == len(COHORT)
     executor.close()
 
 
 def test_no_client_at_all_is_an_error() -> None:
     with pytest.raises(TooFewSurvivors):
-        list(LoopExecutor().run(work, MODEL, [], round=0, seed=0))
+        list(LoopExecutor().run(work, MODEL, [], order=an_order(0, 0)))
     with ProcessExecutor(2) as executor, pytest.raises(TooFewSurvivors):
-        list(executor.run(work, MODEL, [], round=0, seed=0))
+        list(executor.run(work, MODEL, [], order=an_order(0, 0)))
 
 
 @pytest.mark.parametrize("result", [None, np.zeros(3), np.zeros((2, 2), np.int64), np.zeros(3, np.int32)])
 def test_a_contribution_of_another_kind_is_refused(result: object) -> None:
-    def wrong(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def wrong(model: Vector, client: int, order: bytes) -> Ints:
         return result  # type: ignore[return-value]
 
     for executor in (LoopExecutor(), ProcessExecutor(1)):
         with pytest.raises(ClientFailed, match="a contribution is a flat int64 array, not"):
-            list(executor.run(wrong, MODEL, [4], round=0, seed=0))
+            list(executor.run(wrong, MODEL, [4], order=an_order(0, 0)))
 
 
 def test_a_contribution_longer_than_its_slot_is_refused() -> None:
     executor = ProcessExecutor(1, length=49)
     with pytest.raises(ClientFailed, match="50 entries, and length is 49"):
-        list(executor.run(work, MODEL, [4], round=0, seed=0))
+        list(executor.run(work, MODEL, [4], order=an_order(0, 0)))
 
 
 def test_the_model_is_lent_read_only() -> None:
-    def writing(model: Vector, client: int, round: int, rng: np.random.Generator) -> Ints:
+    def writing(model: Vector, client: int, order: bytes) -> Ints:
         model += 1
-        return work(model, client, round, rng)
+        return work(model, client, order)
 
     for executor in (LoopExecutor(), ProcessExecutor(1)):
         with pytest.raises(ClientFailed, match="read-only"):
-            list(executor.run(writing, MODEL, [4], round=0, seed=0))
+            list(executor.run(writing, MODEL, [4], order=an_order(0, 0)))
     assert MODEL.flags.writeable
 
 
@@ -239,14 +247,14 @@ def test_the_initializer_runs_once_in_each_worker_and_its_failure_is_told() -> N
 
     with ProcessExecutor(3, initializer=initialize) as executor:
         for number in range(2):
-            list(executor.run(work, MODEL, COHORT, round=number, seed=0))
+            list(executor.run(work, MODEL, COHORT, order=an_order(number, 0)))
     assert ran.value == 3
 
     def broken() -> None:
         raise SystemExit(3)
 
     with pytest.raises(ClientFailed, match="ended with exit code 3"):
-        list(ProcessExecutor(2, initializer=broken).run(work, MODEL, COHORT, round=0, seed=0))
+        list(ProcessExecutor(2, initializer=broken).run(work, MODEL, COHORT, order=an_order(0, 0)))
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": -1}, {"workers": 2, "length": 0}])
@@ -255,46 +263,19 @@ def test_wrong_options_are_refused(options: dict[str, int]) -> None:
         ProcessExecutor(**options)
 
 
-class Scaled:
-    """A work made from settings; its answers show the settings and the process."""
+def test_the_order_reaches_the_workers_that_are_there_already() -> None:
+    def echo(model: Vector, client: int, order: bytes) -> Ints:
+        return np.array([len(order), int(order[:1]), client, os.getpid()])
 
-    def __init__(self) -> None:
-        self.made: list[bytes] = []
-
-    def make(self, settings: bytes) -> Work:
-        self.made.append(settings)
-        return lambda model, client, round, rng: np.array([int(settings), client, os.getpid(), len(self.made)])
-
-
-def test_settings_reach_the_workers_that_are_there_already() -> None:
-    scaled = Scaled()
     for executor in (LoopExecutor(), ProcessExecutor(1), ProcessExecutor(3)):
         pids = set()
-        for number, settings in enumerate((b"5", b"7", b"7", b"5" * 10)):
-            work = RoundWork(scaled.make, settings)
-            got = dict(executor.run(work, MODEL, COHORT, round=number, seed=0))
-            assert {int(answer[0]) for answer in got.values()} == {int(settings)}
-            assert [int(got[client][1]) for client in COHORT] == list(COHORT)
-            pids |= {int(answer[2]) for answer in got.values()}
+        for order in (b"5", b"7", b"7" * 200_000, b"3\n\x00\xff"):
+            got = dict(executor.run(echo, MODEL, COHORT, order=order))
+            assert {(int(answer[0]), int(answer[1])) for answer in got.values()} == {(len(order), int(order[:1]))}
+            assert [int(got[client][2]) for client in COHORT] == list(COHORT)
+            pids |= {int(answer[3]) for answer in got.values()}
         assert len(pids) <= getattr(executor, "workers", 1)
         executor.close()
-
-
-def test_a_work_is_made_once_for_the_same_settings() -> None:
-    with ProcessExecutor(1) as executor:
-        counts = []
-        scaled = Scaled()
-        for settings in (b"1", b"1", b"2"):
-            work = RoundWork(scaled.make, settings)
-            counts += [int(answer[3]) for _, answer in executor.run(work, MODEL, [0, 1], round=0, seed=0)]
-        assert counts == [1, 1, 1, 1, 2, 2]
-        assert int(RoundWork(scaled.make, b"9")(MODEL, 0, 0, client_rng(0, 0, 0))[0]) == 9  # a work by itself
-
-
-def test_settings_that_cannot_be_used_name_the_client() -> None:
-    for executor in (LoopExecutor(), ProcessExecutor(1)):
-        with pytest.raises((ClientFailed, ValueError), match="invalid literal"):
-            list(executor.run(RoundWork(Scaled().make, b"x"), MODEL, [4], round=0, seed=0))
 
 
 def in_a_pool(_: int) -> list[bytes]:
@@ -312,14 +293,14 @@ def test_an_executor_inside_a_worker_of_a_pool_runs_its_clients_itself() -> None
 
 def test_an_executor_that_was_forked_starts_workers_of_its_own() -> None:
     with ProcessExecutor(2) as executor:
-        expected = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
+        expected = dict(executor.run(work, MODEL, COHORT, order=an_order(0, 0)))
         child = os.fork()
         if not child:
-            got = dict(executor.run(work, MODEL, COHORT, round=0, seed=0))
+            got = dict(executor.run(work, MODEL, COHORT, order=an_order(0, 0)))
             executor.close()
             os._exit(0 if all((got[c] == expected[c]).all() for c in COHORT) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert len(dict(executor.run(work, MODEL, COHORT, round=1, seed=0))) == len(COHORT)
+        assert len(dict(executor.run(work, MODEL, COHORT, order=an_order(1, 0)))) == len(COHORT)
 
 
 def test_where_there_is_no_fork_clients_are_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +308,7 @@ def test_where_there_is_no_fork_clients_are_run_here(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     np.testing.assert_array_equal(models(ProcessExecutor(2)), expected)
     executor = ProcessExecutor(2)
-    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], round=0, seed=0)
+    [(_, got)] = executor.run(lambda *_: np.array([os.getpid()]), MODEL, [0], order=an_order(0, 0))
     assert int(got[0]) == os.getpid()
     with pytest.raises(TooFewSurvivors):
-        list(executor.run(work, MODEL, [], round=0, seed=0))
+        list(executor.run(work, MODEL, [], order=an_order(0, 0)))

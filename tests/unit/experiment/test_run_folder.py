@@ -199,7 +199,7 @@ def test_a_figure_that_is_asked_with_other_settings_is_refused(tmp_path: Path, a
 def test_a_figure_that_is_asked_with_other_dropouts_or_data_is_refused(tmp_path: Path) -> None:
     settings = {"rounds": 1, "data.clients": 8} | POISSON | {"cohort.dropout": 0.0}
     Experiment(data=DATA, runs=tmp_path, overrides=settings).run()
-    with pytest.raises(StateError, match=r"the dropouts privfl\.fl\.dropout\.nobody"):
+    with pytest.raises(StateError, match=r"the dropouts privfl\.fl\.dropout\.RandomDropouts"):
         Experiment(data=DATA, runs=tmp_path, overrides=settings, dropouts=nobody).epsilon()
     other = Dataset("points", "binary", FEATURES + 1, DATA.targets, classes=("a", "b"))
     with pytest.raises(StateError, match="other data"):

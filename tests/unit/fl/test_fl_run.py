@@ -6,21 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ledgers import PLAIN
+from builders import a_payment, central
 
 from privfl.codec import FixedPoint
-from privfl.dp import CLIENT_UNIT, Accountant, Budget, ElementClip, FlatClip, Ledger, Mechanism, NoisePlan, Slot
+from privfl.dp import ElementClip, Everyone, FlatClip, Ledger, Mechanism, epsilon
 from privfl.engine import LoopExecutor
-from privfl.errors import BudgetExceeded, ConfigError, StateError, TooFewSurvivors
+from privfl.errors import BudgetExceeded, ConfigError, StateError
 from privfl.fl.client import ClientUpdate
 from privfl.fl.dropout import RandomDropouts
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.optimizers import FedAdam, ServerSGD
-from privfl.fl.plan import UpdatePlan
-from privfl.fl.round import Contribution, Parts
-from privfl.fl.run import FederatedRun, Payment, RoundReport
+from privfl.fl.payment import Payment
+from privfl.fl.report import RoundReport
+from privfl.fl.round import Parts
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import EveryoneSampler, FixedSizeSampler, PoissonSampler
 from privfl.fl.store import ModelStore
+from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
+from privfl.secagg import MaskedSum
 from privfl.sums import Drop, PlainSum, never
 
 TARGETS = np.random.default_rng(1).normal(size=(8, 3))
@@ -35,24 +39,19 @@ def silent_all(round: int, attempt: int) -> Drop:
     return lambda client, step: True
 
 
-def a_run(folder: Path, *, noise: NoisePlan | None = None, **changes: object) -> FederatedRun:
+def a_run(folder: Path, *, noise: Mechanism | None = None, **changes: object) -> FederatedRun:
     clip = FlatClip(2.0) if noise else ElementClip(8.0, 3)
-    update = UpdatePlan(3, CODEC, clip, weighting="uniform" if noise else "examples", max_weight=8)
-    parts = Parts(Contribution(towards_target, update, noise, 3), PlainSum(), LoopExecutor(), FedAdam(eta=0.5))
-    run = FederatedRun(8, parts, EveryoneSampler(), ModelStore(folder / "models"), seed=3)
-    return dataclasses.replace(run, **changes)
-
-
-def a_noise(source: str = "simulation") -> NoisePlan:
-    mechanism = Mechanism("central", 2.0, source=source)  # type: ignore[arg-type]
-    return mechanism.plan([Slot("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4)
-
-
-def a_payment(folder: Path, *, epsilon: float = 100.0, assume: bool = True) -> Payment:
-    ledger = Ledger(CLIENT_UNIT, folder / "ledger.jsonl")
-    accountant = Accountant(1e-5, assume_secure_noise=assume)
-    budget = Budget(epsilon, 1e-5, assume_secure_noise=assume)
-    return Payment(ledger, accountant, PLAIN, budget)
+    weights = {} if noise else {"weighting": "examples", "max_weight": 8}
+    run = FederatedRun(
+        population=8,
+        parts=Parts(towards_target, PlainSum(), LoopExecutor(), FedAdam(eta=0.5)),
+        encoding=UpdateEncoding(3, CODEC, clip, **weights),  # type: ignore[arg-type]
+        mechanism=noise or Mechanism("none"),
+        sampler=EveryoneSampler(),
+        store=ModelStore(folder / "models"),
+        seed=3,
+    )
+    return dataclasses.replace(run, **changes)  # type: ignore[arg-type]
 
 
 def final(run: FederatedRun, rounds: int = 6) -> str:
@@ -120,7 +119,7 @@ def test_an_unopened_round_is_refunded_and_an_opened_one_is_settled(tmp_path: Pa
         return silent_all(round, attempt) if round == 2 else never
 
     payment = a_payment(tmp_path)
-    run = a_run(tmp_path, noise=a_noise(), payment=payment, dropouts=drop, denominator=8.0)
+    run = a_run(tmp_path, noise=central(), payment=payment, dropouts=drop)
     reports = list(run.run(np.zeros(3), 3))
     assert [r.round for r in payment.ledger.releases] == [1, 3]
     assert not payment.ledger.unsettled
@@ -132,20 +131,17 @@ def test_a_server_that_saw_vectors_is_paid_for_even_if_too_few_survived(tmp_path
     def drop(round: int, attempt: int) -> Drop:
         return lambda client, step: client > 0
 
-    noise = Mechanism("local", 5.0, source="simulation").plan(
-        [Slot("update", 3, CODEC.scale, 2.0)], cohort=8, min_survivors=4
-    )
+    noise = Mechanism("local", 5.0, source="simulation")
     payment = a_payment(tmp_path)
-    run = a_run(tmp_path, noise=noise, payment=payment, dropouts=drop, retries=2, denominator=8.0)
+    run = a_run(tmp_path, noise=noise, payment=payment, dropouts=drop, retries=2)
     (report,) = run.run(np.zeros(3), 1)
     assert report.status == "skipped"
     assert len(payment.ledger.releases) == 3
-    server = Accountant(1e-5, observer="server", assume_secure_noise=True)
-    assert server.report(payment.ledger).epsilon > 0.5
+    assert epsilon(payment.ledger, 1e-5, observer="server", assume_secure_noise=True).epsilon > 0.5
 
 
 def test_the_budget_stops_the_run_before_a_client_is_asked(tmp_path: Path) -> None:
-    run = a_run(tmp_path, noise=a_noise(), payment=a_payment(tmp_path, epsilon=4.0), denominator=8.0)
+    run = a_run(tmp_path, noise=central(), payment=a_payment(tmp_path, epsilon=4.0))
     reports: list[RoundReport] = []
     with pytest.raises(BudgetExceeded):
         reports.extend(run.run(np.zeros(3), 100))
@@ -197,11 +193,11 @@ def test_a_seeded_run_continues_bit_identically_wherever_it_was_killed(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = a_payment(tmp_path / "whole")
-    expected = final(a_run(tmp_path / "whole", noise=a_noise(), payment=whole, denominator=8.0))
+    expected = final(a_run(tmp_path / "whole", noise=central(), payment=whole))
     killed = tmp_path / "killed"
-    _crash(a_run(killed, noise=a_noise(), payment=a_payment(killed), denominator=8.0), where, monkeypatch, 6)
+    _crash(a_run(killed, noise=central(), payment=a_payment(killed)), where, monkeypatch, 6)
     payment = a_payment(killed)
-    assert final(a_run(killed, noise=a_noise(), payment=payment, denominator=8.0)) == expected
+    assert final(a_run(killed, noise=central(), payment=payment)) == expected
     assert payment.ledger.releases == whole.ledger.releases
     assert not payment.ledger.unsettled
 
@@ -213,10 +209,10 @@ def test_a_run_with_secure_noise_keeps_what_was_released_and_charges_what_is_don
     def payment() -> Payment:
         return a_payment(tmp_path, assume=False)
 
-    _crash(a_run(tmp_path, noise=a_noise("secure"), payment=payment(), denominator=8.0), where, monkeypatch, 6)
+    _crash(a_run(tmp_path, noise=central(source="secure"), payment=payment()), where, monkeypatch, 6)
     kept = {version.round: version.hash for version in ModelStore(tmp_path / "models").lineage()}
     paid = payment()
-    list(a_run(tmp_path, noise=a_noise("secure"), payment=paid, denominator=8.0).run(np.zeros(3), 6))
+    list(a_run(tmp_path, noise=central(source="secure"), payment=paid).run(np.zeros(3), 6))
     after = {version.round: version.hash for version in ModelStore(tmp_path / "models").lineage()}
     assert kept.items() <= after.items()
     twice = where in ("after reserve", "before save")
@@ -226,7 +222,12 @@ def test_a_run_with_secure_noise_keeps_what_was_released_and_charges_what_is_don
 def test_an_empty_poisson_cohort_releases_noise_and_is_charged(tmp_path: Path) -> None:
     payment = a_payment(tmp_path)
     run = a_run(
-        tmp_path, noise=a_noise(), payment=payment, denominator=8.0, sampler=PoissonSampler(1e-9), evaluate_every=0
+        tmp_path,
+        noise=central(),
+        payment=payment,
+        sampler=PoissonSampler(1e-9),
+        evaluate_every=0,
+        survivor_rule=SurvivorRule(0.0, 0),
     )
     reports = list(run.run(np.zeros(3), 2))
     assert [r.cohort for r in reports] == [0, 0]
@@ -259,21 +260,66 @@ def test_the_report_is_stored_with_the_model(tmp_path: Path) -> None:
     assert RoundReport.read(run.store.load(2).report) == reports[1]
 
 
-@pytest.mark.parametrize("changes", [{"population": 0}, {"survivor_share": 0.0}, {"survivor_share": 1.5}])
-def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
-        a_run(tmp_path, **changes)
+        a_run(tmp_path, population=0)
 
 
-def test_a_cohort_below_the_least_survivors_is_skipped(tmp_path: Path) -> None:
-    (report,) = a_run(tmp_path, least_survivors=9).run(np.zeros(3), 1)
-    assert report.status == "skipped"
+def test_a_cohort_below_the_fewest_survivors_is_skipped(tmp_path: Path) -> None:
+    run = a_run(tmp_path, survivor_rule=SurvivorRule(0.5, 8), sampler=PoissonSampler(0.5))
+    (report,) = run.run(np.zeros(3), 1)
+    assert (report.status, report.attempts) == ("skipped", 1)
+    assert report.cohort < 8
 
 
-def test_run_round_raises_for_an_empty_cohort_without_central_noise(tmp_path: Path) -> None:
-    from privfl.fl.round import run_round
+def test_a_run_in_which_no_round_can_open_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cohort"):
+        list(a_run(tmp_path, survivor_rule=SurvivorRule(0.5, 9)).run(np.zeros(3), 1))
+    alone = a_run(tmp_path / "b", population=1)
+    parts = dataclasses.replace(alone.parts, scheme=MaskedSum(mode="semi-honest"))
+    with pytest.raises(ConfigError):
+        list(dataclasses.replace(alone, parts=parts).run(np.zeros(3), 1))
 
-    run = a_run(tmp_path)
-    first = run.store.save(0, np.zeros(3), {}, parent="", report={})
-    with pytest.raises(TooFewSurvivors):
-        run_round(np.zeros(3), {}, run._plan(first, 1, 0, (), run.parts.work), run.parts)
+
+def test_a_stored_attempt_number_is_never_used_again(tmp_path: Path) -> None:
+    """Killed without a ledger: what counts is that every start of a round has attempts of its own."""
+    store = ModelStore(tmp_path)
+    first = store.begin(1, tries=3)
+    assert [first.first_attempt(round) for round in (1, 2)] == [0, 0]
+    again = store.begin(1, tries=3)
+    assert (again.nonce, again.first_attempt(1), again.first_attempt(2)) == (first.nonce, 3, 0)
+    third = store.begin(2, tries=3)
+    assert (third.nonce, third.first_attempt(2)) == (first.nonce, 3)
+    assert store.begin(2, tries=3).first_attempt(2) == 6
+    assert ModelStore(tmp_path / "other").begin(1, tries=1).nonce != first.nonce
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"attempt":0,"nonce":"00","round":1}', '{"nonce":"zz"}'])
+def test_an_altered_record_of_the_start_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StateError):
+        ModelStore(tmp_path).begin(1, tries=1)
+
+
+def test_the_draw_stands_in_the_ledger_before_the_cohort_is_sampled(tmp_path: Path) -> None:
+    payment = a_payment(tmp_path)
+    seen: list[int] = []
+
+    class Watching(EveryoneSampler):
+        def sample(self, population: int, uniforms: object) -> tuple[int, ...]:
+            seen.append(len(payment.ledger.draws))
+            return super().sample(population, uniforms)  # type: ignore[arg-type]
+
+    list(a_run(tmp_path, noise=central(), payment=payment, sampler=Watching()).run(np.zeros(3), 3))
+    assert seen == [1, 2, 3]
+    assert [draw.sampling for draw in payment.ledger.draws] == [Everyone()] * 3
+
+
+def test_dropouts_of_ones_own_leave_the_turn_of_a_draw_open(tmp_path: Path) -> None:
+    for dropouts, bounded in ((RandomDropouts(0.1, 3), True), (lambda round, number: never, False)):
+        payment = a_payment(tmp_path / str(bounded))
+        run = a_run(
+            tmp_path / str(bounded), noise=central(), payment=payment, sampler=PoissonSampler(0.9), dropouts=dropouts
+        )
+        list(run.run(np.zeros(3), 2))
+        assert [draw.turn is not None for draw in payment.ledger.draws] == [bounded] * 2

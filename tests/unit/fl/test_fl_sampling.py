@@ -72,12 +72,13 @@ def test_cohorts_have_the_declared_law(sampler: CohortSampler, secret: bool) -> 
 @pytest.mark.parametrize(("sampler", "declared", "expected", "largest"), SAMPLERS, ids=NAMES)
 def test_samplers_declare_what_they_do(sampler: CohortSampler, declared: object, expected: float, largest: int) -> None:
     assert sampler.declare(N) == declared
-    assert sampler.expected_size(N) == pytest.approx(expected)
-    assert sampler.largest_size(N) == largest
+    sampling = sampler.declare(N)
+    assert sampling.expected_size(N) == pytest.approx(expected)
+    assert max(sampling.sizes(N)) == largest
 
 
 def test_a_cap_above_the_population_changes_nothing() -> None:
-    assert TruncatedPoissonSampler(0.5, 100).largest_size(N) == N
+    assert max(TruncatedPoissonSampler(0.5, 100).declare(N).sizes(N)) == N
     coins = seeded_uniforms(1, 1)(N)
     assert TruncatedPoissonSampler(0.5, 100).sample(N, lambda n: coins) == PoissonSampler(0.5).sample(
         N, lambda n: coins
@@ -178,6 +179,6 @@ def test_a_large_population_is_not_sorted(sampler: CohortSampler) -> None:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    size = sampler.largest_size(len(coins))
+    size = max(sampler.declare(len(coins)).sizes(len(coins)))
     reference = seconds(lambda: np.sort(np.argpartition(coins, size)[:size]).tolist())
     assert seconds(lambda: sampler.sample(len(coins), lambda n: coins)) < 8 * reference + 0.01

@@ -1,0 +1,175 @@
+"""From settings to the encoding, the noise and the survivor rule of a run's rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from privfl.codec import FixedPoint
+from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, RoundNoise, side_bound
+from privfl.dp.unit import Sampling
+from privfl.errors import ConfigError, PrivacyError
+from privfl.experiment.config import Config
+from privfl.fl.encoding import Metric, UpdateClip, UpdateEncoding
+from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
+from privfl.ring import Ring
+from privfl.rotation import Rotation
+from privfl.sums import SecureSum
+
+
+def build_mechanism(config: Config) -> Mechanism:
+    """The noise of the `[privacy]` section; raises `ConfigError` if its multiplier is missing."""
+    privacy = config.privacy
+    if privacy.placement == "none":
+        return Mechanism("none")
+    if privacy.noise_multiplier is None:
+        raise ConfigError("privacy.noise_multiplier is missing; `privfl calibrate` finds the least for an epsilon")
+    return Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
+
+
+def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, population: int) -> SurvivorRule:
+    """The fewest survivors of a round.
+
+    A server that sees every vector and adds the noise itself opens whatever arrives: a minimum would protect nobody,
+    and a round that is skipped for it would reveal who was there. Distributed noise gets a floor, because noise shares
+    are sized for the fewest survivors before anybody is sampled.
+    """
+    fraction, placement = config.cohort.min_survivors, config.privacy.placement
+    if placement == "central" and scheme.views["server"] == "vectors":
+        return SurvivorRule(0.0, 0)
+    if placement != "distributed":
+        return SurvivorRule(fraction, 1)
+    expected = min(sampling.expected_size(population), max(sampling.sizes(population)))
+    return SurvivorRule(fraction, max(1, int(fraction * expected)))
+
+
+def build_clip(config: Config, layers: Sequence[int]) -> UpdateClip:
+    """What bounds an update of `layers` entries each: privacy.clip_norm, or each entry where no norm is given."""
+    privacy, length = config.privacy, sum(layers)
+    if privacy.clip_norm is None:
+        if privacy.clip != "flat" or privacy.clip_quantile is not None:
+            raise ConfigError("privacy.clip and privacy.clip_quantile say how to clip to privacy.clip_norm: give it")
+        return ElementClip(config.sum.clip_entries, length)
+    if privacy.clip == "layers":
+        return LayerClip.of(layers, privacy.clip_norm)
+    if privacy.clip == "entries":
+        return ElementClip(privacy.clip_norm / math.sqrt(length), length)
+    return FlatClip(privacy.clip_norm)
+
+
+def build_encoding(
+    config: Config,
+    layers: Sequence[int],
+    *,
+    scheme: SecureSum,
+    sampling: Sampling,
+    population: int,
+    max_weight: int,
+    clip: UpdateClip | None = None,
+) -> UpdateEncoding:
+    """How updates become integers: the finest scale, a power of two, at which every cohort fits the ring.
+
+    Args:
+        config: The settings.
+        layers: The entries of each layer of the model.
+        scheme: The sum, for the size of noise shares.
+        sampling: How cohorts are sampled.
+        population: The number of clients that exist.
+        max_weight: The most examples of a client, for weights by example count.
+        clip: Takes the place of the clip of the settings.
+
+    Raises:
+        ConfigError: If settings contradict each other, or the ring leaves no precision.
+        PrivacyError: If noise is combined with weights by example count, or with no clip norm.
+    """
+    privacy, private = config.privacy, config.privacy.placement != "none"
+    weighting = config.server.weighting or ("uniform" if private else "examples")
+    if private and weighting == "examples":
+        raise PrivacyError("server.weighting = 'examples' would make the sensitivity depend on the data; use 'uniform'")
+    if private and privacy.clip_norm is None:
+        raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
+    _check_slots(config)
+    length, cohort = sum(layers), max(sampling.sizes(population))
+    clip = clip or build_clip(config, layers)
+    max_entry = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
+    rotation = Rotation(length, config.seed) if config.sum.rotation else None
+    if rotation is not None:
+        max_entry = rotation.entry_bound(clip.clip_norm)
+    metrics = () if private else (Metric("loss"),)
+    start = FixedPoint.fit(
+        Ring(config.sum.bits), clip_norm=max(max_entry, *(m.bound for m in metrics), 0.0), cohort=cohort
+    )
+    encoding = UpdateEncoding(
+        length,
+        start,
+        clip,
+        weighting=weighting,
+        max_weight=max_weight if weighting == "examples" else 1,
+        metrics=metrics,
+        rounding=config.sum.rounding,
+        rotation=rotation,
+    )
+    spread = 1.0
+    if private:
+        rule = build_survivor_rule(config, scheme, sampling, population)
+        spread = noise_spread(build_mechanism(config), rule, scheme, cohort_sizes(sampling, population, cohort))
+    return _fitted(config, encoding, cohort, sampling.expected_size(population), spread)
+
+
+def _check_slots(config: Config) -> None:
+    privacy = config.privacy
+    if privacy.placement == "none" and (privacy.clip_quantile, privacy.loss_bound) != (None, None):
+        raise ConfigError(
+            "privacy.clip_quantile and privacy.loss_bound are slots under the noise of the vector, and "
+            "privacy.placement is 'none'"
+        )
+    if privacy.clip_quantile is not None and privacy.clip != "flat":
+        raise ConfigError(
+            f"privacy.clip_quantile follows the norm of a whole update, not privacy.clip = {privacy.clip!r}"
+        )
+
+
+def _with_side_slots(config: Config, encoding: UpdateEncoding, expected: float) -> UpdateEncoding:
+    """The encoding with the noised slots beside the update, scaled to its integers: loss and clip indicator."""
+    privacy = config.privacy
+    loss, adaptive = privacy.loss_bound is not None, privacy.clip_quantile is not None
+    if not (loss or adaptive) or privacy.noise_multiplier is None:
+        return encoding
+    units = math.floor(encoding.codec.sensitivity(encoding.clip.clip_norm))
+    z, blocks = privacy.noise_multiplier, loss + adaptive
+    if privacy.loss_bound is not None:
+        side = side_bound(units, noise_multiplier=z, denominator=expected, blocks=blocks)
+        encoding = dataclasses.replace(encoding, metrics=(Metric("loss", privacy.loss_bound, side),))
+    if privacy.clip_quantile is None:
+        return encoding
+    clip = AdaptiveClip.plan(
+        encoding.clip.clip_norm,
+        units=units,
+        noise_multiplier=z,
+        denominator=expected,
+        quantile=privacy.clip_quantile,
+        learning_rate=privacy.clip_learning_rate,
+        others=blocks - 1,
+    )
+    return dataclasses.replace(encoding, clip=clip, codec=clip.codec(encoding.codec.ring))
+
+
+def _fitted(config: Config, encoding: UpdateEncoding, cohort: int, expected: float, spread: float) -> UpdateEncoding:
+    """`encoding` with its scale halved until contributions, side slots and noise of `cohort` clients fit the ring.
+
+    An adaptive clip changes no integer's bound, so what fits at first fits at any clip norm.
+    """
+    ring, mechanism = encoding.codec.ring, build_mechanism(config)
+    while True:
+        whole = _with_side_slots(config, encoding, expected)
+        noise = RoundNoise(mechanism, whole.slots, cohort, spread)
+        # Noise shares of a smaller cohort are larger, each by up to the step in which their reach is found.
+        reach = math.ceil(1.06 * noise.noise_reach)
+        room = cohort * (whole.entry_bound + reach) + (math.ceil(20 * noise.total_stddev) if mechanism.claims else 0)
+        if room < ring.half:
+            return whole
+        if encoding.codec.bound(encoding.max_entry) < 4:
+            bits = room.bit_length() + 9
+            raise ConfigError(f"sum.bits = {ring.bits} leaves no precision for {cohort} clients; {bits} would do")
+        encoding = dataclasses.replace(encoding, codec=FixedPoint(encoding.codec.scale / 2, ring))

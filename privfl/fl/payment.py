@@ -1,0 +1,61 @@
+"""The payment of a round: the ledger is charged before a client is asked, and settled by what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from privfl.dp import Accountant, Budget, Draw, Ledger, Release, Token
+from privfl.errors import TooFewSurvivors
+from privfl.fl.plan import RoundPlan
+from privfl.sums import SecureSum
+from privfl.wire import ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Where rounds are charged.
+
+    Attributes:
+        ledger: The run's ledger; the only truth about its privacy.
+        accountant: Reads what was spent so far, for reports.
+        budget: The most that the run may spend; None for no limit.
+    """
+
+    ledger: Ledger
+    accountant: Accountant
+    budget: Budget | None = None
+
+    def reserve(self, plan: RoundPlan, scheme: SecureSum) -> Token | None:
+        """Charge the worst case of a round durably, before a client is asked.
+
+        Returns:
+            The reservation; None for a plan without noise, which claims nothing. With simulation noise the
+            reservation of an interrupted attempt is used again: seeded noise repeats to the last bit.
+
+        Raises:
+            BudgetExceeded: If the round could cost too much.
+        """
+        if not plan.mechanism.claims:
+            return None
+        worst = plan.worst_case(scheme)
+        interrupted = self.ledger.pending(worst)
+        if interrupted is not None and plan.mechanism.source == "simulation":
+            return interrupted
+        self.check(worst, self.ledger.drawn(plan.round))
+        return self.ledger.reserve(worst)
+
+    def check(self, worst: Release, draw: Draw | None) -> None:
+        """Raise `BudgetExceeded` if `worst`, after `draw`, could cost too much; without a budget do nothing."""
+        if self.budget is not None:
+            self.budget.check(self.ledger, draw, worst)
+
+    def settle(self, token: Token | None, plan: RoundPlan, scheme: SecureSum, survivors: Iterable[ClientId]) -> None:
+        """Replace a reservation by what was opened; a token of None does nothing."""
+        if token is not None:
+            self.ledger.settle(token, plan.release(scheme, survivors, worst_case=False))
+
+    def refund(self, token: Token | None, error: TooFewSurvivors) -> None:
+        """Return a reservation if `error` proves that nothing can have been opened; otherwise the charge stands."""
+        if token is not None and not error.opened:
+            self.ledger.refund(token, "too_few_survivors")

@@ -1,0 +1,67 @@
+"""A client's policy: what it insists on before it trains, whatever the server says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from privfl.dp.release import Placement
+from privfl.errors import PlanRejected
+from privfl.fl.plan import RoundPlan
+from privfl.sums import SecureSum, SumPolicy, SumTask
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPolicy:
+    """What a client insists on; `check` compares a plan with it.
+
+    Attributes:
+        sum: The demands on the sum: cohort, survivors, share threshold.
+        placements: The placements of noise that are accepted; None accepts any, and rounds without noise.
+        min_noise_stddev: The least declared standard deviation of the noise, in the model's unit. Above 0 the noise
+            must be secure: noise from the plan's public seed protects nobody.
+        max_clip_norm: The largest clip norm that is accepted.
+        min_colluders: The fewest colluding clients that distributed noise must tolerate.
+    """
+
+    sum: SumPolicy = field(default_factory=SumPolicy)
+    placements: frozenset[Placement] | None = None
+    min_noise_stddev: float = 0.0
+    max_clip_norm: float = math.inf
+    min_colluders: int = 0
+
+    def check(self, plan: RoundPlan, scheme: SecureSum) -> SumTask:
+        """Judge the plan by the mechanism that will run.
+
+        Args:
+            plan: The plan as this client received it.
+            scheme: The client's own sum; it must be the one that the plan names.
+
+        Returns:
+            The task of the round's sum.
+
+        Raises:
+            PlanRejected: If the plan does not meet a demand.
+            ConfigError: If the plan names another sum.
+        """
+        plan.check_scheme(scheme)
+        mechanism = plan.mechanism
+        if self.placements is not None and mechanism.placement not in self.placements:
+            allowed = ", ".join(sorted(self.placements))
+            raise PlanRejected(f"the noise is {mechanism.placement!r}, and this client accepts: {allowed}")
+        if self.min_noise_stddev > 0 and mechanism.claims and mechanism.source != "secure":
+            raise PlanRejected("the noise is sampled from the plan's public seed, and this client insists on noise")
+        stddev = plan.noise_stddev(scheme)
+        if stddev < self.min_noise_stddev:
+            raise PlanRejected(f"noise stddev is {stddev:g}, and this client insists on {self.min_noise_stddev:g}")
+        if plan.encoding.clip.clip_norm > self.max_clip_norm:
+            raise PlanRejected(
+                f"clip norm is {plan.encoding.clip.clip_norm:g}, and this client allows {self.max_clip_norm:g}"
+            )
+        if mechanism.placement == "distributed" and mechanism.colluders < self.min_colluders:
+            raise PlanRejected(
+                f"the noise tolerates {mechanism.colluders} colluders, and this client insists on {self.min_colluders}"
+            )
+        task = plan.task(scheme)
+        self.sum.check(task)
+        return task

@@ -1,0 +1,83 @@
+"""The report of one round: what a run's folder stores next to each model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from privfl.wire import ClientId
+
+IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
+
+COHORT_DEPENDENT: Final = frozenset(
+    {"attempts", "cohort", "survivors", "dropouts", "bytes_up", "bytes_down", "seconds", "caveats"}
+)
+"""The fields that depend on the cohort: hidden from those against whom amplification by sampling is claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """The result of one round.
+
+    Attributes:
+        round: The round, from 1.
+        status: "trained", or "skipped" if too few survived or nobody was sampled; the model is then unchanged.
+        attempts: How often the round was tried.
+        cohort: The number of clients that were asked.
+        survivors: The number of clients whose vectors are in the sum.
+        dropouts: The clients of the cohort that are not.
+        model: The hash of the model after the round.
+        parent: The hash of the model before it.
+        update_norm: The l2 norm of the mean update.
+        bytes_up: Bytes of all messages of all clients.
+        bytes_down: Bytes of all messages to all clients.
+        seconds: The wall time without evaluation.
+        epsilon: What was spent so far against an outsider; None without a claim. Unless the noise is `secure` it is
+            only the figure that secure noise would have, and its record says so in the key.
+        metrics: The mean training metrics.
+        evaluation: The metrics of the model after the round, where they were due.
+        caveats: What the sum does not promise.
+        secure: Whether all noise came from a cryptographic stream.
+        clip_norm: The clip norm of this round, where it is adaptive.
+    """
+
+    round: int
+    status: Literal["trained", "skipped"]
+    attempts: int
+    cohort: int
+    survivors: int
+    dropouts: tuple[ClientId, ...]
+    model: str
+    parent: str
+    update_norm: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+    secure: bool = True
+    clip_norm: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The report as a JSON object; without secure noise it has no key `epsilon`."""
+        values = asdict(self)
+        if not values.pop("secure"):
+            values[IF_SECURE] = values.pop("epsilon")
+        return values
+
+    def published(self) -> dict[str, Any]:
+        """The report as it may stand beside an outsider's epsilon: without what tells who, or how many, took part."""
+        return {name: value for name, value in self.record().items() if name not in COHORT_DEPENDENT}
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> RoundReport:
+        """The report from its JSON object."""
+        values = dict(record)
+        if IF_SECURE in values:
+            values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
+        for name in ("dropouts", "caveats"):
+            values[name] = tuple(values[name])
+        return cls(**values)

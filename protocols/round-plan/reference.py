@@ -1,0 +1,425 @@
+"""The round plan of SPEC.md, slow and readable.
+
+Run it to write vectors/*.json. It never imports privfl, and privfl never imports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+LINE = b"privfl/1 round-plan\n"
+
+
+class WireError(Exception):
+    pass
+
+
+def demand(condition: bool, reason: str) -> None:
+    if not condition:
+        raise WireError(reason)
+
+
+# --- section 3: form ---------------------------------------------------------------------------------------------
+
+
+def write(plan: dict[str, Any]) -> bytes:
+    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return LINE + text.encode()
+
+
+def read(data: bytes) -> dict[str, Any]:
+    demand(len(data) <= 1 << 24, "too long")
+    demand(data.startswith(LINE), "another first line")
+    try:
+        plan = json.loads(data[len(LINE) :])
+        check(plan)
+        again = write(plan)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise WireError(str(error)) from error
+    demand(again == data, "not the canonical form")
+    return plan
+
+
+# --- section 4: fields -------------------------------------------------------------------------------------------
+
+
+def whole(value: Any, low: int, high: int) -> None:
+    demand(type(value) is int and low <= value <= high, f"{value!r} is not an integer in [{low}, {high}]")
+
+
+def real(value: Any, *, positive: bool = True) -> None:
+    demand(type(value) is float and math.isfinite(value) and (value > 0 or not positive), f"{value!r}")
+
+
+def keys(value: Any, names: str) -> None:
+    demand(type(value) is dict and set(value) == set(names.split()), f"fields {names} expected")
+
+
+def check(plan: dict[str, Any]) -> None:
+    keys(plan, "run round attempt model cohort population sampling survivors encoding mechanism scheme parameters seed")
+    for name, digits in (("run", 32), ("model", 64)):
+        demand(len(plan[name]) == digits and not set(plan[name]) - set("0123456789abcdef"), name)
+    for name, low, high in (
+        ("round", 0, 1 << 32),
+        ("attempt", 0, 1 << 32),
+        ("population", 1, (1 << 32) - 1),
+        ("seed", 0, (1 << 64) - 1),
+    ):
+        whole(plan[name], low, high)
+    for client in plan["cohort"]:
+        whole(client, 0, (1 << 32) - 2)
+    demand(plan["cohort"] == sorted(set(plan["cohort"])), "the cohort is not increasing")
+    demand(len(plan["cohort"]) in sizes(plan), "the sampling cannot produce this cohort")
+    keys(plan["survivors"], "fraction floor")
+    real(plan["survivors"]["fraction"], positive=False)
+    demand(0 <= plan["survivors"]["fraction"] <= 1, "fraction")
+    whole(plan["survivors"]["floor"], 0, 1 << 32)
+    demand(type(plan["scheme"]) is str and type(plan["parameters"]) is dict, "scheme")
+    for value in plan["parameters"].values():
+        demand(type(value) in (str, int, float, bool), "a parameter")
+    check_mechanism(plan["mechanism"])
+    check_encoding(plan["encoding"])
+    if plan["mechanism"]["placement"] != "none":
+        demand(plan["encoding"]["weighting"] == "uniform", "noise and weights")
+
+
+def check_mechanism(mechanism: dict[str, Any]) -> None:
+    keys(mechanism, "placement noise_multiplier source colluders discrete")
+    placement = mechanism["placement"]
+    demand(placement in ("none", "central", "distributed", "local"), "placement")
+    real(mechanism["noise_multiplier"], positive=placement != "none")
+    demand(placement != "none" or mechanism["noise_multiplier"] == 0, "a multiplier without noise")
+    demand(mechanism["source"] in ("secure", "simulation"), "source")
+    whole(mechanism["colluders"], 0, 1 << 32)
+    demand(type(mechanism["discrete"]) is bool, "discrete")
+    demand(not mechanism["discrete"] or placement in ("central", "local"), "a discrete Gaussian elsewhere")
+
+
+def check_encoding(encoding: dict[str, Any]) -> None:
+    keys(encoding, "length bits scale clip weighting max_weight metrics rounding rotation")
+    whole(encoding["length"], 1, 1 << 28)
+    whole(encoding["bits"], 8, 64)
+    real(encoding["scale"])
+    demand(2.0**-512 <= encoding["scale"] <= 2.0**512, "scale")
+    demand(encoding["weighting"] in ("uniform", "examples"), "weighting")
+    whole(encoding["max_weight"], 1, 1 << 62)
+    demand(encoding["weighting"] == "examples" or encoding["max_weight"] == 1, "max_weight")
+    demand(encoding["rounding"] in ("nearest", "stochastic"), "rounding")
+    if encoding["rotation"] is not None:
+        whole(encoding["rotation"], 0, (1 << 64) - 1)
+    names = [metric["name"] for metric in encoding["metrics"]]
+    demand(len(set(names)) == len(names) and not set(names) & {"update", "clip", "weight", ""}, "metric names")
+    for metric in encoding["metrics"]:
+        keys(metric, "name bound units")
+        demand(type(metric["name"]) is str, "name")
+        real(metric["bound"])
+        if metric["units"] is not None:
+            whole(metric["units"], 1, 1 << 62)
+    check_clip(encoding)
+
+
+def check_clip(encoding: dict[str, Any]) -> None:
+    clip = encoding["clip"]
+    kind = clip["kind"]
+    if kind == "flat":
+        keys(clip, "kind clip_norm")
+        real(clip["clip_norm"])
+    elif kind == "layers":
+        keys(clip, "kind cuts norms")
+        cuts, norms = clip["cuts"], clip["norms"]
+        demand(len(cuts) == len(norms) + 1 and cuts[0] == 0 and cuts[-1] == encoding["length"], "cuts")
+        for cut in cuts:
+            whole(cut, 0, 1 << 28)
+        demand(cuts == sorted(set(cuts)), "cuts")
+        for norm in norms:
+            real(norm)
+    elif kind == "entries":
+        keys(clip, "kind max_abs")
+        real(clip["max_abs"])
+    else:
+        demand(kind == "adaptive", "kind")
+        keys(clip, "kind clip_norm units indicator_units quantile learning_rate")
+        for name in ("clip_norm", "quantile", "learning_rate"):
+            real(clip[name])
+        whole(clip["units"], 1, 1 << 62)
+        whole(clip["indicator_units"], 1, 1 << 62)
+        demand(clip["indicator_units"] % 2 == 0 and clip["quantile"] < 1, "indicator")
+        demand(encoding["weighting"] == "uniform", "an adaptive clip and weights")
+        scale = clip["units"] / clip["clip_norm"]
+        if Fraction(scale) * Fraction(clip["clip_norm"]) > clip["units"]:
+            scale = math.nextafter(scale, 0.0)
+        demand(encoding["scale"] == scale, "the scale is not that of the adaptive clip")
+
+
+def sizes(plan: dict[str, Any]) -> range:
+    sampling, population = plan["sampling"], plan["population"]
+    kind = sampling["kind"]
+    if kind == "everyone":
+        keys(sampling, "kind")
+        return range(population + 1)
+    if kind == "fixed_size":
+        keys(sampling, "kind size population")
+        whole(sampling["size"], 1, sampling["population"])
+        return range(sampling["size"], sampling["size"] + 1)
+    real(sampling["probability"])
+    demand(sampling["probability"] <= 1, "probability")
+    if kind == "truncated_poisson":
+        keys(sampling, "kind probability cap population")
+        whole(sampling["cap"], 1, 1 << 62)
+        return range(min(sampling["cap"], population) + 1)
+    demand(kind == "poisson", "kind")
+    keys(sampling, "kind probability")
+    return range(population + 1)
+
+
+# --- section 5: what follows -------------------------------------------------------------------------------------
+
+
+def digest(plan: dict[str, Any]) -> str:
+    return hashlib.sha256(b"privfl/1 round-plan digest" + write(plan)).hexdigest()
+
+
+def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
+    """(name, length, scale, bound, largest entry) of each slot, without a rotation."""
+    encoding = plan["encoding"]
+    clip, scale, length = encoding["clip"], encoding["scale"], encoding["length"]
+
+    def units(value: float) -> int:
+        return math.floor(Fraction(scale) * Fraction(value))
+
+    if clip["kind"] == "adaptive":
+        found = [("update", length, float(clip["units"]), 1.0, units(clip["clip_norm"]))]
+    elif clip["kind"] == "flat":
+        found = [("update", length, scale, clip["clip_norm"], units(clip["clip_norm"]))]
+    elif clip["kind"] == "layers":
+        norm = math.hypot(*clip["norms"])
+        found = [("update", length, scale, norm, units(norm))]
+    else:
+        norm = clip["max_abs"] * math.sqrt(length)
+        found = [("update", length, scale, norm, units(clip["max_abs"]))]
+    for metric in encoding["metrics"]:
+        own = scale if metric["units"] is None else metric["units"] / metric["bound"]
+        top = units(metric["bound"]) if metric["units"] is None else metric["units"]
+        found.append((metric["name"], 1, own, metric["bound"], top))
+    if clip["kind"] == "adaptive":
+        found.append(("clip", 1, float(clip["indicator_units"]), 0.5, clip["indicator_units"] // 2))
+    if encoding["weighting"] == "examples":
+        found.append(("weight", 1, 1.0, float(encoding["max_weight"]), encoding["max_weight"]))
+    return found
+
+
+def norm_bound(plan: dict[str, Any]) -> float:
+    return math.sqrt(math.fsum((scale * bound) ** 2 for _, _, scale, bound, _ in slots(plan)))
+
+
+def asked(plan: dict[str, Any], size: int) -> int:
+    return max(plan["survivors"]["floor"], math.ceil(plan["survivors"]["fraction"] * size))
+
+
+def opened(plan: dict[str, Any], size: int) -> int:
+    """The fewest vectors that the plain sum, or a semi-honest masked sum of up to 100 clients, opens."""
+    if plan["scheme"] == "plain-sum/1":
+        return asked(plan, size)
+    return max(asked(plan, size), size // 2 + 1, 3)
+
+
+def denominator(plan: dict[str, Any]) -> float | None:
+    if plan["mechanism"]["placement"] == "none":
+        return None
+    sampling, population = plan["sampling"], plan["population"]
+    return {
+        "everyone": lambda: float(max(1, len(plan["cohort"]))),
+        "fixed_size": lambda: float(sampling["size"]),
+        "poisson": lambda: sampling["probability"] * population,
+        "truncated_poisson": lambda: min(sampling["probability"] * population, float(sampling["cap"])),
+    }[sampling["kind"]]()
+
+
+def spread(plan: dict[str, Any]) -> float:
+    if plan["mechanism"]["placement"] != "distributed":
+        return 1.0
+    found = []
+    known = [len(plan["cohort"])] if plan["sampling"]["kind"] == "everyone" else sizes(plan)
+    for size in known:
+        if size and opened(plan, size) <= size:
+            counted = opened(plan, size) - 1 - plan["mechanism"]["colluders"]
+            demand(counted >= 1, "no noise share counts")
+            found.append(size / counted)
+    return max(found)
+
+
+def share_variance(plan: dict[str, Any]) -> float:
+    """What each client adds, in integer units squared; an implementation rounds it up a little."""
+    declared = plan["mechanism"]["noise_multiplier"] * norm_bound(plan)
+    if plan["mechanism"]["placement"] == "distributed":
+        return declared**2 * spread(plan) / max(1, len(plan["cohort"]))
+    return declared**2 if plan["mechanism"]["placement"] == "local" else 0.0
+
+
+# --- section 9: vectors ------------------------------------------------------------------------------------------
+
+BASE: dict[str, Any] = {
+    "run": "000102030405060708090a0b0c0d0e0f",
+    "round": 3,
+    "attempt": 0,
+    "model": hashlib.sha256(b"float32:4\n" + bytes(16)).hexdigest(),
+    "cohort": [0, 1, 2, 5],
+    "population": 4,
+    "sampling": {"kind": "everyone"},
+    "survivors": {"fraction": 0.5, "floor": 3},
+    "encoding": {
+        "length": 4,
+        "bits": 40,
+        "scale": 65536.0,
+        "clip": {"kind": "flat", "clip_norm": 1.5},
+        "weighting": "uniform",
+        "max_weight": 1,
+        "metrics": [],
+        "rounding": "nearest",
+        "rotation": None,
+    },
+    "mechanism": {
+        "placement": "none",
+        "noise_multiplier": 0.0,
+        "source": "secure",
+        "colluders": 0,
+        "discrete": False,
+    },
+    "scheme": "plain-sum/1",
+    "parameters": {},
+    "seed": 7,
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """BASE with some fields replaced; a field of an inner object is named with two underscores."""
+    plan = json.loads(json.dumps(BASE))
+    for name, value in changes.items():
+        target, *inner = name.split("__")
+        if inner:
+            plan[target][inner[0]] = value
+        else:
+            plan[target] = value
+    return plan
+
+
+ADAPTIVE = {
+    "kind": "adaptive", "clip_norm": 0.3, "units": 65536, "indicator_units": 1024, "quantile": 0.5,
+    "learning_rate": 0.2,
+}  # fmt: skip
+NOISE = {"placement": "distributed", "noise_multiplier": 1.1, "source": "secure", "colluders": 0, "discrete": False}
+
+VALID: dict[str, dict[str, Any]] = {
+    "everybody, no noise": BASE,
+    "weights and a metric": changed(
+        encoding__weighting="examples", encoding__max_weight=250,
+        encoding__metrics=[{"name": "loss", "bound": 32.0, "units": None}],
+    ),
+    "layers": changed(encoding__clip={"kind": "layers", "cuts": [0, 1, 4], "norms": [0.5, 0.25]}),
+    "entries, stochastic": changed(
+        encoding__clip={"kind": "entries", "max_abs": 8.0}, encoding__rounding="stochastic"
+    ),
+    "central, a noised loss": changed(
+        mechanism=NOISE | {"placement": "central"},
+        encoding__metrics=[{"name": "loss", "bound": 2.0, "units": 5000}],
+    ),
+    "distributed": changed(mechanism=NOISE),
+    "distributed, fewer than everybody": changed(mechanism=NOISE, cohort=[0, 1, 5]),
+    "distributed, Poisson": changed(
+        mechanism=NOISE, population=12, sampling={"kind": "poisson", "probability": 0.4},
+    ),
+    "distributed, truncated, a colluder": changed(
+        mechanism=NOISE | {"colluders": 1}, population=20, survivors={"fraction": 0.9, "floor": 4},
+        sampling={"kind": "truncated_poisson", "probability": 0.25, "cap": 6, "population": 20},
+    ),
+    "local, fixed size": changed(
+        mechanism=NOISE | {"placement": "local", "discrete": True}, population=9,
+        sampling={"kind": "fixed_size", "size": 4, "population": 9},
+    ),
+    "adaptive, simulation": changed(
+        mechanism=NOISE | {"placement": "central", "source": "simulation"}, encoding__clip=ADAPTIVE,
+        encoding__scale=65536 / 0.3 if Fraction(65536 / 0.3) * Fraction(0.3) <= 65536
+        else math.nextafter(65536 / 0.3, 0.0),
+    ),
+    "nobody sampled": changed(
+        cohort=[], population=9, sampling={"kind": "poisson", "probability": 1e-05},
+        survivors={"fraction": 0.0, "floor": 0}, mechanism=NOISE | {"placement": "central"},
+    ),
+}  # fmt: skip
+
+INVALID: dict[str, dict[str, Any]] = {
+    "a real number as round": changed(round=3.0),
+    "a truth value as attempt": changed(attempt=True),
+    "a cohort out of order": changed(cohort=[1, 0, 2, 5]),
+    "a client twice": changed(cohort=[0, 1, 1, 5]),
+    "the server in the cohort": changed(cohort=[0, 1, 2, (1 << 32) - 1]),
+    "more than the population": changed(cohort=[0, 1, 2, 5, 6]),
+    "above the cap": changed(
+        population=20, sampling={"kind": "truncated_poisson", "probability": 0.5, "cap": 3, "population": 20}
+    ),
+    "an integer as scale": changed(encoding__scale=65536),
+    "an integer as fraction": changed(survivors={"fraction": 1, "floor": 3}),
+    "a length that is too long": changed(encoding__length=(1 << 28) + 1),
+    "an unknown clip": changed(encoding__clip={"kind": "sharp"}),
+    "a metric named as a slot": changed(encoding__metrics=[{"name": "update", "bound": 1.0, "units": None}]),
+    "a scale that is not that of the adaptive clip": changed(encoding__clip=ADAPTIVE),
+    "noise without a multiplier": changed(mechanism=NOISE | {"noise_multiplier": 0.0}),
+    "a multiplier without noise": changed(mechanism=NOISE | {"placement": "none"}),
+    "noise and weights": changed(mechanism=NOISE, encoding__weighting="examples"),
+    "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
+    "a nested parameter": changed(parameters={"a": [1]}),
+    "a seed of 65 bits": changed(seed=1 << 64),
+    "a field too many": changed() | {"noise_stddev": 1.0},
+}
+
+SPELLINGS = {
+    "white space": (b'"round":3', b'"round": 3'),
+    "an exponent": (b"65536.0", b"6.5536e4"),
+    "a key twice": (b'"round":3', b'"round":3,"round":3'),
+    "an escape": (b'"everyone"', b'"every\\u006fne"'),
+    "NaN": (b"65536.0", b"NaN"),
+}
+
+
+def valid_case(name: str, plan: dict[str, Any]) -> dict[str, Any]:
+    check(read(write(plan)))
+    return {
+        "name": name,
+        "plan": write(plan).decode(),
+        "digest": digest(plan),
+        "slots": [list(slot) for slot in slots(plan)],
+        "min_survivors": asked(plan, len(plan["cohort"])),
+        "denominator": denominator(plan),
+        "norm_bound": norm_bound(plan),
+        "share_variance": share_variance(plan),
+    }
+
+
+def refused(name: str, data: bytes) -> dict[str, str]:
+    try:
+        read(data)
+    except WireError:
+        return {"name": name, "bytes": data.hex()}
+    raise AssertionError(name)
+
+
+def main() -> None:
+    folder = Path(__file__).parent / "vectors"
+    valid = [valid_case(name, plan) for name, plan in VALID.items()]
+    good = write(BASE)
+    invalid = [refused(name, write(plan)) for name, plan in INVALID.items()]
+    invalid += [refused(name, good.replace(*change)) for name, change in SPELLINGS.items()]
+    cuts = {"empty": b"", "cut short": good[:-1], "a byte too many": good + b"\n", "no first line": good[len(LINE) :]}
+    invalid += [refused(name, data) for name, data in cuts.items()]
+    for name, cases in (("valid", valid), ("invalid", invalid)):
+        text = json.dumps({"version": 1, "cases": cases}, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
