@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors, WireError
 from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_total, checked_vector, identity
+from privfl.sums.server import Progress, ServerMachine
+from privfl.sums.session import Kind, Table, Transition
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
-from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, peek, wired
+from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, wired
 
 _LABEL = b"privfl/1 plain-sum transcript"
 _CAVEAT = "plain sum: the server saw every client's vector"
@@ -25,6 +27,9 @@ class Upload(Message):
 
     KIND: ClassVar[int] = 0x0101
     values: bytes | memoryview = wired(Blob(1 << 32), secret=True)
+
+
+_TABLE: Final[Table] = (Transition("upload", Upload, None, "opened"),)
 
 
 class PlainSum:
@@ -112,85 +117,50 @@ class PlainClient:
         return Upload(packed).to_bytes(sender=self._me, task=self._task.digest())
 
     def receive(self, message: bytes) -> bytes | None:
-        """Nothing is due after the upload."""
-        self._vector = None
-        raise RemoteProtocolError("the server has nothing to say in a plain sum")
+        """Nothing is due, before or after the upload: a `WireError`, and nothing has changed."""
+        raise WireError("the server has nothing to say in a plain sum")
 
 
-class PlainServer:
+class PlainServer(ServerMachine):
     """Holds one running total, whatever the number of clients."""
 
     def __init__(self, task: SumTask, opening: Opening) -> None:
+        super().__init__(_TABLE, session=task.digest(), progress=Progress("upload", set(task.clients)))
         self._task, self._opening = task, opening
-        self._digest = task.digest()
-        self._waiting = set(task.clients)
         self._survivors: set[ClientId] = set()
-        self._blamed: dict[ClientId, str] = {}
         self._total = task.ring.zeros(task.length)
-        self._closed = self._seen = False
-        self._result: SumResult | None = None
-
-    @property
-    def awaiting(self) -> frozenset[ClientId]:
-        """Clients that have not sent their vector."""
-        return frozenset(self._waiting)
-
-    @property
-    def result(self) -> SumResult | None:
-        """The sum, after `advance`."""
-        return self._result
-
-    @property
-    def ready(self) -> bool:
-        """Whether enough vectors have come."""
-        return not self._closed and len(self._survivors) >= self._task.min_survivors
-
-    def drop(self, client: ClientId) -> None:
-        """Await nothing from this client any more."""
-        self._waiting.discard(client)
+        self._seen = False
 
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Add one vector; a `RemoteProtocolError` blames `sender` and leaves the total as it was."""
-        if self._closed:
-            raise LocalProtocolError("this sum is closed")
-        if sender not in self._waiting:
-            raise RemoteProtocolError(f"nothing is awaited from client {sender}", sender=sender)
-        self._seen = True  # refused is not unseen
-        try:
-            words = self._read(sender, message)
-        except WireError as error:
-            self._waiting.discard(sender)
-            self._blamed[sender] = str(error)
-            raise RemoteProtocolError(f"client {sender}: {error}", sender=sender) from error
-        self._task.ring.add(self._total, words)
-        self._waiting.discard(sender)
-        self._survivors.add(sender)
+        """Add one vector, as `ServerMachine.receive`; even a refused message counts as seen."""
+        self._seen = True
+        super().receive(sender, message)
 
-    def advance(self) -> Mapping[ClientId, bytes]:
-        """Open the sum; raises `TooFewSurvivors` below `min_survivors`, `opened` if any vector had arrived."""
-        if self._closed:
-            raise LocalProtocolError("this sum is closed")
-        self._closed = True
-        self._waiting.clear()
-        if len(self._survivors) < self._task.min_survivors:
-            raise TooFewSurvivors(len(self._survivors), self._task.min_survivors, self._seen)
-        ring, survivors = self._task.ring, frozenset(self._survivors)
-        total = checked_total(self._task, ring.center(ring.mask(self._total)), len(survivors))
-        total = self._opening(total, survivors)
-        ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
-        transcript = hashlib.sha256(_LABEL + self._digest + ids).digest()
-        self._result = SumResult(total, survivors, transcript, dict(self._blamed), (_CAVEAT,))
-        return {}
+    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
+        return self._add
 
-    def _read(self, sender: ClientId, message: bytes) -> Any:
-        size = self._task.ring.packed_bytes(self._task.length)
-        header, body = peek(message, max_length=HEADER_BYTES + 8 + size)
-        if (header.kind, header.sender, header.task) != (Upload.KIND, sender, self._digest):
-            raise WireError("the header names another kind, sender or task")
-        words = self._task.ring.unpack(Upload.from_body(body).values, self._task.length)
+    def _max_length(self, kind: Kind) -> int:
+        return HEADER_BYTES + 8 + self._task.ring.packed_bytes(self._task.length)
+
+    def _add(self, sender: ClientId, body: memoryview) -> None:
         ring, bound = self._task.ring, self._task.bound
+        words = ring.unpack(Upload.from_body(body).values, self._task.length)
         # Moved up by the bound, entries in [-bound, bound] are the words of [0, 2*bound]. What the server sees it can
         # check: beyond the bound the sum could leave the ring and come out wrong.
         if int(ring.mask(words + words.dtype.type(bound)).max()) > 2 * bound:
             raise WireError(f"an entry is beyond the task's bound of {bound}")
-        return words
+        ring.add(self._total, words)
+        self._survivors.add(sender)
+
+    def _check(self) -> None:
+        if len(self._survivors) < self._task.min_survivors:
+            raise TooFewSurvivors(len(self._survivors), self._task.min_survivors, self._seen)
+
+    def _close(self) -> tuple[str, dict[ClientId, bytes]]:
+        ring, survivors = self._task.ring, frozenset(self._survivors)
+        total = checked_total(self._task, ring.center(ring.mask(self._total)), len(survivors))
+        total = self._opening(total, survivors)
+        ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
+        transcript = hashlib.sha256(_LABEL + self._task.digest() + ids).digest()
+        self._result = SumResult(total, survivors, transcript, dict(self._progress.blamed), (_CAVEAT,))
+        return "opened", {}
