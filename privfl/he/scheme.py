@@ -169,6 +169,21 @@ class CkksSum:
         """
         return CkksServer(self.terms(task))
 
+    def resume(self, task: SumTask, state: bytes, *, opening: Opening = identity) -> CkksServer:
+        """Return the server's session that `CkksServer.to_bytes` saved, in another process perhaps.
+
+        Args:
+            task: The sum.
+            state: The saved bytes.
+            opening: Not used, as in `server`.
+
+        Raises:
+            StateError: The bytes were altered, cut short, or belong to another task.
+        """
+        server = self.server(task, opening=opening)
+        server.restore(state)
+        return server
+
 
 def _credentials(credentials: Any, me: ClientId) -> tuple[Credentials, KeyStore]:
     if isinstance(credentials, StandingCredentials):

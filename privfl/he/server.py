@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.errors import LocalProtocolError, TooFewSurvivors, WireError
+from privfl.errors import LocalProtocolError, StateError, TooFewSurvivors, WireError
 from privfl.he.checks import check_header, fresh_seeds
 from privfl.he.machine import SERVER as TABLE
 from privfl.he.messages import (
@@ -33,6 +33,7 @@ from privfl.he.messages import (
 )
 from privfl.he.packing import add_block, pack
 from privfl.he.plan import Terms
+from privfl.he.state import Blame, ServerForm, dump_form, load_form
 from privfl.sums import SumResult, few_vectors
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind
@@ -60,6 +61,54 @@ class CkksServer(ServerMachine):
         self._openers: list[ClientId] = []
         self._total = np.zeros(0, np.uint64)
         self._pending = 0
+
+    def to_bytes(self) -> bytes:
+        """Everything that `CkksSum.resume` needs; save it as `MaskedServer.to_bytes` says.
+
+        Raises `StateError` when the sum is over.
+        """
+        with self._guard:
+            progress = self._progress
+            if progress.step not in self._steps:
+                raise StateError("this sum is over, and there is nothing to resume")
+            form = ServerForm(
+                self._steps.index(progress.step),
+                tuple(sorted(progress.awaiting)),
+                tuple(sorted(progress.answered)),
+                tuple(Blame(client, reason.encode()) for client, reason in sorted(progress.blamed.items())),
+                tuple(self._adverts[client] for client in sorted(self._adverts)),
+                () if self._dealer is None else (self._dealer,),
+                () if self._dealt is None else (self._dealt,),
+                self._key,
+                tuple(self._headers[client] for client in sorted(self._headers)),
+                tuple(self._votes[client] for client in sorted(self._votes)),
+                tuple(self._openers),
+                self._pending,
+                self._total.tobytes(),
+            )
+            return dump_form(form, self._terms.digest)
+
+    def restore(self, data: bytes) -> None:
+        """Become the session that `to_bytes` saved; raises `StateError` for any other bytes."""
+        form, plan = load_form(data, self._terms.digest), self._terms.plan
+        if form.step >= len(self._steps) or len(form.total) not in (0, 8 * plan.chunks * plan.degree):
+            raise StateError("the state is not one of this sum")
+        with self._guard:
+            progress = self._progress
+            progress.step = self._steps[form.step]
+            progress.awaiting, progress.answered = set(form.awaiting), set(form.answered)
+            progress.blamed = {entry.client: bytes(entry.reason).decode() for entry in form.blamed}
+            self._adverts = {advert.client: advert for advert in form.adverts}
+            self._dealer = form.dealer[0] if form.dealer else None
+            self._dealt = form.dealt[0] if form.dealt else None
+            self._key, self._pending = form.key, form.pending
+            self._headers = {header.client: header.detached() for header in form.headers}
+            if progress.step == "frame":
+                for header in self._headers.values():
+                    self._seeds |= fresh_seeds(plan, header, self._seeds)
+            self._votes = {vote.client: vote for vote in form.votes}
+            self._openers = list(form.openers)
+            self._total = np.frombuffer(form.total, np.uint64).copy()
 
     def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
         takers: dict[Kind, Callable[[ClientId, Message], None]] = {
