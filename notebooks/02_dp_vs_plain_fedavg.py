@@ -41,7 +41,7 @@ FEDERATION = {
     "data.name": "breast_cancer",
     "data.clients": 20,
     "data.partition": "dirichlet:1",  # hospitals differ in how many malignant tumors they see
-    "data.least": 10,
+    "data.min_examples": 10,
     "data.standardize": "public",  # by ranges that were published with the data: costs no privacy
     "data.test": "public",
     "client.steps": 20,
@@ -49,7 +49,7 @@ FEDERATION = {
     "client.learning_rate": 1.0,
     "rounds": 4 if QUICK else 10,
     "evaluate_every": 0,
-    "cohort.min_survivors": 0.9,
+    "cohort.min_survivor_fraction": 0.9,
 }
 
 

@@ -49,7 +49,7 @@ INTERRUPTED: Final = 130
 _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 _REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
-    (TooFewSurvivors, "Lower cohort.min_survivors or cohort.dropout."),
+    (TooFewSurvivors, "Lower cohort.min_survivor_fraction or cohort.dropout."),
     (StateError, "Start it anew under another name: --set name=NAME."),
     (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
     (ConfigError, "`privfl --help` and `privfl config reference` list what is allowed."),

@@ -27,16 +27,16 @@ def iid(rows: int, clients: int, seed: int) -> Parts:
     return _sorted(np.array_split(_rng(seed).permutation(rows), clients))
 
 
-def dirichlet(labels: npt.NDArray[Any], clients: int, alpha: float, seed: int, *, least: int = 1) -> Parts:
+def dirichlet(labels: npt.NDArray[Any], clients: int, alpha: float, seed: int, *, min_examples: int = 1) -> Parts:
     """Share out each label's rows by its own draw from Dir(alpha) over the clients (Yurochkin et al. 2019, section 4).
 
     `labels` `[n]` is of any integer type; `alpha` in [1e-3, 1e6]: small means few labels a client, large means IID.
-    A client left with fewer than `least` rows is given rows of whoever then has most, so that this ends where the
-    usual redrawing may not. Raises `ConfigError` when clients * least exceeds n.
+    A client left with fewer than `min_examples` rows is given rows of the client that has most, so this ends where
+    redrawing may not. Raises `ConfigError` when clients * min_examples exceeds n.
     """
     if not ALPHAS[0] <= alpha <= ALPHAS[1]:
         raise ConfigError(f"alpha must be in [{ALPHAS[0]:g}, {ALPHAS[1]:g}], not {alpha!r}")
-    _check_sizes(len(labels), clients, least)
+    _check_sizes(len(labels), clients, min_examples)
     rng = _rng(seed)
     owner = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -45,7 +45,7 @@ def dirichlet(labels: npt.NDArray[Any], clients: int, alpha: float, seed: int, *
         cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
         for client, part in enumerate(np.split(members, np.clip(cuts, 0, len(members)))):
             owner[part] = client
-    _level(owner, clients, least, rng)
+    _level(owner, clients, min_examples, rng)
     order = np.argsort(owner, kind="stable")
     return _sorted(np.split(order, np.cumsum(np.bincount(owner, minlength=clients))[:-1]))
 
@@ -66,22 +66,22 @@ def shards(labels: npt.NDArray[Any], clients: int, per_client: int, seed: int) -
     return _sorted([np.concatenate([cut[shard] for shard in hand]) for hand in dealt])
 
 
-def quantity(rows: int, clients: int, exponent: float, seed: int, *, least: int = 1) -> Parts:
-    """IID rows, but the client of rank r holds a share proportional to r^-exponent, and `least` rows at least.
+def quantity(rows: int, clients: int, exponent: float, seed: int, *, min_examples: int = 1) -> Parts:
+    """IID rows, but the client of rank r holds a share proportional to r^-exponent, and `min_examples` rows at least.
 
     `exponent` in [0, 20]; 0 means equal sizes. Which client has which rank is drawn.
     """
     if not EXPONENTS[0] <= exponent <= EXPONENTS[1]:
         raise ConfigError(f"exponent must be in [{EXPONENTS[0]:g}, {EXPONENTS[1]:g}], not {exponent!r}")
-    _check_sizes(rows, clients, least)
+    _check_sizes(rows, clients, min_examples)
     rng = _rng(seed)
     weights = np.arange(1, clients + 1, dtype=np.float64) ** -float(exponent)
-    spare = rows - clients * least
+    spare = rows - clients * min_examples
     exact = spare * weights / weights.sum()
     sizes = np.floor(exact).astype(np.int64)
     left = spare - int(sizes.sum())
     sizes[np.argsort(sizes - exact, kind="stable")[:left]] += 1  # the largest fractions
-    sizes = rng.permutation(sizes + least)
+    sizes = rng.permutation(sizes + min_examples)
     return _sorted(np.split(rng.permutation(rows), np.cumsum(sizes)[:-1]))
 
 
@@ -111,31 +111,33 @@ def hold_out(rows: Rows, fraction: float, seed: int, client: int, *, tail: bool 
     return np.sort(order[:kept]), np.sort(order[kept:])
 
 
-def _level(owner: Rows, clients: int, least: int, rng: np.random.Generator) -> None:
-    """Give the poorest clients rows of the richest, one by one, until everyone has `least`; changes `owner`."""
+def _level(owner: Rows, clients: int, min_examples: int, rng: np.random.Generator) -> None:
+    """Give the poorest clients rows of the richest, one by one, until everyone has `min_examples`; changes `owner`."""
     sizes = np.bincount(owner, minlength=clients)
-    needy = np.flatnonzero(sizes < least)
+    needy = np.flatnonzero(sizes < min_examples)
     if not len(needy):
         return
-    richest = [(-int(size), client) for client, size in enumerate(sizes) if size > least]
+    richest = [(-int(size), client) for client, size in enumerate(sizes) if size > min_examples]
     heapq.heapify(richest)
     stock: dict[int, list[int]] = {}
     for client in needy:
-        for _ in range(least - int(sizes[client])):
+        for _ in range(min_examples - int(sizes[client])):
             size, donor = heapq.heappop(richest)
             if donor not in stock:
                 stock[donor] = rng.permutation(np.flatnonzero(owner == donor)).tolist()
             owner[stock[donor].pop()] = client
-            heapq.heappush(richest, (size + 1, donor))  # never falls below `least`: the mean of all is above it
+            heapq.heappush(richest, (size + 1, donor))  # never falls below `min_examples`: the mean of all is above it
 
 
-def _check_sizes(rows: int, clients: int, least: int) -> None:
+def _check_sizes(rows: int, clients: int, min_examples: int) -> None:
     if clients < 1:
         raise ConfigError(f"there must be at least 1 client, not {clients}")
-    if least < 1:
-        raise ConfigError(f"a client needs at least 1 row, not {least}")
-    if clients * least > rows:
-        raise ConfigError(f"{clients} clients with at least {least} rows each need {clients * least} rows, not {rows}")
+    if min_examples < 1:
+        raise ConfigError(f"a client needs at least 1 row, not {min_examples}")
+    if clients * min_examples > rows:
+        raise ConfigError(
+            f"{clients} clients with at least {min_examples} rows each need {clients * min_examples} rows, not {rows}"
+        )
 
 
 def _rng(*key: int) -> np.random.Generator:

@@ -64,13 +64,13 @@ def partition(
     seed: int = 0,
     *,
     test_fraction: float = 0.2,
-    least: int = 1,
+    min_examples: int = 1,
 ) -> FederatedData:
     """Deal the rows of `dataset` out to `clients` clients as `spec` (one of `SPECS`) says.
 
     Where the set has test rows of its own, they stay with their group under "natural" and are held by nobody (a
     public test set) otherwise. Where it has none, each client puts `test_fraction` of its rows aside (for text its
-    last ones). `least` is what the "dirichlet" and "quantity" give every client. "natural" makes one client of each
+    last ones). `min_examples` is what "dirichlet" and "quantity" give every client. "natural" makes one client of each
     group that has training rows; `clients` may then be left out. Labels of a regression are tenths of its targets.
     Raises `ConfigError`, naming what was found and what is allowed.
     """
@@ -80,7 +80,7 @@ def partition(
     if clients is None:
         raise ConfigError(f"partition {spec!r} needs the number of clients")
     rows = dataset.train_rows()
-    parts = _deal(dataset, (kind, argument), rows, clients=clients, seed=seed, least=least)
+    parts = _deal(dataset, (kind, argument), rows, clients=clients, seed=seed, min_examples=min_examples)
     holders = []
     for client, part in enumerate(parts):
         own = rows[part]
@@ -99,17 +99,17 @@ def _parse(spec: str) -> tuple[str, str]:
 
 
 def _deal(
-    dataset: Dataset, spec: tuple[str, str], rows: Rows, *, clients: int, seed: int, least: int
+    dataset: Dataset, spec: tuple[str, str], rows: Rows, *, clients: int, seed: int, min_examples: int
 ) -> partitions.Parts:
     kind, argument = spec
     if kind == "iid":
         return partitions.iid(len(rows), clients, seed)
     if kind == "quantity":
-        return partitions.quantity(len(rows), clients, _number(kind, argument, float), seed, least=least)
+        return partitions.quantity(len(rows), clients, _number(kind, argument, float), seed, min_examples=min_examples)
     labels = _labels(dataset, kind)[rows]
     if kind == "shards":
         return partitions.shards(labels, clients, _number(kind, argument, int), seed)
-    return partitions.dirichlet(labels, clients, _number(kind, argument, float), seed, least=least)
+    return partitions.dirichlet(labels, clients, _number(kind, argument, float), seed, min_examples=min_examples)
 
 
 def _natural(dataset: Dataset, name: str, clients: int | None, seed: int, test_fraction: float) -> FederatedData:

@@ -108,7 +108,7 @@ class Mechanism:
                 raise ConfigError(
                     f"distributed noise with {self.colluders} colluders needs a sum that opens at least "
                     f"{self.colluders + 2} vectors; of {size} clients this one opens {opened}. Raise "
-                    "cohort.min_survivors, or lower privacy.colluders"
+                    "cohort.min_survivor_fraction, or lower privacy.colluders"
                 )
             spread = max(spread, size / counted)
         if not spread:

@@ -36,7 +36,7 @@ DELTA: Final = 1e-5
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "digits": {"client.learning_rate": 0.5},
-    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 0.3, "data.least": 10},
+    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 0.3, "data.min_examples": 10},
     "heart": {"client.learning_rate": 0.05},
     "adult": {"client.learning_rate": 0.1},
     "mnist": {"client.learning_rate": 0.1},
@@ -118,7 +118,10 @@ class Comparison:
         for epsilon, multiplier in sorted(noise.items()):
             arms.append(Arm(f"central DP {epsilon:g}", "central", _private("central", multiplier), epsilon))
         arms.append(Arm(f"local DP, noise of {largest:g}", "local DP", _private("local", noise[largest]), largest))
-        distributed = _private("distributed", noise[largest]) | {"cohort.min_survivors": 0.9, "sum.scheme": "masked"}
+        distributed = _private("distributed", noise[largest]) | {
+            "cohort.min_survivor_fraction": 0.9,
+            "sum.scheme": "masked",
+        }
         arms.append(Arm(f"distributed DP, noise of {largest:g}", "distributed", distributed, largest))
         arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums]
         return arms
@@ -135,7 +138,7 @@ class Comparison:
             "data.clients": self.clients,
             "data.partition": self.partition,
             "data.test": "public",
-            "data.least": 5,
+            "data.min_examples": 5,
             "client.steps": 20,
             "client.batch_size": 10,
             "server.weighting": "uniform",

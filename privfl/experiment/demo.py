@@ -50,7 +50,7 @@ def demo_config(scheme: str = "masked", seed: int = SEED) -> Config:
             "data.name": "breast_cancer",
             "data.clients": 10,
             "data.partition": "dirichlet:2",
-            "data.least": 20,
+            "data.min_examples": 20,
             "data.test": "public",
             "data.test_fraction": 0.4,
             "data.standardize": "public",

@@ -35,7 +35,7 @@ def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, p
     and a round that is skipped for it would reveal who was there. Distributed noise gets a floor, because noise shares
     are sized for the fewest survivors before anybody is sampled.
     """
-    fraction, placement = config.cohort.min_survivors, config.privacy.placement
+    fraction, placement = config.cohort.min_survivor_fraction, config.privacy.placement
     if placement == "central" and scheme.views["server"] == "vectors":
         return SurvivorRule(0.0, 0)
     if placement != "distributed":

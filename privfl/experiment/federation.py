@@ -37,7 +37,7 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
         clients,
         config.seed,
         test_fraction=settings.test_fraction,
-        least=settings.least,
+        min_examples=settings.min_examples,
     )
 
 

@@ -147,7 +147,7 @@ class FederatedRun:
         opened = scheme.min_survivors_of(top, min(rule.of(top), top))  # raises with the sum's own reason
         raise ConfigError(
             f"no round can open: at least {max(opened, rule.of(top))} of the {top} clients of the largest cohort must "
-            "survive. Lower cohort.min_survivors, or ask more clients"
+            "survive. Lower cohort.min_survivor_fraction, or ask more clients"
         )
 
     def _round(

@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "central": CENTRAL,
     "poisson": CENTRAL | {"cohort.sampling": "poisson", "cohort.probability": 0.9},
     # Noise shares are sized for what a sum opens: here five of seven, which is the masked sum's own minimum.
-    "distributed": CENTRAL | {"privacy.placement": "distributed", "sum.bits": 36, "cohort.min_survivors": 0.7},
+    "distributed": CENTRAL | {"privacy.placement": "distributed", "sum.bits": 36, "cohort.min_survivor_fraction": 0.7},
     "layers": CENTRAL | {"privacy.clip": "layers", "privacy.loss_bound": 4.0, "privacy.noise_multiplier": 0.5},
     "rotated": CENTRAL | {"sum.rotation": True},
     "local": CENTRAL | {"privacy.placement": "local", "sum.bits": 36},

@@ -25,7 +25,7 @@ def experiment(placement: str, noise_multiplier: float, scheme: str) -> Experime
             "client.batch_size": 10,
             "cohort.sampling": "poisson",
             "cohort.probability": 0.1,
-            "cohort.min_survivors": 0.5,
+            "cohort.min_survivor_fraction": 0.5,
             "privacy.placement": placement,
             "privacy.clip_norm": 0.3,
             "privacy.noise_multiplier": noise_multiplier,

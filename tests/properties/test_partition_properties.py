@@ -49,7 +49,9 @@ def test_iid(sizes: tuple[int, int, int], seed: int) -> None:
 def test_dirichlet(sizes: tuple[int, int, int], seed: int, classes: int, alpha: float) -> None:
     rows, clients, least = sizes
     labels = np.random.default_rng(seed).integers(0, classes, rows)
-    check(same(lambda s: partitions.dirichlet(labels, clients, alpha, s, least=least), seed), rows, clients, least)
+    check(
+        same(lambda s: partitions.dirichlet(labels, clients, alpha, s, min_examples=least), seed), rows, clients, least
+    )
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 100), SEEDS)
@@ -64,7 +66,7 @@ def test_shards(clients: int, per_client: int, more: int, seed: int) -> None:
 @given(counts(), SEEDS, st.floats(0.0, 20.0))
 def test_quantity(sizes: tuple[int, int, int], seed: int, exponent: float) -> None:
     rows, clients, least = sizes
-    parts = same(lambda s: partitions.quantity(rows, clients, exponent, s, least=least), seed)
+    parts = same(lambda s: partitions.quantity(rows, clients, exponent, s, min_examples=least), seed)
     check(parts, rows, clients, least)
 
 

@@ -168,7 +168,18 @@ def test_the_table_of_a_run(capsys):
     assert "which means" in captured.out
     assert "round 2/2" in captured.err
     assert (
-        run(["run", example("digits"), *QUICK, "--set", "cohort.min_survivors=1.0", "--set", "cohort.dropout=0.6"]) == 0
+        run(
+            [
+                "run",
+                example("digits"),
+                *QUICK,
+                "--set",
+                "cohort.min_survivor_fraction=1.0",
+                "--set",
+                "cohort.dropout=0.6",
+            ]
+        )
+        == 0
     )
     captured = capsys.readouterr()
     assert "skipped" in captured.out

@@ -74,8 +74,8 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, object], words: s
 
 def test_least_must_be_possible() -> None:
     with pytest.raises(ConfigError, match="needs at least 1 row, not 0"):
-        data.partition(toy(), "dirichlet:1", 5, least=0)
-    assert (data.partition(toy(), "dirichlet:0.01", 10, least=100, test_fraction=0.0).sizes == 100).all()
+        data.partition(toy(), "dirichlet:1", 5, min_examples=0)
+    assert (data.partition(toy(), "dirichlet:0.01", 10, min_examples=100, test_fraction=0.0).sizes == 100).all()
 
 
 def test_alpha_says_how_alike_the_clients_are() -> None:
@@ -149,6 +149,6 @@ def test_text_has_no_labels_to_skew() -> None:
 def test_many_clients_are_dealt_in_no_time() -> None:
     labels = np.random.default_rng(0).integers(0, 10, 60_000)
     start = time.perf_counter()
-    parts = partitions.dirichlet(labels, 5000, 0.001, 0, least=10)  # nearly all of it is leveled out again
+    parts = partitions.dirichlet(labels, 5000, 0.001, 0, min_examples=10)  # nearly all of it is leveled out again
     assert time.perf_counter() - start < 10.0
     assert min(map(len, parts)) == 10

@@ -84,7 +84,7 @@ def test_overrides_set_and_unset() -> None:
         ({"client.learning_rate": True}, "client.learning_rate must be a finite number"),
         ({"client.learning_rate": 10**400}, "client.learning_rate must be a finite number"),
         ({"client.steps": "many"}, "client.steps must be an integer"),
-        ({"cohort.min_survivors": 0}, r"min_survivors must be in \(0, 1\], not 0"),
+        ({"cohort.min_survivor_fraction": 0}, r"min_survivor_fraction must be in \(0, 1\], not 0"),
         ({"cohort.dropout": 1}, r"cohort.dropout must be in \[0, 1\), not 1"),
         ({"cohort.retries": -1}, "cohort.retries must be at least 0"),
         ({"engine.workers": -1}, "engine.workers must be at least 0"),
@@ -152,9 +152,10 @@ def test_sections_are_checked_when_they_are_constructed(make: Callable[[], objec
 
 def test_every_fault_is_named_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Data(clients=0, least=-1, name=7)
+        Data(clients=0, min_examples=-1, name=7)
     assert str(caught.value) == (
-        "data.name must be text, not 7; data.clients must be at least 1, not 0; data.least must be at least 1, not -1"
+        "data.name must be text, not 7; data.clients must be at least 1, not 0; "
+        "data.min_examples must be at least 1, not -1"
     )
 
 

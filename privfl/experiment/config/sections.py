@@ -40,7 +40,7 @@ class Data:
         default="iid",
         description="How examples are dealt out: iid, dirichlet:0.5, shards:2, quantity:1.5 or natural.",
     )
-    least: int = setting(default=1, ge=1, description="The fewest examples that a client gets.")
+    min_examples: int = setting(default=1, ge=1, description="The fewest examples that a client gets.")
     test: Literal["local", "public"] | None = setting(
         default=None,
         description=(
@@ -107,7 +107,7 @@ class Cohort:
     )
     size: int | None = setting(default=None, ge=1, description="The number of clients under fixed-size sampling.")
     cap: int | None = setting(default=None, ge=1, description="The largest cohort under truncated Poisson sampling.")
-    min_survivors: Number = setting(
+    min_survivor_fraction: Number = setting(
         default=0.5, gt=0, le=1, description="The fraction of a cohort that must survive for the round to count."
     )
     too_few: Literal["skip", "retry"] = setting(

@@ -41,7 +41,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"privacy.placement": "central", "sum.scheme": "masked", "privacy.adjacency": "replace_one"},
     {"privacy.placement": "central", "cohort.sampling": "poisson", "cohort.probability": 0.5},
     {"privacy.placement": "central", "privacy.loss_bound": 2.0, "data.clients": 30, "privacy.epsilon": 8.0},
-    {"privacy.placement": "distributed", "sum.scheme": "masked", "cohort.min_survivors": 0.9},
+    {"privacy.placement": "distributed", "sum.scheme": "masked", "cohort.min_survivor_fraction": 0.9},
 ]
 
 
@@ -71,7 +71,7 @@ def test_the_planned_rounds_fit_the_epsilon_and_hardly_less_noise_would(settings
 def test_for_gaussian_noise_it_is_what_calibrate_finds() -> None:
     for sampling, cohort in ((Everyone(), {}), (Poisson(0.5), {"cohort.sampling": "poisson"})):
         more = {"cohort.probability": 0.5} if cohort else {}
-        overrides = {"rounds": 7, "data.clients": 16, "cohort.min_survivors": 0.01} | cohort | more
+        overrides = {"rounds": 7, "data.clients": 16, "cohort.min_survivor_fraction": 0.01} | cohort | more
         central = Privacy("central", clip_norm=1.0, epsilon=2.0)
         experiment = Experiment(data=DATA, privacy=central, overrides=overrides)
         delta = default_delta(16)[0]

@@ -179,7 +179,7 @@ def test_settings_that_do_not_matter_change_no_figure(tmp_path: Path, asked: dic
     "asked",
     [
         {"cohort.dropout": 0.0},
-        {"cohort.min_survivors": 0.01},
+        {"cohort.min_survivor_fraction": 0.01},
         {"cohort.probability": 0.1},
         {"privacy.noise_multiplier": 20.0},
         {"privacy.adjacency": "zero_out"},
