@@ -167,20 +167,8 @@ def test_the_table_of_a_run(capsys):
     captured = capsys.readouterr()
     assert "which means" in captured.out
     assert "round 2/2" in captured.err
-    assert (
-        run(
-            [
-                "run",
-                example("digits"),
-                *QUICK,
-                "--set",
-                "cohort.min_survivor_fraction=1.0",
-                "--set",
-                "cohort.dropout=0.6",
-            ]
-        )
-        == 0
-    )
+    losing = ["--set", "cohort.min_survivor_fraction=1.0", "--set", "cohort.dropout=0.6"]
+    assert run(["run", example("digits"), *QUICK, *losing]) == 0
     captured = capsys.readouterr()
     assert "skipped" in captured.out
     assert run(["runs", "list"]) == 0

@@ -14,6 +14,7 @@ from privfl.dp import CLIENT_UNIT, Ledger
 from privfl.errors import BudgetExceeded, ConfigError, StateError
 from privfl.experiment import Experiment, RoundReport, load_config
 from privfl.files import canonical_json
+from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore
 
 SECURE = {"privacy.placement": "central", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 4.0}
@@ -117,7 +118,7 @@ def test_a_run_that_started_from_another_model_is_not_resumed(tmp_path: Path) ->
         experiment = Experiment(data=DATA, train=train, initial=np.full(2, value), runs=tmp_path, rounds=rounds)
         return list(experiment.run(resume=True))
 
-    ModelStore(tmp_path / "run" / "models").save(0, np.zeros(2), {}, parent="", report={})
+    ModelStore(tmp_path / "run" / "models").save(0, ServerState(np.zeros(2)), parent="", report={})
     with pytest.raises(StateError, match=r"config\.toml"):
         start(0.0, 1)
     start_of_all = Experiment(data=DATA, train=train, initial=np.zeros(2), runs=tmp_path)
