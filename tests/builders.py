@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from privfl.codec import FixedPoint
-from privfl.dp import CLIENT_UNIT, Accountant, Budget, Everyone, FlatClip, Ledger, Mechanism
+from privfl.dp import Accountant, Budget, Everyone, FlatClip, Ledger, Mechanism
+from privfl.dp.unit import CLIENT_UNIT
 from privfl.fl.client import ClientUpdate
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.payment import Payment

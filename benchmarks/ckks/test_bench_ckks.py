@@ -24,7 +24,8 @@ from privfl.he.opening import decrypt_sum, open_sum
 from privfl.he.packing import to_slots, unpack
 from privfl.he.seal import SealCipher
 from privfl.ring import Ring
-from privfl.sums import SumTask, identity, run_sum
+from privfl.sums import SumTask, run_sum
+from privfl.sums.base import identity
 from privfl.wire import HEADER_BYTES
 
 LENGTH = 64 * 4096

@@ -6,18 +6,11 @@ import harness
 import numpy as np
 import pytest
 
-from privfl.dp import (
-    Everyone,
-    Poisson,
-    PrivacyUnit,
-    TruncatedPoisson,
-    calibrate,
-    discrete_gaussian,
-    rounded_gaussian,
-    skellam,
-    what_if,
-)
+from privfl.dp import Everyone, Poisson, PrivacyUnit, TruncatedPoisson, calibrate, what_if
 from privfl.dp.accounting.compose import _compose, _distribution
+from privfl.dp.noise.discrete_gaussian import discrete_gaussian
+from privfl.dp.noise.sampler import rounded_gaussian
+from privfl.dp.noise.skellam import skellam
 
 LENGTH = 1_000_000
 RNG = np.random.default_rng(0)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from privfl.adapters.torch import Sgd, TorchTrain, one_thread
+from privfl.adapters.torch import Sgd, TorchTrain
+from privfl.adapters.torch.state import one_thread
 from privfl.codec import FixedPoint
 from privfl.dp import FixedSize, FlatClip
 from privfl.engine import LoopExecutor, ProcessExecutor

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 sys.path.insert(0, str(Path(__file__).parent))
 from parties import Played, play
 
-from privfl.crypto import CHUNK_BYTES, add_keystreams
+from privfl.crypto import add_keystreams
+from privfl.crypto.keystream import CHUNK_BYTES
 
 LENGTH = 1_000_000
 FULL = os.environ.get("PRIVFL_BENCH") == "full"

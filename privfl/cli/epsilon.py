@@ -27,10 +27,9 @@ from privfl.dp import (
     TruncatedPoisson,
     default_delta,
     format_epsilon,
-    over_delta,
-    over_rounds,
 )
 from privfl.dp import epsilon as judged
+from privfl.dp.accounting.planning import over_delta, over_rounds
 from privfl.errors import ConfigError
 from privfl.files import user_path
 from privfl.observers import Views

@@ -16,7 +16,8 @@ from privfl.errors import ConfigError
 from privfl.he import CkksPlan, CkksSum, plan_ckks
 from privfl.he.plan import MESSAGES_DOWN, MESSAGES_UP, quorum_of
 from privfl.ring import Ring
-from privfl.secagg import Speed, SumPlan, measure_speed, plan_sum
+from privfl.secagg import SumPlan, plan_sum
+from privfl.secagg.plan import Speed, measure_speed
 
 EXAMPLE: Final = (
     "Example: [bold]privfl plan --clients 1000 --dropout 0.1 --corrupt 0.05 --length 100000[/]\n\n"

@@ -15,24 +15,13 @@ from privfl.crypto.identity import (
     load_credentials,
     save_credentials,
 )
-from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, derive, draw, framed
-from privfl.crypto.keystream import CHUNK_BYTES, add_keystreams
+from privfl.crypto.kdf import draw
+from privfl.crypto.keystream import add_keystreams
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
-from privfl.crypto.sealed import SEAL_OVERHEAD, TAG_BYTES, seal, tag, unseal
-from privfl.crypto.shamir import PRIME, SHARE_BYTES, Combiner, share_from_bytes, share_to_bytes, split
-from privfl.crypto.signing import SIGNATURE_BYTES, SigningKey, VerifyKey
+from privfl.crypto.signing import SigningKey, VerifyKey
 
 __all__ = [
-    "CHUNK_BYTES",
-    "KEY_BYTES",
-    "PRIME",
-    "PROTOCOL_LABEL",
-    "SEAL_OVERHEAD",
-    "SHARE_BYTES",
-    "SIGNATURE_BYTES",
-    "TAG_BYTES",
     "AgreementKey",
-    "Combiner",
     "Credentials",
     "FileDirectory",
     "KeyDirectory",
@@ -43,17 +32,8 @@ __all__ = [
     "TasksInMemory",
     "VerifyKey",
     "add_keystreams",
-    "check_key",
-    "derive",
     "draw",
-    "framed",
     "generate_identities",
     "load_credentials",
     "save_credentials",
-    "seal",
-    "share_from_bytes",
-    "share_to_bytes",
-    "split",
-    "tag",
-    "unseal",
 ]

@@ -1,6 +1,6 @@
 """Data: sets bundled with scikit-learn or read from a folder, partitions, and federated preprocessing."""
 
-from privfl.data.noised import NoisedMoments, noised_standardizer
+from privfl.data.noised import noised_standardizer
 from privfl.data.preprocess import (
     Channel,
     Standardizer,
@@ -12,7 +12,7 @@ from privfl.data.preprocess import (
 )
 from privfl.data.public import public_standardizer
 from privfl.data.registry import NAMES, SPECS, load, partition
-from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping, Rows
+from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping
 
 __all__ = [
     "NAMES",
@@ -22,8 +22,6 @@ __all__ = [
     "Dataset",
     "FederatedData",
     "Grouping",
-    "NoisedMoments",
-    "Rows",
     "Standardizer",
     "exact_standardizer",
     "impute",

@@ -19,20 +19,9 @@ import numpy.typing as npt
 from privfl.data.sets import FederatedData
 from privfl.errors import CapacityError, ConfigError
 from privfl.ring import Ints, Ring
-from privfl.sums import (
-    Drop,
-    Entropy,
-    Opening,
-    SecureSum,
-    SumPolicy,
-    SumResult,
-    SumTask,
-    Tap,
-    identity,
-    ignore,
-    never,
-    run_sum,
-)
+from privfl.sums import Drop, Entropy, Opening, SecureSum, SumPolicy, SumResult, SumTask, Tap, run_sum
+from privfl.sums.base import identity
+from privfl.sums.driver import ignore, never
 from privfl.wire import ClientId
 
 Matrix = npt.NDArray[np.floating[Any]]

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from privfl.codec import FixedPoint
-from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, RoundNoise, side_bound
+from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, RoundNoise
+from privfl.dp.slots import side_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config

@@ -49,7 +49,8 @@ from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import CohortSampler, secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
 from privfl.ring import Ring
-from privfl.sums import SecureSum, Tap, ignore
+from privfl.sums import SecureSum, Tap
+from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
 EVALUATION_RING: Final = Ring(40)

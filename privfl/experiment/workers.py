@@ -12,7 +12,7 @@ def single_threaded() -> None:
     As many workers as cores are busy already, and a forked process that asks torch for its parent's threads hangs.
     """
     if "torch" in sys.modules:
-        from privfl.adapters.torch import one_thread
+        from privfl.adapters.torch.state import one_thread
 
         one_thread()
     else:

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from privfl.errors import ConfigError
-from privfl.sums import Drop, never
+from privfl.sums import Drop
+from privfl.sums.driver import never
 from privfl.wire import ClientId
 
 _STEPS: Final = 5  # a masked sum has five messages of a client; a later step never comes in a shorter sum

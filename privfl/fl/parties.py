@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.dp import Token
+from privfl.dp.ledger import Token
 from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors
 from privfl.fl.client import Train, client_rng
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from privfl.dp import Accountant, Budget, Draw, Ledger, Release, Token
+from privfl.dp import Accountant, Budget, Draw, Ledger, Release
+from privfl.dp.ledger import Token
 from privfl.errors import TooFewSurvivors
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum

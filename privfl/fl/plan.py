@@ -25,7 +25,8 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.planwire import read_plan, write_plan
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
 from privfl.ring import Ints
-from privfl.sums import KeyedOpening, Opening, SecureSum, SumTask, identity
+from privfl.sums import Opening, SecureSum, SumTask
+from privfl.sums.base import KeyedOpening, identity
 from privfl.wire import SERVER, ClientId
 
 RUN_NONCE_BYTES: Final = 16

@@ -13,7 +13,8 @@ from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.state import ServerState
-from privfl.sums import Drop, SecureSum, Tap, drive, ignore, never
+from privfl.sums import Drop, SecureSum, Tap, drive
+from privfl.sums.driver import ignore, never
 from privfl.wire import ClientId
 
 

@@ -26,7 +26,8 @@ from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore, Start, Version
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
-from privfl.sums import Tap, ignore
+from privfl.sums import Tap
+from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
 Evaluate = Callable[[Vector], Mapping[str, float]]

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from privfl.crypto import add_keystreams, derive
+from privfl.crypto import add_keystreams
+from privfl.crypto.kdf import derive
 from privfl.dp.unit import Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError
 from privfl.wire import ClientId

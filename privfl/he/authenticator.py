@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.crypto import derive
+from privfl.crypto.kdf import derive
 from privfl.he.exchange import Buffer
 from privfl.he.keys import keystream, secret_polynomial
 from privfl.he.packing import ROWS, Reals, Residues, pack_into

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from privfl.crypto import SIGNATURE_BYTES, AgreementKey, Credentials, TaskMemory, derive, draw, framed, seal, unseal
+from privfl.crypto import AgreementKey, Credentials, TaskMemory, draw
+from privfl.crypto.kdf import derive, framed
+from privfl.crypto.sealed import seal, unseal
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, StateError, TooFewSurvivors, WireError
 from privfl.he.authenticator import SessionCipher
 from privfl.he.keys import KeyStore, key_id

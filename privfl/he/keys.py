@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.crypto import Credentials, add_keystreams, derive
+from privfl.crypto import Credentials, add_keystreams
+from privfl.crypto.kdf import derive
 from privfl.errors import ConfigError
 from privfl.he.messages import NO_KEY
 from privfl.he.plan import CkksPlan

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from privfl.crypto import SEAL_OVERHEAD, SIGNATURE_BYTES, KeyDirectory, SigningKey
+from privfl.crypto import KeyDirectory, SigningKey
+from privfl.crypto.sealed import SEAL_OVERHEAD
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.sums.base import MAX_CLIENTS
 from privfl.wire import CLIENT, DIGEST_BYTES, Blob, ClientId, Fixed, IdSet, ListOf, Message, Struct, wired
 

@@ -18,7 +18,8 @@ from privfl.he.messages import AskOpener, FrameHeader, transcript
 from privfl.he.packing import Residues, unpack
 from privfl.he.plan import MAX_DEVIATIONS, CkksPlan
 from privfl.ring import Ints
-from privfl.sums import KeyedOpening, Opening, SumTask
+from privfl.sums import Opening, SumTask
+from privfl.sums.base import KeyedOpening
 from privfl.wire import ClientId
 
 

@@ -15,18 +15,10 @@ from privfl.he.plan import HE_STANDARD, Terms, plan_for, quorum_of
 from privfl.he.server import CkksServer
 from privfl.observers import Views
 from privfl.ring import Ints
-from privfl.sums import (
-    MIN_VECTORS,
-    Entropy,
-    Opening,
-    SumPolicy,
-    SumTask,
-    binomial_shortfall,
-    check_dropout,
-    checked_vector,
-    identity,
-)
+from privfl.sums import Entropy, Opening, SumPolicy, SumTask
+from privfl.sums.base import MIN_VECTORS, checked_vector, identity
 from privfl.sums.session import SteadyDirectory
+from privfl.sums.shortfall import binomial_shortfall, check_dropout
 from privfl.wire import ClientId, check_client
 
 

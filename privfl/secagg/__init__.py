@@ -6,50 +6,30 @@
 from privfl.crypto import (
     Credentials,
     FileDirectory,
-    KeyDirectory,
     MemoryDirectory,
-    SigningKey,
-    TaskMemory,
-    TasksInFolder,
-    TasksInMemory,
-    VerifyKey,
     generate_identities,
+    load_credentials,
+    save_credentials,
 )
 from privfl.ring import Ring
-from privfl.secagg.client import MaskedClient
-from privfl.secagg.plan import Speed, SumPlan, measure_speed, plan_sum
-from privfl.secagg.planner import GraphPlan, plan_graph
+from privfl.secagg.plan import SumPlan, plan_sum
 from privfl.secagg.scheme import MaskedSum
-from privfl.secagg.server import MaskedServer
-from privfl.secagg.terms import Terms
-from privfl.sums import SessionStore, SumPolicy, SumResult, SumTask, number_clients, run_sum
+from privfl.sums import SessionStore, SumPolicy, SumTask, number_clients, run_sum
 
 __all__ = [
     "Credentials",
     "FileDirectory",
-    "GraphPlan",
-    "KeyDirectory",
-    "MaskedClient",
-    "MaskedServer",
     "MaskedSum",
     "MemoryDirectory",
     "Ring",
     "SessionStore",
-    "SigningKey",
-    "Speed",
     "SumPlan",
     "SumPolicy",
-    "SumResult",
     "SumTask",
-    "TaskMemory",
-    "TasksInFolder",
-    "TasksInMemory",
-    "Terms",
-    "VerifyKey",
     "generate_identities",
-    "measure_speed",
+    "load_credentials",
     "number_clients",
-    "plan_graph",
     "plan_sum",
     "run_sum",
+    "save_credentials",
 ]

@@ -14,23 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from privfl.crypto import (
-    KEY_BYTES,
-    SHARE_BYTES,
-    SIGNATURE_BYTES,
-    AgreementKey,
-    KeyDirectory,
-    MemoryDirectory,
-    SigningKey,
-    TaskMemory,
-    add_keystreams,
-    draw,
-    seal,
-    share_from_bytes,
-    share_to_bytes,
-    split,
-    unseal,
-)
+from privfl.crypto import AgreementKey, KeyDirectory, MemoryDirectory, SigningKey, TaskMemory, add_keystreams, draw
+from privfl.crypto.kdf import KEY_BYTES
+from privfl.crypto.sealed import seal, unseal
+from privfl.crypto.shamir import SHARE_BYTES, share_from_bytes, share_to_bytes, split
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ints
 from privfl.secagg import keys

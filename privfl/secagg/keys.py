@@ -26,7 +26,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.crypto import PROTOCOL_LABEL, AgreementKey, derive, framed, tag
+from privfl.crypto import AgreementKey
+from privfl.crypto.kdf import PROTOCOL_LABEL, derive, framed
+from privfl.crypto.sealed import tag
 from privfl.secagg.messages import Bitmap
 from privfl.wire import ClientId
 

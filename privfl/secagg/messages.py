@@ -27,7 +27,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from privfl.crypto import SEAL_OVERHEAD, SHARE_BYTES, SIGNATURE_BYTES, TAG_BYTES
+from privfl.crypto.sealed import SEAL_OVERHEAD, TAG_BYTES
+from privfl.crypto.shamir import SHARE_BYTES
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import WireError
 from privfl.sums.base import MAX_CLIENTS
 from privfl.wire import U32, Blob, Fixed, Message, Reader, wired

@@ -9,7 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from privfl.crypto import SHARE_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, SigningKey, add_keystreams
+from privfl.crypto import AgreementKey, SigningKey, add_keystreams
+from privfl.crypto.sealed import TAG_BYTES
+from privfl.crypto.shamir import SHARE_BYTES
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 from privfl.secagg.messages import BOX_BYTES, HASH_BYTES, KEYS_BYTES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privfl.crypto import SIGNATURE_BYTES
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import RemoteProtocolError, WireError
 from privfl.secagg.messages import KEYS_BYTES
 from privfl.secagg.terms import Terms

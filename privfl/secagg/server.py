@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from privfl.crypto import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, AgreementKey, KeyDirectory, MemoryDirectory
+from privfl.crypto import AgreementKey, KeyDirectory, MemoryDirectory
+from privfl.crypto.kdf import KEY_BYTES
+from privfl.crypto.sealed import TAG_BYTES
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
 from privfl.secagg.graph import Graph

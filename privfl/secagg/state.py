@@ -12,7 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from privfl.crypto import KEY_BYTES, SHARE_BYTES
+from privfl.crypto.kdf import KEY_BYTES
+from privfl.crypto.shamir import SHARE_BYTES
 from privfl.errors import StateError, WireError
 from privfl.ring import Words
 from privfl.secagg.machine import SERVER_DONE, server_table

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from privfl.crypto import (
-    KEY_BYTES,
-    SHARE_BYTES,
-    AgreementKey,
-    Combiner,
-    add_keystreams,
-    share_from_bytes,
-)
+from privfl.crypto import AgreementKey, add_keystreams
+from privfl.crypto.kdf import KEY_BYTES
+from privfl.crypto.shamir import SHARE_BYTES, Combiner, share_from_bytes
 from privfl.errors import RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg.graph import Graph
 from privfl.secagg.keys import RosterKeys

@@ -11,16 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from privfl.adapters.torch import (
-    Layout,
-    Sgd,
-    TorchMeasure,
-    TorchTrain,
-    accuracy,
-    binary_cross_entropy,
-    one_thread,
-    squared_error,
-)
+from privfl.adapters.torch import Layout, Sgd, TorchMeasure, TorchTrain, accuracy, binary_cross_entropy, squared_error
+from privfl.adapters.torch.state import one_thread
 from privfl.codec import FixedPoint, Vector
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ClientFailed, ConfigError

@@ -22,7 +22,8 @@ from privfl.he.packing import pack
 from privfl.he.seal import SealCipher
 from privfl.he.server import CkksServer
 from privfl.ring import Ints, Ring
-from privfl.secagg import MaskedClient, MaskedSum
+from privfl.secagg import MaskedSum
+from privfl.secagg.client import MaskedClient
 from privfl.sums import SumPolicy, SumTask
 from privfl.wire import SERVER, ClientId, Message, decode
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.crypto import PRIME, SHARE_BYTES, Credentials, SigningKey, generate_identities, shamir, share_to_bytes
+from privfl.crypto import Credentials, SigningKey, generate_identities, shamir
+from privfl.crypto.shamir import PRIME, SHARE_BYTES, share_to_bytes
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, WireError
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum, keys

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from privfl.crypto import (
-    SHARE_BYTES,
     AgreementKey,
     Credentials,
     MemoryDirectory,
@@ -18,6 +17,7 @@ from privfl.crypto import (
     add_keystreams,
     generate_identities,
 )
+from privfl.crypto.shamir import SHARE_BYTES
 from privfl.errors import (
     ConfigError,
     LocalProtocolError,

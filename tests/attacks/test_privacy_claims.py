@@ -16,7 +16,6 @@ from privfl.codec import FixedPoint
 from privfl.crypto import MemoryDirectory
 from privfl.data import Dataset
 from privfl.dp import (
-    CLIENT_UNIT,
     Accountant,
     ElementClip,
     Everyone,
@@ -29,6 +28,7 @@ from privfl.dp import (
     epsilon,
     what_if,
 )
+from privfl.dp.unit import CLIENT_UNIT
 from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import Experiment

@@ -11,7 +11,8 @@ from privfl.errors import CapacityError
 from privfl.he import CkksSum, plan_for
 from privfl.ring import Ints, Ring
 from privfl.secagg import MaskedSum
-from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
+from privfl.sums import PlainSum, SumTask, run_sum
+from privfl.sums.base import KeyedOpening
 
 
 def make(clients: int, length: int, bits: int = 23, least: int = 1) -> tuple[SumTask, dict[int, Ints]]:

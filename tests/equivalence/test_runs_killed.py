@@ -14,7 +14,8 @@ import pytest
 
 import privfl
 from privfl.data import Dataset
-from privfl.dp import CLIENT_UNIT, Ledger, mechanism
+from privfl.dp import Ledger, mechanism
+from privfl.dp.unit import CLIENT_UNIT
 from privfl.experiment import Experiment, RoundReport
 from privfl.fl.store import ModelStore
 

@@ -16,10 +16,9 @@ from privfl.dp import (
     default_delta,
     max_rounds,
     min_population,
-    over_delta,
-    over_rounds,
 )
 from privfl.dp.accounting import planning
+from privfl.dp.accounting.planning import over_delta, over_rounds
 from privfl.errors import ConfigError
 
 SEGMENTS = (Slot("update", 7850, 1024.0, 0.3),)

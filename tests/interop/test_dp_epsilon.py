@@ -2,7 +2,8 @@
 
 import pytest
 
-from privfl.dp import CLIENT_UNIT, Everyone, FixedSize, Poisson, PrivacyUnit, TruncatedPoisson, what_if
+from privfl.dp import Everyone, FixedSize, Poisson, PrivacyUnit, TruncatedPoisson, what_if
+from privfl.dp.unit import CLIENT_UNIT
 
 REPLACE = PrivacyUnit("client", "replace_one")
 

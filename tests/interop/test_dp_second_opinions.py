@@ -5,16 +5,8 @@ import math
 import pytest
 from ledgers import MASKED, SUMS, Judge, noise_of, worst_case
 
-from privfl.dp import (
-    Everyone,
-    FixedSize,
-    Mechanism,
-    Plan,
-    Poisson,
-    PrivacyUnit,
-    Slot,
-    discrete_gaussian_epsilon,
-)
+from privfl.dp import Everyone, FixedSize, Mechanism, Plan, Poisson, PrivacyUnit, Slot
+from privfl.dp.accounting.compose import discrete_gaussian_epsilon
 
 SEGMENTS = [Slot("update", 100, 64.0, 1.0)]
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from privfl.dp import CLIENT_UNIT, Everyone, Poisson, PrivacyUnit, Sampling, TruncatedPoisson, calibrate, what_if
+from privfl.dp import Everyone, Poisson, PrivacyUnit, Sampling, TruncatedPoisson, calibrate, what_if
 from privfl.dp.accounting import compose as accounts
+from privfl.dp.unit import CLIENT_UNIT
 
 
 def ask(sampling: Sampling, z: float, rounds: int, unit: PrivacyUnit = CLIENT_UNIT) -> float:

@@ -17,9 +17,10 @@ import pytest
 from privfl.crypto import generate_identities
 from privfl.errors import PrivflError, ProtocolError, RemoteProtocolError, WireError
 from privfl.ring import Ring
-from privfl.secagg import MaskedServer, MaskedSum
+from privfl.secagg import MaskedSum
 from privfl.secagg.machine import client_table
 from privfl.secagg.messages import MESSAGES
+from privfl.secagg.server import MaskedServer
 from privfl.sums import SumTask
 
 CLIENTS = (0, 1, 2, 3)

@@ -25,9 +25,11 @@ from privfl.errors import (
     WireError,
 )
 from privfl.ring import Ring
-from privfl.secagg import MaskedClient, MaskedServer, MaskedSum
+from privfl.secagg import MaskedSum
+from privfl.secagg.client import MaskedClient
 from privfl.secagg.machine import CLIENT_DONE, SERVER_DONE, client_table, server_table
 from privfl.secagg.messages import MESSAGES, AdvertiseKeys
+from privfl.secagg.server import MaskedServer
 from privfl.sums import SumTask
 from privfl.sums.base import identity
 from privfl.sums.session import CLOSED, Transition

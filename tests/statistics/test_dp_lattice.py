@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privfl.dp import discrete_gaussian, seeded_entropy, skellam, skellam_reach
 from privfl.dp.noise import lattice
 from privfl.dp.noise.discrete_gaussian import _sampler as gaussian_sampler
-from privfl.dp.noise.skellam import _bessel_ratios, _Exact, _Fast
+from privfl.dp.noise.discrete_gaussian import discrete_gaussian
+from privfl.dp.noise.sampler import seeded_entropy
+from privfl.dp.noise.skellam import _bessel_ratios, _Exact, _Fast, skellam, skellam_reach
 from privfl.dp.noise.skellam import _sampler as skellam_sampler
 from privfl.errors import ConfigError
 

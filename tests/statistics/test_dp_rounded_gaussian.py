@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from privfl.dp import rounded_gaussian, seeded_entropy
 from privfl.dp.noise import sampler
+from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
 
 
 def phi(x):

@@ -11,20 +11,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from privfl.crypto import (
-    CHUNK_BYTES,
-    SEAL_OVERHEAD,
-    SIGNATURE_BYTES,
-    AgreementKey,
-    SigningKey,
-    VerifyKey,
-    add_keystreams,
-    derive,
-    framed,
-    seal,
-    tag,
-    unseal,
-)
+from privfl.crypto import AgreementKey, SigningKey, VerifyKey, add_keystreams
+from privfl.crypto.kdf import derive, framed
+from privfl.crypto.keystream import CHUNK_BYTES
+from privfl.crypto.sealed import SEAL_OVERHEAD, seal, tag, unseal
+from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError
 
 KEY = bytes(range(32))

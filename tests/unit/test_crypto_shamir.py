@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from privfl.crypto import PRIME, SHARE_BYTES, Combiner, share_from_bytes, share_to_bytes, split
+from privfl.crypto.shamir import PRIME, SHARE_BYTES, Combiner, share_from_bytes, share_to_bytes, split
 from privfl.errors import ConfigError, RemoteProtocolError, WireError
 
 SECRET = bytes(range(100, 132))

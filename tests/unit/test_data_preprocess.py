@@ -7,7 +7,8 @@ import pytest
 
 from privfl import data
 from privfl.codec import FixedPoint, square_norm
-from privfl.data import Channel, ClientRows, Dataset, FederatedData, NoisedMoments
+from privfl.data import Channel, ClientRows, Dataset, FederatedData
+from privfl.data.noised import NoisedMoments
 from privfl.data.preprocess import MAX_ABS, MomentCodec, client_moments
 from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
 from privfl.ring import Ints, Ring

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from privfl.data import Dataset
-from privfl.dp import CLIENT_UNIT, Ledger
+from privfl.dp import Ledger
+from privfl.dp.unit import CLIENT_UNIT
 from privfl.errors import BudgetExceeded, ConfigError, StateError
 from privfl.experiment import Experiment, RoundReport, load_config
 from privfl.files import canonical_json

@@ -15,10 +15,11 @@ import pytest
 from privfl.crypto import generate_identities
 from privfl.errors import ConfigError
 from privfl.ring import Ring
-from privfl.secagg import MaskedSum, measure_speed, plan_graph, plan_sum
+from privfl.secagg import MaskedSum, plan_sum
 from privfl.secagg.graph import Graph
 from privfl.secagg.messages import Bitmap
-from privfl.secagg.planner import assess_graph
+from privfl.secagg.plan import measure_speed
+from privfl.secagg.planner import assess_graph, plan_graph
 from privfl.sums import SumTask, run_sum
 
 

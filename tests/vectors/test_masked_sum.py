@@ -14,10 +14,13 @@ import pytest
 from privfl.crypto import MemoryDirectory, SigningKey, VerifyKey
 from privfl.errors import LocalProtocolError, PrivflError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ring
-from privfl.secagg import MaskedClient, MaskedServer, Terms
+from privfl.secagg.client import MaskedClient
 from privfl.secagg.machine import client_table, server_table
 from privfl.secagg.messages import MESSAGES
-from privfl.sums import SumTask, identity
+from privfl.secagg.server import MaskedServer
+from privfl.secagg.terms import Terms
+from privfl.sums import SumTask
+from privfl.sums.base import identity
 
 FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
 ERRORS: dict[str, type[PrivflError]] = {

@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from privfl.crypto import MemoryDirectory, SigningKey
 from privfl.errors import TooFewSurvivors
 from privfl.ring import Ring
-from privfl.secagg import MaskedClient, MaskedServer, Terms
-from privfl.sums import SumTask, identity
+from privfl.secagg.client import MaskedClient
+from privfl.secagg.server import MaskedServer
+from privfl.secagg.terms import Terms
+from privfl.sums import SumTask
+from privfl.sums.base import identity
 
 FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
 SIGNING = {c: SigningKey(hashlib.sha256(f"mixed {c}".encode()).digest()) for c in range(10)}

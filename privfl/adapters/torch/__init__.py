@@ -7,27 +7,19 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("torch", "torch") from error
 
-from privfl.adapters.torch.flat import FlatModule
-from privfl.adapters.torch.layout import Buffers, Entry, Layout
+from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import accuracy, binary_cross_entropy, cross_entropy, squared_error
 from privfl.adapters.torch.measure import TorchMeasure
-from privfl.adapters.torch.optim import OptimizerFactory, Sgd
-from privfl.adapters.torch.state import one_thread
-from privfl.adapters.torch.train import TensorRows, TorchTrain
+from privfl.adapters.torch.optim import Sgd
+from privfl.adapters.torch.train import TorchTrain
 
 __all__ = [
-    "Buffers",
-    "Entry",
-    "FlatModule",
     "Layout",
-    "OptimizerFactory",
     "Sgd",
-    "TensorRows",
     "TorchMeasure",
     "TorchTrain",
     "accuracy",
     "binary_cross_entropy",
     "cross_entropy",
-    "one_thread",
     "squared_error",
 ]

@@ -5,7 +5,8 @@ import pytest
 from ledgers import MASKED, Judge, noise_of, worst_case
 
 from privfl.codec import square_norm
-from privfl.dp import AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Slot, norm_bound
+from privfl.dp import AdaptiveClip, Everyone, Mechanism, PrivacyUnit, Slot
+from privfl.dp.slots import norm_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 

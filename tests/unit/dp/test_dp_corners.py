@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 from ledgers import CKKS, MASKED, Judge, noise_of, realized, worst_case
 
-from privfl.dp import (
-    Everyone,
-    Mechanism,
-    Poisson,
-    PrivacyUnit,
-    Release,
-    Slot,
-    default_delta,
-    discrete_gaussian_epsilon,
-    side_bound,
-    skellam,
-)
+from privfl.dp import Everyone, Mechanism, Poisson, PrivacyUnit, Release, Slot, default_delta
+from privfl.dp.accounting.compose import discrete_gaussian_epsilon
+from privfl.dp.noise.skellam import skellam
+from privfl.dp.slots import side_bound
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 
 SEGMENTS = [Slot("update", 50, 64.0, 1.0)]

@@ -20,19 +20,17 @@ from privfl.dp import (
     Release,
     RoundNoise,
     Slot,
-    Token,
     format_epsilon,
-    l1_bound,
-    norm_bound,
-    rounded_gaussian,
-    seeded_entropy,
     unit,
     what_if,
 )
 from privfl.dp.accounting.compose import compose, cross_figures
 from privfl.dp.accounting.events import exposure, gaussian_event
+from privfl.dp.ledger import Token
 from privfl.dp.noise import lattice, sampler
 from privfl.dp.noise.discrete_gaussian import _sampler
+from privfl.dp.noise.sampler import rounded_gaussian, seeded_entropy
+from privfl.dp.slots import l1_bound, norm_bound
 from privfl.errors import BudgetExceeded, ConfigError, MissingExtra, PrivacyError, StateError, UnsupportedRelease
 
 UNIT = PrivacyUnit()

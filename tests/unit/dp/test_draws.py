@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privfl.dp import Draw, Everyone, FixedSize, Poisson, TruncatedPoisson, mean_shortfall, plausible, round_turn
-from privfl.dp.draws import rounded_up, sampled_share
+from privfl.dp import Draw, Everyone, FixedSize, Poisson, TruncatedPoisson
+from privfl.dp.draws import mean_shortfall, plausible, round_turn, rounded_up, sampled_share
 from privfl.errors import ConfigError
 
 

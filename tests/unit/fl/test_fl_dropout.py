@@ -5,7 +5,7 @@ import pytest
 
 from privfl.errors import ConfigError
 from privfl.fl.dropout import RandomDropouts, nobody
-from privfl.sums import never
+from privfl.sums.driver import never
 
 
 def silences(dropouts: RandomDropouts, steps: int, clients: int = 4000) -> np.ndarray:

@@ -25,7 +25,8 @@ from privfl.fl.store import ModelStore
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum
-from privfl.sums import Drop, PlainSum, never
+from privfl.sums import Drop, PlainSum
+from privfl.sums.driver import never
 
 TARGETS = np.random.default_rng(1).normal(size=(8, 3))
 CODEC = FixedPoint(2.0**20, Ring(40))

@@ -12,7 +12,8 @@ from privfl.he.authenticator import SessionCipher
 from privfl.he.opening import ApproximateSum, decrypt_sum
 from privfl.he.seal import _parameters
 from privfl.ring import Ints, Ring
-from privfl.sums import KeyedOpening, PlainSum, SumTask, run_sum
+from privfl.sums import PlainSum, SumTask, run_sum
+from privfl.sums.base import KeyedOpening
 
 
 def a_sum(clients: int, bits: int, **changes: Any) -> tuple[Ints, Ints]:

@@ -9,8 +9,8 @@ import pytest
 
 from privfl.errors import CapacityError, ConfigError, PlanRejected, TooFewSurvivors
 from privfl.ring import Ints, Ring
-from privfl.sums import KeyedOpening, PlainSum, SumPolicy, SumTask, run_sum
-from privfl.sums.base import MAX_CLIENTS, MAX_LENGTH, identity
+from privfl.sums import PlainSum, SumPolicy, SumTask, run_sum
+from privfl.sums.base import MAX_CLIENTS, MAX_LENGTH, KeyedOpening, identity
 from privfl.wire import SERVER
 
 GOOD: dict[str, Any] = {

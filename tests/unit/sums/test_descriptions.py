@@ -13,8 +13,10 @@ from privfl.errors import ConfigError, ProtocolError, RemoteProtocolError, TooFe
 from privfl.he import CkksSum
 from privfl.observers import OBSERVERS, VIEWS
 from privfl.ring import Ring
-from privfl.secagg import MaskedClient, MaskedSum
-from privfl.sums import PlainSum, SecureSum, SumTask, checked_total, run_sum
+from privfl.secagg import MaskedSum
+from privfl.secagg.client import MaskedClient
+from privfl.sums import PlainSum, SecureSum, SumTask, run_sum
+from privfl.sums.base import checked_total
 
 CREDENTIALS, DIRECTORY = generate_identities(range(7))
 SUMS: dict[str, SecureSum] = {

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.crypto import AgreementKey, Credentials, SigningKey, draw, generate_identities, seal, split
+from privfl.crypto import AgreementKey, Credentials, SigningKey, draw, generate_identities
+from privfl.crypto.sealed import seal
+from privfl.crypto.shamir import split
 from privfl.errors import ConfigError
 from privfl.he import CkksSum
 from privfl.ring import Ring

@@ -18,8 +18,10 @@ from privfl.crypto import (
 )
 from privfl.errors import ConfigError, LocalProtocolError, PlanRejected, RemoteProtocolError, StateError
 from privfl.ring import Ring
-from privfl.secagg import MaskedClient, MaskedServer, MaskedSum
+from privfl.secagg import MaskedSum
+from privfl.secagg.client import MaskedClient
 from privfl.secagg.messages import Bitmap, Survivors
+from privfl.secagg.server import MaskedServer
 from privfl.sums import SessionStore, SumTask
 from privfl.wire import SERVER
 

@@ -15,7 +15,8 @@ from privfl.errors import ConfigError, TooFewSurvivors
 from privfl.he import CkksSum
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum
-from privfl.sums import PlainSum, SumTask, binomial_shortfall, run_sum
+from privfl.sums import PlainSum, SumTask, run_sum
+from privfl.sums.shortfall import binomial_shortfall
 
 CREDENTIALS, DIRECTORY = generate_identities(range(8))
 CHANCES = (0.0, 1e-9, 0.05, 0.1, 0.3, 0.5, 0.9, 1.0)
