@@ -17,21 +17,24 @@ import numpy as np
 from ledger import OBSERVERS, demand, read
 from scipy import optimize, special, stats
 
-Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound)
+Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound, length)
 EVERYONE = (("kind", "everyone"),)
+MOST_POINTS = 2**20
+ORDERS = sorted({*range(2, 65), *(round(64 * 1.08**i) for i in range(46))})
 
 
 def look(r: dict[str, Any]) -> tuple[Any, ...]:
     z, law = r["declared_stddev"] / r["norm_bound"], r["law"].replace("float", "rounded")
     demand(law != "skellam" or r["l1_bound"] is not None, "Skellam noise needs an l1 bound")
-    return (law, z, r["norm_bound"], r["l1_bound"]) if law == "skellam" else (law, z, 0.0, 0.0)
+    bounds = (0.0, 0.0, 0) if law == "rounded_gaussian" else (r["norm_bound"], r["l1_bound"] or 0.0, r["length"])
+    return (law, z, *bounds)
 
 
 def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsider") -> float:
     """What the ledgers (from `read`) guarantee together at `delta`, rounded up."""
     demand(len({tuple(ledger["unit"]) for ledger in ledgers}) == 1, "ledgers of different units do not add up")
     level, adjacency = ledgers[0]["unit"]
-    client, factor, whole = level == "client", 2 if adjacency == "replace_one" else 1, delta
+    client, factor = level == "client", 2 if adjacency == "replace_one" else 1
     releases = [r for ledger in ledgers for r in ledger["charged"]]
     for r in releases:
         demand(observer in r["views"], "this sum has no such observer")
@@ -46,13 +49,11 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
         for unit in (r["participants"] or ()) if client else (0,):
             profiles[unit][EVERYONE, (look(r),)] += r["count"]
     if observer != "outsider":
-        return max((compose(profile, whole, adjacency, factor) for profile in profiles.values()), default=0.0)
-    turns = {  # section 9: a void draw takes back every turn of its own ledger
-        (n, d["round"]): None if any("void" in e for e in ledger["draws"]) else d["turn"]
-        for n, ledger in enumerate(ledgers) for d in ledger["draws"]
-    }  # fmt: skip
-    draws = {(n, d["round"]): d["sampling"] for n, ledger in enumerate(ledgers) for d in ledger["draws"]}
-    taken = math.fsum(chance(draws[key]) * t for key, t in turns.items() if t is not None) * (1 + 2.0**-50)
+        return max((compose(profile, delta, adjacency, factor) for profile in profiles.values()), default=0.0)
+    draws = {(n, d["round"]): d for n, ledger in enumerate(ledgers) for d in ledger["draws"]}
+    void = [any("void" in d for d in ledger["draws"]) for ledger in ledgers]  # it takes back all turns of its ledger
+    turns = {key: None if void[key[0]] else d["turn"] for key, d in draws.items()}
+    taken = math.fsum(chance(draws[key]["sampling"]) * t for key, t in turns.items() if t is not None) * (1 + 2.0**-50)
     if taken > delta / 2:
         turns, taken = dict.fromkeys(turns), 0.0
     carried = client and any(r["placement"] == "local" for r in releases)
@@ -68,25 +69,50 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
         bare = client and (turns[n, round] is None or any(r["placement"] == "local" for r in group))
         sampling = EVERYONE if bare else tuple(sorted(group[0]["sampling"].items()))
         profile[sampling, tuple(sorted(look(r) for r in group))] += group[0]["count"]
-    return min(compose(profile, delta - taken, known, factor), compose(always, whole, "zero_out", factor))
+    return min(compose(profile, delta - taken, known, factor), compose(always, delta, "zero_out", factor))
 
 
 def chance(sampling: dict[str, Any]) -> float:
-    if sampling["kind"] == "fixed_size":
-        return sampling["size"] / sampling["population"]
-    return sampling.get("probability", 1.0)
+    return sampling["size"] / sampling["population"] if "size" in sampling else sampling.get("probability", 1.0)
 
 
 def compose(profile: Profile, delta: float, adjacency: str, factor: int) -> float:
     kinds = {dict(sampling)["kind"] for sampling, _ in profile}
     demand("fixed_size" not in kinds or adjacency != "add_remove", "fixed size has no add_remove figure")
     demand("truncated_poisson" not in kinds or factor == 1, "truncated Poisson has no replace_one figure")
-    if any(one[0] != "rounded_gaussian" for _, looks in profile for one in looks):
-        return renyi_epsilon(profile, delta, factor)
-    sampled: Counter[Any] = Counter()
-    inverse = 0.0
+    groups = [(c * n, (z * b) ** 2) for (_, looks), c in profile.items() for law, z, b, _, n in looks if n]
+    if not groups:
+        return likened(profile, delta, factor)
+    uneven = 2.0**-49 if any(one[0] == "skellam" for _, looks in profile for one in looks) else 0.0
+    cohort = max([2**18, *(dict(s).get("cap", dict(s).get("size", 0)) for s, _ in profile)])
+    compared = compared_epsilon(lambda left: likened(profile, left, factor), groups, delta, uneven, cohort)
+    found = min(compared, renyi_epsilon(profile, delta, factor))
+    demand(math.isfinite(found), "this integer noise is not judged")
+    return found
+
+
+def compared_epsilon(gaussian: Any, groups: list[Any], delta: float, uneven: float, cohort: int) -> float:
+    """Integer noise judged as the Gaussian that it resembles, from (noise coordinates, variance) of all releases."""
+    low, high, count = min(m for _, m in groups), max(m for _, m in groups), sum(n for n, _ in groups)
+    log_t1 = math.log(2.0**-20 * delta)
+    cut = 2.1 * (math.log(4 * count) - log_t1)
+    first = gaussian(delta / 2) if low >= 1024 and cut <= low / 4 else math.inf
+    if first > 600:
+        return math.inf
+    second = math.fsum(n * (0.22 / m + uneven) ** 2 for n, m in groups)
+    bernstein = lambda b, u: b * u / 3 + math.sqrt((b * u / 3) ** 2 + 2 * second * u)
+    g1 = second + math.exp(log_t1) + bernstein(cut**2 / (24 * low) + uneven * cut, math.log(2.0) - log_t1)
+    g2 = second + bernstein(3 / (8 * low) + 2 * uneven + 2048 * high * uneven**2, first - log_t1)
+    own = count * 2.0**-98 * cohort * (1 + math.exp(first))
+    left = (delta * (1 - 2.0**-20) - own) * math.exp(-g1) - delta * 2.0**-20
+    return math.inf if left < delta / 2 else (gaussian(left) + g1 + g2) * (1 + 1e-12)
+
+
+def likened(profile: Profile, delta: float, factor: int) -> float:
+    """The figure of Gaussian looks, or of Gaussian looks in place of all integer ones."""
+    sampled, inverse = Counter(), 0.0
     for (sampling, looks), count in profile.items():
-        one = math.fsum(z**-2 for _, z, _, _ in looks)
+        one = math.fsum(look[1] ** -2 for look in looks)
         if sampling == EVERYONE:
             inverse += count * one
         else:
@@ -103,12 +129,7 @@ def gaussian_epsilon(z: float, delta: float) -> float:
         first, second = special.log_ndtr(0.5 / z - e * z), e + special.log_ndtr(-0.5 / z - e * z)
         return float(first + math.log(-math.expm1(min(second - first, -1e-300))) - math.log(delta)) + 1e-9
 
-    top = 0.5 / z**2 + 40 / z
-    return optimize.brentq(excess, 0.0, top, xtol=1e-13) * (1 + 1e-9) if excess(0.0) > 0 else 0.0
-
-
-MOST_POINTS = 2**20
-ORDERS = sorted({*range(2, 65), *(round(64 * 1.08**i) for i in range(46))})
+    return optimize.brentq(excess, 0.0, 0.5 / z**2 + 40 / z, xtol=1e-13) * (1 + 1e-9) if excess(0.0) > 0 else 0.0
 
 
 def renyi_epsilon(profile: Profile, delta: float, factor: int) -> float:
@@ -116,28 +137,22 @@ def renyi_epsilon(profile: Profile, delta: float, factor: int) -> float:
     total, a, k = np.zeros(len(ORDERS)), np.array(ORDERS, float), np.arange(ORDERS[-1] + 1.0)
     for (sampling, looks), count in profile.items():
         one = np.zeros_like(k)
-        for law, z, norm, l1 in looks:
+        for law, z, norm, l1, _ in looks:
             m, n1 = (z * norm) ** 2, l1 * factor
             extra = np.minimum(((2 * k - 1) * (factor * norm) ** 2 + 6 * n1) / (4 * m * m), 1.5 * n1 / m) if m else 0.0
             one += k * factor**2 / (2 * z * z) + (extra if law == "skellam" else 0.0)
         kind, q = dict(sampling)["kind"], dict(sampling).get("probability", 1.0)
-        demand(kind in ("everyone", "poisson"), "integer noise is judged under Poisson sampling only")
-        demand(kind == "everyone" or factor == 1, "sampled integer noise has no replace_one figure")
+        if kind != "everyone" and (kind != "poisson" or factor == 2):
+            return math.inf
         if q < 1:
-            none = math.log1p(-q)
             power = k * math.log(q) + np.maximum(k - 1, 0) * np.where(k < 2, 0.0, one) - special.gammaln(k + 1)
-            total += count * np.array([
-                (special.logsumexp(power[: n + 1] - special.gammaln(n - k[: n + 1] + 1) + (n - k[: n + 1]) * none)
-                 + special.gammaln(n + 1)) / (n - 1) for n in ORDERS
-            ])  # fmt: skip
+            rest = lambda n, q=q: (n - k[: n + 1]) * math.log1p(-q) - special.gammaln(n - k[: n + 1] + 1)
+            sums = [special.logsumexp(power[: n + 1] + rest(n)) + special.gammaln(n + 1) for n in ORDERS]
+            total += count * np.array(sums) / (a - 1)
         else:
             total += count * one[ORDERS]
     figures = (total + np.log1p(-1 / a) - (math.log(delta) + np.log(a)) / (a - 1)) * (1 + 1e-12) + 1e-12
     return max(0.0, float(figures.min()))
-
-
-def logs(q: float) -> tuple[float, float]:
-    return (math.log1p(-q) if q < 1 else -math.inf), math.log(q)
 
 
 def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any, float]:
@@ -145,7 +160,7 @@ def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any
 
     P = (1-q) N(0) + q N(1) of deviation z; Q = N(0), or (1-q) N(0) + q N(-1) where a unit is `replaced`.
     """
-    rest, log_q = logs(q)
+    rest, log_q = (math.log1p(-q) if q < 1 else -math.inf), math.log(q)
     loss = lambda x, sign=1: np.logaddexp(rest, log_q + (2 * sign * x - 1) / (2 * z * z))
     top = float(loss(1 + 13 * z) - (loss(1 + 13 * z, -1) if replaced else 0.0))
     low = -top if replaced else max(rest, float(loss(-13 * z)))
@@ -162,9 +177,7 @@ def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any
 
     def cells(mean: float) -> Any:
         y = (x - mean) / z
-        return np.where(
-            y[1:] < 0, special.ndtr(y[1:]) - special.ndtr(y[:-1]), special.ndtr(-y[:-1]) - special.ndtr(-y[1:])
-        )
+        return np.where(y[1:] < 0, np.diff(special.ndtr(y)), -np.diff(special.ndtr(-y)))
 
     above = lambda mean: float(special.ndtr((mean - x[-1]) / z))
     p = (1 - q) * cells(0.0) + q * cells(1.0)
@@ -196,7 +209,7 @@ def losses(sampling: Any, z: float, h: float, factor: int, added: bool) -> tuple
         cut = float(stats.binom.sf(cap - 1, n - 1, s["probability"]))
         inside = float(stats.binom.sf(cap, n, s["probability"])) * cap / cut / n if cut else 0.0
         parts = [(1 - cut, s["probability"], z, False), (cut, min(1.0, inside), z / 2, True)]
-    found = [(0, np.zeros(1), 0.0)]
+    found = []
     for weight, q, stddev, replaced in parts:
         if not weight or not q:
             found.append((0, np.array([weight]), 0.0))
@@ -215,8 +228,7 @@ def losses(sampling: Any, z: float, h: float, factor: int, added: bool) -> tuple
 
 def spectral_epsilon(sampled: Counter[Any], z_rest: float, delta: float, factor: int) -> float:
     """Losses composed by tilted Fourier transforms, on grids made finer until that changes little, in both orders."""
-    events = [*sampled.items(), *([((EVERYONE, z_rest), 1)] if math.isfinite(z_rest) else [])]
-    worst = 0.0
+    events, worst = [*sampled.items(), *([((EVERYONE, z_rest), 1)] if math.isfinite(z_rest) else [])], 0.0
     for added in (False, True):
         h = min(0.08 * min(1.0, chance(dict(s)) / z + 1e-3) / z for (s, z), _ in events)
         best, points = math.inf, 0
@@ -275,7 +287,7 @@ def on_grid(parts: list[Any], h: float, delta: float) -> tuple[float, int]:
     return best, points
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Recompute the epsilon of privacy ledgers.")
     parser.add_argument("ledger", nargs="+", type=Path)
     parser.add_argument("--delta", type=float, required=True)
@@ -283,9 +295,5 @@ def main() -> None:
     asked = parser.parse_args()
     ledgers = [read(path.read_bytes()) for path in asked.ledger]
     secure = all(r["secure"] or r["placement"] == "none" for ledger in ledgers for r in ledger["charged"])
-    words = "epsilon" if secure else "epsilon if the noise were secure"
-    print(f"{words} {epsilon(ledgers, asked.delta, asked.observer):.6f} at delta {asked.delta:g}")
-
-
-if __name__ == "__main__":
-    main()
+    words = "" if secure else " if the noise were secure"
+    print(f"epsilon{words} {epsilon(ledgers, asked.delta, asked.observer):.6f} at delta {asked.delta:g}")
