@@ -1,10 +1,10 @@
 """Federated averaging: who takes part, what a client and a server do in a round, and what a run keeps."""
 
 from privfl.fl.client import ClientUpdate, Executor, Train
+from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Measure, MetricSums, measure_predictions, measure_scores
 from privfl.fl.optimizers import FedAdagrad, FedAdam, FedYogi, ServerOptimizer, ServerSGD
-from privfl.fl.parties import ClientRound, Contribution, ServerRound
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.policy import ClientPolicy
@@ -18,6 +18,7 @@ from privfl.fl.sampling import (
     PoissonSampler,
     TruncatedPoissonSampler,
 )
+from privfl.fl.server_round import ServerRound
 from privfl.fl.state import Outcome, ServerState
 from privfl.fl.store import ModelStore
 from privfl.fl.survivors import SurvivorRule

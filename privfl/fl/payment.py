@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privfl.dp import Accountant, Budget, Draw, Ledger, Release
 from privfl.dp.ledger import Token
-from privfl.errors import TooFewSurvivors
+from privfl.errors import StateError, TooFewSurvivors
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -50,6 +50,13 @@ class Payment:
         """Raise `BudgetExceeded` if `worst`, after `draw`, could cost too much; without a budget do nothing."""
         if self.budget is not None:
             self.budget.check(self.ledger, draw, worst)
+
+    def reserved(self, digest: str) -> Token | None:
+        """The reservation that a saved round holds, None for an empty digest; raises `StateError` if it is not open."""
+        token = next((token for token in self.ledger.unsettled if token.digest == digest), None)
+        if digest and token is None:
+            raise StateError("the ledger holds no open reservation of this round: it is not the ledger of this run")
+        return token
 
     def settle(self, token: Token | None, plan: RoundPlan, scheme: SecureSum, survivors: Iterable[ClientId]) -> None:
         """Replace a reservation by what was opened; a token of None does nothing."""

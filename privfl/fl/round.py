@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privfl.fl.client import Executor, Train
+from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
-from privfl.fl.parties import ClientRound, Contribution, ServerRound
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
+from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.sums import Drop, SecureSum, Tap, drive
 from privfl.sums.driver import ignore, never

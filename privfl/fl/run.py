@@ -17,12 +17,12 @@ from privfl.errors import ConfigError, PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.parties import ServerRound
 from privfl.fl.payment import Payment
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
+from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore, Start, Version
 from privfl.fl.survivors import SurvivorRule, nominal_cohort

@@ -10,12 +10,21 @@ from builders import a_payment, a_plan, an_encoding, central, constant
 from privfl.crypto import generate_identities
 from privfl.dp import AdaptiveClip, Mechanism
 from privfl.engine import LoopExecutor
-from privfl.errors import BudgetExceeded, ConfigError, LocalProtocolError, PlanRejected, TooFewSurvivors, WireError
+from privfl.errors import (
+    BudgetExceeded,
+    ConfigError,
+    LocalProtocolError,
+    PlanRejected,
+    StateError,
+    TooFewSurvivors,
+    WireError,
+)
+from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.parties import ClientRound, Contribution, ServerRound
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.round import Parts, run_round
+from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.survivors import SurvivorRule
 from privfl.he import CkksSum
@@ -217,3 +226,68 @@ def test_a_plan_that_arrives_is_the_plan_that_was_sent() -> None:
     again = Contribution(constant(DELTA), scheme)(MODEL, 1, RoundPlan.from_bytes(plan.to_bytes()).to_bytes())
     np.testing.assert_array_equal(work(MODEL, 1, plan.to_bytes()), again)
     assert (work(MODEL, 2, plan.to_bytes()) != again).any()
+
+
+def test_both_halves_are_saved_and_restored_between_any_two_messages(tmp_path: Path) -> None:
+    """Every party is killed after each message, and goes on from what it saved; the sum and its price are the same."""
+    scheme, credentials = a_sum("masked", 4)
+    payment = a_payment(tmp_path, epsilon=1e9, assume=False)
+    plan = a_plan(scheme, MODEL, cohort=(0, 1, 2, 3), mechanism=central(0.001, "secure"))
+    payment.ledger.draw(plan.round, plan.sampling, 0.0)
+    state = ServerState(MODEL)
+    server = ServerRound(state, plan, scheme=scheme, payment=payment)
+    work = Contribution(constant(DELTA), scheme)
+    saved: dict[int, bytes] = {}
+
+    def again(half: ServerRound) -> ServerRound:
+        return ServerRound.restore(
+            half.to_bytes(), state, scheme=scheme, payment=a_payment(tmp_path, epsilon=1e9, assume=False)
+        )
+
+    for me in plan.cohort:
+        client = ClientRound.trained(plan.to_bytes(), MODEL, me, contribution=work, credentials=credentials[me])
+        message = client.start()
+        saved[me] = client.to_bytes()
+        assert credentials[me].signing.secret not in saved[me]
+        server.receive(me, message)
+        server = again(server)
+    while server.result is None:
+        messages = server.advance()
+        for me, message in messages.items():
+            client = ClientRound.restore(saved[me], me, scheme=scheme, credentials=credentials[me])
+            with pytest.raises(StateError):
+                ClientRound.restore(saved[me], me, scheme=scheme, credentials=credentials[me])
+            answer = client.receive(message)
+            saved[me] = client.to_bytes()
+            if server.result is None:
+                server = again(server)
+            if answer is not None:
+                server.receive(me, answer)
+    np.testing.assert_allclose(server.outcome.state.model, DELTA, atol=0.02)
+    server.settle()
+    (release,) = a_payment(tmp_path, epsilon=1e9, assume=False).ledger.releases
+    assert release.participants == (0, 1, 2, 3)
+
+
+def test_a_saved_party_that_was_altered_or_is_of_another_run_is_refused(tmp_path: Path) -> None:
+    scheme, credentials = a_sum("masked", 4)
+    payment = a_payment(tmp_path)
+    plan = a_plan(scheme, MODEL, cohort=(0, 1, 2, 3), mechanism=central())
+    payment.ledger.draw(plan.round, plan.sampling, 0.0)
+    state = ServerState(MODEL)
+    data = ServerRound(state, plan, scheme=scheme, payment=payment).to_bytes()
+    for other in (b"", data[:-1], data + b"\0", data[:40] + bytes([data[40] ^ 1]) + data[41:]):
+        with pytest.raises(StateError):
+            ServerRound.restore(other, state, scheme=scheme, payment=payment)
+    with pytest.raises(StateError, match="reservation"):
+        ServerRound.restore(data, state, scheme=scheme, payment=a_payment(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="hash"):
+        ServerRound.restore(data, ServerState(np.ones(2)), scheme=scheme, payment=payment)
+    with pytest.raises(StateError):
+        ClientRound.restore(data, 0, scheme=scheme, credentials=credentials[0])
+    client = ClientRound(plan, 0, np.zeros(2, np.int64), scheme=scheme, credentials=credentials[0])
+    client.start()
+    with pytest.raises(PlanRejected):
+        ClientRound.restore(
+            client.to_bytes(), 0, scheme=scheme, credentials=credentials[0], policy=ClientPolicy(max_clip_norm=0.1)
+        )

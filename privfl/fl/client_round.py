@@ -1,0 +1,177 @@
+"""A client's half of a round, free of any engine: judge the plan, train, encode, add noise, and speak in the sum.
+
+`run_round` drives it in one process; an engine moves the same bytes over a network.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, Self
+
+from privfl.codec import Vector
+from privfl.errors import ConfigError
+from privfl.fl.client import Train, client_rng
+from privfl.fl.plan import RoundPlan
+from privfl.fl.policy import ClientPolicy
+from privfl.fl.saved import SavedParty, resuming, session_bytes
+from privfl.ring import Ints
+from privfl.sums import ClientSession, Entropy, SecureSum
+from privfl.wire import ClientId
+
+_OPEN_TO_ALL: Final = ClientPolicy()
+_CLIENT: Final = b"privfl/1 client round"
+
+
+class Contribution:
+    """A client's work in any round of a run: train, clip, encode, add noise. What changes by round is in the plan."""
+
+    def __init__(self, train: Train, scheme: SecureSum) -> None:
+        self.train, self.scheme = train, scheme
+        self._plan: RoundPlan | None = None
+
+    def __call__(self, model: Vector, client: ClientId, order: bytes) -> Ints:
+        """One client's contribution.
+
+        Args:
+            model: The global model, float `[d]`; it is not changed.
+            client: Whose contribution this is.
+            order: The bytes of the round's plan.
+
+        Returns:
+            int64 `[plan.encoding.total_length]`.
+        """
+        plan = self._plan
+        if plan is None or plan.to_bytes() != order:
+            plan = self._plan = RoundPlan.from_bytes(order)
+        rng = client_rng(plan.seed, plan.round, client)
+        update = self.train(model, client, plan.round, rng)  # 2: train
+        vector = plan.encoding.encode(update, rng)  # 3: clip and encode
+        return plan.add_noise(self.scheme, client, vector)  # 4: noise contribution
+
+
+class ClientRound:
+    """One client's half of a round, over a contribution that is ready; `trained` makes the contribution first.
+
+    Args:
+        plan: The round's plan.
+        me: This client.
+        vector: Its contribution, int64 `[plan.encoding.total_length]`, noise included.
+        scheme: The client's own sum; the plan must name it.
+        credentials: The client's credentials, which a plain sum does without.
+        policy: What this client insists on.
+        entropy: Where the sum's secrets come from.
+
+    Raises:
+        PlanRejected: If the policy refuses the plan.
+        ConfigError: If the plan names another sum, or does not ask this client.
+    """
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        me: ClientId,
+        vector: Ints,
+        *,
+        scheme: SecureSum,
+        credentials: Any = None,
+        policy: ClientPolicy = _OPEN_TO_ALL,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self.plan, self.me = plan, me
+        task = policy.check(plan, scheme)
+        self._session: ClientSession = scheme.client(
+            task,
+            me,
+            vector,
+            credentials=credentials,
+            policy=policy.sum,
+            opening=plan.opening(scheme),
+            entropy=entropy,
+        )
+
+    @classmethod
+    def trained(
+        cls,
+        order: bytes,
+        model: Vector,
+        me: ClientId,
+        *,
+        contribution: Contribution,
+        credentials: Any = None,
+        policy: ClientPolicy = _OPEN_TO_ALL,
+        entropy: Entropy = os.urandom,
+    ) -> Self:
+        """Judge a plan that arrived as bytes, and train on the model that came with it.
+
+        Args:
+            order: The plan's bytes, as they arrived.
+            model: The global model, float `[d]`, as it arrived.
+            me: This client.
+            contribution: The client's training function and sum.
+            credentials: The client's credentials.
+            policy: What this client insists on; checked before it trains.
+            entropy: Where the sum's secrets come from.
+
+        Raises:
+            WireError: If the bytes are not a plan.
+            PlanRejected: If the policy refuses the plan.
+            ConfigError: If the model is not the plan's, or the plan does not ask this client.
+        """
+        plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
+        policy.check(plan, scheme)
+        plan.check_model(model)
+        if me not in plan.cohort:
+            raise ConfigError(f"client {me} is not in the cohort of round {plan.round}")
+        vector = contribution(model, me, order)
+        return cls(plan, me, vector, scheme=scheme, credentials=credentials, policy=policy, entropy=entropy)
+
+    @classmethod
+    def restore(
+        cls,
+        state: bytes,
+        me: ClientId,
+        *,
+        scheme: SecureSum,
+        credentials: Any = None,
+        policy: ClientPolicy = _OPEN_TO_ALL,
+        entropy: Entropy = os.urandom,
+    ) -> Self:
+        """The half that `to_bytes` saved, in another process perhaps; each state is restored at most once.
+
+        Args:
+            state: The saved bytes.
+            me: This client.
+            scheme: The client's own sum.
+            credentials: The client's credentials, which the bytes do not hold.
+            policy: What this client insists on; the plan is judged again.
+            entropy: Where the rest of the sum's secrets come from.
+
+        Raises:
+            StateError: If the bytes were altered, or were restored before.
+            PlanRejected: If the policy refuses the plan.
+            ConfigError: If the plan names another sum, or the sum's sessions cannot be restored.
+        """
+        saved = SavedParty.from_bytes(_CLIENT, state)
+        half = cls.__new__(cls)
+        half.plan, half.me = saved.plan, me
+        task = policy.check(half.plan, scheme)
+        half._session = resuming(scheme, "resume_client")(
+            task, me, bytes(saved.session), credentials=credentials, policy=policy.sum, entropy=entropy
+        )
+        return half
+
+    def to_bytes(self) -> bytes:
+        """Everything that `restore` needs, without the client's long-term keys; as secret as the contribution.
+
+        Save it after each call of `start` and `receive`, before the answer is sent. `privfl.sums.store.SessionStore`
+        keeps such bytes.
+        """
+        return SavedParty(self.plan.to_bytes(), session_bytes(self._session), b"").to_bytes(_CLIENT)
+
+    def start(self) -> bytes:
+        """The first message to the server."""
+        return self._session.start()
+
+    def receive(self, message: bytes) -> bytes | None:
+        """The answer to one message of the server; None where no answer is due."""
+        return self._session.receive(message)

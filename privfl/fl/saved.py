@@ -1,0 +1,72 @@
+"""The saved form of a party: the plan of the round, the state of the sum's session, and the reservation of its cost."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+from privfl.errors import ConfigError, StateError, WireError
+from privfl.fl.plan import RoundPlan
+from privfl.fl.planwire import MAX_PLAN_BYTES
+from privfl.wire import Blob, Reader, read_fields, wired, write_fields
+
+_HASH_BYTES: Final = 32
+_MAX_SESSION_BYTES: Final = 1 << 34
+
+
+@dataclass(frozen=True, slots=True)
+class SavedParty:
+    """What a restored party needs besides the code, the keys and, at the server, the state before the round.
+
+    Attributes:
+        order: The bytes of the plan.
+        session: The state of the sum's session, as its `to_bytes` gave it.
+        token: The digest of the reservation in the ledger; empty without one.
+    """
+
+    order: bytes | memoryview = wired(Blob(MAX_PLAN_BYTES))
+    session: bytes | memoryview = wired(Blob(_MAX_SESSION_BYTES), secret=True)
+    token: bytes | memoryview = wired(Blob(64))
+
+    def to_bytes(self, label: bytes) -> bytes:
+        """The bytes under a label that names the kind of party, with their hash."""
+        whole = label + write_fields(self)
+        return whole + hashlib.sha256(whole).digest()
+
+    @classmethod
+    def from_bytes(cls, label: bytes, data: bytes) -> SavedParty:
+        """The saved party; raises `StateError` for bytes that were altered, cut short, or are of another kind."""
+        whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
+        if not whole.startswith(label) or hashlib.sha256(whole).digest() != digest:
+            raise StateError("not the saved state of this kind of party, or an altered one")
+        try:
+            reader = Reader(whole[len(label) :])
+            saved = read_fields(cls, reader)
+            reader.done()
+        except WireError as error:
+            raise StateError(f"not the saved state of a party: {error}") from error
+        return saved
+
+    @property
+    def plan(self) -> RoundPlan:
+        """The plan of the round; raises `StateError` for bytes that are none."""
+        try:
+            return RoundPlan.from_bytes(bytes(self.order))
+        except WireError as error:
+            raise StateError(f"the saved state holds no plan: {error}") from error
+
+
+def session_bytes(session: Any) -> bytes:
+    """The state of a sum's session; raises `ConfigError` for a sum whose sessions cannot be saved."""
+    if not hasattr(session, "to_bytes"):
+        raise ConfigError(f"{type(session).__name__} cannot be saved: use a sum whose sessions have to_bytes()")
+    data: bytes = session.to_bytes()
+    return data
+
+
+def resuming(scheme: Any, method: str) -> Any:
+    """The method of a sum that restores a session; raises `ConfigError` for a sum that has none."""
+    if not hasattr(scheme, method):
+        raise ConfigError(f"{scheme.name} cannot restore a saved session: it has no {method}()")
+    return getattr(scheme, method)

@@ -1,0 +1,188 @@
+"""The server's half of a round, free of any engine: it reserves the cost, drives the sum, opens it, yields the outcome.
+
+`run_round` drives it in one process; an engine moves the same bytes over a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, Self
+
+import numpy as np
+
+from privfl.dp.ledger import Token
+from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors
+from privfl.fl.optimizers import ServerOptimizer, ServerSGD
+from privfl.fl.payment import Payment
+from privfl.fl.plan import RoundPlan
+from privfl.fl.saved import SavedParty, resuming, session_bytes
+from privfl.fl.state import Outcome, ServerState
+from privfl.sums import SecureSum, ServerSession, SumResult
+from privfl.wire import ClientId
+
+_SERVER: Final = b"privfl/1 server round"
+
+
+class ServerRound:
+    """The server's half of a round: it reserves the cost, drives the sum, opens it and yields the outcome.
+
+    Args:
+        state: The server's state before the round.
+        plan: The round's plan; its model must be `state.model`.
+        scheme: The sum that the plan names.
+        optimizer: How the mean update changes the model.
+        payment: Where the round is charged; None for a run that keeps no ledger.
+
+    Raises:
+        ConfigError: If the state or the sum is not the plan's.
+        BudgetExceeded: If the round could cost too much; nothing was charged.
+        TooFewSurvivors: If the cohort is smaller than what the sum opens; nothing was charged.
+    """
+
+    _optimizer: ServerOptimizer
+    _session: ServerSession | None
+    _empty: SumResult | None
+    _token: Token | None
+
+    def __init__(
+        self,
+        state: ServerState,
+        plan: RoundPlan,
+        *,
+        scheme: SecureSum,
+        optimizer: ServerOptimizer | None = None,
+        payment: Payment | None = None,
+    ) -> None:
+        self._bind(state, plan, scheme, optimizer, payment)
+        plan.check_openable(scheme)
+        opening = plan.opening(scheme)
+        if plan.cohort:
+            self._session = scheme.server(plan.task(scheme), opening=opening)
+        self._token = payment.reserve(plan, scheme) if payment is not None else None
+        if self._session is None:  # nobody was sampled: the noise alone is released, as the accountant assumes
+            total = opening(np.zeros(plan.encoding.total_length, np.int64), frozenset())
+            self._empty = SumResult(total, frozenset(), plan.digest())
+
+    def _bind(
+        self,
+        state: ServerState,
+        plan: RoundPlan,
+        scheme: SecureSum,
+        optimizer: ServerOptimizer | None,
+        payment: Payment | None,
+    ) -> None:
+        """Take the parts of the round, after checking that they are the plan's."""
+        plan.check_model(state.model)
+        plan.check_scheme(scheme)
+        if plan.encoding != plan.encoding.in_round(state.clip_norm):
+            raise ConfigError(
+                f"the plan clips to {plan.encoding.clip.clip_norm:g}, and the server's state says {state.clip_norm!r}"
+            )
+        self.plan, self._state, self._scheme = plan, state, scheme
+        self._optimizer, self._payment = optimizer or ServerSGD(), payment
+        self._session, self._empty, self._token = None, None, None
+
+    @classmethod
+    def restore(
+        cls,
+        data: bytes,
+        state: ServerState,
+        *,
+        scheme: SecureSum,
+        optimizer: ServerOptimizer | None = None,
+        payment: Payment | None = None,
+    ) -> Self:
+        """The half that `to_bytes` saved, in another process perhaps.
+
+        Args:
+            data: The saved bytes.
+            state: The server's state before the round.
+            scheme: The sum that the plan names.
+            optimizer: How the mean update changes the model.
+            payment: Where the round was charged.
+
+        Raises:
+            StateError: If the bytes were altered, or the ledger does not hold the reservation.
+            ConfigError: If the state or the sum is not the plan's, or the sum's sessions cannot be restored.
+        """
+        saved = SavedParty.from_bytes(_SERVER, data)
+        half = cls.__new__(cls)
+        half._bind(state, saved.plan, scheme, optimizer, payment)
+        half._token = None if payment is None else payment.reserved(bytes(saved.token).decode())
+        task = half.plan.task(scheme)
+        half._session = resuming(scheme, "resume")(task, bytes(saved.session), opening=half.plan.opening(scheme))
+        return half
+
+    def to_bytes(self) -> bytes:
+        """Everything that `restore` needs besides the server's state before the round.
+
+        Save it after each `receive` whose message must not be lost, and after `advance` before its messages are sent.
+
+        Raises:
+            LocalProtocolError: If nobody was sampled, so no message is expected.
+            StateError: If the sum is over.
+        """
+        token = b"" if self._token is None else self._token.digest.encode()
+        return SavedParty(self.plan.to_bytes(), session_bytes(self._live()), token).to_bytes(_SERVER)
+
+    @property
+    def awaiting(self) -> frozenset[ClientId]:
+        """Clients whose message of the present step has not come."""
+        return frozenset() if self._session is None else self._session.awaiting
+
+    @property
+    def result(self) -> SumResult | None:
+        """The opened sum, once there is one."""
+        return self._empty if self._session is None else self._session.result
+
+    @property
+    def ready(self) -> bool:
+        """Whether `advance()` would succeed now."""
+        return self._session is not None and self._session.ready
+
+    def receive(self, sender: ClientId, message: bytes) -> None:
+        """Take one client's message; a `RemoteProtocolError` has dropped its sender, and the round goes on."""
+        self._live().receive(sender, message)
+
+    def drop(self, client: ClientId) -> None:
+        """Declare that a client has dropped out: nothing is awaited from it any more."""
+        self._live().drop(client)
+
+    def advance(self) -> Mapping[ClientId, bytes]:
+        """Close this step: clients whose message has not come have dropped out. Returns the next step's messages.
+
+        Raises:
+            LocalProtocolError: If too few have answered yet and others are awaited; nothing has changed.
+            TooFewSurvivors: If nothing can be opened; the charge is refunded if that is proven.
+        """
+        try:
+            return self._live().advance()
+        except TooFewSurvivors as error:
+            if self._payment is not None:
+                self._payment.refund(self._token, error)
+            raise
+
+    @property
+    def outcome(self) -> Outcome:
+        """The result of the round; raises `LocalProtocolError` before the sum is opened."""
+        summed = self.result
+        if summed is None:
+            raise LocalProtocolError("this round has no outcome yet: its sum is not opened")
+        mean, metrics, clip_norm = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
+        model, moments = self._optimizer.step(self._state.model, mean, self._state.moments)  # 10: server optimizer
+        norm = math.sqrt(float(np.square(mean).sum()))
+        return Outcome(ServerState(model, moments, clip_norm), metrics, norm, summed.survivors, summed.caveats)
+
+    def settle(self) -> None:
+        """Replace the reservation by what was opened; call it once the outcome is stored."""
+        summed = self.result
+        if summed is None:
+            raise LocalProtocolError("this round cannot be settled yet: its sum is not opened")
+        if self._payment is not None:
+            self._payment.settle(self._token, self.plan, self._scheme, summed.survivors)
+
+    def _live(self) -> ServerSession:
+        if self._session is None:
+            raise LocalProtocolError("nobody was sampled for this round: no message is expected")
+        return self._session
