@@ -17,9 +17,10 @@ class ClientPolicy:
 
     Attributes:
         sum: The demands on the sum: cohort, survivors, share threshold.
-        placements: The placements of noise that are accepted; None accepts any, and rounds without noise.
+        placements: The placements of noise that are accepted; None accepts any, and rounds without noise. With
+            placements the noise must be secure: noise from the plan's public seed protects nobody.
         min_noise_stddev: The least declared standard deviation of the noise, in the model's unit. Above 0 the noise
-            must be secure: noise from the plan's public seed protects nobody.
+            must be secure, too.
         max_clip_norm: The largest clip norm that is accepted.
         min_colluders: The fewest colluding clients that distributed noise must tolerate.
     """
@@ -49,7 +50,8 @@ class ClientPolicy:
         if self.placements is not None and mechanism.placement not in self.placements:
             allowed = ", ".join(sorted(self.placements))
             raise PlanRejected(f"the noise is {mechanism.placement!r}, and this client accepts: {allowed}")
-        if self.min_noise_stddev > 0 and mechanism.claims and mechanism.source != "secure":
+        demanded = self.placements is not None or self.min_noise_stddev > 0
+        if demanded and mechanism.claims and mechanism.source != "secure":
             raise PlanRejected("the noise is sampled from the plan's public seed, and this client insists on noise")
         stddev = plan.noise_stddev(scheme)
         if stddev < self.min_noise_stddev:

@@ -265,6 +265,14 @@ def test_a_client_rejects_a_plan_below_its_policy() -> None:
         ClientPolicy().check(plan, MASKED)
 
 
+def test_a_policy_that_names_placements_refuses_noise_from_the_public_seed() -> None:
+    policy = ClientPolicy(placements=frozenset({"central", "none"}))
+    assert policy.check(a_plan(mechanism=Mechanism("central", 1.0)), PLAIN)
+    assert policy.check(a_plan(), PLAIN)
+    with pytest.raises(PlanRejected, match="public seed"):
+        policy.check(a_plan(mechanism=Mechanism("central", 1.0, source="simulation")), PLAIN)
+
+
 def test_a_policy_judges_the_mechanism_that_will_run() -> None:
     policy = ClientPolicy(min_noise_stddev=1.0, min_colluders=1)
     assert policy.check(a_plan(mechanism=Mechanism("central", 1.0)), PLAIN)
