@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint types bench notebooks notebooks-quick docs compat compat-torch package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs compat compat-torch package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -22,6 +22,9 @@ lint: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+style: $(VENV)/.all ## lower the counts of tests/architecture/style_counts.json after words became plainer
+	$(BIN)/python -m tests.style
 
 types: $(VENV)/.all
 	$(BIN)/mypy

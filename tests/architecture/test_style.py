@@ -1,0 +1,90 @@
+"""The words of the project only get plainer: the violations of each file are counted, and a count only falls."""
+
+import json
+
+import pytest
+from style import COUNTS, ROOT, counts, files, sentences, violations
+
+KEPT: dict[str, dict[str, int]] = json.loads(COUNTS.read_text())
+PATHS = [file.relative_to(ROOT).as_posix() for file in files()]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_violations_of_a_file_are_the_ones_counted(path: str) -> None:
+    found = violations(path, (ROOT / path).read_text())
+    present, kept = counts(found), KEPT.get(path, {})
+    risen = [str(violation) for violation in found if present[violation.rule] > kept.get(violation.rule, 0)]
+    assert not risen, "write it plainer:\n" + "\n".join(risen)
+    assert present == kept, f"{path} became plainer: lower the count with `make style`"
+
+
+def test_no_count_is_kept_of_a_file_that_is_gone() -> None:
+    assert set(KEPT) <= set(PATHS), "run `make style`"
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("opening", 'def f():\n    """What a client sends."""'),
+        ("opening", 'class A:\n    """Whether a client is in."""'),
+        ("opening", '"""Where keys live."""'),
+        ("idiom", 'def f():\n    """The clients that fall\n    silent."""'),
+        ("idiom", "x = 1  # the server is told"),
+        ("idiom", 'raise ValueError("the noise has a deviation of 3")'),
+        ("idiom", 'A = 1\n"""Rounded, so that it fits."""'),
+        ("long", 'def f():\n    """' + "word " * 31 + '."""'),
+        ("long", 'A = 1\n"""' + "word " * 31 + '."""'),
+        ("name", "def f(least_cohort): ..."),
+        ("name", "most_rows = 3"),
+        ("name", "_LARGEST = 3"),
+        ("name", "f(least_rows=3)"),
+        ("name", "class A:\n    told: int"),
+        ("name", "def kept(): ..."),
+        ("spelling", 'x = "neighbours"'),
+        ("spelling", "def realise(): ..."),
+        ("history", "# as of commit 1234567"),
+        ("arguments", 'def f(a, *, b):\n    """Add a and b."""'),
+        ("arguments", 'def f(a, *, b):\n    """Add.\n\n    Args:\n        a: One.\n    """'),
+        ("arguments", 'class A:\n    """A."""\n\n    def f(self, a, b):\n        """Add."""'),
+        ("arguments", '@dataclass\nclass A:\n    """A."""\n\n    a: int\n    b: int'),
+        ("arguments", 'class A:\n    """A."""\n\n    def __init__(self, a, b): ...'),
+    ],
+)
+def test_each_rule_can_fail(rule: str, code: str) -> None:
+    assert [violation.rule for violation in violations("privfl/x.py", code)] == [rule]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'def f():\n    """The standard deviation."""',
+        'def f(a, b):\n    """Add.\n\n    Args:\n        a: One.\n        b (int): Another.\n    """',
+        'def _f(a, b):\n    """Add."""',
+        'class A:\n    """A."""\n\n    def f(self, a, b):\n        """See `Adder.f`."""',
+        '@dataclass\nclass A:\n    """A.\n\n    Attributes:\n        a: 1.\n        b: 2."""\n\n    a: int\n    b: int',
+        'def f():\n    """' + "word " * 29 + "end. " + "word " * 20 + '."""',
+        'def f():\n    """Reads `told` and `whoever so that anew`."""',
+        "found = [1]",
+    ],
+)
+def test_plain_code_passes(code: str) -> None:
+    assert violations("privfl/x.py", code) == []
+
+
+def test_pages_are_read_without_their_code() -> None:
+    page = "# Title\n\n```sh\ntell whoever\n```\n\nTell `whoever`. " + "word " * 31 + ".\n"
+    assert [(v.rule, v.line) for v in violations("docs/x.md", page)] == [("idiom", 7), ("long", 7)]
+
+
+def test_sentences_end_where_readers_end_them() -> None:
+    text = "One of e.g. two (fig. 3). Two\nlines.\n\n- A mark\n- another `a. b. c`\n\n"
+    text += "Args:\n    a: Text\n        goes on.\n    b: More."
+    assert [s for _, s in sentences(text)] == [
+        "One of e.g. two (fig. 3).",
+        "Two lines.",
+        "A mark",
+        "another CODE",
+        "Args:",
+        "a: Text goes on.",
+        "b: More.",
+    ]
