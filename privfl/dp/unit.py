@@ -1,4 +1,4 @@
-"""What is protected, and how those who take part were chosen: without which epsilon means nothing."""
+"""The privacy unit and the sampling of cohorts: an epsilon means nothing without both."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 
 @dataclass(frozen=True, slots=True)
 class PrivacyUnit:
-    """Whose presence is hidden (`level`: a client with all its examples, or one example), and what "presence" means.
+    """The unit whose presence is hidden, and what presence means.
 
-    `adjacency`: two data sets are neighbors when one has one more unit (`add_remove`), when one unit's data were
-    exchanged for other data (`replace_one`), or when one unit's contribution became zero (`zero_out`).
+    Attributes:
+        level: "client" for a client with all its examples, "example" for one example.
+        adjacency: Two data sets are neighbors when one has one more unit ("add_remove"), when one unit's data were
+            exchanged for other data ("replace_one"), or when one unit's contribution became zero ("zero_out").
+
+    Raises:
+        ConfigError: Another level or adjacency.
     """
 
     level: Level = "client"
@@ -33,7 +38,7 @@ class PrivacyUnit:
 
     @property
     def factor(self) -> int:
-        """Sensitivity over the norm bound of one contribution: 2 under `replace_one`, else 1."""
+        """Sensitivity divided by the norm bound of one contribution: 2 under `replace_one`, else 1."""
         return 2 if self.adjacency == "replace_one" else 1
 
 
@@ -81,7 +86,16 @@ class Poisson:
 
 @dataclass(frozen=True, slots=True)
 class TruncatedPoisson:
-    """Poisson sampling of `population` units, of whom a uniformly random `cap` are kept if more were drawn."""
+    """Poisson sampling that keeps a uniformly random part of a cohort that is too large.
+
+    Attributes:
+        probability: Probability in (0, 1] with which each unit is sampled.
+        cap: The most units of a round, at least 1.
+        population: The number of units, at least 1.
+
+    Raises:
+        ConfigError: An attribute is out of range.
+    """
 
     probability: float
     cap: int
@@ -110,7 +124,15 @@ class TruncatedPoisson:
 
 @dataclass(frozen=True, slots=True)
 class FixedSize:
-    """A uniformly random cohort of exactly `size` of `population` units, without replacement, afresh each round."""
+    """A uniformly random cohort of a fixed size, without replacement, sampled again in each round.
+
+    Attributes:
+        size: The units of a round, at least 1 and at most `population`.
+        population: The number of units, at least 1.
+
+    Raises:
+        ConfigError: An attribute is out of range.
+    """
 
     size: int
     population: int
@@ -131,11 +153,11 @@ class FixedSize:
 
     def describe(self) -> str:
         """In words."""
-        return f"{self.size} of {self.population} take part, drawn without replacement"
+        return f"{self.size} of {self.population} take part, sampled without replacement"
 
 
 Sampling = Everyone | Poisson | TruncatedPoisson | FixedSize
-"""What a cohort sampler declares that it really does; a user never types a probability beside it."""
+"""What a cohort sampler declares that it really does; a user never types a probability next to it."""
 
 _KINDS: Final[Mapping[str, type[Sampling]]] = {
     "everyone": Everyone,

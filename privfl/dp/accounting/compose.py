@@ -54,10 +54,19 @@ def compose(
     observer: Observer = "outsider",
     quick: bool = False,
 ) -> tuple[float, str]:
-    """Epsilon at `delta` of a composition of events under `unit`, and the accountant's name.
+    """Epsilon of a composition of events, and the accountant's name.
 
-    Raises `UnsupportedRelease` for an event that no accountant here can judge under this adjacency, and for
-    amplification by sampling against an observer who knows the cohorts.
+    Args:
+        profile: Events, and how often each.
+        unit: The unit that is promised.
+        delta: Probability in (0, 1) with which the promise may fail.
+        observer: Against whom.
+        quick: Compute on one coarse grid, an upper bound too.
+
+    Raises:
+        ConfigError: `delta` is out of range.
+        UnsupportedRelease: No accountant here can judge an event under this adjacency, or an event counts on sampling
+            against an observer who knows the cohorts.
     """
     check_delta(delta)
     for event in profile:
@@ -146,9 +155,15 @@ def _untilted(
 
 
 def discrete_gaussian_epsilon(sigma: float, sensitivity: int, delta: float, *, count: int = 1) -> float:
-    """Epsilon of `count` discrete Gaussians of one coordinate, integer `sensitivity`, by their own distribution.
+    """Epsilon of discrete Gaussians of one coordinate, by their own distribution, never below the truth.
 
-    Never below the truth. In more dimensions only the Renyi bound holds; see `privfl.dp.accounting.rdp`.
+    In more dimensions other bounds hold; see `privfl.dp.accounting.rdp` and `privfl.dp.accounting.comparison`.
+
+    Args:
+        sigma: Parameter of the discrete Gaussian, in integer units.
+        sensitivity: The most that one unit changes, in integer units.
+        delta: Probability in (0, 1) with which the promise may fail.
+        count: How many of them are released.
     """
     check_positive("sigma", sigma)
     check_count("sensitivity", sensitivity)

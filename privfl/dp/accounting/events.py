@@ -67,7 +67,12 @@ class Exposure:
 
 
 def gaussian_event(noise_multiplier: float, sampling: Sampling = EVERYONE) -> Event:
-    """One rounded-Gaussian (or real Gaussian) look."""
+    """One look through Gaussian noise, rounded or not.
+
+    Args:
+        noise_multiplier: Noise standard deviation divided by the norm bound of one contribution.
+        sampling: How the cohort is sampled as far as the observer knows.
+    """
     return Event((Noise("rounded_gaussian", noise_multiplier),), sampling)
 
 
@@ -75,15 +80,24 @@ def carried_by_units(unit: PrivacyUnit, placement: Placement) -> bool:
     """True when each unit brings a noise of its own, so one unit less is less noise.
 
     Clients under local noise do. An example brings none: in DP-SGD its client adds one noise to each batch.
+
+    Args:
+        unit: The unit of the ledger.
+        placement: Where the noise was added.
     """
     return placement == "local" and unit.level == "client"
 
 
 def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) -> Sampling:
-    """How a cohort was drawn, as far as it protects against an outsider.
+    """How a cohort was sampled, as far as it protects against an outsider.
 
-    Noise that units carry grows with the cohort, so that a sum of many entries tells how large that was, and with it
+    Noise that units carry grows with the cohort, so a sum of many entries reveals how large the cohort was, and with it
     what sampling should hide: no amplification is claimed.
+
+    Args:
+        unit: The unit of the ledger.
+        placement: Where the noise was added.
+        sampling: How the cohort was sampled.
     """
     return EVERYONE if carried_by_units(unit, placement) else sampling
 

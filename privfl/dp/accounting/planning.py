@@ -294,20 +294,31 @@ def min_population(
 
 
 def over_rounds(plan: Plan, delta: float, rounds: Iterable[int]) -> list[tuple[int, float]]:
-    """(rounds, epsilon) points for a plot."""
+    """Points (rounds, epsilon) for a plot.
+
+    Args:
+        plan: The run; its number of rounds is not used.
+        delta: Probability in (0, 1) with which the promise may fail.
+        rounds: The numbers of rounds to ask about.
+    """
     return [(n, replace(plan, rounds=n).epsilon(delta, quick=True)) for n in rounds]
 
 
 def over_delta(plan: Plan, deltas: Iterable[float]) -> list[tuple[float, float]]:
-    """(delta, epsilon) points for a plot."""
+    """Points (delta, epsilon) for a plot.
+
+    Args:
+        plan: The run.
+        deltas: The deltas to ask about, each in (0, 1).
+    """
     return [(delta, plan.epsilon(delta, quick=True)) for delta in deltas]
 
 
 def default_delta(population: int) -> tuple[float, str]:
     """A delta for `population` units, and why: min(1e-5, 1/population^1.1).
 
-    Delta is the probability of a failure that may reveal anything about a unit, so that it has to be well below one
-    over the number of units.
+    Delta is the probability of a failure that may reveal anything about a unit, so it has to be well below one divided
+    by the number of units.
     """
     check_count("population", population)
     delta = min(1e-5, population**-1.1)

@@ -1,4 +1,4 @@
-"""An epsilon with everything without which it would mean nothing, and in plain words."""
+"""An epsilon with all that it rests on, and in plain words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ _NEIGHBORS: Final[Mapping[str, str]] = {
 
 
 def format_epsilon(epsilon: float, digits: int = 4) -> str:
-    """Epsilon with `digits` decimals, always rounded up: what is printed is never below what was computed."""
+    """Epsilon in text, always rounded up: what is printed is never below what was computed.
+
+    Args:
+        epsilon: The figure; infinity is written out.
+        digits: Decimals.
+    """
     if math.isinf(epsilon):
         return "infinity"
     return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
@@ -33,11 +38,20 @@ def format_epsilon(epsilon: float, digits: int = 4) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EpsilonReport:
-    """Epsilon at `delta` for one unit against one observer.
+    """Epsilon at one delta for one unit against one observer.
 
-    `secure` is False when some noise was not from a cryptographic stream: then `epsilon` is only what it would be if
-    the noise were secure, and `label` says so. `cross_checks` holds other accountants' figures by name, each an upper
-    bound of its own; `caveats` are assumptions in words.
+    Attributes:
+        epsilon: The figure, an upper bound; infinite where nothing is promised.
+        delta: Probability with which the promise may fail.
+        accountant: What computed the figure.
+        unit: The unit that is promised.
+        sampling: How cohorts were sampled as far as it counts, in words.
+        observer: Against whom the promise holds.
+        rounds: Rounds of clients, or steps over examples.
+        secure: False when some noise was not from a cryptographic stream. The figure is then only what it would be if
+            the noise were secure, and `label` says so.
+        cross_checks: Other accountants' figures by name, each an upper bound of its own.
+        caveats: Assumptions in words.
     """
 
     epsilon: float
