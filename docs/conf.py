@@ -11,6 +11,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_custom_sections = [("Placements", "params_style")]
 default_role = "code"
 suppress_warnings = ["autodoc.mocked_object"]
 
