@@ -235,7 +235,7 @@ attack("7. replay the messages of another round", (clients[0], old[0]))
 
 small = SumTask(b"a small round", tuple(CLIENTS), min_survivors=1, length=64, ring=Ring(16), bound=16)
 try:
-    scheme.client(small, 0, vectors[0], credentials=credentials[0], policy=SumPolicy(least_survivors=3))
+    scheme.client(small, 0, vectors[0], credentials=credentials[0], policy=SumPolicy(min_survivors=3))
     print("8. plan a sum of a single client\n    SUCCEEDED")
 except ProtocolError as error:
     print(f"8. plan a sum of a single client\n    {type(error).__name__}: {error}\n")

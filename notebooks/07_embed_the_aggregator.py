@@ -72,7 +72,7 @@ def note(client, direction, message, step):
 
 
 async def client(me, inbox, uplink):
-    session = scheme.client(task, me, vectors[me], credentials=credentials[me], policy=SumPolicy(least_survivors=5))
+    session = scheme.client(task, me, vectors[me], credentials=credentials[me], policy=SumPolicy(min_survivors=5))
     message, delays = session.start(), np.random.default_rng(me).uniform(0.02, 0.12, 5)
     for step, delay in enumerate(delays):
         await asyncio.sleep(delay)  # the network

@@ -31,7 +31,7 @@ _CHUNK: Final = 1 << 13
 _TRIES: Final = 4
 _EXACT: Final = 2.0**53  # float64 holds every integer up to here
 _QUICK: Final = 2.0**62  # a chunk whose squares sum to less has entries below 2^31
-_LARGEST: Final = 2.0**63  # what int64 cannot hold
+_INT64_LIMIT: Final = 2.0**63  # what int64 cannot hold
 _MAGIC: Final = 1.5 * 2.0**52  # added to an integer below 2^51, leaves that integer in the low bits of the float
 _MAGIC_BITS: Final = np.float64(_MAGIC).view(np.int64)
 _MARGIN: Final = 1.0 - 2.0**-40  # covers the handful of float roundings between two norms
@@ -132,7 +132,7 @@ class FixedPoint:
         """Real `[d]` -> int64 `[d]` with |entry| <= floor(scale*max_abs), clipped one by one; errors as `encode`."""
         _check_positive(max_abs=max_abs)
         bound = self.bound(max_abs)
-        if bound >= _LARGEST:
+        if bound >= _INT64_LIMIT:
             raise ConfigError(f"scale*max_abs must be below 2^63, not {bound}")
         to_integers, values = _rounding(rounding, rng), _space(x)
         _pass(x, self.scale, to_integers, values)
@@ -245,7 +245,7 @@ def _check_range(part: Vector, scaled: _Reals, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(part))
     if len(bad):
         raise ConfigError(f"entry {start + int(bad[0])} is {part[bad[0]]}: only finite values can be encoded")
-    big = np.flatnonzero(~(np.abs(scaled) < _LARGEST))
+    big = np.flatnonzero(~(np.abs(scaled) < _INT64_LIMIT))
     if len(big):
         raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: 2^63 units or more after scaling")
 

@@ -22,7 +22,7 @@ Unit = Literal["client", "example"]
 Share = Callable[[ClientId, Ints], Ints]
 """(client, contribution) -> contribution with this client's share of the noise."""
 
-_LEAST_VARIANCE: Final = 1e-4  # in units of width^2: below it the noise is taken to have eaten the spread
+_MIN_VARIANCE: Final = 1e-4  # in units of width^2: below it the noise is taken to have eaten the spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class NoisedMoments:
     (1, z, z^2), float `[1 + 2p]`, scaled down to `clip_norm` as a whole - a unit that is cut counts for less, its
     proportions stay - and encoded with `codec`. So one unit's presence moves the sum by an integer vector of l2 norm
     at most `norm_bound`, exactly: multiply by the noise multiplier for the noise deviation, and ledger that release.
-    `most_rows` bounds a client's rows where the unit is an example. Denominators come out of the noised sum itself.
+    `max_examples` bounds a client's rows where the unit is an example. Denominators come out of the noised sum itself.
     Raises `ConfigError`.
     """
 
@@ -43,7 +43,7 @@ class NoisedMoments:
     clip_norm: float
     codec: FixedPoint
     unit: Unit = "client"
-    most_rows: int = 1
+    max_examples: int = 1
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
@@ -56,8 +56,8 @@ class NoisedMoments:
             raise ConfigError("centers must be finite, and widths finite and positive")
         if not 0 < self.clip_norm < np.inf:
             raise ConfigError(f"clip_norm must be a positive finite number, not {self.clip_norm!r}")
-        if self.most_rows < 1:
-            raise ConfigError(f"most_rows must be at least 1, not {self.most_rows}")
+        if self.max_examples < 1:
+            raise ConfigError(f"max_examples must be at least 1, not {self.max_examples}")
 
     @property
     def length(self) -> int:
@@ -72,10 +72,10 @@ class NoisedMoments:
     @property
     def bound(self) -> int:
         """The largest entry of one client's vector, noise excluded."""
-        return self.codec.bound(self.clip_norm) * (self.most_rows if self.unit == "example" else 1)
+        return self.codec.bound(self.clip_norm) * (self.max_examples if self.unit == "example" else 1)
 
     def contribution(self, rows: Matrix) -> Ints:
-        """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` for more rows than `most_rows`."""
+        """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` for more rows than `max_examples`."""
         if rows.ndim != 2 or rows.shape[1] != len(self.center):
             raise ConfigError(f"rows have shape {rows.shape}, expected [k, {len(self.center)}]")
         z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
@@ -83,8 +83,8 @@ class NoisedMoments:
         units = np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
         if self.unit == "client":
             return self._encode(units.mean(axis=0)) if len(units) else np.zeros(self.length, np.int64)
-        if len(units) > self.most_rows:
-            raise ConfigError(f"a client has {len(units)} rows, and most_rows allows {self.most_rows}")
+        if len(units) > self.max_examples:
+            raise ConfigError(f"a client has {len(units)} rows, and max_examples allows {self.max_examples}")
         total = np.zeros(self.length, np.int64)
         for unit in units:
             total += self._encode(unit)
@@ -99,7 +99,7 @@ class NoisedMoments:
         first = np.clip(sums[1 : 1 + features] / sums[0], -1.0, 1.0)
         second = np.clip(sums[1 + features :] / sums[0], 0.0, 1.0)
         variance = second - first * first
-        spread = np.where(variance > _LEAST_VARIANCE, np.sqrt(np.maximum(variance, 0.0)), 1.0)
+        spread = np.where(variance > _MIN_VARIANCE, np.sqrt(np.maximum(variance, 0.0)), 1.0)
         return Standardizer(self.center + self.width * first, self.width * spread, "noised")
 
     def _encode(self, unit: npt.NDArray[np.float64]) -> Ints:

@@ -31,7 +31,7 @@ Origin = Literal["exact", "noised", "public", "local"]
 
 _WIDE: Final = Ring(64)
 _CHUNK: Final = 1 << 13  # rows a pass: float64 copies stay small
-_LARGEST_FLOAT32: Final = float(np.finfo(np.float32).max)
+_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ class Standardizer:
             with np.errstate(over="ignore"):  # an outlier over a tiny deviation: clipped two lines below
                 part = (features[start : start + _CHUNK].astype(np.float64) - self.mean) / self.std
             np.copyto(part, 0.0, where=np.isnan(part))
-            np.clip(part, -_LARGEST_FLOAT32, _LARGEST_FLOAT32, out=part)
+            np.clip(part, -_MAX_FLOAT32, _MAX_FLOAT32, out=part)
             out[start : start + _CHUNK] = part
         return out
 

@@ -26,26 +26,26 @@ def shakespeare(
     folder: str | os.PathLike[str] | None = None,
     *,
     window: int = 80,
-    least_characters: int = 2000,
+    min_characters: int = 2000,
     verify: bool = True,
 ) -> Dataset:
     """What 99 speakers say, as rows of `window` characters and, as targets, the character after each of them.
 
     A speaker's speeches (what follows a line `NAME:` up to the blank line) are joined in order, each with its closing
     newline, and cut into rows that do not overlap; a rest shorter than a row is left out. Speakers with fewer than
-    `least_characters` are left out (as are rare roles in McMahan et al. 2017, section 3). Rows keep the order of the
-    play within a speaker. Raises `ConfigError` for a window outside [1, least_characters), and `DataError` for a
+    `min_characters` are left out (as are rare roles in McMahan et al. 2017, section 3). Rows keep the order of the
+    play within a speaker. Raises `ConfigError` for a window outside [1, min_characters), and `DataError` for a
     file that is absent, altered or malformed.
     """
-    if not 1 <= window < least_characters:
-        raise ConfigError(f"window must be in [1, {least_characters}), not {window}")
+    if not 1 <= window < min_characters:
+        raise ConfigError(f"window must be in [1, {min_characters}), not {window}")
     speakers = {
         name: said
         for name, said in speeches(text("shakespeare", _FILE, folder, verify=verify)).items()
-        if len(said) >= least_characters
+        if len(said) >= min_characters
     }
     if not speakers:
-        raise DataError(f"shakespeare/{_FILE}: no speaker has {least_characters} characters")
+        raise DataError(f"shakespeare/{_FILE}: no speaker has {min_characters} characters")
     features, targets, codes = [], [], []
     for code, said in enumerate(speakers.values()):
         numbers = encode_text(said)

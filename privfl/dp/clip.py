@@ -53,7 +53,7 @@ class FlatClip:
 
     def __call__(self, update: Vector) -> Clipped:
         """See `Clip`."""
-        largest = _largest(update)
+        largest = _max_abs(update)
         if not math.isfinite(largest):
             return _zero(update)
         norm = _norm(update, largest)
@@ -96,12 +96,12 @@ class LayerClip:
         """See `Clip`; raises `ConfigError` when the vector is not as long as the layers together."""
         if len(update) != self.cuts[-1]:
             raise ConfigError(f"the layers have {self.cuts[-1]} entries together, the update has {len(update)}")
-        if not math.isfinite(_largest(update)):
+        if not math.isfinite(_max_abs(update)):
             return _zero(update)
         out, within = update.copy(), True
         for (start, stop), bound in zip(pairwise(self.cuts), self.norms, strict=True):
             layer = update[start:stop]
-            norm = _norm(layer, _largest(layer))
+            norm = _norm(layer, _max_abs(layer))
             if norm > bound:
                 out[start:stop] = _scaled(layer, norm, bound)
                 within = False
@@ -128,14 +128,14 @@ class ElementClip:
         """See `Clip`; raises `ConfigError` for a vector of another length."""
         if len(update) != self.length:
             raise ConfigError(f"the clip is for {self.length} entries, the update has {len(update)}")
-        largest = _largest(update)
+        largest = _max_abs(update)
         if not math.isfinite(largest):
             return _zero(update)
         within = largest <= self.max_abs
         return Clipped(update if within else np.clip(update, -self.max_abs, self.max_abs), finite=True, within=within)
 
 
-def _largest(update: Vector) -> float:
+def _max_abs(update: Vector) -> float:
     """The greatest absolute value of float `[d]`; NaN where there is a NaN."""
     if update.ndim != 1 or update.dtype.kind != "f":
         raise ConfigError(f"a flat array of floats is expected, not {update.dtype} of shape {update.shape}")

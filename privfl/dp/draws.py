@@ -257,14 +257,14 @@ def _log_pmf(n: int, p: float, k: int) -> float:
     return chosen + k * math.log(p) + (n - k) * math.log1p(-p) + 2.0**-49 * total + _TINY
 
 
-def _rare(n: int, p: float, at_least: int) -> bool:
-    """P(Bin(n, p) >= at_least) < IMPLAUSIBLE."""
-    if at_least <= n * p:
+def _rare(n: int, p: float, minimum: int) -> bool:
+    """P(Bin(n, p) >= minimum) < IMPLAUSIBLE."""
+    if minimum <= n * p:
         return False
     if p == 0.0:
-        return at_least > 0
-    term, total = math.exp(_log_pmf(n, p, at_least)), 0.0
-    for k in range(at_least, n + 1):  # each term is smaller than the one before by a factor that falls
+        return minimum > 0
+    term, total = math.exp(_log_pmf(n, p, minimum)), 0.0
+    for k in range(minimum, n + 1):  # each term is smaller than the one before by a factor that falls
         total += term
         if total >= IMPLAUSIBLE or term < 1e-17 * total:
             break

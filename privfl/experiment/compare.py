@@ -283,8 +283,8 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
                 seeds=len(own),
                 accuracy=float(np.mean(accuracy)),
                 deviation=float(np.std(accuracy, ddof=1)) if len(own) > 1 else 0.0,
-                epsilon=_largest([cell.epsilon for cell in own]),
-                server_epsilon=_largest([cell.server_epsilon for cell in own]),
+                epsilon=_max_known([cell.epsilon for cell in own]),
+                server_epsilon=_max_known([cell.server_epsilon for cell in own]),
                 bytes_up=float(np.mean([cell.bytes_up for cell in own])),
                 seconds=float(np.mean([cell.seconds for cell in own])),
                 sees=_sees(arm),
@@ -294,7 +294,7 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
     return rows
 
 
-def _largest(values: Sequence[float | None]) -> float | None:
+def _max_known(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return max(known) if known else None
 

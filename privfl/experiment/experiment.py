@@ -39,7 +39,7 @@ from privfl.files import user_path
 from privfl.fl.client import Executor, Train
 from privfl.fl.dropout import Dropouts
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.metrics import LARGEST_LOSS, Measure, MetricSums, evaluate, finish
+from privfl.fl.metrics import MAX_LOSS, Measure, MetricSums, evaluate, finish
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RUN_NONCE_BYTES
@@ -369,7 +369,7 @@ class Experiment:
         """The most that one test example can add to any sum; for a regression it is taken from all targets."""
         if self.federation.dataset.task == "regression":
             return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
-        return LARGEST_LOSS
+        return MAX_LOSS
 
 
 def _refuse(name: str) -> None:

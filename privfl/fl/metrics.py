@@ -23,7 +23,7 @@ from privfl.wire import ClientId
 Floats = npt.NDArray[np.float64]
 
 AUC_BINS: Final = 256
-LARGEST_LOSS: Final = 32.0
+MAX_LOSS: Final = 32.0
 """A row's loss above this is counted as this, so that a public bound on the sums exists."""
 
 
@@ -65,7 +65,7 @@ def measure_scores(scores: Floats, labels: npt.NDArray[Any], losses: Floats) -> 
     correct = float((predicted == labels).sum())
     values = {
         "rows": np.array([count]),
-        "loss": np.array([np.minimum(losses, LARGEST_LOSS).sum()]),
+        "loss": np.array([np.minimum(losses, MAX_LOSS).sum()]),
         "correct": np.array([correct]),
         "clients": np.array([float(count > 0)]),
         "client_accuracy": np.array([correct / count if count else 0.0]),

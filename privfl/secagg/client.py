@@ -236,7 +236,7 @@ class MaskedClient(ClientMachine):
         near = sum(place in survivors for place in self._peers)
         if near < terms.threshold:
             raise TooFewSurvivors(near, terms.threshold)
-        arc = self._graph().least_arc(survivors)
+        arc = self._graph().min_arc(survivors)
         if arc < terms.arc:
             raise TooFewSurvivors(arc, terms.arc)
         self._survivors = survivors

@@ -55,7 +55,7 @@ class Graph:
         """The holders without the client itself: with these it shares a pairwise mask."""
         return [other for other in self.holders(place) if other != place]
 
-    def least_arc(self, members: Bitmap) -> int:
+    def min_arc(self, members: Bitmap) -> int:
         """The smallest number of members in any degree / 2 consecutive places of the ring.
 
         Two such arcs without an honest member would cut the ring, and with it the sum, in two (Bell et al. 2020,

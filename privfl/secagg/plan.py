@@ -53,7 +53,7 @@ class SumPlan:
     bits: int
     degree: int
     share_threshold: int
-    most_dropouts: int
+    max_dropouts: int
     messages_up: int
     messages_down: int
     bytes_up: int
@@ -115,7 +115,7 @@ def plan_sum(
         bits=bits,
         degree=degree,
         share_threshold=threshold,
-        most_dropouts=clients - threshold if ring_plan is None else gone,
+        max_dropouts=clients - threshold if ring_plan is None else gone,
         messages_up=5 if signed else 4,
         messages_down=4 if signed else 3,
         bytes_up=up,

@@ -58,7 +58,7 @@ def read_roster(terms: Terms, entries: bytes) -> RosterView:
     """The records in `entries`.
 
     Raises `WireError` unless they are strictly increasing in identity and `RemoteProtocolError` unless all are in the
-    cohort, at least `least_roster` and no key stands for two of them. Signatures are for the reader to verify.
+    cohort, at least `min_roster` and no key stands for two of them. Signatures are for the reader to verify.
     """
     layout = _layout(terms.signed)
     if len(entries) % layout.itemsize:
@@ -69,8 +69,8 @@ def read_roster(terms: Terms, entries: bytes) -> RosterView:
         raise WireError("the roster's identities must be strictly increasing")
     if not terms.in_cohort(ids):
         raise RemoteProtocolError("the roster names a client that is not in the cohort")
-    if len(ids) < terms.least_roster:
-        raise RemoteProtocolError(f"the roster has {len(ids)} clients, at least {terms.least_roster} are due")
+    if len(ids) < terms.min_roster:
+        raise RemoteProtocolError(f"the roster has {len(ids)} clients, at least {terms.min_roster} are due")
     if _repeats(np.concatenate([records["mask"], records["box"]])):
         raise RemoteProtocolError("one key stands for two in the roster")
     return RosterView(records)

@@ -100,7 +100,7 @@ class MaskedSum:
         Raises:
             ConfigError: A sum of `cohort` clients never opens.
         """
-        least = self._least(cohort, min_survivors)[0]
+        least = self._fewest(cohort, min_survivors)[0]
         if least > cohort:
             raise ConfigError(f"a masked sum of {cohort} clients never opens, because it needs {least} vectors")
         return least
@@ -125,12 +125,12 @@ class MaskedSum:
         """
         check_dropout(dropout)
         try:
-            least, ring = self._least(cohort, min_survivors)
+            least, ring = self._fewest(cohort, min_survivors)
         except ConfigError:
             return 1.0
         return None if ring else binomial_shortfall(cohort, least, dropout)
 
-    def _least(self, cohort: int, min_survivors: int) -> tuple[int, bool]:
+    def _fewest(self, cohort: int, min_survivors: int) -> tuple[int, bool]:
         """(the fewest vectors that open, whether the graph is a ring)."""
         if cohort < 1:
             raise ConfigError(f"a masked sum has at least 1 client, not {cohort}")

@@ -92,8 +92,8 @@ class MaskedServer(ServerMachine):
     def _check(self) -> None:
         state = self.state
         if state.step == "AdvertiseKeys":
-            if len(state.adverts) < self._terms.least_roster:
-                raise TooFewSurvivors(len(state.adverts), self._terms.least_roster)
+            if len(state.adverts) < self._terms.min_roster:
+                raise TooFewSurvivors(len(state.adverts), self._terms.min_roster)
         elif state.step == "ConsistencyCheck":
             self._able(self._members(set(state.signatures)))
         elif state.step == "Unmask":
@@ -200,7 +200,7 @@ class MaskedServer(ServerMachine):
     def _check_left(self, members: Bitmap) -> None:
         if len(members) < self._terms.min_survivors_to_open:
             raise TooFewSurvivors(len(members), self._terms.min_survivors_to_open)
-        arc = self._graph.least_arc(members)
+        arc = self._graph.min_arc(members)
         if arc < self._terms.arc:
             raise TooFewSurvivors(arc, self._terms.arc)
 

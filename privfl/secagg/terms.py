@@ -36,7 +36,7 @@ class Terms:
 
     `degree` 0 is the complete graph; `threshold` counts a client's holders (all clients, or its neighbors);
     `arc` is the least number of survivors among any degree / 2 consecutive places (0 without a ring); fewer than
-    `least_roster` advertisements start nothing; fewer than `min_vectors` vectors are never opened.
+    `min_roster` advertisements start nothing; fewer than `min_vectors` vectors are never opened.
     """
 
     task: SumTask
@@ -45,7 +45,7 @@ class Terms:
     degree: int
     threshold: int
     arc: int
-    least_roster: int
+    min_roster: int
     min_vectors: int
     session: bytes = field(init=False, compare=False)
     _cohort: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
@@ -58,7 +58,7 @@ class Terms:
             self.degree,
             self.threshold,
             self.arc,
-            self.least_roster,
+            self.min_roster,
             self.min_vectors,
         )
         object.__setattr__(self, "_cohort", np.array(self.task.clients, np.int64))
@@ -92,7 +92,7 @@ class _TermsForm:
     degree: int = wired(_COUNT)
     threshold: int = wired(_COUNT)
     arc: int = wired(_COUNT)
-    least_roster: int = wired(U32)
+    min_roster: int = wired(U32)
     min_vectors: int = wired(U32)
 
 

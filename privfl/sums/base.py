@@ -137,18 +137,18 @@ class SumResult:
 class SumPolicy:
     """What a client insists on, whatever the server says; `check` raises `PlanRejected`."""
 
-    least_cohort: int = 1
-    least_survivors: int = 0
-    least_threshold: int = 1
+    min_cohort: int = 1
+    min_survivors: int = 0
+    min_threshold: int = 1
 
     def check(self, task: SumTask, *, threshold: int | None = None) -> None:
         """Compare a task, and the scheme's share threshold where it has one, with these demands."""
         demands = [
-            ("cohort", len(task.clients), self.least_cohort),
-            ("min_survivors", task.min_survivors, self.least_survivors),
+            ("cohort", len(task.clients), self.min_cohort),
+            ("min_survivors", task.min_survivors, self.min_survivors),
         ]
         if threshold is not None:
-            demands.append(("share_threshold", threshold, self.least_threshold))
+            demands.append(("share_threshold", threshold, self.min_threshold))
         for name, found, least in demands:
             if found < least:
                 raise PlanRejected(f"{name} is {found}, and this client insists on at least {least}")

@@ -227,7 +227,7 @@ class Terms:
     degree: int
     threshold: int
     arc: int
-    least_roster: int
+    min_roster: int
     min_vectors: int
 
     @property
@@ -237,7 +237,7 @@ class Terms:
         task = hashlib.sha256(b"privfl/1 sum-task" + task).digest()
         form = task + bytes([self.signed, self.packed]) + u32(self.degree) + u32(self.threshold) + u32(self.arc)
         return hashlib.sha256(
-            b"privfl/1 masked-sum terms" + form + u32(self.least_roster) + u32(self.min_vectors)
+            b"privfl/1 masked-sum terms" + form + u32(self.min_roster) + u32(self.min_vectors)
         ).digest()
 
     @property
@@ -272,7 +272,7 @@ class View:
         self.terms, self.ids = terms, [int.from_bytes(record[:4], "little") for record in records]
         require(all(a < b for a, b in itertools.pairwise(self.ids)), "not strictly increasing")
         require(set(self.ids) <= set(terms.clients), "a stranger")
-        require(len(self.ids) >= terms.least_roster, "a roster too small")
+        require(len(self.ids) >= terms.min_roster, "a roster too small")
         self.keys = [record[4:68] for record in records]
         self.signatures = [record[68:] for record in records]
         halves = [half for keys in self.keys for half in (keys[:32], keys[32:])]
@@ -293,7 +293,7 @@ class View:
     def neighbors(self, place: int) -> list[int]:
         return [other for other in self.holders(place) if other != place]
 
-    def least_arc(self, members: list[int]) -> int:
+    def min_arc(self, members: list[int]) -> int:
         half = self.terms.degree // 2
         if not half:
             return len(members)
@@ -437,7 +437,7 @@ class Client:
         )
         near = sum(place in self.survivors for place in self.peers)
         require(near >= self.terms.threshold, "too few neighbors survive", TooFew)
-        require(view.least_arc(self.survivors) >= self.terms.arc, "an arc too empty", TooFew)
+        require(view.min_arc(self.survivors) >= self.terms.arc, "an arc too empty", TooFew)
         if not self.terms.signed:
             return self.reveal()
         said = view.said(self.place, self.survivors)
@@ -558,7 +558,7 @@ class Server:
     def check_left(self, members: Any) -> None:
         least = max(self.terms.min_survivors, self.terms.min_vectors, self.terms.threshold)
         require(len(members) >= least, "too few are left", TooFew)
-        require(self.view.least_arc(list(members)) >= self.terms.arc, "an arc too empty", TooFew)
+        require(self.view.min_arc(list(members)) >= self.terms.arc, "an arc too empty", TooFew)
 
     def down(self, kind: str, bodies: dict[int, bytes]) -> dict[int, bytes]:
         return {self.view.ids[place]: message(kind, SERVER, self.session, body) for place, body in bodies.items()}
@@ -566,7 +566,7 @@ class Server:
     def close(self) -> dict[int, bytes]:
         self.heard = set()
         if self.step == "AdvertiseKeys":
-            require(len(self.adverts) >= self.terms.least_roster, "too few advertisements", TooFew)
+            require(len(self.adverts) >= self.terms.min_roster, "too few advertisements", TooFew)
             entries = b"".join(u32(client) + self.adverts[client] for client in sorted(self.adverts))
             self.view, self.step = View(self.terms, entries), "ShareKeys"
             return self.down("Roster", dict.fromkeys(range(self.view.size), blob(entries)))

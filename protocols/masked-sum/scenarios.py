@@ -41,7 +41,7 @@ class Entropy:
 def terms(clients: list[int], threshold: int, **more: Any) -> Any:
     """Terms with defaults: a complete, signed graph over 32-bit words."""
     how = {"context": b"round 7", "min_survivors": 2, "length": 3, "bits": 32, "bound": 1000, "signed": True}
-    how |= {"packed": False, "degree": 0, "arc": 0, "least_roster": max(threshold, 3), "min_vectors": 3}
+    how |= {"packed": False, "degree": 0, "arc": 0, "min_roster": max(threshold, 3), "min_vectors": 3}
     return ref.Terms(clients=clients, threshold=threshold, **(how | more))
 
 
@@ -187,17 +187,17 @@ def transcripts() -> list[Play]:
         Play("length-1", terms([5, 6, 7], 3, length=1)),
         Play(
             "ring-12",
-            terms(list(range(100, 112)), 4, degree=6, arc=1, least_roster=7),
+            terms(list(range(100, 112)), 4, degree=6, arc=1, min_roster=7),
             {103: "MaskedInput", 108: "MaskedInput"},
         ),
         Play(
             "ring-14-dropout-at-every-step",
-            terms(list(range(14)), 4, degree=8, arc=1, least_roster=9, min_survivors=5),
+            terms(list(range(14)), 4, degree=8, arc=1, min_roster=9, min_survivors=5),
             {9: "AdvertiseKeys", 2: "ShareKeys", 3: "MaskedInput", 4: "ConsistencyCheck", 5: "Unmask"},
         ),
         Play(
             "ring-9-semi-honest",
-            terms(list(range(9)), 3, signed=False, degree=4, arc=1, least_roster=5),
+            terms(list(range(9)), 3, signed=False, degree=4, arc=1, min_roster=5),
             {4: "MaskedInput"},
         ),
     ]
@@ -351,7 +351,7 @@ def refusals() -> list[Play]:
         ("signatures-fewer-than-the-list-says", {}, "Unmask", signatures(lambda p, near, s: (near, s[:-1]))),
     ]
     plays = [Play("refuse-" + name, FIVE, drop, down=(step, 1, tamper)) for name, drop, step, tamper in cases]
-    ring = terms(list(range(12)), 4, degree=6, arc=2, least_roster=7, min_survivors=2, context=b"round 8")
+    ring = terms(list(range(12)), 4, degree=6, arc=2, min_roster=7, min_survivors=2, context=b"round 8")
 
     def emptied(play: Play, client: int, data: bytes) -> bytes:
         order = play.server.view.order

@@ -19,7 +19,7 @@ from scipy import optimize, special, stats
 
 Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound, length)
 EVERYONE = (("kind", "everyone"),)
-MOST_POINTS = 2**20
+MAX_POINTS = 2**20
 ORDERS = sorted({*range(2, 65), *(round(64 * 1.08**i) for i in range(46))})
 
 
@@ -232,7 +232,7 @@ def spectral_epsilon(sampled: Counter[Any], z_rest: float, delta: float, factor:
     for added in (False, True):
         h = min(0.08 * min(1.0, chance(dict(s)) / z + 1e-3) / z for (s, z), _ in events)
         best, points = math.inf, 0
-        while points < MOST_POINTS:
+        while points < MAX_POINTS:
             parts = [(losses(s, z, h, 1 if s == EVERYONE else factor, added), c) for (s, z), c in events]
             found, points = on_grid(parts, h, delta)
             best, before = min(best, found), best
@@ -261,7 +261,7 @@ def on_grid(parts: list[Any], h: float, delta: float) -> tuple[float, int]:
             edge = (low + points) * h
             s = math.exp(least(lambda s, edge=edge: k(s) - s * edge))
             fixed = math.exp(min(0.0, k(s) - s * edge)) + lost
-            if fixed - lost <= delta * 2.0**-20 or points >= MOST_POINTS:
+            if fixed - lost <= delta * 2.0**-20 or points >= MAX_POINTS:
                 break
             points *= 2
         product, largest = np.ones(points // 2 + 1, complex), 0.0

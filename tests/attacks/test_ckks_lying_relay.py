@@ -176,7 +176,7 @@ def test_a_key_that_came_after_the_advert(ckks: Make) -> None:
 def test_a_task_below_the_clients_policy(ckks: Make) -> None:
     room = ckks()
     scheme = CkksSum(room.directory)
-    for policy in (SumPolicy(least_survivors=4), SumPolicy(least_cohort=6), SumPolicy(least_threshold=4)):
+    for policy in (SumPolicy(min_survivors=4), SumPolicy(min_cohort=6), SumPolicy(min_threshold=4)):
         with pytest.raises(PlanRejected):
             scheme.client(room.task, 0, room.vectors[0], credentials=room.credentials[0], policy=policy)
 

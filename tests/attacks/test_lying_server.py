@@ -275,7 +275,7 @@ def test_arc_of_the_ring_cut_off(play: Make, identities: Any) -> None:
     for client in (far, near):
         with pytest.raises(TooFewSurvivors):
             game.clients[client].receive(message)
-    assert game.server._graph.least_arc(Bitmap.of(30, named)) == 0
+    assert game.server._graph.min_arc(Bitmap.of(30, named)) == 0
     whole = set(range(30)) - {order[i] for i in (0, 1, 9, 15, 16)}  # five fewer, and no arc without a survivor
     assert game.clients[order[20]].receive(game.down(Survivors(Bitmap.of(30, whole))))
 
@@ -451,8 +451,8 @@ def test_message_before_the_start(play: Make) -> None:
 
 def test_threshold_or_cohort_below_policy(play: Make) -> None:
     game = play()
-    assert game.client(0, policy=SumPolicy(least_cohort=5, least_survivors=2, least_threshold=4)).state == "new"
-    for policy in (SumPolicy(least_cohort=6), SumPolicy(least_survivors=3), SumPolicy(least_threshold=5)):
+    assert game.client(0, policy=SumPolicy(min_cohort=5, min_survivors=2, min_threshold=4)).state == "new"
+    for policy in (SumPolicy(min_cohort=6), SumPolicy(min_survivors=3), SumPolicy(min_threshold=5)):
         with pytest.raises(PlanRejected):
             game.client(0, policy=policy)
 

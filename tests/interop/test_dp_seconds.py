@@ -15,7 +15,7 @@ def ask(sampling: Sampling, z: float, rounds: int, unit: PrivacyUnit = CLIENT_UN
     return report.epsilon
 
 
-def least_noise(epsilon: float) -> float:
+def min_noise(epsilon: float) -> float:
     return calibrate(epsilon=epsilon, delta=1e-5, sampling=Poisson(0.1), rounds=100).noise_multiplier
 
 
@@ -29,9 +29,9 @@ def least_noise(epsilon: float) -> float:
             2.0, lambda: ask(Everyone(), 1.0, 1, PrivacyUnit("client", "replace_one")), 9.997256, id="replace-one"
         ),
         pytest.param(5.0, lambda: ask(TruncatedPoisson(0.1, 130, 1000), 0.8, 100), 12.109, id="truncated"),
-        pytest.param(8.0, lambda: least_noise(1.0), 3.9417, id="calibrate-1"),
-        pytest.param(8.0, lambda: least_noise(2.0), 2.2478, id="calibrate-2"),
-        pytest.param(8.0, lambda: least_noise(8.0), 0.9360, id="calibrate-8"),
+        pytest.param(8.0, lambda: min_noise(1.0), 3.9417, id="calibrate-1"),
+        pytest.param(8.0, lambda: min_noise(2.0), 2.2478, id="calibrate-2"),
+        pytest.param(8.0, lambda: min_noise(8.0), 0.9360, id="calibrate-8"),
     ],
 )
 def test_the_accountant_is_quick(limit: float, question: Callable[[], float], answer: float) -> None:

@@ -50,7 +50,7 @@ def test_the_encrypted_plan_is_the_planner_s(capsys):
     for name in ("bits", "degree", "prime_bits", "bytes_up", "bytes_down", "bytes_per_value", "margin"):
         assert record[name] == getattr(plan, name), name
     assert not [name for name in record if name.endswith("seconds")]
-    assert (record["quorum"], record["most_dropouts"]) == (51, 49)
+    assert (record["quorum"], record["max_dropouts"]) == (51, 49)
     assert run(CKKS) == 0
     text = shown(capsys)
     assert "51 of 100 clients sign" in text
@@ -89,7 +89,7 @@ def test_the_dropouts_survived_are_those_of_the_sum(clients, needed, capsys):
     record = said(capsys)
     scheme = CkksSum(MemoryDirectory({}))
     assert record["min_survivors"] == scheme.min_survivors_of(clients, 1) == needed
-    assert record["most_dropouts"] == clients - needed
+    assert record["max_dropouts"] == clients - needed
     assert record["quorum"] == clients // 2 + 1
 
 

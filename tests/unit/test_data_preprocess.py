@@ -271,7 +271,7 @@ NARROW = Channel(PlainSum(), Ring(48))
 @pytest.mark.parametrize("unit", ["client", "example"])
 def test_without_noise_the_bounded_sums_come_close(unit: str) -> None:
     features = normal(3000)
-    found = data.noised_standardizer(federate(features, 10), NARROW, plan(unit=unit, most_rows=300), opening=silent)
+    found = data.noised_standardizer(federate(features, 10), NARROW, plan(unit=unit, max_examples=300), opening=silent)
     np.testing.assert_allclose(found.mean, features.mean(axis=0), atol=0.01)
     np.testing.assert_allclose(found.std, features.std(axis=0), rtol=0.02)
     assert (found.origin, found.survivors) == ("noised", set(range(10)))
@@ -279,7 +279,7 @@ def test_without_noise_the_bounded_sums_come_close(unit: str) -> None:
 
 
 def test_central_noise_of_the_promised_size_leaves_a_usable_answer() -> None:
-    features, bounded = normal(3000), plan(unit="example", most_rows=300)
+    features, bounded = normal(3000), plan(unit="example", max_examples=300)
     rng = np.random.default_rng(0)
 
     def opening(total: Ints, survivors: frozenset[int]) -> Ints:
@@ -312,7 +312,7 @@ def test_shares_of_noise_are_added_by_the_clients() -> None:
 @pytest.mark.parametrize("clip_norm", [0.3, 1.0, 2.0, math.sqrt(7)])
 def test_one_unit_never_moves_the_sum_by_more_than_its_bound(clip_norm: float) -> None:
     rng = np.random.default_rng(1)
-    by_client, by_row = plan(clip_norm=clip_norm), plan(clip_norm=clip_norm, unit="example", most_rows=40)
+    by_client, by_row = plan(clip_norm=clip_norm), plan(clip_norm=clip_norm, unit="example", max_examples=40)
     limit = math.floor(by_client.norm_bound**2)
     for _ in range(20):
         rows = rng.normal(size=(40, 3)) * 10.0 ** rng.integers(-3, 6)
@@ -349,7 +349,7 @@ def test_where_the_noise_leaves_nothing_the_public_guess_stays() -> None:
         ({"clip_norm": 0.0}, "clip_norm"),
         ({"clip_norm": math.inf}, "clip_norm"),
         ({"clip_norm": math.nan}, "clip_norm"),
-        ({"most_rows": 0}, "most_rows"),
+        ({"max_examples": 0}, "max_examples"),
     ],
 )
 def test_a_plan_without_sense_is_refused(changes: dict[str, object], words: str) -> None:
@@ -367,8 +367,8 @@ def test_a_run_that_does_not_fit_its_plan_is_refused() -> None:
         data.noised_standardizer(fed, PLAIN, plan(), opening=silent)
     with pytest.raises(ConfigError, match="for 2 features, toy has 3"):
         data.noised_standardizer(fed, NARROW, plan(center=np.zeros(2), width=np.ones(2)), opening=silent)
-    with pytest.raises(ConfigError, match="10 rows, and most_rows allows 9"):
-        data.noised_standardizer(fed, NARROW, plan(unit="example", most_rows=9), opening=silent)
+    with pytest.raises(ConfigError, match="10 rows, and max_examples allows 9"):
+        data.noised_standardizer(fed, NARROW, plan(unit="example", max_examples=9), opening=silent)
     with pytest.raises(ConfigError, match=r"expected \[k, 3\]"):
         plan().contribution(np.zeros((3, 2)))
 

@@ -123,8 +123,8 @@ def test_least_arc_against_the_definition() -> None:
         members = set(rng.choice(size, size // 2, replace=False).tolist())
         order = graph._order.tolist()
         arcs = [sum(order[(s + i) % size] in members for i in range(degree // 2)) for s in range(size)]
-        assert graph.least_arc(Bitmap.of(size, members)) == min(arcs)
-    assert Graph(5, 0, bytes(32)).least_arc(Bitmap.of(5, (1, 2))) == 2
+        assert graph.min_arc(Bitmap.of(size, members)) == min(arcs)
+    assert Graph(5, 0, bytes(32)).min_arc(Bitmap.of(5, (1, 2))) == 2
 
 
 # --- terms ---------------------------------------------------------------------------------------------------------
@@ -153,10 +153,10 @@ def test_beyond_a_hundred_clients_the_planner_decides() -> None:
     plan = plan_graph(1000, 0.05, 0.1, malicious=True)
     terms = MaskedSum(DIRECTORY).terms(task(1000))
     assert (terms.degree, terms.threshold, terms.arc) == (plan.degree, plan.threshold, plan.arc)
-    assert terms.least_roster == 900
+    assert terms.min_roster == 900
     assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.3).terms(task(101)).degree == 0  # no ring does it
-    assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.0).terms(task(101, 80)).least_roster == 80
-    assert MaskedSum(DIRECTORY).terms(task(200, 195)).least_roster == 195
+    assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.0).terms(task(101, 80)).min_roster == 80
+    assert MaskedSum(DIRECTORY).terms(task(200, 195)).min_roster == 195
     assert MaskedSum(DIRECTORY, graph="complete").terms(task(200)).degree == 0
     more = MaskedSum(DIRECTORY, share_threshold=terms.threshold + 1).terms(task(1000))
     assert (more.degree, more.threshold, more.arc) == (terms.degree, terms.threshold + 1, terms.arc)
@@ -214,7 +214,7 @@ def test_no_plan_expects_more_dropouts_than_it_survives() -> None:
             planned.append((dropout, plan_sum(clients, 10, corrupt=corrupt, dropout=dropout, mode=mode)))
     assert 20 < len(planned) < len(asked) - 20
     for dropout, plan in planned:
-        assert math.floor(dropout * plan.clients) <= plan.most_dropouts
+        assert math.floor(dropout * plan.clients) <= plan.max_dropouts
         assert plan.correctness_bits >= 20
 
 
@@ -278,12 +278,12 @@ def test_plans_tell_what_they_assume() -> None:
     assert plan.protocol == "masked-sum/1, signed, ring of degree 104"
     assert plan.assumptions == "0.05 of the clients collude with the server, which may lie; 0.1 of them fall silent"
     assert 40 <= plan.security_bits < 128
-    assert plan.most_dropouts == 100
+    assert plan.max_dropouts == 100
     assert 0 < plan.client_seconds < plan.server_seconds
     small = plan_sum(10, 100, mode="semi-honest")
     assert small.protocol == "masked-sum/1, semi-honest, complete graph"
     assert "follows the protocol" in small.assumptions
-    assert (small.security_bits, small.correctness_bits, small.most_dropouts) == (128, math.inf, 4)
+    assert (small.security_bits, small.correctness_bits, small.max_dropouts) == (128, math.inf, 4)
     assert plan_sum(10**8, 1000).degree < 200
     for clients, length in ((0, 1), (10**8 + 1, 1), (5, 0)):
         with pytest.raises(ConfigError, match="a plan is for"):

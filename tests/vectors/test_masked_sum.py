@@ -50,7 +50,7 @@ def terms(told: dict[str, Any]) -> Terms:
     ring, clients = Ring(p["bits"]), tuple(p["clients"])
     task = SumTask(bytes.fromhex(p["context"]), clients, p["min_survivors"], p["length"], ring, p["bound"])
     return Terms(
-        task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["least_roster"], p["min_vectors"]
+        task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["min_roster"], p["min_vectors"]
     )
 
 

@@ -65,15 +65,15 @@ def terms(draw: st.DrawFn) -> Terms:
     task = SumTask(b"mixed", clients, draw(st.integers(1, n)), draw(st.integers(1, 6)), Ring(bits), 200)
     arc = draw(st.integers(1, degree // 2)) if degree else 0
     min_vectors = draw(st.integers(1, 3))
-    least_roster = max(threshold, degree + 1, task.min_survivors, min_vectors)
-    return Terms(task, signed, draw(st.booleans()), degree, threshold, arc, least_roster, min_vectors)
+    min_roster = max(threshold, degree + 1, task.min_survivors, min_vectors)
+    return Terms(task, signed, draw(st.booleans()), degree, threshold, arc, min_roster, min_vectors)
 
 
 def both(terms: Terms) -> tuple[Any, Any, Any]:
     """The terms, the directory and the signing seeds in the reference's shape."""
     task = terms.task
     how = (list(task.clients), task.min_survivors, task.length, task.ring.bits, task.bound)
-    form = (terms.signed, terms.packed, terms.degree, terms.threshold, terms.arc, terms.least_roster, terms.min_vectors)
+    form = (terms.signed, terms.packed, terms.degree, terms.threshold, terms.arc, terms.min_roster, terms.min_vectors)
     return (
         REF.Terms(task.context, *how, *form),
         {c: SIGNING[c].public.public for c in task.clients},

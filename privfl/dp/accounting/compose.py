@@ -43,7 +43,7 @@ _ORDERS: Final = (*range(2, 64), *range(64, 512, 16), 512, 1024)
 _FINE: Final[dict[tuple[frozenset[tuple[Event, int]], PrivacyUnit, float], tuple[float, str]]] = {}
 """Figures that were computed finely: a quick question about the same releases gets these."""
 _FEW_POINTS: Final = 300_000
-_MOST_POINTS: Final = 2_000_000
+_MAX_POINTS: Final = 2_000_000
 
 
 def compose(
@@ -232,7 +232,7 @@ def _grids(sampled: Iterable[tuple[Event, int]], merged: float, quick: bool) -> 
     while 2 * max(reach) / first > _FEW_POINTS:
         first *= 4
     grids = [first / 4**i for i in range(4)]
-    return [grids[1]] if quick else [grid for grid in grids if 2 * max(reach) / grid <= _MOST_POINTS]
+    return [grids[1]] if quick else [grid for grid in grids if 2 * max(reach) / grid <= _MAX_POINTS]
 
 
 def _check_event(event: Event, unit: PrivacyUnit) -> None:

@@ -29,7 +29,7 @@ _ULP: Final = 2.0**-53
 _SLACK: Final = 32.0
 _CHUNK: Final = 1 << 14
 _WORD: Final = Decimal(2**64)
-_MOST_BITS: Final = 192  # beyond, the decimal figures themselves end; reached with a probability below 2^-120
+_MAX_BITS: Final = 192  # beyond, the decimal figures themselves end; reached with a probability below 2^-120
 
 
 class Table:
@@ -192,7 +192,7 @@ class _Uniform:
             found = decide(low, high)
             if found is not None:
                 return found
-            if self._known >= _MOST_BITS:
+            if self._known >= _MAX_BITS:
                 found = decide(low, low)
                 return 0 if found is None else found
             self._value = self._value << 64 | int.from_bytes(self._entropy(8), "little")

@@ -8,7 +8,7 @@ import pytest
 from privfl.errors import ConfigError
 from privfl.fl.linear import LinearModel
 from privfl.fl.metrics import (
-    LARGEST_LOSS,
+    MAX_LOSS,
     LinearMeasure,
     MetricSums,
     binned_auc,
@@ -36,7 +36,7 @@ def test_a_binary_classifier_over_clients_is_measured_as_if_pooled() -> None:
     model = LinearModel("logistic", 3)
     weights = np.array([1.0, -0.5, 0.25, 0.1])
     labels = [(x[:, 0] + RNG.normal(size=len(x)) > 0).astype(np.int64) for x in X]
-    found = pooled(model, weights, labels, 40 * LARGEST_LOSS)
+    found = pooled(model, weights, labels, 40 * MAX_LOSS)
     scores, truth = model.scores(weights, np.concatenate(X))[:, 0], np.concatenate(labels)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, scores > 0), abs=1e-6)
     assert found["loss"] == pytest.approx(metrics.log_loss(truth, 1 / (1 + np.exp(-scores))), abs=1e-4)
@@ -70,17 +70,17 @@ def test_auc_counts_ties_half_and_needs_both_classes() -> None:
 def test_extreme_scores_and_losses_stay_within_the_public_bound() -> None:
     scores = np.array([[1e9], [-1e9], [800.0]])
     sums = measure_scores(scores, np.array([1, 0, 0]), np.array([0.0, 0.0, 1e9]))
-    assert sums.values["loss"].sum() == LARGEST_LOSS
+    assert sums.values["loss"].sum() == MAX_LOSS
     assert sums.values["positives"].sum() == 1
     assert sums.values["negatives"].sum() == 2
-    assert sums.flat().max() <= 3 * LARGEST_LOSS
+    assert sums.flat().max() <= 3 * MAX_LOSS
 
 
 def test_a_multiclass_classifier_is_measured_by_its_largest_score() -> None:
     model = LinearModel("softmax", 3, 4)
     weights = RNG.normal(size=model.length)
     labels = [RNG.integers(0, 4, len(x)) for x in X]
-    found = pooled(model, weights, labels, 40 * LARGEST_LOSS)
+    found = pooled(model, weights, labels, 40 * MAX_LOSS)
     predicted = model.scores(weights, np.concatenate(X)).argmax(axis=1)
     assert found["accuracy"] == pytest.approx(np.mean(predicted == np.concatenate(labels)), abs=1e-6)
     assert "auc" not in found

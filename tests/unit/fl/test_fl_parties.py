@@ -106,7 +106,7 @@ def test_a_client_judges_the_plan_before_it_trains() -> None:
     work, order = Contribution(train, scheme), a_plan(scheme, MODEL).to_bytes()
     refusals: list[tuple[type[Exception], dict[str, Any]]] = [
         (PlanRejected, {"policy": ClientPolicy(max_clip_norm=0.1)}),
-        (PlanRejected, {"policy": ClientPolicy(sum=SumPolicy(least_cohort=9))}),
+        (PlanRejected, {"policy": ClientPolicy(sum=SumPolicy(min_cohort=9))}),
         (ConfigError, {"model": np.ones(2)}),
         (ConfigError, {"me": 9}),
         (ConfigError, {"order": a_plan(scheme, MODEL, scheme="ckks-sum/1").to_bytes()}),

@@ -256,8 +256,8 @@ def test_a_client_rejects_a_plan_below_its_policy() -> None:
         ClientPolicy(min_noise_stddev=0.5),
         ClientPolicy(max_clip_norm=0.5),
         ClientPolicy(placements=frozenset({"distributed", "local"})),
-        ClientPolicy(sum=SumPolicy(least_cohort=4)),
-        ClientPolicy(sum=SumPolicy(least_survivors=3)),
+        ClientPolicy(sum=SumPolicy(min_cohort=4)),
+        ClientPolicy(sum=SumPolicy(min_survivors=3)),
     ):
         with pytest.raises(PlanRejected):
             policy.check(plan, PLAIN)

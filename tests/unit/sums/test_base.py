@@ -92,9 +92,9 @@ def test_a_policy_compares_each_of_its_demands() -> None:
     SumPolicy(3, 2, 5).check(TASK, threshold=5)
     SumPolicy(3, 2, 5).check(TASK)  # a scheme without shares has no threshold to judge
     for policy, reason in [
-        (SumPolicy(least_cohort=4), "cohort is 3, and this client insists on at least 4"),
-        (SumPolicy(least_survivors=3), "min_survivors is 2"),
-        (SumPolicy(least_threshold=6), "share_threshold is 5"),
+        (SumPolicy(min_cohort=4), "cohort is 3, and this client insists on at least 4"),
+        (SumPolicy(min_survivors=3), "min_survivors is 2"),
+        (SumPolicy(min_threshold=6), "share_threshold is 5"),
     ]:
         with pytest.raises(PlanRejected, match=reason):
             policy.check(TASK, threshold=5)

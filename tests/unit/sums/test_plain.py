@@ -228,7 +228,7 @@ def test_any_integer_type_and_stride_sums(dtype: Any) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [(SumPolicy(least_cohort=5), "cohort is 4"), (SumPolicy(least_survivors=3), "min_survivors is 2")],
+    [(SumPolicy(min_cohort=5), "cohort is 4"), (SumPolicy(min_survivors=3), "min_survivors is 2")],
 )
 def test_a_client_insists_on_its_policy(policy: SumPolicy, reason: str) -> None:
     with pytest.raises(PlanRejected, match=reason):
