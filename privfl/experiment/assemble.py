@@ -21,6 +21,7 @@ from privfl.dp import (
     calibrate,
     default_delta,
 )
+from privfl.dp.accounting.history import DrawnRound
 from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
@@ -143,16 +144,28 @@ class Assembly:
         )
         return draws.next(0), plan.worst_case(self.scheme)
 
-    def planned(self, rounds: int) -> History:
-        """The history of a run of so many rounds, each of which releases its worst case."""
+    @property
+    def max_attempts(self) -> int:
+        """The most attempts of one round that can be charged: a failed one is, where the sum may have been seen."""
+        never_fails = self.survivor_rule.of(self.clients) == 0 or getattr(self.dropouts, "probability", None) == 0
+        return 1 if never_fails else self.retries + 1
+
+    def planned(self, rounds: int, attempts: int = 1) -> History:
+        """The history of a run in which every round releases its worst case.
+
+        Args:
+            rounds: The number of rounds.
+            attempts: The attempts of each round that are charged.
+        """
         if not self.private:
             raise ConfigError("a run without noise has no epsilon: set privacy.placement")
         draw, worst = self.worst_case()
-        return History.planned(self.unit, worst, rounds=rounds, turn=draw.turn)
+        releases = tuple(dataclasses.replace(worst, attempt=attempt) for attempt in range(attempts))
+        return History(self.unit, ((DrawnRound(draw, releases), rounds),))
 
     def planned_epsilon(self) -> float:
         """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
-        return self.accountant().spent(self.planned(self.config.rounds))
+        return self.accountant().spent(self.planned(self.config.rounds, self.max_attempts))
 
     def check_claim(self) -> None:
         """Raise `PrivacyError` for a claim that no accountant can judge, or a budget that one round would exceed."""
