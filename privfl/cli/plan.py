@@ -95,13 +95,13 @@ def _masked_record(plan: SumPlan) -> dict[str, Any]:
 
 
 def _masked_rows(plan: SumPlan) -> list[tuple[str, str]]:
-    chance = (
-        "whenever the threshold is met" if math.isinf(plan.correctness_bits) else f"{plan.correctness_bits:.0f} bits"
-    )
+    bits = plan.correctness_bits
+    chance = "whenever the threshold is met" if math.isinf(bits) else f"{math.floor(bits)} bits"
     return [
         ("protocol", plan.protocol),
         ("degree", f"{plan.degree} neighbors a client"),
         ("share threshold", str(plan.share_threshold)),
+        ("smallest roster", f"{plan.min_roster} of {plan.clients} clients"),
         ("dropouts survived", f"up to {plan.max_dropouts} of {plan.clients}"),
         ("messages", f"{plan.messages_up} up, {plan.messages_down} down"),
         (
@@ -109,7 +109,7 @@ def _masked_rows(plan: SumPlan) -> list[tuple[str, str]]:
             f"{size(plan.bytes_up)} up ({plan.bytes_up / plan.length:.2f} a value), {size(plan.bytes_down)} down",
         ),
         ("seconds", f"{plan.client_seconds:.3g} a client, {plan.server_seconds:.3g} the server (estimates, one core)"),
-        ("security", f"{plan.security_bits:.0f} bits"),
+        ("security", f"{math.floor(plan.security_bits)} bits"),
         ("correctness", chance),
         ("assuming", plan.assumptions),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class SumPlan:
     """One sum with everybody there, but for the `server_seconds`, which count the dropouts planned for.
 
     Bytes and messages are a client's, headers included; bytes are exact. `security_bits` is the smaller of 128 and
-    the ring's; `correctness_bits` is infinite in a complete graph, where the threshold alone decides.
+    the ring's at the roster where they are fewest; `correctness_bits` is infinite in a complete graph, where the
+    threshold alone decides. Fewer than `min_roster` advertisements start nothing.
     """
 
     protocol: str
@@ -53,6 +55,7 @@ class SumPlan:
     bits: int
     degree: int
     share_threshold: int
+    min_roster: int
     max_dropouts: int
     messages_up: int
     messages_down: int
@@ -92,11 +95,13 @@ def plan_sum(
     ring = Ring(bits)
     if ring_plan is None:
         degree, holders = clients - 1, clients
-        threshold = complete_threshold(clients, signed, share_threshold, assume)
+        threshold = least = complete_threshold(clients, signed, share_threshold, assume)
+        colluding = math.floor(corrupt * clients + 1e-9)
         secure, correct = float(COMPUTATIONAL_BITS), float("inf")
     else:
         degree = holders = ring_plan.degree
-        threshold = ring_plan.threshold
+        threshold, least = ring_plan.threshold, ring_plan.min_roster
+        colluding = math.ceil(corrupt * clients - 1e-9)
         secure, correct = min(float(COMPUTATIONAL_BITS), ring_plan.security_bits), ring_plan.correctness_bits
     layout = "complete graph" if ring_plan is None else f"ring of degree {degree}"
     up, down = _bytes(clients, degree, holders, signed, ring.packed_bytes(length, dense=packed))
@@ -115,6 +120,7 @@ def plan_sum(
         bits=bits,
         degree=degree,
         share_threshold=threshold,
+        min_roster=least,
         max_dropouts=clients - threshold if ring_plan is None else gone,
         messages_up=5 if signed else 4,
         messages_down=4 if signed else 3,
@@ -124,9 +130,9 @@ def plan_sum(
         server_seconds=server,
         security_bits=secure,
         correctness_bits=correct,
-        assumptions=f"{corrupt:.3g} of the clients collude with the server, which "
+        assumptions=f"{colluding} of {clients} clients collude with the server, which "
         + ("may lie" if signed else "follows the protocol")
-        + f"; {dropout:.3g} of them fall silent",
+        + f", and may all be among the {least} that start the sum; {dropout:.3g} of them drop out",
     )
 
 

@@ -1,27 +1,34 @@
 """How many neighbors a client needs, from the hypergeometric tails of Bell et al. 2020 (sections 3.3 and 4.3).
 
-n clients lie on a ring that nobody chose; c = corrupt x n of them are in league with the server, and d = dropout x n
-fall silent. Below, X ~ Hyp(m, a) is the number of marked clients among m drawn without replacement from the n - 1
-others when a are marked; every tail is multiplied by n clients and by 2, for two ways to fail share the budget.
+The clients of a roster lie on a ring whose order nobody chose. Let R be their number, k the degree, t the threshold,
+and a the arc. X ~ Hyp(m, s) is the number of marked clients among m sampled without replacement from the R - 1 others,
+of whom s are marked. c clients are corrupt, d drop out. Every tail is multiplied by R clients and by 2, because there
+are two ways to fail:
 
-  connected     n (corrupt + dropout)^(k/2): no k/2 consecutive places without an honest survivor
+  connected     R ((c + d) / R)^(k/2): no k/2 consecutive places without an honest survivor
   secrecy       honest server:  P[Hyp(k, c) >= t], enough corrupt neighbors to open a mask
                 lying server:   P[Hyp(k, c) >= 2t - k], enough to have both secrets of one client
                                 P[Hyp(k/2, c) >= t - k/2], enough on one side to open the border of an arc
-                                (n P[Hyp(k/2, c) >= a])^2, enough to stand for two arcs without a survivor
-  correctness   P[Hyp(k, n-1-d) < t] and P[Hyp(k/2, n-1-d) < a], too few neighbors left
+                                (R P[Hyp(k/2, c) >= a])^2, enough to stand for two arcs without a survivor
+  correctness   P[Hyp(k, R-1-d) < t] and P[Hyp(k/2, R-1-d) < a], too few neighbors left
 
-A lying server can try advertisement after advertisement of its corrupt clients until the permutation suits it; 64 bits
-more are planned against that. The border of one arc is planned without them: cutting the ring takes two borders at
-once, and each client checks on the survivor list itself that no arc of k/2 places has fewer than `arc` survivors.
+A lying server can try one advertisement after another of its corrupt clients until the permutation suits it. All
+tails that are planned against it, the border's included, have to be smaller by 64 bits for that.
+
+**Which roster.** A sum of n clients may start with any R of them from `min_roster` up, and a server that lies chooses
+them: all corrupt clients of the cohort, c = corrupt x n, can be among the smallest roster. Then another d = dropout x R
+may drop out. A plan holds at the smallest roster and at the whole cohort; the bits between them are no fewer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import numpy as np
 
 from privfl.errors import ConfigError
 
@@ -34,10 +41,20 @@ MAX_DEGREE: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """A ring for `clients`: `degree` neighbors each, `threshold` of them open a secret, and every arc of degree / 2
-    consecutive places holds at least `arc` survivors. The bits are what the tails of the module's text come to."""
+    """A ring, and what it promises.
+
+    Attributes:
+        clients: The number of clients of the cohort (of the roster, in a plan of `assess_graph`).
+        min_roster: Fewer advertisements start nothing.
+        degree: The neighbors of each client.
+        threshold: The neighbors that open a secret.
+        arc: The fewest survivors among any degree / 2 consecutive places.
+        security_bits: -log2 of the bound on a failure of secrecy, at the roster where it is largest.
+        correctness_bits: The same for a sum that cannot be opened.
+    """
 
     clients: int
+    min_roster: int
     degree: int
     threshold: int
     arc: int
@@ -56,58 +73,115 @@ def plan_graph(
 ) -> GraphPlan:
     """The ring of least degree that fails in secrecy with probability 2^-security_bits, else 2^-correctness_bits.
 
-    `corrupt` and `dropout` are fractions of the clients that advertise, in [0, 1); `malicious` plans for a server that
-    lies. For 3 to 10^8 clients. Raises `ConfigError` with the reason when no degree below clients - 1 does it.
+    Args:
+        clients: The cohort, 3 to 10^8.
+        corrupt: The fraction of the cohort that colludes with the server, in [0, 1).
+        dropout: The fraction of the cohort that drops out before the roster, and of the roster after it, in [0, 1).
+        malicious: Whether the server may lie.
+        security_bits: What the plan reaches at least, at every roster.
+        correctness_bits: What the plan reaches at least, at every roster.
+
+    Raises:
+        ConfigError: No degree below clients - 1 does it; the message says why.
     """
     _check(clients, corrupt, dropout)
-    needed = (1 + corrupt) / 2 if malicious else corrupt
+    marked = _count(clients, corrupt) / _stay(clients, dropout)
+    needed = (1 + marked) / 2 if malicious else marked
     if needed >= 1 - dropout:
         raise ConfigError(
-            f"no degree does it: the threshold must be above {needed:.3g} of the neighbors, and only "
-            f"{1 - dropout:.3g} of them are sure to stay (corrupt {corrupt:g}, dropout {dropout:g})"
+            f"no degree does it: {_count(clients, corrupt)} corrupt clients may all be among the "
+            f"{_stay(clients, dropout)} that start the sum, so the threshold must be above {needed:.3g} of the "
+            f"neighbors, and only {1 - dropout:.3g} of them are sure to stay (corrupt {corrupt:g}, dropout {dropout:g})"
         )
     for degree in range(2, min(clients - 1, MAX_DEGREE) + 1, 2):
-        arc = max(1, arc_for(clients, dropout, degree // 2, correctness_bits))
-        for threshold in range(degree // 2 + 1 if malicious else 1, degree + 1):
-            plan = assess_graph(
+        # Security grows with the threshold, and correctness falls.
+        low, high = degree // 2 + 1 if malicious else 1, degree
+        arc = cohort_arc(clients, dropout, degree, correctness_bits)
+
+        def plan(threshold: int, degree: int = degree, arc: int = arc) -> GraphPlan:
+            return assess_cohort(
                 clients, corrupt, dropout, degree=degree, threshold=threshold, arc=arc, malicious=malicious
             )
-            if plan.correctness_bits < correctness_bits:
-                break  # a higher threshold only makes it worse
-            if plan.security_bits >= security_bits:
-                return plan
+
+        most = _last(low, high, lambda t: plan(t).correctness_bits >= correctness_bits)
+        if most < low or plan(most).security_bits < security_bits:
+            continue
+        return plan(_last(low, most, lambda t: plan(t).security_bits < security_bits) + 1)
     raise ConfigError(
         f"no degree up to {min(clients - 1, MAX_DEGREE)} reaches {security_bits} bits of security and "
-        f"{correctness_bits} of correctness for {clients} clients (corrupt {corrupt:g}, dropout {dropout:g}): "
-        "use the complete graph, or assume less"
+        f"{correctness_bits} of correctness for {clients} clients (corrupt {corrupt:g}, dropout {dropout:g})"
     )
+
+
+def assess_cohort(
+    clients: int, corrupt: float, dropout: float, *, degree: int, threshold: int, arc: int, malicious: bool
+) -> GraphPlan:
+    """The bits of a given ring, at that of all rosters of a cohort where they are fewest.
+
+    Args:
+        clients: The cohort, 3 to 10^8.
+        corrupt: The fraction of the cohort that is corrupt, in [0, 1). All of it may be in the smallest roster.
+        dropout: The fraction of the cohort that drops out before the roster, and of the roster after it, in [0, 1).
+        degree: Even, at least 2.
+        threshold: The neighbors that open a secret.
+        arc: The fewest survivors among any degree / 2 consecutive places.
+        malicious: Whether the server may lie.
+    """
+    _check(clients, corrupt, dropout)
+    marked, least = _count(clients, corrupt), smallest_roster(clients, dropout, degree)
+    ends = [
+        assess_graph(size, marked / size, dropout, degree=degree, threshold=threshold, arc=arc, malicious=malicious)
+        if marked < size
+        else GraphPlan(size, size, degree, threshold, arc, -math.inf, -math.inf)
+        for size in {least, clients}
+    ]
+    security, correctness = min(end.security_bits for end in ends), min(end.correctness_bits for end in ends)
+    return GraphPlan(clients, least, degree, threshold, arc, security, correctness)
 
 
 def assess_graph(
     clients: int, corrupt: float, dropout: float, *, degree: int, threshold: int, arc: int, malicious: bool
 ) -> GraphPlan:
-    """A given ring with its bits by the tails above; the work of grinding is already taken off the first."""
+    """A given ring over a roster with its bits by the tails above; the work of grinding is already taken off the first.
+
+    Args:
+        clients: The roster, 3 to 10^8.
+        corrupt: The fraction of the roster that is corrupt, in [0, 1).
+        dropout: The fraction of the roster that drops out, in [0, 1).
+        degree: Even, at least 2.
+        threshold: The neighbors that open a secret.
+        arc: The fewest survivors among any degree / 2 consecutive places.
+        malicious: Whether the server may lie.
+    """
     _check(clients, corrupt, dropout)
-    marked = _count(clients, corrupt)
-    half = degree // 2
-    budget = math.log2(2 * clients)
-    gone = corrupt + dropout
+    marked, silent, half = _count(clients, corrupt), _count(clients, dropout), degree // 2
+    budget, gone = math.log2(2 * clients), corrupt + dropout
     connected = half * math.log2(gone) + budget if gone > 0 else -math.inf
     whole = _tail(clients - 1, marked, degree)
     if malicious:
         side = _tail(clients - 1, marked, half)
-        strong = [connected, whole(2 * threshold - degree) + budget, 2 * (side(arc) + math.log2(clients)) + 1]
-        security = min(-max(strong) - GRINDING_BITS, -(side(threshold - half) + budget))
+        both, border = whole(2 * threshold - degree) + budget, side(threshold - half) + budget
+        arcs = 2 * (side(arc) + math.log2(clients)) + 1
+        security = -max(connected, both, border, arcs) - GRINDING_BITS
     else:
         security = -max(connected, whole(threshold) + budget)
-    silent = _count(clients, dropout)
     late = _tail(clients - 1, silent, degree)(degree - threshold + 1) + budget
     thin = _tail(clients - 1, silent, half)(half - arc + 1) + budget
-    return GraphPlan(clients, degree, threshold, arc, security, -max(late, thin))
+    return GraphPlan(clients, clients, degree, threshold, arc, security, -max(late, thin))
 
 
-def arc_for(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
-    """The most survivors that every arc of `half` places can be held to."""
+def smallest_roster(clients: int, dropout: float, degree: int) -> int:
+    """The fewest clients of a cohort that a ring starts with: those that stay, and enough for the ring itself."""
+    return max(degree + 1, _stay(clients, dropout))
+
+
+def cohort_arc(clients: int, dropout: float, degree: int, correctness_bits: int) -> int:
+    """The most survivors, at least 1, to which every arc can be held at every roster of a cohort."""
+    rosters = (smallest_roster(clients, dropout, degree), clients)
+    return max(1, min(_arc(size, dropout, degree // 2, correctness_bits) for size in rosters))
+
+
+def _arc(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
     silent = _tail(clients - 1, _count(clients, dropout), half)
     budget = math.log2(2 * clients)
     return half - next(x for x in range(half + 1) if silent(x + 1) + budget <= -correctness_bits)
@@ -117,34 +191,41 @@ class _Tail:
     """log2 P[X >= x] for X ~ Hyp(draws from population, of which `marked` are marked)."""
 
     def __init__(self, population: int, marked: int, draws: int) -> None:
-        marked = min(marked, population)
-        whole = _log_choose(population, draws)
-        logs = [_log_choose(marked, i) + _log_choose(population - marked, draws - i) - whole for i in range(draws + 1)]
-        self._tails = [-math.inf] * (draws + 2)
-        for i in range(draws, -1, -1):
-            self._tails[i] = _log_add(self._tails[i + 1], logs[i] / math.log(2))
+        marked, draws = min(marked, population), min(draws, population)
+        self._low, high = max(0, draws - (population - marked)), min(draws, marked)
+        first = _log_choose(marked, self._low) + _log_choose(population - marked, draws - self._low)
+        i = np.arange(self._low, high, dtype=np.float64)
+        steps = np.log((marked - i) * (draws - i)) - np.log((i + 1) * (population - marked - draws + i + 1))
+        logs = first - _log_choose(population, draws) + np.concatenate([[0.0], np.cumsum(steps)])
+        self._tails = np.minimum(np.logaddexp.accumulate(logs[::-1])[::-1] / math.log(2), 0.0)
 
     def __call__(self, x: int) -> float:
-        return 0.0 if x <= 0 else self._tails[x] if x < len(self._tails) else -math.inf
+        at = x - self._low
+        return 0.0 if at <= 0 else float(self._tails[at]) if at < len(self._tails) else -math.inf
 
 
-_tail = lru_cache(maxsize=16)(_Tail)  # the search asks for the same ones with every threshold
+_tail = lru_cache(maxsize=64)(_Tail)  # the search asks for the same ones with every threshold
 
 
-def _log_add(a: float, b: float) -> float:
-    """log2(2^a + 2^b), at most 0: these are probabilities."""
-    high, low = max(a, b), min(a, b)
-    return min(0.0, high + math.log2(1 + 2 ** (low - high))) if high > -math.inf else high
+def _last(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The last number of [low, high] for which a property holds that holds up to some number; low - 1 if for none."""
+    below, above = low - 1, high + 1
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if holds(middle) else (below, middle)
+    return below
 
 
 def _log_choose(n: int, k: int) -> float:
-    if not 0 <= k <= n:
-        return -math.inf
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
+def _stay(clients: int, dropout: float) -> int:
+    return math.ceil(clients * (1 - dropout) - 1e-9)
+
+
 def _count(clients: int, fraction: float) -> int:
-    """Rounded up, but for the noise of the product itself."""
+    """Rounded up, but for the rounding error of the product itself."""
     return math.ceil(fraction * clients - 1e-9)
 
 
@@ -153,4 +234,4 @@ def _check(clients: int, corrupt: float, dropout: float) -> None:
         raise ConfigError(f"a ring is planned for 3 to {MAX_CLIENTS} clients, not {clients}")
     for name, value in (("corrupt", corrupt), ("dropout", dropout)):
         if not 0 <= value < 1:
-            raise ConfigError(f"{name} is a fraction in [0, 1), not {value!r}")
+            raise ConfigError(f"{name} must be a fraction in [0, 1), not {value!r}")

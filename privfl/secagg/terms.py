@@ -6,9 +6,10 @@ and in every derived key: SHA-256("privfl/1 masked-sum terms" | the fields of `_
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.errors import ConfigError
-from privfl.secagg.planner import GraphPlan, arc_for, assess_graph, plan_graph
+from privfl.secagg.planner import GraphPlan, assess_cohort, cohort_arc, plan_graph
 from privfl.sums.base import MAX_CLIENTS, SumTask
 from privfl.wire import U8, U32, Fixed, Uint, wired, write_fields
 
@@ -24,7 +25,7 @@ Mode = Literal["signed", "semi-honest"]
 GraphChoice = Literal["auto", "complete"] | int
 
 COMPLETE_UP_TO: Final = 100
-"""Up to this many clients everybody shares with everybody."""
+"""Up to this many clients everybody shares with everybody, unless another graph is asked for."""
 
 _LABEL: Final = b"privfl/1 masked-sum terms"
 _COUNT: Final = Uint(4, MAX_CLIENTS)
@@ -77,6 +78,12 @@ class Terms:
     def min_survivors(self) -> int:
         """Fewer vectors than this are not summed: the task's own demand, and `min_vectors`."""
         return max(self.task.min_survivors, self.min_vectors)
+
+    @property
+    def max_corrupt(self) -> int:
+        """The most corrupt clients, among all clients or the neighbors of one, that `threshold` tolerates."""
+        holders = self.degree or len(self.task.clients)
+        return 2 * self.threshold - holders - 1 if self.signed else self.threshold - 1
 
     @property
     def min_survivors_to_open(self) -> int:
@@ -136,8 +143,7 @@ def resolve(
         chosen = complete_threshold(cohort, signed, threshold, assume)
         least = max(chosen, task.min_survivors, min_vectors)
         return Terms(task, signed, packed, 0, chosen, 0, least, min_vectors)
-    stay = math.ceil(cohort * (1 - assume.dropout) - 1e-9)
-    least = max(plan.degree + 1, task.min_survivors, min_vectors, stay)
+    least = max(plan.min_roster, task.min_survivors, min_vectors)
     return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least, min_vectors)
 
 
@@ -154,19 +160,30 @@ def share_threshold(
 def choose_graph(
     cohort: int, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
 ) -> GraphPlan | None:
-    """The ring for a cohort, or None for the complete graph; raises `ConfigError`."""
+    """The ring for a cohort, or None for the complete graph.
+
+    Args:
+        cohort: The number of clients.
+        signed: Whether the server may lie.
+        graph: "complete", an even degree, or "auto": complete up to `COMPLETE_UP_TO` clients, a planned ring beyond.
+        threshold: The share threshold, or None for the default.
+        assume: What the ring has to reach.
+
+    Raises:
+        ConfigError: No ring reaches it. There is no fall-back: a complete graph of a large cohort is asked for by name.
+    """
     if graph == "complete" or (graph == "auto" and cohort <= COMPLETE_UP_TO):
         return None
     if graph == "auto":
         plan = _planned(cohort, signed, assume)
-        return plan if threshold is None or plan is None else _explicit(cohort, signed, plan.degree, threshold, assume)
+        return plan if threshold is None else _explicit(cohort, signed, plan.degree, threshold, assume)
     if not isinstance(graph, int) or graph % 2 or not 2 <= graph < cohort:
         raise ConfigError(f"graph is 'auto', 'complete' or an even degree in [2, {cohort - 1}], not {graph!r}")
     return _explicit(cohort, signed, graph, 2 * graph // 3 + 1 if threshold is None else threshold, assume)
 
 
 @lru_cache(maxsize=64)
-def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan | None:
+def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan:
     try:
         return plan_graph(
             cohort,
@@ -176,8 +193,12 @@ def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan | None
             security_bits=assume.security_bits,
             correctness_bits=assume.correctness_bits,
         )
-    except ConfigError:
-        return None  # the complete graph asks the least of its clients, and is checked by itself
+    except ConfigError as error:
+        remedy = "Assume fewer corrupt clients or fewer dropouts"
+        with contextlib.suppress(ConfigError):
+            complete_threshold(cohort, signed, None, assume)
+            remedy += f", or set graph = 'complete' (privfl plan: --degree 0), of {cohort - 1} neighbors each"
+        raise ConfigError(f"{error}. {remedy}") from error
 
 
 @lru_cache(maxsize=64)
@@ -185,15 +206,17 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
     low = degree // 2 + 1 if signed else 1
     if not low <= threshold <= degree:
         raise ConfigError(f"share_threshold must be in [{low}, {degree}] for degree {degree}, not {threshold}")
-    half = degree // 2
-    arc = max(1, threshold - half, arc_for(cohort, assume.dropout, half, assume.correctness_bits))
-    plan = assess_graph(
+    arc = max(threshold - degree // 2, cohort_arc(cohort, assume.dropout, degree, assume.correctness_bits))
+    plan = assess_cohort(
         cohort, assume.corrupt, assume.dropout, degree=degree, threshold=threshold, arc=arc, malicious=signed
     )
-    if assume.corrupt > 0 and plan.security_bits < assume.security_bits:
+    if assume.corrupt == 0:  # nobody can stand for an arc, and every arc holds a survivor
+        return replace(plan, security_bits=math.inf)
+    if plan.security_bits < assume.security_bits:
         raise ConfigError(
-            f"degree {degree} with threshold {threshold} gives {max(plan.security_bits, 0.0):.0f} bits of security "
-            f"where {100 * assume.corrupt:g} % of {cohort} clients are corrupt, not {assume.security_bits}"
+            f"degree {degree} with threshold {threshold} gives {max(plan.security_bits, 0.0):.1f} bits of security "
+            f"where {100 * assume.corrupt:g} % of {cohort} clients are corrupt and {plan.min_roster} can start the "
+            f"sum, not {assume.security_bits}. Raise the degree or the threshold, or assume fewer corrupt clients"
         )
     return plan
 
@@ -215,7 +238,7 @@ def complete_threshold(cohort: int, signed: bool, threshold: int | None, assume:
     gone = math.floor(assume.dropout * cohort + 1e-9)
     if cohort - gone < chosen:
         raise ConfigError(
-            f"dropout {assume.dropout:g} plans for {gone} of {cohort} clients falling silent, and a share_threshold of "
+            f"dropout {assume.dropout:g} plans for {gone} of {cohort} clients dropping out, and a share_threshold of "
             f"{chosen} allows {cohort - chosen}: nothing would be opened (thresholds from {low} on are safe)"
         )
     return chosen

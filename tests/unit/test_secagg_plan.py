@@ -1,4 +1,4 @@
-"""The planner against exact and simulated tails, the terms it leads to, and the figures of `privfl plan`."""
+"""The terms that the planner leads to, and the figures of `privfl plan`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import math
 import subprocess
 import sys
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -16,116 +15,9 @@ from privfl.crypto import generate_identities
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum, plan_sum
-from privfl.secagg.graph import Graph
-from privfl.secagg.messages import Bitmap
 from privfl.secagg.plan import measure_speed
 from privfl.secagg.planner import assess_graph, plan_graph
 from privfl.sums import SumTask, run_sum
-
-
-def exact_tail(population: int, marked: int, draws: int, least: int) -> float:
-    """log2 P[Hyp >= least] in exact arithmetic."""
-    hits = sum(
-        math.comb(marked, i) * math.comb(population - marked, draws - i) for i in range(max(least, 0), draws + 1)
-    )
-    return -math.inf if hits == 0 else math.log2(Fraction(hits, math.comb(population, draws)))
-
-
-def test_the_published_example() -> None:
-    """n = 1000, 5 % corrupt, 5 % silent: 74 neighbors against a lying server, 52 if it could not grind."""
-    plan = plan_graph(1000, 0.05, 0.05, malicious=True)
-    assert (plan.degree, plan.threshold) == (74, 56)
-    assert plan.security_bits >= 40
-    assert plan.correctness_bits >= 20
-
-    def enough(degree: int) -> bool:
-        half, budget = degree // 2, math.log2(2000)
-        return any(
-            exact_tail(999, 50, degree, 2 * t - degree) + budget <= -40
-            and exact_tail(999, 50, degree, degree - t + 1) + budget <= -20
-            and half * math.log2(0.1) + budget <= -40
-            for t in range(half + 1, degree + 1)
-        )
-
-    assert next(degree for degree in range(2, 60, 2) if enough(degree)) == 52
-
-
-@pytest.mark.parametrize("malicious", [True, False])
-@pytest.mark.parametrize(("corrupt", "dropout"), [(0.05, 0.05), (0.1, 0.1), (0.02, 0.3), (0.0, 0.2)])
-def test_plans_keep_their_promise_in_exact_arithmetic(malicious: bool, corrupt: float, dropout: float) -> None:
-    n = 500
-    plan = plan_graph(n, corrupt, dropout, malicious=malicious)
-    k, t, half, budget = plan.degree, plan.threshold, plan.degree // 2, math.log2(2 * n)
-    c, d = math.ceil(corrupt * n), math.ceil(dropout * n)
-    bits = 104 if malicious else 40
-    assert half * math.log2(corrupt + dropout) + budget <= -bits
-    assert exact_tail(n - 1, c, k, 2 * t - k if malicious else t) + budget <= -bits
-    if malicious:
-        assert exact_tail(n - 1, c, half, t - half) + budget <= -40
-        assert 2 * (exact_tail(n - 1, c, half, plan.arc) + math.log2(n)) + 1 <= -bits
-    assert exact_tail(n - 1, d, k, k - t + 1) + budget <= -20
-    assert exact_tail(n - 1, d, half, half - plan.arc + 1) + budget <= -20
-
-
-def test_a_smaller_degree_would_not_do() -> None:
-    plan = plan_graph(1000, 0.05, 0.05, malicious=True)
-    for threshold in range(37, 73):
-        for arc in range(1, 36):
-            less = assess_graph(1000, 0.05, 0.05, degree=72, threshold=threshold, arc=arc, malicious=True)
-            assert less.security_bits < 40 or less.correctness_bits < 20
-    assert plan.degree == 74
-
-
-def test_degrees_grow_slowly_up_to_a_hundred_million() -> None:
-    degrees = [plan_graph(10**e, 0.05, 0.05, malicious=False).degree for e in range(3, 9)]
-    assert degrees == sorted(degrees)
-    assert degrees[-1] < 2 * degrees[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ((1000, 0.34, 0.34), "0.67 of the neighbors"),
-        ((50, 0.2, 0.2), "complete graph"),
-        ((2, 0.1, 0.1), "3 to"),
-        ((10**9, 0.1, 0.1), "3 to"),
-        ((100, 1.0, 0.0), "corrupt is a fraction"),
-        ((100, 0.0, -0.1), "dropout is a fraction"),
-        ((100, math.nan, 0.1), "corrupt is a fraction"),
-    ],
-)
-def test_infeasible_settings_are_refused_with_a_reason(arguments: tuple[Any, ...], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        plan_graph(*arguments, malicious=True)
-
-
-# --- graphs --------------------------------------------------------------------------------------------------------
-
-
-def test_the_ring_is_regular_symmetric_and_of_nobodys_choosing() -> None:
-    graph = Graph(31, 6, bytes(32))
-    holders = [set(graph.holders(i)) for i in range(31)]
-    for i, around in enumerate(holders):
-        assert len(around) == 6
-        assert i not in around
-        assert graph.holders(i) == sorted(around) == graph.neighbors(i)
-        assert all(i in holders[j] for j in around)
-    assert holders != [set(Graph(31, 6, b"\x01" * 32).holders(i)) for i in range(31)]
-    complete = Graph(4, 0, bytes(32))
-    assert complete.holders(2) == [0, 1, 2, 3]
-    assert complete.neighbors(2) == [0, 1, 3]
-
-
-def test_least_arc_against_the_definition() -> None:
-    rng = np.random.default_rng(3)
-    for size, degree in [(31, 6), (9, 8), (20, 2), (12, 10)]:
-        graph = Graph(size, degree, bytes(32))
-        members = set(rng.choice(size, size // 2, replace=False).tolist())
-        order = graph._order.tolist()
-        arcs = [sum(order[(s + i) % size] in members for i in range(degree // 2)) for s in range(size)]
-        assert graph.min_arc(Bitmap.of(size, members)) == min(arcs)
-    assert Graph(5, 0, bytes(32)).min_arc(Bitmap.of(5, (1, 2))) == 2
-
 
 # --- terms ---------------------------------------------------------------------------------------------------------
 
@@ -154,8 +46,7 @@ def test_beyond_a_hundred_clients_the_planner_decides() -> None:
     terms = MaskedSum(DIRECTORY).terms(task(1000))
     assert (terms.degree, terms.threshold, terms.arc) == (plan.degree, plan.threshold, plan.arc)
     assert terms.min_roster == 900
-    assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.3).terms(task(101)).degree == 0  # no ring does it
-    assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.0).terms(task(101, 80)).min_roster == 80
+    assert MaskedSum(DIRECTORY, corrupt=0.3, dropout=0.0, graph="complete").terms(task(101, 80)).min_roster == 80
     assert MaskedSum(DIRECTORY).terms(task(200, 195)).min_roster == 195
     assert MaskedSum(DIRECTORY, graph="complete").terms(task(200)).degree == 0
     more = MaskedSum(DIRECTORY, share_threshold=terms.threshold + 1).terms(task(1000))
@@ -184,19 +75,43 @@ def test_thresholds_that_would_promise_nothing(changes: dict[str, Any], reason: 
 @pytest.mark.parametrize(
     ("clients", "changes", "reason"),
     [
-        (10, {"dropout": 0.5}, "5 of 10 clients falling silent, and a share_threshold of 7 allows 3"),
+        (10, {"dropout": 0.5}, "5 of 10 clients dropping out, and a share_threshold of 7 allows 3"),
         (100, {"dropout": 0.4, "graph": "complete"}, "40 of 100 clients .* of 67 allows 33.*from 53 on"),
-        (102, {"dropout": 0.4}, "40 of 102 clients .* share_threshold of 69 allows 33"),  # after no ring did it
-        (1000, {"corrupt": 0.34, "dropout": 0.34}, "340 of 1000 clients .* 671 allows 329.*from 671 on"),
+        (102, {"dropout": 0.4, "graph": "complete"}, "40 of 102 clients .* share_threshold of 69 allows 33"),
+        (1000, {"corrupt": 0.34, "dropout": 0.34}, "660 that start the sum.*fewer dropouts$"),  # nor the complete graph
+        (
+            1000,
+            {"corrupt": 0.34, "dropout": 0.34, "graph": "complete"},
+            "340 of 1000 clients .* 671 allows 329.*from 671 on",
+        ),
         (20, {"share_threshold": 19}, "2 of 20 clients .* 19 allows 1"),
     ],
 )
 def test_dropouts_beyond_what_the_threshold_allows(clients: int, changes: dict[str, Any], reason: str) -> None:
-    """The complete graph is what is left when no degree does it, and is no way out when it would not do either."""
+    """Neither graph does it."""
     with pytest.raises(ConfigError, match=reason):
         plan_sum(clients, 10, **changes)
     with pytest.raises(ConfigError, match=reason):
         MaskedSum(DIRECTORY, **changes).terms(task(clients))
+
+
+@pytest.mark.parametrize(
+    ("clients", "changes"),
+    [
+        (101, {"corrupt": 0.3, "dropout": 0.3}),
+        (101, {"corrupt": 0.1, "dropout": 0.2}),
+        (150, {"corrupt": 0.3}),
+        (1000, {"corrupt": 0.25, "dropout": 0.3}),
+    ],
+)
+def test_where_no_ring_does_it_the_complete_graph_has_to_be_asked_for(clients: int, changes: dict[str, Any]) -> None:
+    remedy = f"set graph = 'complete' .privfl plan: --degree 0., of {clients - 1} neighbors each"
+    with pytest.raises(ConfigError, match=remedy):
+        MaskedSum(DIRECTORY, **changes).terms(task(clients))
+    with pytest.raises(ConfigError, match=remedy):
+        plan_sum(clients, 10, **changes)
+    assert MaskedSum(DIRECTORY, graph="complete", **changes).terms(task(clients)).degree == 0
+    assert plan_sum(clients, 10, graph="complete", **changes).degree == clients - 1
 
 
 def test_no_plan_expects_more_dropouts_than_it_survives() -> None:
@@ -241,6 +156,53 @@ def test_signed_mode_needs_ones_own_credentials() -> None:
             MaskedSum(directory).client(task(3), 0, np.zeros(1, np.int64), credentials=wrong)
 
 
+@pytest.mark.parametrize(
+    ("clients", "settings"),
+    [
+        (1000, {}),
+        (10_000, {"dropout": 0.3}),
+        (101, {}),
+        (400, {"corrupt": 0.1}),
+        (2000, {"security_bits": 60}),
+        (300, {"graph": 250, "share_threshold": 190}),
+        (1000, {"mode": "semi-honest", "corrupt": 0.2}),
+    ],
+)
+def test_terms_reach_the_bits_asked_for_at_the_roster_they_allow(clients: int, settings: dict[str, Any]) -> None:
+    """And `privfl plan` prints the figure of that roster."""
+    signed = settings.get("mode") != "semi-honest"
+    terms = MaskedSum(DIRECTORY if signed else None, **settings).terms(task(clients))
+    corrupt = settings.get("corrupt", 0.05)
+    least = assess_graph(
+        terms.min_roster,
+        math.ceil(corrupt * clients - 1e-9) / terms.min_roster,
+        0.0,
+        degree=terms.degree,
+        threshold=terms.threshold,
+        arc=terms.arc,
+        malicious=signed,
+    )
+    assert least.security_bits >= settings.get("security_bits", 40)
+    plan = plan_sum(clients, 10, **settings)
+    assert (plan.degree, plan.share_threshold, plan.min_roster) == (terms.degree, terms.threshold, terms.min_roster)
+    assert settings.get("security_bits", 40) <= plan.security_bits <= least.security_bits + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("clients", "dropout", "ring", "least"),
+    [(1000, 0.1, (150, 112, 49), 900), (10_000, 0.3, (928, 562, 260), 7000)],
+)
+def test_a_degree_that_holds_for_the_cohort_only_is_refused(
+    clients: int, dropout: float, ring: tuple[int, int, int], least: int
+) -> None:
+    """40 bits over the cohort, and fewer over the smallest roster that a server may choose from it."""
+    degree, threshold, arc = ring
+    whole = assess_graph(clients, 0.05, dropout, degree=degree, threshold=threshold, arc=arc, malicious=True)
+    assert whole.security_bits >= 40
+    with pytest.raises(ConfigError, match=f"{least} can start the sum, not 40"):
+        MaskedSum(DIRECTORY, graph=degree, share_threshold=threshold, dropout=dropout).terms(task(clients))
+
+
 # --- the figures of `privfl plan` ----------------------------------------------------------------------------------
 
 
@@ -275,8 +237,11 @@ def test_a_vector_costs_its_own_bytes_and_one_percent() -> None:
 
 def test_plans_tell_what_they_assume() -> None:
     plan = plan_sum(1000, 100_000, speed=measure_speed())
-    assert plan.protocol == "masked-sum/1, signed, ring of degree 104"
-    assert plan.assumptions == "0.05 of the clients collude with the server, which may lie; 0.1 of them fall silent"
+    assert plan.protocol == "masked-sum/1, signed, ring of degree 156"
+    assert plan.assumptions == (
+        "50 of 1000 clients collude with the server, which may lie, and may all be among the 900 that start the sum; "
+        "0.1 of them drop out"
+    )
     assert 40 <= plan.security_bits < 128
     assert plan.max_dropouts == 100
     assert 0 < plan.client_seconds < plan.server_seconds
@@ -284,7 +249,7 @@ def test_plans_tell_what_they_assume() -> None:
     assert small.protocol == "masked-sum/1, semi-honest, complete graph"
     assert "follows the protocol" in small.assumptions
     assert (small.security_bits, small.correctness_bits, small.max_dropouts) == (128, math.inf, 4)
-    assert plan_sum(10**8, 1000).degree < 200
+    assert plan_sum(10**8, 1000).degree < 300
     for clients, length in ((0, 1), (10**8 + 1, 1), (5, 0)):
         with pytest.raises(ConfigError, match="a plan is for"):
             plan_sum(clients, length)
