@@ -1,6 +1,7 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
 from privfl.dp.accounting.accountant import Accountant, Budget, epsilon
+from privfl.dp.accounting.curves import PrivacyCurve
 from privfl.dp.accounting.history import History
 from privfl.dp.accounting.planning import Plan, calibrate, default_delta, max_rounds, min_population, what_if
 from privfl.dp.accounting.report import EpsilonReport, format_epsilon
@@ -31,6 +32,7 @@ __all__ = [
     "Observer",
     "Plan",
     "Poisson",
+    "PrivacyCurve",
     "PrivacyUnit",
     "Release",
     "RoundNoise",

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.checks import check_choice, check_delta, check_positive
+from privfl.checks import check_choice, check_count, check_delta, check_positive
 from privfl.dp.accounting.compose import CLOSED_FORM, compose, cross_figures
-from privfl.dp.accounting.events import Profile, as_seen, exposure, in_every_release, known_sampling
+from privfl.dp.accounting.events import Exposure, Profile, as_seen, exposure, in_every_release, known_sampling
 from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.draws import Draw
@@ -40,6 +40,7 @@ def epsilon(
     *,
     observer: Observer = "outsider",
     assume_secure_noise: bool = False,
+    group: int = 1,
     cross_checks: bool = True,
 ) -> EpsilonReport:
     """The epsilon of one ledger, or of several together. It depends on nothing else.
@@ -50,6 +51,7 @@ def epsilon(
         observer: Against whom the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure. The report is then labeled
             "epsilon if the noise were secure".
+        group: How many units change together, such as the clients of one person.
         cross_checks: Ask other accountants too, where they apply.
 
     Raises:
@@ -57,7 +59,7 @@ def epsilon(
         UnsupportedRelease: The ledgers are of different units, withhold what the observer knows, or hold a release that
             no accountant here can judge.
     """
-    accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise)
+    accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise, group=group)
     return accountant.report(ledgers, cross_checks=cross_checks)
 
 
@@ -68,13 +70,23 @@ class Accountant:
         delta: Probability in (0, 1) with which the promise may fail.
         observer: Against whom the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure, and label the figure so.
+        group: How many units change together, at least 1.
 
     Raises:
-        ConfigError: `delta` or `observer` is none.
+        ConfigError: `delta`, `observer` or `group` is none.
     """
 
-    def __init__(self, delta: float, *, observer: Observer = "outsider", assume_secure_noise: bool = False) -> None:
+    def __init__(
+        self,
+        delta: float,
+        *,
+        observer: Observer = "outsider",
+        assume_secure_noise: bool = False,
+        group: int = 1,
+    ) -> None:
         check_delta(delta)
+        check_count("group", group)
+        self.group = group
         check_choice("observer", observer, OBSERVERS)
         self.delta, self.observer = delta, observer
         self.assume_secure_noise = assume_secure_noise
@@ -93,7 +105,7 @@ class Accountant:
         history = History.of(ledgers)
         found = self._judge(history, quick=False)
         checks = {}
-        if cross_checks and found.profile is not None:
+        if cross_checks and found.profile is not None and self.group == 1:
             checks = dict(cross_figures(found.profile, found.unit, found.delta))
         return EpsilonReport(
             found.epsilon,
@@ -106,6 +118,7 @@ class Accountant:
             secure=all(r.secure or r.placement == "none" for r in history.releases),
             cross_checks=checks,
             caveats=_caveats(found, self.observer),
+            group=self.group,
         )
 
     def _judge(self, history: History, *, quick: bool) -> _Judgement:
@@ -117,9 +130,11 @@ class Accountant:
             )
         turn = history.turn if self.observer == "outsider" else 0.0
         excess = turn if turn > self.delta / 2 else 0.0
-        if excess:
+        if excess or (turn and self.group > 1):  # the turn is bounded for one client
             history, turn = history.without_turns(), 0.0
         seen = exposure(history, self.observer)
+        if self.group > 1 and self.observer != "outsider" and not seen.unbounded:
+            seen = Exposure((in_every_release(history),))
         unit = as_seen(history.unit, self.observer, (release.placement for release in history.releases))
         if self.observer == "outsider" and history.unbounded and unit.adjacency == "add_remove":
             unit = PrivacyUnit(unit.level, "zero_out")
@@ -128,7 +143,7 @@ class Accountant:
             return _Judgement(math.inf, "none", history, unit, delta, reason=seen.unbounded)
         worst, accountant, profile = -1.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
-            figure, name = compose(candidate, unit, delta, observer=self.observer, quick=quick)
+            figure, name = compose(candidate, unit, delta, observer=self.observer, quick=quick, group=self.group)
             if figure > worst:
                 worst, accountant, profile = figure, name, candidate
         found = _Judgement(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
@@ -143,7 +158,7 @@ class Accountant:
         if unit.adjacency == "add_remove":
             unit = PrivacyUnit(unit.level, "zero_out")
         profile = in_every_release(found.history)
-        figure, name = compose(profile, unit, self.delta, observer="participant")
+        figure, name = compose(profile, unit, self.delta, observer="participant", group=self.group)
         if figure >= found.epsilon:
             return found
         return _Judgement(figure, name, found.history, unit, self.delta, profile, always=True)

@@ -36,7 +36,7 @@ MIN_VARIANCE: Final = 1024.0
 MAX_COHORT: Final = 1 << 18
 
 _UNEVEN: Final = 2.0**-49
-_SHARE: Final = 2.0**-20  # what each of t1 and t2 e^eps takes of delta
+SHARE: Final = 2.0**-20  # what each of t1 and t2 e^eps takes of delta
 _MOMENT: Final = 0.22
 _PER_DRAW: Final = 2.0**-98  # a sampler is 2^-100 from its law; times the size of a cohort
 _MAX_EPSILON: Final = 600.0
@@ -79,7 +79,7 @@ def gap(
     uneven = _UNEVEN if shares else 0.0
     count = sum(n for n, _ in groups)
     second = math.fsum(n * (_MOMENT / m + uneven) ** 2 for n, m in groups)
-    log_t1 = math.log(_SHARE) + math.log(delta)
+    log_t1 = math.log(SHARE) + math.log(delta)
     log_t2 = log_t1 - epsilon
     cut = 2.1 * (math.log(4 * count) - log_t1)
     if cut > low / 4:
@@ -114,7 +114,7 @@ def compared_epsilon(
     found = gap(groups, first, delta, shares=shares, cohort=cohort)
     if found is None:
         return math.inf
-    left = (delta * (1 - _SHARE) - found.own) * math.exp(-found.g1) - delta * _SHARE
+    left = (delta * (1 - SHARE) - found.own) * math.exp(-found.g1) - delta * SHARE
     if left < delta / 2:
         return math.inf
     return (gaussian(left) + found.g1 + found.g2) * _UP

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from privfl.checks import check_count, check_delta, check_positive
 from privfl.dp.accounting.comparison import NAME as COMPARED
-from privfl.dp.accounting.comparison import compared_epsilon
+from privfl.dp.accounting.comparison import Group, compared_epsilon
 from privfl.dp.accounting.events import Event, Profile, gaussian_event
 from privfl.dp.accounting.gaussian import gaussian_epsilon
 from privfl.dp.accounting.history import EVERYONE
@@ -30,9 +31,16 @@ from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, Sampling, 
 from privfl.errors import MissingExtra, UnsupportedRelease
 from privfl.observers import Observer
 
+Items = frozenset[tuple[Event, int]]
+
 CLOSED_FORM: Final = "closed form (Balle and Wang 2018)"
 TILTED: Final = "PLD (tilted Fourier transforms)"
 PLD: Final = "PLD (dp-accounting, connect the dots)"
+
+NO_GROUP: Final = (
+    "the epsilon of a group is known for add_remove and zero_out only: set privacy.adjacency = 'add_remove', or ask "
+    "for one unit"
+)
 
 _COARSE: Final = 4e-3
 _FINE_GRID: Final = 1e-4
@@ -40,7 +48,7 @@ _CLOSE: Final = 1e-3  # stop refining here: with grids four times finer, the err
 _FFT_SLACK: Final = 1e-12
 _FFT_SLACK_EACH: Final = 1e-15
 _ORDERS: Final = (*range(2, 64), *range(64, 512, 16), 512, 1024)
-_FINE: Final[dict[tuple[frozenset[tuple[Event, int]], PrivacyUnit, float], tuple[float, str]]] = {}
+_FINE: Final[dict[tuple[Items, PrivacyUnit, float, int], tuple[float, str]]] = {}
 """Figures that were computed finely: a quick question about the same releases gets these."""
 _FEW_POINTS: Final = 300_000
 _MAX_POINTS: Final = 2_000_000
@@ -53,6 +61,7 @@ def compose(
     *,
     observer: Observer = "outsider",
     quick: bool = False,
+    group: int = 1,
 ) -> tuple[float, str]:
     """Epsilon of a composition of events, and the accountant's name.
 
@@ -62,50 +71,44 @@ def compose(
         delta: Probability in (0, 1) with which the promise may fail.
         observer: Against whom.
         quick: Compute on one coarse grid, an upper bound too.
+        group: How many units change together.
 
     Raises:
         ConfigError: `delta` is out of range.
-        UnsupportedRelease: No accountant here can judge an event under this adjacency, or an event counts on sampling
-            against an observer who knows the cohorts.
+        UnsupportedRelease: No accountant here can judge an event under this adjacency or for a group, or an event
+            counts on sampling against an observer who knows the cohorts.
     """
     check_delta(delta)
     for event in profile:
         if observer != "outsider" and not isinstance(event.sampling, Everyone):
             raise UnsupportedRelease(f"the {observer} knows who took part: there is no amplification by sampling")
-        _check_event(event, unit)
+    check_events(profile, unit, group)
     items = frozenset(profile.items())
-    if quick and (items, unit, delta) in _FINE:
-        return _FINE[items, unit, delta]
-    found = _compose(items, unit, delta, quick)
+    asked = (items, unit, delta, group)
+    if quick and asked in _FINE:
+        return _FINE[asked]
+    judge = _gaussian if all(event.gaussian for event, _ in items) else _integer
+    found = judge(items, unit, delta, quick, group)
     if not quick:
-        _FINE[items, unit, delta] = found
+        _FINE[asked] = found
     return found
 
 
-def _compose(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
-    if all(event.gaussian for event, _ in items):
-        return _gaussian(items, unit, delta, quick)
-    return _integer(items, unit, delta, quick)
-
-
-def _integer(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
+def _integer(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group: int) -> tuple[float, str]:
     """The smaller of the comparison with Gaussian noise and the Renyi bound."""
-    likened: Counter[Event] = Counter()
-    groups: list[tuple[int, float]] = []
-    for event, count in items:
-        likened[gaussian_event(event.noise_multiplier, event.sampling)] += count
-        groups += [(count * look.length, look.variance) for look in event.looks if look.law != "rounded_gaussian"]
-    shares = any(look.law == "skellam" for event, _ in items for look in event.looks)
-    same = frozenset(likened.items())
-    sizes = [getattr(e.sampling, "cap", 0) or getattr(e.sampling, "size", 0) for e, _ in items]
+    same, noise = likened(items)
     try:
         compared = compared_epsilon(
-            lambda left: _gaussian(same, unit, left, quick)[0], groups, delta, shares=shares, cohort=max(sizes)
+            lambda left: _gaussian(same, unit, left, quick, group)[0],
+            noise.groups,
+            delta,
+            shares=noise.shares,
+            cohort=noise.cohort,
         )
     except UnsupportedRelease:
         compared = math.inf
     try:
-        renyi = rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor)
+        renyi = rdp_epsilon(sorted(items, key=repr), delta, factor=unit.factor * group)
     except UnsupportedRelease as error:
         if math.isinf(compared):
             raise UnsupportedRelease(
@@ -117,21 +120,51 @@ def _integer(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: floa
 
 
 @lru_cache(maxsize=512)
-def _gaussian(items: frozenset[tuple[Event, int]], unit: PrivacyUnit, delta: float, quick: bool) -> tuple[float, str]:
-    whole = [(event, count) for event, count in items if isinstance(event.sampling, Everyone)]
+def _gaussian(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group: int) -> tuple[float, str]:
+    events, inverse = combined(items)
+    if len(events) == (1 if inverse else 0):
+        return (
+            gaussian_epsilon(1 / (math.sqrt(inverse) * unit.factor * group), delta) if inverse else 0.0
+        ), CLOSED_FORM
+    try:
+        return _tilted(events, unit, delta, quick=quick, group=group), TILTED
+    except UnsupportedRelease:
+        if group > 1:
+            raise
+    sampled = [(event, count) for event, count in items if not isinstance(event.sampling, Everyone)]
+    merged = 1 / (math.sqrt(inverse) * unit.factor) if inverse else math.inf
+    return _untilted(sorted(sampled, key=repr), merged, unit, delta, quick=quick), PLD
+
+
+def combined(items: Items) -> tuple[list[tuple[float, Sampling, int]], float]:
+    """Noise multiplier, sampling and count of each Gaussian event, and 1/z^2 of the unsampled ones, which are one."""
     sampled = sorted(((e, n) for e, n in items if not isinstance(e.sampling, Everyone)), key=repr)
-    # All unsampled Gaussian releases together are one: 1/z^2 adds up.
-    inverse = math.fsum(count * event.noise_multiplier**-2 for event, count in whole)
-    together = 1.0 / math.sqrt(inverse) if inverse else math.inf
-    if not sampled:
-        return (gaussian_epsilon(together / unit.factor, delta) if inverse else 0.0), CLOSED_FORM
+    inverse = math.fsum(n * e.noise_multiplier**-2 for e, n in items if isinstance(e.sampling, Everyone))
     events = [(event.noise_multiplier, event.sampling, count) for event, count in sampled]
     if inverse:
-        events.append((together, EVERYONE, 1))
-    try:
-        return _tilted(events, unit, delta, quick), TILTED
-    except UnsupportedRelease:
-        return _untilted(sampled, together / unit.factor, unit, delta, quick=quick), PLD
+        events.append((1 / math.sqrt(inverse), EVERYONE, 1))
+    return events, inverse
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerNoise:
+    """The integer noise of a composition, as the comparison with Gaussian noise needs it."""
+
+    groups: tuple[Group, ...]
+    shares: bool
+    cohort: int
+
+
+def likened(items: Items) -> tuple[Items, IntegerNoise]:
+    """The composition with Gaussian noise in place of integer noise, and the integer noise."""
+    gaussian: Counter[Event] = Counter()
+    groups: list[Group] = []
+    for event, count in items:
+        gaussian[gaussian_event(event.noise_multiplier, event.sampling)] += count
+        groups += [(count * look.length, look.variance) for look in event.looks if look.law != "rounded_gaussian"]
+    shares = any(look.law == "skellam" for event, _ in items for look in event.looks)
+    sizes = [getattr(event.sampling, "cap", 0) or getattr(event.sampling, "size", 0) for event, _ in items]
+    return frozenset(gaussian.items()), IntegerNoise(tuple(groups), shares, max(sizes))
 
 
 def _untilted(
@@ -235,6 +268,14 @@ def _grids(sampled: Iterable[tuple[Event, int]], merged: float, quick: bool) -> 
     return [grids[1]] if quick else [grid for grid in grids if 2 * max(reach) / grid <= _MAX_POINTS]
 
 
+def check_events(profile: Iterable[Event], unit: PrivacyUnit, group: int) -> None:
+    """Raise `UnsupportedRelease` for an event that no accountant can judge under this adjacency or for a group."""
+    if group > 1 and unit.adjacency == "replace_one":
+        raise UnsupportedRelease(NO_GROUP)
+    for event in profile:
+        _check_event(event, unit)
+
+
 def _check_event(event: Event, unit: PrivacyUnit) -> None:
     if isinstance(event.sampling, FixedSize) and unit.adjacency == "add_remove":
         raise UnsupportedRelease(
@@ -263,11 +304,13 @@ def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[
     return {"RDP (dp-accounting)": float(accountant.get_epsilon(delta))}
 
 
-def _tilted(events: list[tuple[float, Sampling, int]], unit: PrivacyUnit, delta: float, quick: bool) -> float:
+def _tilted(
+    events: list[tuple[float, Sampling, int]], unit: PrivacyUnit, delta: float, *, quick: bool, group: int
+) -> float:
     from privfl.dp.accounting.orders import orders_of
     from privfl.dp.accounting.tilted import tilted_epsilon
 
-    return tilted_epsilon(orders_of(events, unit.adjacency), delta, quick=quick)
+    return tilted_epsilon(orders_of(events, unit.adjacency, group=group), delta, quick=quick)
 
 
 def _library() -> Any:

@@ -184,7 +184,7 @@ class GaussianPair:
         for _ in range(200):
             step = np.where(inside, (self.loss(x) - losses) / self.slope(x), 0.0)
             x = x - step
-            if np.all(np.abs(step) <= 4 * UNIT * (np.abs(x) + self.z)):
+            if np.all(np.abs(step) <= 256 * UNIT * (np.abs(x) + self.z)):
                 break
         return np.where(inside, x, -np.inf)
 

@@ -29,7 +29,7 @@ figure would need a pair that dominates all integer shifts of given norms in d d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -62,12 +62,26 @@ def rdp_epsilon(events: Iterable[tuple[Event, int]], delta: float, *, factor: in
 
     Raises `UnsupportedRelease` for sampling other than Poisson, and for sampling under replace_one.
     """
+    total, orders = _total(events, factor), np.array(_ORDERS, np.float64)
+    epsilons = total + np.log1p(-1.0 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1.0)
+    return max(0.0, float(np.min(epsilons * _UP + 1e-12)))
+
+
+def rdp_log_delta(events: Iterable[tuple[Event, int]], factor: int) -> Callable[[float], float]:
+    """ln of the least delta over all integer orders, as a function of epsilon, never below the truth.
+
+    Raises `UnsupportedRelease` for sampling other than Poisson, and for sampling under replace_one.
+    """
+    total, orders = _total(events, factor), np.array(_ORDERS, np.float64)
+    curve = (total + np.log1p(-1.0 / orders)) * _UP + 1e-12
+    return lambda epsilon: min(0.0, float(np.min((orders - 1.0) * (curve - epsilon) - np.log(orders))))
+
+
+def _total(events: Iterable[tuple[Event, int]], factor: int) -> npt.NDArray[np.float64]:
     total = np.zeros(len(_ORDERS))
     for event, count in events:
         total += count * _curve(event, factor)
-    orders = np.array(_ORDERS, np.float64)
-    epsilons = total + np.log1p(-1.0 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1.0)
-    return max(0.0, float(np.min(epsilons * _UP + 1e-12)))
+    return total
 
 
 def _curve(event: Event, factor: int) -> npt.NDArray[np.float64]:

@@ -52,6 +52,7 @@ class EpsilonReport:
             the noise were secure, and `label` says so.
         cross_checks: Other accountants' figures by name, each an upper bound of its own.
         caveats: Assumptions in words.
+        group: How many units change together.
     """
 
     epsilon: float
@@ -64,6 +65,7 @@ class EpsilonReport:
     secure: bool = True
     cross_checks: Mapping[str, float] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    group: int = 1
 
     @property
     def label(self) -> str:
@@ -80,6 +82,8 @@ class EpsilonReport:
         if math.isinf(self.epsilon):
             return f"Nothing is promised against {against}: {self.caveats[0] if self.caveats else 'no noise'}."
         who = "client (with all its data)" if self.unit.level == "client" else "row of the data"
+        if self.group > 1:
+            who = f"group of {self.group} {self.unit.level}s"
         odds = _odds(self.epsilon)
         promise = (
             f"Against {against}: whether any single {who} {_NEIGHBORS[self.unit.adjacency]} changes the odds of "
@@ -102,6 +106,7 @@ class EpsilonReport:
             "sampling": self.sampling,
             "observer": self.observer,
             "rounds": self.rounds,
+            "group": self.group,
             "cross_checks": {key: _json(value) for key, value in self.cross_checks.items()},
             "caveats": list(self.caveats),
             "sentence": self.sentence,

@@ -10,15 +10,15 @@ absolute slack, so there is no lower limit for delta. Where the error of the tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.accounting import special
 from privfl.dp.accounting.losses import UNIT, Cells, Floats, Loss
+from privfl.dp.accounting.saddle import Moments, bisect, first_power, log_estimate, moments_of, root
 from privfl.errors import UnsupportedRelease
 
 _POINTS: Final = 80  # grid points in a standard deviation
@@ -34,10 +34,9 @@ _WORTH: Final = 1e-2  # a share of the error in delta above which less tilt is t
 _LESS: Final = (0.85, 0.5, 0.25)  # parts of the tilt that are tried then
 _COARSEST: Final = 4.0
 _TOO_MUCH: Final = 0.5
-_REACH: Final = 60.0
+_REACH: Final = 50.0
 
 Complexes = npt.NDArray[np.complex128]
-Nodes = Iterable[tuple[Floats, Floats, int]]
 
 Order = Sequence[tuple[Loss, int]]
 """All events in one order of the neighbors, and how often each is composed."""
@@ -98,6 +97,35 @@ class _Search:
         self.figure = min(before, self.composition.epsilon()[0])
         self.done = self.composition.at_limit or points >= _POINTS << _HALVINGS
         return before - self.figure >= _CLOSE * before
+
+
+class TiltedProfile:
+    """delta over epsilon of a composition, in the worst order of the neighbors.
+
+    Args:
+        orders: The composition in each order of the neighbors.
+        floor: The least delta that is wanted; below it the profile is an upper bound that is not close.
+    """
+
+    def __init__(self, orders: Sequence[Order], floor: float) -> None:
+        self._compositions = [Composition(order, math.log(floor), 2 * _POINTS) for order in orders if order]
+        self._transforms: list[list[Transform]] = [[] for _ in self._compositions]
+
+    def delta(self, epsilon: float) -> float:
+        """delta at `epsilon` >= 0, rounded up."""
+        logs = (self._log_delta(n, epsilon) for n in range(len(self._compositions)))
+        return max((min(1.0, math.exp(log) * (1 + 1e-9)) for log in logs), default=0.0)
+
+    def _log_delta(self, order: int, epsilon: float) -> float:
+        composition, transforms = self._compositions[order], self._transforms[order]
+        for transform in transforms:
+            if transform.is_sharp(epsilon):
+                return transform.log_delta(epsilon)
+        tilt = composition.tilt_for(epsilon)
+        made = [made for part in (1.0, *_LESS) if (made := composition.transform(part * tilt)) is not None]
+        made = [*made[:1], *(other for other in made[1:] if not made[0].is_sharp(epsilon))]
+        transforms.extend(made[:1])
+        return min((transform.log_delta(epsilon) for transform in made), default=0.0)
 
 
 class Composition:
@@ -168,7 +196,7 @@ class Composition:
         high = 1.0 / plain.stddev
         while (tilted := self._moments(high)).mean < epsilon and tilted.variance > 0 and high < 1e12 / plain.stddev:
             high *= 2.0
-        return _bisect(lambda tilt: self._moments(tilt).mean < epsilon, 0.0, high)
+        return bisect(lambda tilt: self._moments(tilt).mean < epsilon, 0.0, high)
 
     def transform(self, tilt: float) -> Transform | None:
         """The composed distribution under a tilt."""
@@ -215,20 +243,20 @@ class Composition:
         """A tilt and an estimate of epsilon: the saddle point with a normal integral around it."""
         plain = self._moments(0.0)
         mean, scale = plain.mean, plain.stddev
-        if _log_estimate(plain, 0.0, mean) <= self.log_delta:
+        if log_estimate(plain, 0.0, mean) <= self.log_delta:
             low = min(0.0, mean)
-            if mean <= 0 or _log_estimate(plain, 0.0, 0.0) <= self.log_delta:
+            if mean <= 0 or log_estimate(plain, 0.0, 0.0) <= self.log_delta:
                 return 0.0, 0.0
-            return 0.0, _bisect(lambda e: _log_estimate(plain, 0.0, e) > self.log_delta, low, mean)
+            return 0.0, bisect(lambda e: log_estimate(plain, 0.0, e) > self.log_delta, low, mean)
 
         def too_small(tilt: float) -> bool:
             moments = self._moments(tilt)
-            return moments.stddev > 0 and _log_estimate(moments, tilt, moments.mean) > self.log_delta
+            return moments.stddev > 0 and log_estimate(moments, tilt, moments.mean) > self.log_delta
 
         high = 1.0 / scale
         while too_small(high) and high < 1e12 / scale:
             high *= 2.0
-        tilt = _bisect(too_small, 0.0, high)
+        tilt = bisect(too_small, 0.0, high)
         epsilon = self._moments(tilt).mean
         if epsilon <= 0.0:
             return self.tilt_for(0.0), 0.0
@@ -249,26 +277,11 @@ class Composition:
             return there.log - here.log + power * there.mean > -_BELOW
 
         scale = 1.0 / max(here.stddev, 1e-300)
-        above, below = _first(too_near, scale), _first(too_high, scale)
+        above, below = first_power(too_near, scale), first_power(too_high, scale)
         return self._moments(tilt - below).mean, self._moments(tilt + above).mean, above
 
     def _moments(self, tilt: float) -> Moments:
-        return _moments(((losses, weights, count) for losses, weights, count in self._nodes), tilt)
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Cumulant generating function of the composed losses at a tilt, and the first two moments under it."""
-
-    log: float
-    mean: float
-    variance: float
-    stddevs: tuple[float, ...] = ()
-
-    @property
-    def stddev(self) -> float:
-        """Of the sum."""
-        return math.sqrt(self.variance)
+        return moments_of(((losses, weights, count) for losses, weights, count in self._nodes), tilt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +316,14 @@ class Transform:
         body, noise = self._sums(epsilon)
         return self._total(epsilon, body + noise)
 
+    def is_sharp(self, epsilon: float) -> bool:
+        """True when next to nothing of delta at `epsilon` is the error of the transform or the bound of the tail."""
+        if epsilon < self.start * self.composition.h:
+            return False
+        body, noise = self._sums(epsilon)
+        log_body = self.log_total - self.tilt * epsilon + math.log(body) if body > 0 else -math.inf
+        return noise <= 1e-4 * body and self.log_top <= log_body - 10.0
+
     def error_share(self, epsilon: float, log_delta: float) -> float:
         """The part of e^log_delta that is the error of the transform."""
         _, noise = self._sums(epsilon)
@@ -333,7 +354,7 @@ class Transform:
         while low > bottom and excess(low) <= 0.0:
             step *= 2.0
             low, high = max(low - step, bottom), low
-        figure = _root(excess, low, high)
+        figure = root(excess, low, high)
         if self.error_share(figure, log_delta) > _TOO_MUCH:
             return math.inf
         return (figure + self.composition.shift) * (1 + 1e-12)
@@ -362,40 +383,9 @@ class Transform:
         return float(np.logaddexp(self.log_total - self.tilt * epsilon + math.log(sums), rest))
 
 
-def _moments(nodes: Nodes, tilt: float) -> Moments:
-    log = mean = variance = 0.0
-    stddevs = []
-    for losses, weights, count in nodes:
-        exponents = weights + tilt * losses
-        top = float(exponents.max())
-        shares = np.exp(exponents - top)
-        total = float(shares.sum())
-        center = float(np.dot(shares, losses)) / total
-        spread = float(np.dot(shares, (losses - center) ** 2)) / total
-        log += count * (top + math.log(total))
-        mean += count * center
-        variance += count * spread
-        stddevs.append(math.sqrt(spread))
-    return Moments(log, mean, variance, tuple(stddevs))
-
-
 def _cumulant(parts: Sequence[tuple[Cells, int]], h: float, tilt: float) -> Moments:
     nodes = ((h * np.arange(c.low, c.low + len(c.log_p), dtype=np.float64), c.log_p, count) for c, count in parts)
-    return _moments(nodes, tilt)
-
-
-def _log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
-    """ln delta at `epsilon` if the tilted sum were Gaussian."""
-    stddev, m = max(moments.stddev, 1e-300), moments.mean - epsilon
-
-    def log_part(power: float) -> float:
-        tail = float(special.log_ndtr((m - power * stddev**2) / stddev))
-        return -power * m + 0.5 * power**2 * stddev**2 + tail
-
-    first, second = log_part(tilt), log_part(tilt + 1.0)
-    if second >= first:
-        return -math.inf
-    return moments.log - tilt * epsilon + first + math.log(-math.expm1(second - first))
+    return moments_of(nodes, tilt)
 
 
 def _power(transformed: Complexes, count: int) -> Complexes:
@@ -408,43 +398,3 @@ def _power(transformed: Complexes, count: int) -> Complexes:
         if count:
             transformed = transformed * transformed
     return power
-
-
-def _first(low_side: Callable[[float], bool], scale: float) -> float:
-    """The least power above 0 where `low_side` does not hold any more, roughly, and at most 2^30 times `scale`."""
-    high = scale
-    while low_side(high) and high < 2.0**30 * scale:
-        high *= 2.0
-    return _bisect(low_side, 0.0, high, steps=16)
-
-
-def _bisect(low_side: Callable[[float], bool], low: float, high: float, *, steps: int = 60) -> float:
-    """A point at the end of the part of [low, high] where `low_side` holds."""
-    for _ in range(steps):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if low_side(middle) else (low, middle)
-        if high - low <= 1e-10 * high:
-            break
-    return high
-
-
-def _root(excess: Callable[[float], float], low: float, high: float) -> float:
-    """The root of a falling function between `low` and `high`, from above, to 1e-9 of itself (Illinois)."""
-    left, right = excess(low), excess(high)
-    last = 0
-    while high - low > 1e-9 * high:
-        share = left / (left - right) if math.isfinite(right) and left > right else 0.5
-        tiny = 0.25e-9 * high / (high - low)
-        middle = low + min(max(share, tiny), 1 - tiny) * (high - low)
-        if not low < middle < high:
-            break
-        value = excess(middle)
-        if value > 0:
-            low, left = middle, value
-            right = 0.5 * right if last > 0 else right
-            last = 1
-        else:
-            high, right = middle, value
-            left = 0.5 * left if last < 0 else left
-            last = -1
-    return high

@@ -1,0 +1,101 @@
+"""Cumulants of composed losses, the saddle point, and searches for roots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from privfl.dp.accounting import special
+from privfl.dp.accounting.losses import Floats
+
+Nodes = Iterable[tuple[Floats, Floats, int]]
+"""Losses, logarithms of their weights, and how often each event is composed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Cumulant generating function of the composed losses at a tilt, and the first two moments under it."""
+
+    log: float
+    mean: float
+    variance: float
+    stddevs: tuple[float, ...] = ()
+
+    @property
+    def stddev(self) -> float:
+        """Of the sum."""
+        return math.sqrt(self.variance)
+
+
+def moments_of(nodes: Nodes, tilt: float) -> Moments:
+    log = mean = variance = 0.0
+    stddevs = []
+    for losses, weights, count in nodes:
+        exponents = weights + tilt * losses
+        top = float(exponents.max())
+        shares = np.exp(exponents - top)
+        total = float(shares.sum())
+        center = float(np.dot(shares, losses)) / total
+        spread = float(np.dot(shares, (losses - center) ** 2)) / total
+        log += count * (top + math.log(total))
+        mean += count * center
+        variance += count * spread
+        stddevs.append(math.sqrt(spread))
+    return Moments(log, mean, variance, tuple(stddevs))
+
+
+def log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
+    """ln delta at `epsilon` if the tilted sum were Gaussian."""
+    stddev, m = max(moments.stddev, 1e-300), moments.mean - epsilon
+
+    def log_part(power: float) -> float:
+        tail = float(special.log_ndtr((m - power * stddev**2) / stddev))
+        return -power * m + 0.5 * power**2 * stddev**2 + tail
+
+    first, second = log_part(tilt), log_part(tilt + 1.0)
+    if second >= first:
+        return -math.inf
+    return moments.log - tilt * epsilon + first + math.log(-math.expm1(second - first))
+
+
+def first_power(low_side: Callable[[float], bool], scale: float) -> float:
+    """The least power above 0 where `low_side` does not hold any more, roughly, and at most 2^30 times `scale`."""
+    high = scale
+    while low_side(high) and high < 2.0**30 * scale:
+        high *= 2.0
+    return bisect(low_side, 0.0, high, steps=16)
+
+
+def bisect(low_side: Callable[[float], bool], low: float, high: float, *, steps: int = 60) -> float:
+    """A point at the end of the part of [low, high] where `low_side` holds."""
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if low_side(middle) else (low, middle)
+        if high - low <= 1e-10 * high:
+            break
+    return high
+
+
+def root(excess: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a falling function between `low` and `high`, from above, to 1e-9 of itself (Illinois)."""
+    left, right = excess(low), excess(high)
+    last = 0
+    while high - low > 1e-9 * high:
+        share = left / (left - right) if math.isfinite(right) and left > right else 0.5
+        tiny = 0.25e-9 * high / (high - low)
+        middle = low + min(max(share, tiny), 1 - tiny) * (high - low)
+        if not low < middle < high:
+            break
+        value = excess(middle)
+        if value > 0:
+            low, left = middle, value
+            right = 0.5 * right if last > 0 else right
+            last = 1
+        else:
+            high, right = middle, value
+            left = 0.5 * left if last < 0 else left
+            last = -1
+    return high
