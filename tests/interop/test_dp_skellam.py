@@ -102,9 +102,9 @@ def test_the_comparison_covers_the_skellam_releases_among_gaussian_ones():
     fine = [Slot("update", 1000, 2.0**16, 1.0)]
 
     def rounds(placement, numbers):
-        chosen = Mechanism(placement, 3.0).plan(fine, cohort=20, min_survivors=10)
+        chosen = noise_of(Mechanism(placement, 3.0), fine, cohort=20, min_survivors=10)
         return [
-            chosen.worst_case(round=i, sampling=Poisson(0.1), views=MASKED, cohort=range(20), attempt=0)
+            worst_case(chosen, round=i, sampling=Poisson(0.1), views=MASKED, cohort=range(20))
             for i in numbers
         ]
 
@@ -199,7 +199,7 @@ def test_colluders_are_counted_out():
     one = noise_of(Mechanism("distributed", 2.0), SEGMENTS, cohort=10, min_survivors=6)
     two = noise_of(Mechanism("distributed", 2.0, colluders=3), SEGMENTS, cohort=10, min_survivors=6)
     assert two.share_stddev == pytest.approx(one.share_stddev * math.sqrt(5 / 2))
-    with pytest.raises(ConfigError, match="survivors"):
+    with pytest.raises(ConfigError, match="at least 5 vectors"):
         noise_of(Mechanism("distributed", 2.0, colluders=3), SEGMENTS, cohort=10, min_survivors=4)
 
 

@@ -31,6 +31,7 @@ class Moments:
 
 
 def moments_of(nodes: Nodes, tilt: float) -> Moments:
+    """The moments of the composed losses under a tilt."""
     log = mean = variance = 0.0
     stddevs = []
     for losses, weights, count in nodes:
