@@ -103,10 +103,7 @@ def test_the_comparison_covers_the_skellam_releases_among_gaussian_ones():
 
     def rounds(placement, numbers):
         chosen = noise_of(Mechanism(placement, 3.0), fine, cohort=20, min_survivors=10)
-        return [
-            worst_case(chosen, round=i, sampling=Poisson(0.1), views=MASKED, cohort=range(20))
-            for i in numbers
-        ]
+        return [worst_case(chosen, round=i, sampling=Poisson(0.1), views=MASKED, cohort=range(20)) for i in numbers]
 
     both = judged([*rounds("central", range(30)), *rounds("distributed", range(30, 60))])
     central = judged(rounds("central", range(60)))
