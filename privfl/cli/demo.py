@@ -10,10 +10,10 @@ import typer
 
 from privfl.cli.options import Json, Seed, print_json
 from privfl.cli.show import facts_table, follow, output, size
+from privfl.demos.hospitals import ABSENT, AVERAGED, SEED, Demo, DemoResult
+from privfl.demos.regression import LineDemo, LineResult
 from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
-from privfl.experiment.demo import ABSENT, AVERAGED, SEED, Demo, DemoResult
-from privfl.experiment.line import LineDemo, LineResult
 from privfl.experiment.schemes import SCHEMES
 from privfl.files import user_path
 

@@ -6,7 +6,7 @@ pickle. What changes between requests travels as bytes, or in shared memory that
 - A worker dies with the process that started it, also in the middle of a request (see `privfl.engine.child`).
 - A forked process has none of its parent's threads, and keeps every lock that one of them held. torch waits forever
   for the threads of a parent that computed with several, so the `initializer` of whoever uses torch has to limit each
-  worker to one thread (`privfl.adapters.torch.one_thread`). numpy copes, except where another thread multiplies
+  worker to one thread (`privfl.adapters.torch.state.one_thread`). numpy copes, except where another thread multiplies
   matrices during the fork. So a fork waits for other threads (`privfl.engine.quiet`), and its child is tried out
   and forked again if it hangs.
 - A daemonic process, such as a worker of this pool or of `multiprocessing.Pool`, has no children. There, and on

@@ -42,7 +42,7 @@ class ProcessExecutor:
     Args:
         workers: The number of processes, at least 1.
         initializer: Called once in each worker before its first client. A work that uses torch needs
-            `privfl.adapters.torch.one_thread`.
+            `privfl.adapters.torch.state.one_thread`.
         length: The room for one contribution, in int64 entries. The default is twice the model and 4096 more, which
             costs address space and no memory.
 

@@ -134,9 +134,21 @@ def test_whatever_is_public_says_what_it_is(path: str) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("path", TREES)
-def test_files_stay_readable_in_one_sitting(path: str) -> None:
-    assert len((PACKAGE.parent / path).read_text().splitlines()) <= 420
+MAX_LINES = 400
+# Longer for now, with the length that each may not pass.
+LONGER = {
+    "privfl/dp/accounting/tilted.py": 450,
+    "tests/attacks/test_lying_server.py": 524,
+    "tests/machines/test_ckks_sessions.py": 416,
+    "tests/adapters/test_torch_train.py": 408,
+}
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    files = [*FILES, *(PACKAGE.parent / "tests").rglob("*.py")]
+    lengths = {file.relative_to(PACKAGE.parent).as_posix(): len(file.read_text().splitlines()) for file in files}
+    assert {path: lines for path, lines in lengths.items() if lines > LONGER.get(path, MAX_LINES)} == {}
+    assert [path for path in LONGER if lengths.get(path, 0) <= MAX_LINES] == [], "take it out of the list"
 
 
 @pytest.mark.parametrize(

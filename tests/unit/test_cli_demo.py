@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from privfl.cli.app import run
+from privfl.demos.hospitals import ABSENT, Demo, demo_config
+from privfl.demos.regression import LineDemo
 from privfl.errors import ConfigError, MissingExtra, StateError
-from privfl.experiment.demo import ABSENT, Demo, demo_config
-from privfl.experiment.line import LineDemo
 from privfl.report.demo import plot_demo, plot_line
 
 KEYS = {

@@ -1,4 +1,4 @@
-"""The textbook's first federation: clients that each see one stretch of a line, and a line that fits them all."""
+"""Federated linear regression: each client sees one part of a line, and the global model fits all of it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ Line = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """The global `lines` after each round (the first is the start), what one place would find, and each client alone.
+    """The result of the demonstration.
 
-    `points` holds each client's (x, y), float `[n, 2]`.
+    Attributes:
+        lines: The global line before the first round and after each round.
+        pooled: The least-squares line of all points in one place.
+        alone: The least-squares line of each client's own points.
+        truth: The line from which the points were made.
+        points: The points (x, y) of each client, float64 `[n, 2]`.
+        reports: The report of each round.
     """
 
     lines: tuple[Line, ...]
@@ -42,12 +48,18 @@ class LineResult:
 
     @property
     def line(self) -> Line:
-        """The global line at the end."""
+        """The global line after the last round."""
         return self.lines[-1]
 
 
 class LineDemo:
-    """Federated least squares through the masked sum: `for report in demo.each_round(): ...; demo.result()`."""
+    """Federated least squares over the masked sum: `for report in demo.each_round(): ...`, then `demo.result()`.
+
+    Args:
+        seed: The seed of the points and of training.
+        rounds: The number of rounds, at least 1.
+        runs: The folder of runs that keeps the run; a temporary one by default.
+    """
 
     def __init__(self, *, seed: int = 0, rounds: int = 15, runs: Path | None = None) -> None:
         self.federation = line_data(seed)
@@ -57,11 +69,11 @@ class LineDemo:
         )
 
     def each_round(self) -> Iterator[RoundReport]:
-        """Train, and yield a report after each round."""
+        """Train, and yield the report of each round."""
         yield from self.experiment.each_round()
 
     def result(self) -> LineResult:
-        """The lines; raises `StateError` before the run."""
+        """Return all lines. Raises `StateError` before the run."""
         if not self.experiment.reports:
             raise StateError("the demonstration has not run")
         points = []
@@ -80,7 +92,7 @@ class LineDemo:
 
 
 def line_data(seed: int) -> FederatedData:
-    """Five clients with 24 points each, every one on its own stretch of x in [-2, 2], with noise of deviation 0.35."""
+    """Return five clients of 24 points, each on its own part of [-2, 2], with noise of standard deviation 0.35."""
     rng = np.random.default_rng([seed, 0x11E])
     starts = np.linspace(-2.0, 1.0, CLIENTS)
     x = np.concatenate([rng.uniform(start, start + 1.0, POINTS) for start in starts])
