@@ -123,6 +123,11 @@ PlotOption = Annotated[
 ]
 
 
+GroupOption = Annotated[
+    int, typer.Option("--group", min=1, help="Units that change together, such as the clients of one person.")
+]
+
+
 def epsilon(
     *,
     sampling: SamplingOption = None,
@@ -145,6 +150,7 @@ def epsilon(
     units: Units = None,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
+    group: GroupOption = 1,
     opacus: Opacus = False,
     ledger: Annotated[
         list[Path] | None,
@@ -180,7 +186,7 @@ def epsilon(
         if opacus:
             raise ConfigError("--opacus judges a planned run: a ledger's rounds need not be alike")
         history = History.of([Ledger.read(path) for path in _distinct(ledger)])
-        report = judged(history, chosen, observer=observer.value, assume_secure_noise=True)
+        report = judged(history, chosen, observer=observer.value, assume_secure_noise=True, group=group)
         drawn = None if plot is None else draw_ledgers(history, report, plot)
         tell(report, why=why, drawn=drawn, as_json=as_json)
         return
@@ -200,7 +206,7 @@ def epsilon(
         slots=slots_of(placement, length, units),
         views=views_of(sum_name),
     )
-    report = plan.report(chosen)
+    report = plan.report(chosen, group=group)
     if opacus:
         from privfl.adapters.opacus import prv_epsilon
 

@@ -37,6 +37,23 @@ def test_replace_one_costs_more(capsys):
     assert said(capsys)["epsilon"] == pytest.approx(9.997256, abs=1e-4)
 
 
+def test_a_group_of_clients(capsys, tmp_path):
+    assert run([*POISSON, "--rounds", "1000", "--delta", "1e-5", "--group", "2", "--json"]) == 0
+    report = said(capsys)
+    assert report["epsilon"] == pytest.approx(3.97909, abs=1e-4)
+    assert "group of 2 clients" in report["sentence"]
+    assert report["group"] == 2
+    ledger = Ledger(PrivacyUnit(), tmp_path / "ledger.jsonl")
+    ledger.draw(0, Everyone(), 0.0)
+    plan = noise_of(Mechanism("central", 1.0), [Slot("update", 5, 1024.0, 1.0)], cohort=3, min_survivors=3)
+    ledger.reserve(worst_case(plan, round=0, sampling=Everyone(), views=MASKED, cohort=range(3)))
+    asked = ["epsilon", "--ledger", str(tmp_path / "ledger.jsonl"), "--delta", "1e-5", "--group", "3", "--json"]
+    assert run(asked) == 0
+    assert said(capsys)["epsilon"] == pytest.approx(16.675494, abs=1e-5)
+    assert run([*POISSON, "--rounds", "3", "--adjacency", "replace_one", "--group", "2"]) == 2
+    assert "group" in capsys.readouterr().err
+
+
 def test_rows_of_one_data_set(capsys):
     rows = ["--unit", "example", "--dataset-size", "60000", "--batch-size", "600", "--steps", "10"]
     assert run(["epsilon", *rows, "--noise-multiplier", "1", "--json"]) == 0

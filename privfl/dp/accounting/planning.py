@@ -122,9 +122,15 @@ class Plan:
         """
         return Accountant(delta, observer=self.observer).spent(self.history(), quick=quick)
 
-    def report(self, delta: float, *, cross_checks: bool = True) -> EpsilonReport:
-        """The statement in full at `delta`, with other accountants' figures if `cross_checks`."""
-        report = judged(self.history(), delta, observer=self.observer, cross_checks=cross_checks)
+    def report(self, delta: float, *, cross_checks: bool = True, group: int = 1) -> EpsilonReport:
+        """The statement in full.
+
+        Args:
+            delta: Probability in (0, 1) with which the promise may fail.
+            cross_checks: Ask other accountants too, where they apply.
+            group: How many units change together.
+        """
+        report = judged(self.history(), delta, observer=self.observer, cross_checks=cross_checks, group=group)
         assumed = self.turn == 0 and self.unit.level == "client" and not isinstance(self.known_sampling, Everyone)
         return replace(report, caveats=(*report.caveats, NO_TURNS)) if assumed else report
 
