@@ -205,11 +205,12 @@ class FederatedRun:
     def _next_attempt(self, start: Start, round: int, number: int) -> int:
         """The number of the next attempt of a round, which no attempt before had, not even one that was killed.
 
-        Simulation noise repeats to the last bit, so there an attempt that is run again is the same attempt.
+        Simulation noise repeats to the last bit. Where no client remembers its tasks, an attempt that is run again with
+        it is the same attempt; clients with credentials refuse to enter one task twice.
         """
         if self.payment is None or not self.mechanism.claims:
             return start.first_attempt(round) + number
-        if self.mechanism.source == "simulation":
+        if self.mechanism.source == "simulation" and not self.parts.credentials:
             return number
         return self.payment.ledger.next_attempt(round)
 
