@@ -14,6 +14,7 @@ from rich.markup import escape
 import privfl
 from privfl.cli import calibrate, compare, config, demo, doctor, epsilon, plan, report, runs
 from privfl.cli import run as run_verb
+from privfl.cli.once import Once
 from privfl.errors import (
     BudgetExceeded,
     ConfigError,
@@ -32,16 +33,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
-app.command("run", epilog=run_verb.EXAMPLE)(run_verb.run)
+app.command("demo", cls=Once, epilog=demo.EXAMPLE)(demo.demo)
+app.command("run", cls=Once, epilog=run_verb.EXAMPLE)(run_verb.run)
 app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
-app.command("epsilon", epilog=epsilon.EXAMPLE)(epsilon.epsilon)
-app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
-app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
-app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
-app.command("report", epilog=report.EXAMPLE)(report.report)
-app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command("epsilon", cls=Once, epilog=epsilon.EXAMPLE)(epsilon.epsilon)
+app.command("calibrate", cls=Once, epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
+app.command("plan", cls=Once, epilog=plan.EXAMPLE)(plan.plan)
+app.command("compare", cls=Once, epilog=compare.EXAMPLE)(compare.compare)
+app.command("report", cls=Once, epilog=report.EXAMPLE)(report.report)
+app.command("doctor", cls=Once, epilog=doctor.EXAMPLE)(doctor.doctor)
 
 USAGE: Final = 2
 INTERRUPTED: Final = 130

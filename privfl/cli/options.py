@@ -24,13 +24,16 @@ Delta = Annotated[float, typer.Option("--delta", help="Probability with which th
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """`["rounds=5", "sum.scheme=masked"]` -> `{"rounds": 5, "sum.scheme": "masked"}`.
 
-    A value is read as TOML, and as text where it is none. Raises `ConfigError` for what is not KEY=VALUE.
+    A value is read as TOML, and as text where it is none. Raises `ConfigError` for what is not KEY=VALUE, and for a key
+    that is given twice.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set takes KEY=VALUE, such as sum.scheme=masked, not {pair!r}")
+        if key.strip() in overrides:
+            raise ConfigError(f"{key.strip()} is given twice on the command line: give it once")
         overrides[key.strip()] = _value(value.strip())
     return overrides
 

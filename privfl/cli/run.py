@@ -32,7 +32,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train what CONFIG.toml describes, and keep models, metrics and ledger in a folder of runs."""
-    overrides = parse_overrides(set_ or []) | ({} if seed is None else {"seed": seed})
+    overrides = parse_overrides([*(set_ or []), *([] if seed is None else [f"seed={seed}"])])
     experiment = Experiment(load_config(config), runs=runs, overrides=overrides)
     done = max(experiment.store.rounds(), default=0) if resume else 0
     budget, rounds = experiment.config.privacy.epsilon, experiment.config.rounds

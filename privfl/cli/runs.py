@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from privfl.cli.once import Once
 from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import facts_table, headline, output
 from privfl.dp import format_epsilon
@@ -24,7 +25,7 @@ Name = Annotated[str, typer.Argument(help="The run's name, or its folder.")]
 Round = Annotated[int | None, typer.Option("--round", min=0, help="The round; the last one if absent.")]
 
 
-@app.command("list", epilog="Example: [bold]privfl runs list --runs runs[/]")
+@app.command("list", cls=Once, epilog="Example: [bold]privfl runs list --runs runs[/]")
 def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List the runs in a folder, with rounds, the latest metric and epsilon."""
     found = [_summary(run) for run in find_runs(runs)]
@@ -44,7 +45,7 @@ def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     output().print(table)
 
 
-@app.command("show", epilog="Example: [bold]privfl runs show digits --round 3[/]")
+@app.command("show", cls=Once, epilog="Example: [bold]privfl runs show digits --round 3[/]")
 def show(
     name: Name,
     round: Round = None,
@@ -74,7 +75,7 @@ def show(
     output().print(facts_table(f"run {files.name!r}", rows))
 
 
-@app.command("export", epilog="Example: [bold]privfl runs export digits digits.safetensors[/]")
+@app.command("export", cls=Once, epilog="Example: [bold]privfl runs export digits digits.safetensors[/]")
 def export(
     name: Name,
     to: Annotated[Path, typer.Argument(metavar="FILE", parser=user_path, help="Where the safetensors file goes.")],
@@ -95,7 +96,7 @@ def export(
     output().print(f"round {version.round}, {len(version.model)} parameters: {to}", markup=False, soft_wrap=True)
 
 
-@app.command("publish", epilog="Example: [bold]privfl runs publish digits public/[/]")
+@app.command("publish", cls=Once, epilog="Example: [bold]privfl runs publish digits public/[/]")
 def publish(
     name: Name,
     to: Annotated[

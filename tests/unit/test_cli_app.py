@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 import privfl
 from privfl.cli.app import app, fail, run
 from privfl.cli.doctor import diagnose
+from privfl.cli.once import Once
 from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError
 
@@ -113,6 +115,55 @@ def test_overrides_are_read_as_toml_and_else_as_text(text, value):
 def test_an_override_needs_key_and_value(text):
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         parse_overrides([text])
+
+
+def leaves(group):
+    for command in group.commands.values():
+        yield from leaves(command) if hasattr(command, "commands") else [command]
+
+
+def test_every_verb_takes_an_option_once():
+    verbs = list(leaves(typer.main.get_command(app)))
+    assert len(verbs) >= 14
+    assert all(isinstance(verb, Once) for verb in verbs)
+
+
+PLANNED = ["--sampling", "everyone", "--population", "9", "--noise-multiplier", "2", "--rounds", "3", "--delta", "1e-5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["epsilon", *PLANNED, "--rounds", "300"], "--rounds"),
+        (["epsilon", *PLANNED, "--delta=1e-9"], "--delta"),
+        (["epsilon", *PLANNED, "--observer", "server", "--observer", "outsider"], "--observer"),
+        (["demo", "--sum", "plain", "--sum", "masked"], "--sum"),
+        (["runs", "list", "--runs", "a", "--runs", "b"], "--runs"),
+        (["run", "absent.toml", "--seed", "1", "--seed", "1"], "--seed"),
+    ],
+)
+def test_a_second_value_of_an_option_is_refused(arguments, option, capsys):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert f"'{option}'" in captured.err
+    assert "it is given 2 times; give it once" in captured.err
+    assert captured.out == ""
+
+
+def test_a_switch_may_stand_twice(capsys):
+    assert run(["epsilon", *PLANNED, "--json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rounds"] == 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--set", "rounds=2", "--set", "rounds=3"], ["--set", "seed=2", "--seed", "3"], ["--seed=3", "--set=seed=3"]],
+)
+def test_a_second_override_of_a_key_is_refused(more, tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("rounds = 1")
+    assert run(["run", str(tmp_path / "mine.toml"), "--runs", str(tmp_path), *more]) == 2
+    assert "is given twice on the command line: give it once" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 def test_as_a_process_an_error_leaves_code_2_and_no_traceback():

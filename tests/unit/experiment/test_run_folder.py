@@ -48,10 +48,13 @@ def another_process(runs: Path, *arguments: str) -> Iterator[subprocess.Popen[st
         next(rounds)
         if "fork" in sys.argv:
             import os
+            seen, begun = os.pipe()
             child = os.fork()
             if child == 0:
+                os.write(begun, b".")
                 time.sleep(60)
                 os._exit(0)
+            os.read(seen, 1)  # from here on the child has closed what it may not keep
             print(child, flush=True)
         print("ready", flush=True)
         time.sleep(60)
