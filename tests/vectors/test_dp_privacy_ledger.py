@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import CKKS, MASKED, PLAIN
+from ledgers import CKKS, MASKED, PLAIN, noise_of, realized, worst_case
 
 from privfl.dp import (
     Everyone,
@@ -131,16 +131,16 @@ def filled(path, unit, parts, views):
     """A ledger with some rounds of each part, the last of them skipped, refunded or tried twice."""
     ledger, round = Ledger(unit, path), 0
     for sampling, placement, z, turn, rounds, absent, twice in parts:
-        plan = Mechanism(placement, z).plan(SLOTS, cohort=COHORT, min_survivors=4)
+        plan = noise_of(Mechanism(placement, z), SLOTS, cohort=COHORT, min_survivors=4)
         for _ in range(rounds):
             ledger.draw(round, sampling, turn)
             for attempt in range(1 + twice * (round % 3 == 0)):
                 settings = {"round": round, "attempt": attempt, "sampling": sampling, "views": views}
-                token = ledger.reserve(plan.worst_case(**settings, cohort=range(COHORT)))
+                token = ledger.reserve(worst_case(plan, **settings, cohort=range(COHORT)))
                 if round % 4 == 1:
                     ledger.refund(token, "too_few_survivors")
                 elif round % 4 != 3:
-                    ledger.settle(token, plan.release(**settings, survivors=set(range(COHORT)) - absent))
+                    ledger.settle(token, realized(plan, **settings, survivors=set(range(COHORT)) - absent))
             round += 1
     ledger.draw(round, parts[-1][0], parts[-1][3], void=round % 7 == 6)
     return ledger
