@@ -1,4 +1,4 @@
-"""Real vectors <-> integer vectors whose l2 norm is bounded exactly, so that a sensitivity claim holds to the unit."""
+"""Real vectors <-> integer vectors whose l2 norm is bounded exactly, so a sensitivity holds to the unit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ _MARGIN: Final = 1.0 - 2.0**-40  # covers the handful of float roundings between
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """`scale` integer units per 1.0, summed in `ring`."""
+    """The fixed-point code: real numbers as integers in a ring.
+
+    Attributes:
+        scale: The integer units of 1.0, in [2^-512, 2^512].
+        ring: The ring in which the integers are summed.
+    """
 
     scale: float
     ring: Ring
@@ -51,11 +56,18 @@ class FixedPoint:
 
     @classmethod
     def fit(cls, ring: Ring, *, clip_norm: float, cohort: int, noise_multiplier: float = 0.0) -> FixedPoint:
-        """The finest codec, with a power of two as scale, that holds `cohort` contributions and their noise."""
+        """Return the finest codec that holds `cohort` contributions and their noise; its scale is a power of two.
+
+        Args:
+            ring: The ring of the sum.
+            clip_norm: The l2 bound of one contribution, positive.
+            cohort: The number of contributions.
+            noise_multiplier: The standard deviation of the noise on the sum, divided by `clip_norm`; 0 by default.
+        """
         _check_positive(clip_norm=clip_norm, cohort=cohort)
         _check_not_negative(noise_multiplier=noise_multiplier)
         _check_not_negative(noise=clip_norm * noise_multiplier)
-        # A power of two scales the float `clip_norm * noise_multiplier` exactly, so that this is check_capacity's sum.
+        # A power of two scales the float `clip_norm * noise_multiplier` exactly: this is check_capacity's sum.
         room = int(cohort) * _exact(clip_norm) + NOISE_DEVIATIONS * _exact(clip_norm * noise_multiplier)
         exponent = ring.half.bit_length() + room.denominator.bit_length() - room.numerator.bit_length()
         while Fraction(2) ** exponent * room >= ring.half:
@@ -63,19 +75,30 @@ class FixedPoint:
         return cls(min(math.ldexp(1.0, max(-600, min(exponent, 600))), SCALE_RANGE[1]), ring)
 
     def bound(self, max_abs: float) -> int:
-        """The largest integer entry of a vector whose entries (or norm) are at most `max_abs`: floor(scale*max_abs)."""
+        """Return floor(scale*max_abs): the maximum of an integer entry if the entries (or the norm) are at most
+        `max_abs`.
+        """
         _check_not_negative(max_abs=max_abs)
         return math.floor(_exact(self.scale) * _exact(max_abs))
 
     def sensitivity(self, clip_norm: float) -> float:
-        """Integer l2 norm bound of one contribution: scale*clip_norm, rounded up to a float. Rounding adds nothing."""
+        """Return the integer l2 bound of one contribution, scale*clip_norm, rounded up to a float. Rounding adds
+        nothing.
+        """
         _check_positive(clip_norm=clip_norm)
         product = float(self.scale * clip_norm)
         exact = _exact(self.scale) * _exact(clip_norm)
         return product if math.isinf(product) or _exact(product) >= exact else math.nextafter(product, math.inf)
 
     def check_capacity(self, *, clip_norm: float, cohort: int, noise_stddev: float = 0.0) -> None:
-        """Raise `CapacityError` unless `cohort` contributions and 20 deviations of noise (integer units) fit."""
+        """Raise `CapacityError` unless all contributions fit into the ring together with 20 standard deviations of
+        noise.
+
+        Args:
+            clip_norm: The l2 bound of one contribution, positive.
+            cohort: The number of contributions.
+            noise_stddev: The standard deviation of the noise on the sum, in integer units; 0 by default.
+        """
         _check_positive(clip_norm=clip_norm, cohort=cohort)
         _check_not_negative(noise_stddev=noise_stddev)
         need = int(cohort) * _exact(self.scale) * _exact(clip_norm) + NOISE_DEVIATIONS * _exact(noise_stddev)
@@ -83,7 +106,7 @@ class FixedPoint:
             bits = math.floor(need).bit_length() + 1
             remedy = f"{bits} bits would suffice" if bits <= MAX_BITS else "lower the scale or the clip"
             raise CapacityError(
-                f"a sum of {cohort} contributions of norm {clip_norm:g} at scale {self.scale:g} with noise deviation "
+                f"a sum of {cohort} contributions of norm {clip_norm:g} at scale {self.scale:g} with noise stddev "
                 f"{noise_stddev:g} can reach 2^{bits - 2} or more, and a ring of {self.ring.bits} bits holds less than "
                 f"2^{self.ring.bits - 1}: {remedy}"
             )
@@ -96,13 +119,20 @@ class FixedPoint:
         rounding: Rounding = "nearest",
         rng: np.random.Generator | None = None,
     ) -> Ints:
-        """Real `[d]` -> int64 `[d]` with an integer l2 norm of at most scale*max_norm, exactly.
+        """Return the integers of a real vector, int64 `[d]`, with an l2 norm of at most scale*max_norm, exactly.
 
-        Rounds to the nearest integer (ties to even), or up with the probability of the fraction
-        (`rounding="stochastic"`, which needs a seeded or fresh `rng`: it is not a privacy mechanism). A vector whose
-        rounding is too long is shrunk and rounded again, and after four tries rounded toward zero: at most six passes
-        over `x`. Raises `ConfigError` for NaN, infinities, values of 2^63 or more after scaling, and whatever is not a
-        flat array of floats.
+        A vector whose rounding is too long is shrunk and rounded again, and after four tries rounded toward zero: at
+        most six passes over `x`.
+
+        Args:
+            x: Floats `[d]`, finite, below 2^63 after scaling.
+            max_norm: The bound of the norm in real units, positive.
+            rounding: "nearest" (ties to even), or "stochastic": up with the probability of the fraction. Stochastic
+                rounding is not a privacy mechanism.
+            rng: The randomness of stochastic rounding, which needs it.
+
+        Raises:
+            ConfigError: `x` is no flat array of floats, or holds NaN, infinities or larger values.
         """
         _check_positive(max_norm=max_norm)
         limit = _square_limit(self.scale, max_norm)
@@ -113,7 +143,7 @@ class FixedPoint:
             square = _pass(x, self.scale * factor, to_integers, values)
             if square <= limit:
                 return values
-            # From try to try, rounding moves a long vector's norm by 0.41 units (one deviation): aim a unit lower.
+            # From try to try, rounding moves a long vector's norm by 0.41 units (one stddev): aim a unit lower.
             spare = attempt / max(8.0, math.sqrt(limit))
             factor *= math.sqrt(limit / square) * (1.0 - spare)
         # |x*scale| <= its rounding away from zero, whose integer norm is known exactly, and truncation only shortens.
@@ -129,7 +159,17 @@ class FixedPoint:
         rounding: Rounding = "nearest",
         rng: np.random.Generator | None = None,
     ) -> Ints:
-        """Real `[d]` -> int64 `[d]` with |entry| <= floor(scale*max_abs), clipped one by one; errors as `encode`."""
+        """Return the integers of a real vector, int64 `[d]`, each clipped to |entry| <= floor(scale*max_abs).
+
+        Args:
+            x: Floats `[d]`, finite, below 2^63 after scaling.
+            max_abs: The bound of each entry in real units, positive.
+            rounding: "nearest" or "stochastic", as in `encode`.
+            rng: The randomness of stochastic rounding, which needs it.
+
+        Raises:
+            ConfigError: As `encode`.
+        """
         _check_positive(max_abs=max_abs)
         bound = self.bound(max_abs)
         if bound >= _INT64_LIMIT:
@@ -156,7 +196,7 @@ def square_norm(values: Ints) -> int:
 def _square(real: npt.NDArray[np.float64], exact: Ints) -> int:
     """The exact squared norm of one chunk, given as float64 and as int64.
 
-    A float64 sum of squares of integers that comes out below 2^53 is exact whatever the order of summation: every
+    A float64 sum of squares of integers that comes out below 2^53 is exact in every order of summation: every
     partial sum is an integer below 2^53. Anything larger is summed in 32-bit limbs.
     """
     square = float(np.dot(real, real))
@@ -173,7 +213,7 @@ _HALF: Final = np.uint64(32)
 
 
 def _limb_dot(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> int:
-    products = a * b  # below 2^64: split again, so that the sums of 2^13 of them fit
+    products = a * b  # below 2^64: split again, and the sums of 2^13 of them fit
     return int((products & _LOW).sum()) + (int((products >> _HALF).sum()) << 32)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class PrivflError(Exception):
-    """The root: `except PrivflError` catches whatever privfl raises on purpose.
+    """The root: `except PrivflError` catches everything that privfl raises on purpose.
 
     Every error survives a trip between processes: `args` are what the constructor takes, `__str__` makes the sentence.
     """
@@ -37,7 +37,7 @@ class CapacityError(ConfigError):
 
 
 class DataError(PrivflError, ValueError):
-    """A data file is absent, altered or malformed; the message says where it is to be had."""
+    """A data file is absent, altered or malformed; the message says where to get it."""
 
 
 class WireError(PrivflError, ValueError):
@@ -49,7 +49,12 @@ class StateError(PrivflError):
 
 
 class ClientFailed(PrivflError):
-    """A client's training raised an error, or the process it ran in died; `client` says whose."""
+    """A client's training raised an error, or its process died.
+
+    Args:
+        client: The client whose training failed.
+        reason: The error, as text.
+    """
 
     def __init__(self, client: int, reason: str) -> None:
         super().__init__(client, reason)
@@ -71,7 +76,9 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """A peer broke the rules.
 
-    `sender` is the client's identity, or None when the server is at fault or the sender is unknown.
+    Args:
+        message: The rule and the value found.
+        sender: The client that broke it; None when the server is at fault or the sender is unknown.
     """
 
     def __init__(self, message: str, *, sender: int | None = None) -> None:
@@ -80,13 +87,14 @@ class RemoteProtocolError(ProtocolError):
 
 
 class TooFewSurvivors(ProtocolError):
-    """Fewer clients are left than the threshold; there is no result.
+    """Fewer clients are left than the threshold, so there is no result.
 
     Attributes:
-        survivors: How many clients are left.
-        threshold: How many are needed.
-        opened: Whether the sum may have been seen by its opener all the same, because messages that open it were
-            asked for, or vectors were sent in the clear. Only an abort with `opened=False` proves that nothing was.
+        survivors: The number of clients that are left.
+        threshold: The number of clients that are needed.
+        opened: True if the sum may have been seen by its opener all the same, because messages that open it were
+            requested, or vectors were sent in the clear. Only an abort with `opened=False` proves that nothing was
+            seen.
     """
 
     def __init__(self, survivors: int, threshold: int, opened: bool = False) -> None:
@@ -116,7 +124,12 @@ class PrivacyError(PrivflError):
 
 
 class BudgetExceeded(PrivacyError):
-    """The next round could cost more than is left; raised before any client is asked."""
+    """The next round could cost more than is left; raised before any client is asked.
+
+    Args:
+        spent: The epsilon after the next round.
+        budget: The epsilon that may be spent.
+    """
 
     def __init__(self, spent: float, budget: float) -> None:
         super().__init__(spent, budget)
@@ -132,7 +145,12 @@ class UnsupportedRelease(PrivacyError):
 
 
 class MissingExtra(PrivflError, ImportError):
-    """An optional package is not installed; the message is the pip line that installs it."""
+    """An optional package is not installed; the message is the pip line that installs it.
+
+    Args:
+        package: The name of the package.
+        extra: The extra of privfl that installs it.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(package, extra)

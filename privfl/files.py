@@ -21,14 +21,17 @@ _NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
-    """Replace the file at `path` by `data`: a reader, or a crash, sees the old bytes or the new, never a part.
+    """Replace the file at `path`. A reader, or a crash, meets the old bytes or the new, never a part.
 
-    The file is its owner's alone (mode 0600) unless it is `shared`: then its mode is what the user's umask says, as of
-    any file that is made to be passed on.
+    Args:
+        path: The file; its folder is made if there is none.
+        data: The new content.
+        shared: Give the file the mode of the user's umask, as for any file made to be passed on. By default only its
+            owner may read it (mode 0600).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    # The system applies the umask as the file is made: asking for it would mean to change it for all threads.
+    # The system applies the umask as the file is made: to ask for the umask means to change it for all threads.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666 if shared else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -43,7 +46,9 @@ def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
 
 
 def user_path(path: Path | str) -> Path:
-    """A path that a user wrote, with `~` as the home folder; raises `ConfigError` where there is no such home."""
+    """Return a path that a user wrote, with `~` as the home folder. Raises `ConfigError` where there is no home folder
+    of that name.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -51,14 +56,14 @@ def user_path(path: Path | str) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove from `folder` what `atomic_write` left there when a crash cut it short. For its only writer to call."""
+    """Remove the temporary files that `atomic_write` left in `folder` after a crash. Only for its one writer."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of `value`: sorted keys, no spaces, shortest round-trip numbers, no NaN or infinity."""
+    """Return the one JSON text of `value`: sorted keys, no spaces, shortest round-trip numbers, no NaN or infinity."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
@@ -67,17 +72,22 @@ def canonical_json(value: Any) -> bytes:
 
 
 def link(prev: str, record: Mapping[str, Any]) -> str:
-    """The hash (64 hex digits) of one line of a chain: SHA-256 over the previous hash and the canonical record."""
+    """Return the hash of one line of a chain, 64 hex digits: SHA-256 over the previous hash and the canonical record.
+
+    Args:
+        prev: The hash of the previous line, or `GENESIS`.
+        record: The record of the line, plain JSON.
+    """
     return hashlib.sha256(prev.encode() + b"\n" + canonical_json(dict(record))).hexdigest()
 
 
 class HashChain:
     """An append-only file of JSON lines, `{"hash": ..., "prev": ..., "record": {...}}`, synced on every append.
 
-    A last line without its newline is a write that a crash cut short: nobody was told that it happened, so it is
-    not read, and the next append removes it. Any other departure from the chain raises `StateError` naming the line.
-    Reading never writes. One writer at a time: an append to a file that somebody else changed raises `StateError`.
-    What a chain cannot see is the loss of whole lines at its end; keep `head` elsewhere where that matters.
+    A last line without its newline is a write that a crash cut short. Its append never returned, so the line is not
+    read, and the next append removes it. Any other departure from the chain raises `StateError` naming the line.
+    Reading never writes. There is one writer at a time: an append to a file that another writer changed raises
+    `StateError`. A chain cannot detect the loss of whole lines at its end; keep `head` elsewhere where that matters.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +99,7 @@ class HashChain:
         for record, digest in verify_chain(kept, str(path)):
             self._records.append(record)
             self.head = digest
-        self._found, self._kept = len(whole), len(kept)
+        self._file_bytes, self._chain_bytes = len(whole), len(kept)
 
     @property
     def records(self) -> tuple[dict[str, Any], ...]:
@@ -97,37 +107,46 @@ class HashChain:
         return tuple(self._records)
 
     def append(self, record: Mapping[str, Any]) -> str:
-        """Add one record and return its hash once it is on the disk."""
+        """Append one record, and return its hash once it is on the disk."""
         digest = link(self.head, record)
         line = canonical_json({"hash": digest, "prev": self.head, "record": dict(record)}) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A chain holds who took part in what: it is its owner's alone, as all that is not made to be shared.
+        # A chain names participants, so only its owner may read it, like every file not made to be shared.
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINKS, 0o600)
         with os.fdopen(handle, "ab", buffering=0) as file:
-            if file.tell() != self._found:
+            if file.tell() != self._file_bytes:
                 raise StateError(
-                    f"{self.path} has {file.tell()} bytes, {self._found} were left in it: another writer is at work"
+                    f"{self.path} has {file.tell()} bytes, {self._file_bytes} were left in it: "
+                    "another writer is at work"
                 )
             try:
-                file.truncate(self._kept)
+                file.truncate(self._chain_bytes)
                 _write_all(file, line)
                 os.fsync(file.fileno())
             except BaseException:
-                file.truncate(self._kept)  # nobody was told of a line: the next append starts where this one did
-                self._found = self._kept
+                file.truncate(self._chain_bytes)  # this append does not return: the next one starts at the same place
+                self._file_bytes = self._chain_bytes
                 raise
-        if not self._kept:
+        if not self._chain_bytes:
             sync_folder(self.path.parent)
-        self._kept += len(line)
-        self._found = self._kept
-        # The record is kept as it will be read back, so that a reader of either sees the same value.
+        self._chain_bytes += len(line)
+        self._file_bytes = self._chain_bytes
+        # The record is kept as it will be read back: a reader of either sees one value.
         self._records.append(json.loads(canonical_json(dict(record))))
         self.head = digest
         return digest
 
 
 def verify_chain(data: bytes, name: str = "chain") -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (record, hash) of each line of `data`; raise `StateError` at the first line that does not fit."""
+    """Yield (record, hash) of each line of a chain.
+
+    Args:
+        data: The content of the file.
+        name: The name of the file in errors.
+
+    Raises:
+        StateError: A line does not fit; the error names the first.
+    """
     prev = GENESIS
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
@@ -136,7 +155,7 @@ def verify_chain(data: bytes, name: str = "chain") -> Iterator[tuple[dict[str, A
             if not isinstance(record, dict):
                 raise TypeError("a record is an object")
             digest = link(prev, record)
-            # The whole line is compared, so that it has one form, no further keys, and no value the hash leaves out.
+            # The whole line is compared: it has one form, no further keys, and no value the hash leaves out.
             expected = canonical_json({"hash": digest, "prev": prev, "record": record})
         except (ValueError, KeyError, TypeError, RecursionError) as error:  # ConfigError is a ValueError
             raise StateError(f"{name}, line {number}: not a line of a hash chain") from error

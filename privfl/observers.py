@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 Observer = Literal["outsider", "participant", "server", "key_holder"]
-"""Who looks: "outsider" sees what is published; "participant" is a client of the same sum; "server" relays messages;
-"key_holder" is a client that can decrypt."""
+"""An observer: "outsider" reads what is published; "participant" is a client of the same sum; "server" relays messages;
+"key_holder" is a client that can decrypt.
+"""
 
 View = Literal["vectors", "sum", "release"]
-"""What is seen: "vectors" are single contributions, under no noise but their own; "sum" is the opened sum before any
-noise is added to it; "release" is only what is published. Ciphertexts without their key count as "release"."""
+"""The part of a sum that an observer sees. "vectors" are single contributions, under no noise but their own. "sum" is
+the opened sum before any noise is added to it. "release" is only what is published, and ciphertexts without their key.
+"""
 
 Views = Mapping[Observer, View]
 """What each observer sees of one sum. An observer that a sum does not have is absent."""

@@ -28,7 +28,7 @@ MAX_BITS: Final = 64
 class Ring:
     """The integers modulo 2^`bits` for `bits` in [8, 64].
 
-    Sums may run over in the native word: 2^b divides its size, so that one `mask` at the end is enough.
+    Sums may overflow the native word, because 2^bits divides its modulus: one `mask` at the end is enough.
     """
 
     bits: int
@@ -77,22 +77,46 @@ class Ring:
         return words
 
     def add(self, total: Words, words: Words) -> None:
-        """Add `words` to `total` in place; reduced lazily, see `mask`."""
+        """Add `words` to `total` in place, without reducing them (see `mask`).
+
+        Args:
+            total: Words `[d]`, changed in place.
+            words: Words `[d]`.
+        """
         np.add(total, words, out=total)
 
     def pack(self, words: Words, *, dense: bool = False) -> bytes:
-        """Reduced words -> bytes: native little-endian words, or `bits` bits a value, least bit first, if `dense`."""
+        """Return reduced words as bytes.
+
+        Args:
+            words: Words `[d]`, each below 2^bits.
+            dense: Write `bits` bits per value, least bit first, instead of native little-endian words.
+        """
         words = np.ascontiguousarray(words, self.dtype)
         if not dense or self.bits == 8 * self.dtype.itemsize:
             return words.tobytes()
         return b"".join(_pack_bits(words[i : i + _CHUNK], self.bits) for i in range(0, len(words), _CHUNK))
 
     def packed_bytes(self, length: int, *, dense: bool = False) -> int:
-        """The exact size in bytes of `length` packed values."""
+        """Return the exact size in bytes of packed values.
+
+        Args:
+            length: The number of values.
+            dense: As in `pack`.
+        """
         return -(-length * self.bits // 8) if dense else length * self.dtype.itemsize
 
     def unpack(self, data: bytes | memoryview, length: int, *, dense: bool = False) -> Words:
-        """Bytes -> words `[length]`, read-only where no copy is needed; raises `WireError` unless canonical."""
+        """Return the words of packed bytes, `[length]`, read-only where no copy is needed.
+
+        Args:
+            data: Bytes from `pack`.
+            length: The number of values.
+            dense: As in `pack`.
+
+        Raises:
+            WireError: The bytes are not the canonical form.
+        """
         view = memoryview(data).cast("B")
         expected = self.packed_bytes(length, dense=dense)
         if view.nbytes != expected:
@@ -118,11 +142,11 @@ class Ring:
 
 _CHUNK: Final = 1 << 16
 _GROUP: Final = 64
-"""So many packed values fill as many 64-bit words as they have bits: each value of a group has its fixed place."""
+"""This many packed values fill as many 64-bit words as each has bits, and each value of a group has its fixed place."""
 
 
 def _places(bits: int) -> list[tuple[int, int]]:
-    """Where the values of a group begin: the index of a 64-bit word, and the bit in it."""
+    """The first bits of the values of a group: the index of a 64-bit word, and the bit in it."""
     return [divmod(i * bits, 64) for i in range(_GROUP)]
 
 

@@ -1,8 +1,8 @@
-"""A seeded rotation of real vectors: signs, then a Walsh-Hadamard transform, so that no entry stands out.
+"""A seeded rotation of real vectors: signs, then a Walsh-Hadamard transform. After it, no entry stands out.
 
-Linear and orthogonal: it commutes with the sum, keeps the l2 norm, and what all rotate is turned back once, after the
-sum. Rotated before rounding, an entry of a vector of norm C is hardly ever above a few C/sqrt(size), where it could
-be C itself before: the same ring then holds finer integers (Suresh et al. 2017, section 3; Agarwal et al. 2021).
+The rotation is linear and orthogonal. It commutes with the sum and keeps the l2 norm, so the sum is rotated back once.
+After the rotation, an entry of a vector of norm C is hardly ever above a few C/sqrt(size). Before it, one entry could
+be C. The same ring then holds finer integers (Suresh et al. 2017, section 3; Agarwal et al. 2021).
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ _TAIL: Final = 8.0  # an entry is beyond 8 C/sqrt(size) with probability below 2
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The rotation of vectors `[length]` into `[size]`, the next power of two; `seed` is public, in [0, 2^64).
+    """The rotation of vectors `[length]` into `[size]`, the next power of two.
 
     The signs are the bits of SHAKE-256 over the label, the seed and the length, lowest bit first, 1 for minus.
+
+    Attributes:
+        length: The entries of a vector, in [1, 2^40].
+        seed: A public seed in [0, 2^64).
     """
 
     length: int
@@ -46,22 +50,22 @@ class Rotation:
 
     @property
     def size(self) -> int:
-        """Entries of a rotated vector: the least power of two that is at least `length`."""
+        """The entries of a rotated vector: the smallest power of two that is at least `length`."""
         return 1 << (self.length - 1).bit_length()
 
     def entry_bound(self, norm: float) -> float:
-        """What hardly any entry of a rotated vector of that norm exceeds: min(norm, 8 norm/sqrt(size))."""
+        """Return min(norm, 8 norm/sqrt(size)): hardly any entry of a rotated vector of that norm is above it."""
         return min(norm, _TAIL * norm / math.sqrt(self.size))
 
     def forward(self, x: npt.NDArray[np.floating[Any]]) -> Floats:
-        """float `[length]` -> float64 `[size]` of the same l2 norm, up to float rounding."""
+        """Return the rotated vector: float `[length]` -> float64 `[size]` of equal l2 norm, up to float rounding."""
         self._check(x, self.length)
         padded = np.zeros(self.size)
         np.multiply(x, self._signs, out=padded[: self.length])
         return _transform(padded)
 
     def inverse(self, y: npt.NDArray[np.floating[Any]]) -> Floats:
-        """float `[size]` -> float64 `[length]`: what was rotated, up to float rounding."""
+        """Return the vector before its rotation: float `[size]` -> float64 `[length]`, up to float rounding."""
         self._check(y, self.size)
         values = _transform(y.astype(np.float64))[: self.length]
         values *= self._signs

@@ -11,7 +11,7 @@ On the wire it is a fixed header of 47 bytes, then the fields in order, then not
 
     magic "pvfl" | version u8 | kind u16 | sender u32 | task 32 bytes | body length u32
 
-All integers are little-endian. `peek` reads the header alone, so that a receiver checks length, kind, sender and
+All integers are little-endian. `peek` reads the header alone, so a receiver can check length, kind, sender and
 task before it parses a single field.
 """
 
@@ -51,7 +51,7 @@ class Reader:
         self._at = 0
 
     def take(self, count: int) -> memoryview:
-        """The next `count` bytes, without a copy."""
+        """Return the next `count` bytes, without a copy."""
         end = self._at + count
         if end > len(self._view):
             raise WireError(f"truncated: {count} bytes expected, {len(self._view) - self._at} left")
@@ -60,26 +60,31 @@ class Reader:
         return part
 
     def done(self) -> None:
-        """Refuse left-over bytes."""
+        """Raise `WireError` if bytes are left over."""
         if self._at != len(self._view):
             raise WireError(f"{len(self._view) - self._at} bytes too many")
 
 
 class Codec(Protocol):
-    """How one field becomes bytes; `write` must refuse whatever `read` would not return."""
+    """The encoding of one field. `write` must refuse every value that `read` would not return."""
 
     def write(self, value: Any) -> bytes | memoryview:
-        """The one encoding of `value`; raises `WireError` outside the codec's range."""
+        """Return the one encoding of `value`. Raises `WireError` outside the codec's range."""
         ...
 
     def read(self, reader: Reader) -> Any:
-        """The value at the front of `reader`; raises `WireError` when it is not canonical."""
+        """Return the value at the front of `reader`. Raises `WireError` when it is not canonical."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Uint:
-    """An unsigned integer of `size` bytes, at most `limit`."""
+    """An unsigned integer of fixed size.
+
+    Attributes:
+        size: The number of bytes, little-endian.
+        limit: The maximum; None allows every value of that size.
+    """
 
     size: int
     limit: int | None = None
@@ -129,7 +134,7 @@ class Blob:
         return b"".join(self.pieces(value))
 
     def pieces(self, value: Any) -> tuple[bytes | memoryview, memoryview]:
-        """What `write` joins: vectors are long, and need not be copied more than once."""
+        """Return the parts that `write` joins: long vectors need not be copied twice."""
         view = _octets(value)
         if view.nbytes > self.max_length:
             raise WireError(f"{view.nbytes} bytes, at most {self.max_length} allowed")
@@ -144,7 +149,12 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A u32 count of at most `max_count`, then the items, as a tuple."""
+    """A u32 count, then the items, as a tuple.
+
+    Attributes:
+        item: The codec of one item.
+        max_count: The maximum of the count.
+    """
 
     item: Codec
     max_count: int
@@ -196,12 +206,17 @@ class Struct:
 
 
 def wired(codec: Codec, *, secret: bool = False) -> Any:
-    """A dataclass field that travels through `codec`; a secret one stays out of the repr."""
+    """Return a dataclass field that travels through `codec`.
+
+    Args:
+        codec: The encoding of the field.
+        secret: Keep the field out of the repr.
+    """
     return dataclasses.field(repr=not secret, metadata={"codec": codec})
 
 
 def write_fields(value: Any) -> bytes:
-    """The fields of a wired dataclass, in order."""
+    """Return the fields of a wired dataclass as bytes, in order."""
     return b"".join(_pieces(value))
 
 
@@ -215,12 +230,20 @@ def _pieces(value: Any) -> Iterator[bytes | memoryview]:
 
 
 def read_fields(of: type[_T], reader: Reader) -> _T:
-    """A wired dataclass from the front of `reader`."""
+    """Return a wired dataclass read from the front of `reader`.
+
+    Args:
+        of: The dataclass.
+        reader: The bytes.
+
+    Raises:
+        WireError: The bytes are not the canonical form.
+    """
     return of(**{name: codec.read(reader) for name, codec in _codecs(of)})
 
 
 def check_client(client: object) -> ClientId:
-    """`client` as an int, which it may be as a numpy integer too; raises `ConfigError` for anything else."""
+    """Return `client` as an int; numpy integers are taken too. Raises `ConfigError` for anything else."""
     try:
         number = operator.index(client)  # type: ignore[arg-type]
     except TypeError:
@@ -234,7 +257,13 @@ def check_client(client: object) -> ClientId:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before every body: the kind of message, who sent it (`SERVER` or a client), and for which task."""
+    """The fields in front of every body.
+
+    Attributes:
+        kind: The kind of the message, a `Message.KIND`.
+        sender: The client that sent it, or `SERVER`.
+        task: The digest of the task that it belongs to, 32 bytes.
+    """
 
     kind: int
     sender: int
@@ -248,7 +277,12 @@ class Message:
     KIND: ClassVar[int]
 
     def to_bytes(self, *, sender: int, task: bytes) -> bytes:
-        """The canonical encoding; `task` is the 32-byte digest of the task this message belongs to."""
+        """Return the canonical encoding.
+
+        Args:
+            sender: The client that sends it, or `SERVER`.
+            task: The digest of the task that it belongs to, 32 bytes.
+        """
         if len(task) != DIGEST_BYTES:
             raise ConfigError(f"a task digest has {DIGEST_BYTES} bytes, not {len(task)}")
         pieces = list(_pieces(self))
@@ -257,7 +291,7 @@ class Message:
 
     @classmethod
     def from_body(cls, body: memoryview) -> Self:
-        """The message whose whole body this is."""
+        """Return the message of this kind with exactly this body. Raises `WireError` for any other bytes."""
         reader = Reader(body)
         message = read_fields(cls, reader)
         reader.done()
@@ -265,7 +299,15 @@ class Message:
 
 
 def peek(data: bytes | memoryview, *, max_length: int) -> tuple[Header, memoryview]:
-    """The header and the unparsed body of one message of at most `max_length` bytes in all."""
+    """Return the header and the unparsed body of one message.
+
+    Args:
+        data: The whole message.
+        max_length: The maximum of its length in bytes.
+
+    Raises:
+        WireError: The header is not canonical, or the length is another one.
+    """
     view = _octets(data)
     if view.nbytes > max_length:
         raise WireError(f"{view.nbytes} bytes, at most {max_length} allowed")
@@ -280,7 +322,16 @@ def peek(data: bytes | memoryview, *, max_length: int) -> tuple[Header, memoryvi
 
 
 def decode(data: bytes | memoryview, kinds: Sequence[type[Message]], *, max_length: int) -> tuple[Header, Message]:
-    """One message of any of `kinds`; for a receiver that checks sender and task itself, use `peek`."""
+    """Return header and content of one message. A receiver that checks sender and task itself uses `peek`.
+
+    Args:
+        data: The whole message.
+        kinds: The kinds of message that are allowed.
+        max_length: The maximum of its length in bytes.
+
+    Raises:
+        WireError: The bytes are not the canonical form of any of `kinds`.
+    """
     header, body = peek(data, max_length=max_length)
     for kind in kinds:
         if header.kind == kind.KIND:

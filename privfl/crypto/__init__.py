@@ -1,4 +1,4 @@
-"""Cryptographic building blocks: thin, labelled wrappers around the cryptography package.
+"""Cryptographic building blocks: thin, labeled wrappers around the cryptography package.
 
 Everything here raises a typed error and never returns a bool: `verify` and `unseal` either give what was asked for
 or a `RemoteProtocolError`. Keys are 32 bytes of full entropy; `derive` makes one key per purpose from them. Python

@@ -30,14 +30,19 @@ class AgreementKey:
 
     @classmethod
     def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> AgreementKey:
-        """A fresh pair."""
+        """Return a fresh key pair from `entropy`."""
         return cls(draw(entropy, KEY_BYTES))
 
     def agree(self, public: bytes, *, sender: int | None = None) -> bytes:
-        """The 32-byte shared secret with the owner of `public`, to be fed to `derive`, never used as a key itself.
+        """Return the secret shared with the owner of `public`, 32 bytes. Pass it to `derive`; never use it as a key.
 
-        Raises `RemoteProtocolError` (blaming `sender`) for anything but 32 bytes and for a point of low order, with
-        which the secret would be known to everybody.
+        Args:
+            public: The peer's public key, 32 bytes.
+            sender: The client to blame for a bad key; None blames the server.
+
+        Raises:
+            RemoteProtocolError: `public` has another length, or is a point of low order, whose secret everybody would
+                know.
         """
         if len(public) != KEY_BYTES:
             raise RemoteProtocolError(f"an X25519 key has {KEY_BYTES} bytes, not {len(public)}", sender=sender)

@@ -1,4 +1,4 @@
-"""Who is who: a directory of public signing keys, and one client's own keys.
+"""Identities: a directory of public signing keys, and one client's own keys.
 
 The directory is what makes a masked sum safe against a lying server: it must not come from that server. An embedding
 application may implement `KeyDirectory` over its own certificates.
@@ -29,12 +29,18 @@ class KeyDirectory(Protocol):
     """Maps a client's identity to the key that verifies its signatures."""
 
     def verify_key(self, client: ClientId) -> VerifyKey:
-        """The client's key; raises `RemoteProtocolError` (sender=client) for a stranger."""
+        """Return the client's key. Raises `RemoteProtocolError` (sender=client) for a client that it does not hold."""
         ...
 
 
 class MemoryDirectory:
-    """A directory held in memory. One key for two identities is a `ConfigError`: it would count one voice twice."""
+    """A directory held in memory.
+
+    One key for two identities raises `ConfigError`, because one party would then count as two.
+
+    Args:
+        keys: The public signing key of each client.
+    """
 
     def __init__(self, keys: Mapping[ClientId, VerifyKey]) -> None:
         owners: dict[VerifyKey, ClientId] = {}
@@ -45,14 +51,14 @@ class MemoryDirectory:
         self._keys = dict(keys)
 
     def verify_key(self, client: ClientId) -> VerifyKey:
-        """The client's key; raises `RemoteProtocolError` for a stranger."""
+        """Return the client's key. Raises `RemoteProtocolError` (sender=client) for a client that it does not hold."""
         if client not in self._keys:
             raise RemoteProtocolError(f"client {client} is not in the key directory", sender=client)
         return self._keys[client]
 
     @property
     def clients(self) -> tuple[ClientId, ...]:
-        """Everybody in it, increasing."""
+        """The clients in the directory, in increasing order."""
         return tuple(sorted(self._keys))
 
 
@@ -70,7 +76,12 @@ class FileDirectory(MemoryDirectory):
 
     @staticmethod
     def write(path: Path, keys: Mapping[ClientId, VerifyKey]) -> FileDirectory:
-        """Write (or replace, atomically) the file, and return it as read back."""
+        """Write the file, atomically and in place of an older one, and return the directory read back from it.
+
+        Args:
+            path: The JSON file.
+            keys: The public signing key of each client.
+        """
         MemoryDirectory(keys)
         _save(path, _DIRECTORY_FORMAT, {str(client): key.public.hex() for client, key in keys.items()})
         return FileDirectory(path)
@@ -78,11 +89,14 @@ class FileDirectory(MemoryDirectory):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One client's own keys.
+    """One client's own keys. Keep one object per client, or a task memory that outlives it.
 
-    `signing` identifies it to the others and only signs; `box` receives sealed boxes where a scheme needs a standing
-    address; `session_key` is a 32-byte secret shared by the clients of one session, once it was dealt. `tasks` is what
-    they took part in: keep one object per client, or a memory that outlives it, so that no task is entered twice.
+    Attributes:
+        client: The client's identity, an integer in [0, 2^32 - 2].
+        signing: The key that identifies the client to the others. It only signs.
+        box: The key that receives sealed boxes, in sums that deal session keys.
+        session_key: A secret of 32 bytes that the clients of one session share; None before it was dealt.
+        tasks: The memory of the tasks begun with these keys, so no task is begun twice.
     """
 
     client: ClientId
@@ -98,20 +112,35 @@ class Credentials:
 
     @classmethod
     def generate(cls, client: ClientId, entropy: Callable[[int], bytes] = os.urandom) -> Credentials:
-        """Fresh keys, no session key."""
+        """Return fresh keys without a session key.
+
+        Args:
+            client: The client's identity.
+            entropy: A source of random bytes, such as `os.urandom`.
+        """
         return cls(client, SigningKey.generate(entropy), AgreementKey.generate(entropy))
 
 
 def generate_identities(
     clients: Iterable[ClientId], entropy: Callable[[int], bytes] = os.urandom
 ) -> tuple[dict[ClientId, Credentials], MemoryDirectory]:
-    """Fresh credentials for all `clients`, and their directory: for simulations, demos and tests."""
+    """Return fresh credentials for all `clients`, and their directory: for simulations, demonstrations and tests.
+
+    Args:
+        clients: The identities.
+        entropy: A source of random bytes, such as `os.urandom`.
+    """
     credentials = {client: Credentials.generate(client, entropy) for client in clients}
     return credentials, MemoryDirectory({client: own.signing.public for client, own in credentials.items()})
 
 
 def save_credentials(path: Path, own: Credentials) -> None:
-    """Write the keys to a file that only its owner may read (mode 0600)."""
+    """Write the keys to a file that only its owner may read (mode 0600).
+
+    Args:
+        path: The file.
+        own: The credentials. Their task memory is not written: `load_credentials` makes one next to the file.
+    """
     keys = {"client": str(own.client), "signing": own.signing.secret.hex(), "box": own.box.secret.hex()}
     if own.session_key is not None:
         keys["session_key"] = own.session_key.hex()
@@ -120,10 +149,10 @@ def save_credentials(path: Path, own: Credentials) -> None:
 
 
 def load_credentials(path: Path) -> Credentials:
-    """The keys that `save_credentials` wrote; raises `StateError` for any other file.
+    """Return the keys that `save_credentials` wrote. Raises `StateError` for any other file.
 
-    The tasks they take part in from now on are noted in a folder beside the file, `<its name>.tasks`, so that neither a
-    restart nor a second process enters one again.
+    Their tasks are recorded from then on in a folder next to the file, `<its name>.tasks`. Neither a restart nor a
+    second process can therefore begin one task again.
     """
     try:
         keys = _load(path, _CREDENTIALS_FORMAT)

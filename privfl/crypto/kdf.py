@@ -25,9 +25,16 @@ KEY_BYTES: Final = 32
 
 
 def derive(secret: bytes, label: str, *context: bytes, length: int = KEY_BYTES) -> bytes:
-    """A key of `length` bytes for the purpose `label`, bound to every part of `context`.
+    """Return a key for the purpose `label`, bound to every part of `context`.
 
-    `secret` has full entropy (a key, a seed or an agreed secret), at least 32 bytes. Raises `ConfigError` otherwise.
+    Args:
+        secret: A key, a seed or an agreed secret: at least 32 bytes of full entropy.
+        label: The purpose, in ASCII.
+        context: Any number of byte strings that the key depends on.
+        length: The number of bytes to return, 32 by default.
+
+    Raises:
+        ConfigError: `secret` has fewer than 32 bytes.
     """
     if len(secret) < KEY_BYTES:
         raise ConfigError(f"keys are derived from at least {KEY_BYTES} secret bytes, not {len(secret)}")
@@ -36,23 +43,28 @@ def derive(secret: bytes, label: str, *context: bytes, length: int = KEY_BYTES) 
 
 
 def framed(*parts: bytes) -> bytes:
-    """The parts behind their lengths (u32, little-endian): an encoding that no other list of parts shares."""
+    """Return the parts behind their lengths (u32, little-endian): an encoding that no other list of parts has."""
     return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
 
 def check_key(key: bytes, name: str = "a key") -> bytes:
-    """`key` if it is 32 bytes; raises `ConfigError` otherwise."""
+    """Return `key` if it has 32 bytes; raise `ConfigError` otherwise.
+
+    Args:
+        key: The key.
+        name: The name of the key in the error.
+    """
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         raise ConfigError(f"{name} is {KEY_BYTES} bytes")
     return key
 
 
 def draw(entropy: Callable[[int], bytes], count: int) -> bytes:
-    """Exactly `count` bytes of `entropy`.
+    """Return exactly `count` bytes of `entropy`.
 
     Args:
         entropy: A source of random bytes, such as `os.urandom`.
-        count: How many bytes are asked for.
+        count: The number of bytes.
 
     Raises:
         ConfigError: The source gave another number of bytes; fewer would make keys and shares guessable.

@@ -1,11 +1,11 @@
 """Mask streams: AES-256 in counter mode (NIST SP 800-38A, 6.5), added to ring words in place.
 
-The stream of a 32-byte key is AES-256-CTR over zeros with an initial counter block of zeros (128-bit big-endian
-counter): every mask key is used for one stream only, so that no nonce is needed. It is read as little-endian words
-of the vector's own width, and word i of the stream is added to (or subtracted from) entry i.
+The stream of a 32-byte key is AES-256-CTR over zeros. Its counter is 128-bit, big-endian, and starts at zero. Every
+mask key is used for one stream only, so no nonce is needed. The stream is read as little-endian words of the vector's
+own width, and word i of the stream is added to (or subtracted from) entry i.
 
-The loop runs over chunks of the vector and, inside, over the keys, so that a chunk stays in the cache while all
-streams are added to it; one scratch buffer serves all of them.
+The outer loop runs over chunks of the vector, the inner loop over the keys. A chunk therefore stays in the cache while
+all streams are added to it, and one scratch buffer serves all of them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,16 @@ Words = npt.NDArray[np.unsignedinteger[Any]]
 def add_keystreams(words: Words, plus: Sequence[bytes], minus: Sequence[bytes] = (), *, threads: int = 1) -> None:
     """Add the streams of the keys `plus` to `words` and subtract those of `minus`, in place, in the native word.
 
-    `words` is a contiguous, writable `[d]` of uint16, uint32 or uint64 (`ConfigError` otherwise); a ring narrower
-    than its word masks afterwards. `threads` splits the vector, not the keys: the result does not depend on it. They
-    gain where the cipher lets go of the interpreter's lock, as cryptography 50 does and older ones may not.
+    Args:
+        words: A contiguous, writable array `[d]` of uint16, uint32 or uint64. A ring narrower than its word masks it
+            afterwards.
+        plus: The keys of the streams to add, 32 bytes each.
+        minus: The keys of the streams to subtract.
+        threads: The number of threads, at least 1. They split the vector, so the result does not depend on them. They
+            gain only where the cipher releases the interpreter's lock: cryptography 50 does, older ones may not.
+
+    Raises:
+        ConfigError: An argument has another form.
     """
     if words.ndim != 1 or words.dtype.str not in ("<u2", "<u4", "<u8") or not words.flags.carray:
         raise ConfigError("masks are added to a flat, contiguous, writable array of little-endian uint16, 32 or 64")
@@ -66,7 +73,7 @@ def _add_batch(words: Words, signed: Sequence[tuple[bytes, np.ufunc]], threads: 
 
 
 def _add_range(words: Words, signed: Sequence[tuple[bytes, np.ufunc]], start: int) -> None:
-    """The streams from word `start` on, which lies on a chunk boundary, onto `words`."""
+    """Add the streams from word `start` on, which lies on a chunk boundary, to `words`."""
     size = words.dtype.itemsize
     step = CHUNK_BYTES // size
     counter = (start * size // _BLOCK).to_bytes(_BLOCK, "big")

@@ -1,10 +1,10 @@
-"""What an identity has taken part in, so that nobody gets it to take part in one task twice.
+"""The memory of the tasks that an identity has begun, because no client may take part in one task twice.
 
-All secrets of a sum are made for that sum, so a second session of a task shares none with the first; but two sums of
-one task over sets of survivors that differ by one client differ by that client's vector. A client therefore notes
-every task before it says its first word in it, and refuses it ever after. Nothing is forgotten to make room: an old
-task that could be asked for again is what the memory is there to stop. At `capacity` every further task is refused;
-go on with new credentials then, and with contexts that cannot have been used before.
+All secrets of a sum are made for that sum, so a second session of a task shares none with the first. But two sums of
+one task whose survivors differ by one client differ by that client's vector. A client therefore records each task
+before sending its first message and rejects it from then on. Nothing is forgotten to make room, because an old task
+that is requested again is exactly the attack. At `capacity` every further task is rejected: continue with new
+credentials, and with contexts that cannot have been used before.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from privfl.errors import ConfigError, PlanRejected
 from privfl.files import sync_folder
 
 CAPACITY: Final = 1 << 20
-"""Tasks of one identity: one a minute for two years, some 100 MB in memory at last."""
+"""The tasks of one identity: one a minute for two years, about 100 MB of memory at the end."""
 
 _NAME_BYTES: Final = 32
 
 
 class TaskMemory(Protocol):
-    """Remembers the tasks that a client has begun. An embedding application may keep them in a database of its own."""
+    """The tasks that a client has begun. An embedding application may keep them in a database of its own."""
 
     def begin(self, task: bytes) -> None:
-        """Note the task with this digest (32 bytes), durably; raise `PlanRejected` if it was noted before."""
+        """Record the task with this digest (32 bytes) durably. Raises `PlanRejected` if it was recorded before."""
         ...
 
 
 class TasksInMemory:
-    """Lives as long as the process: what `Credentials` hold unless they are given another one."""
+    """A memory that lives as long as the process. `Credentials` have one by default."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = _checked(capacity)
@@ -41,7 +41,7 @@ class TasksInMemory:
         return len(self._tasks)
 
     def begin(self, task: bytes) -> None:
-        """Note a task; raises `PlanRejected` for one that was begun before, and at `capacity`."""
+        """Record a task. Raises `PlanRejected` for one that was begun before, and at `capacity`."""
         mine = object()
         # The first of several threads finds its own object; the others find that one too.
         if task not in self._tasks:
@@ -51,10 +51,14 @@ class TasksInMemory:
 
 
 class TasksInFolder:
-    """Survives restarts, and is shared by all processes that use the same folder: one empty file for each task.
+    """A memory that survives restarts and is shared by all processes that use the same folder: one empty file per task.
 
-    Its name is the task's digest in hexadecimal; that a file is made only if there is none is what the file system
-    guarantees, and no crash leaves half of one. The folder is on the disk before `begin` returns.
+    The name of a file is the task's digest in hexadecimal. The file system guarantees that a file is made only if there
+    is none, and no crash leaves half of one. The folder is on the disk before `begin` returns.
+
+    Args:
+        folder: The folder; made on first use.
+        capacity: The number of tasks it holds at most.
     """
 
     def __init__(self, folder: Path, capacity: int = CAPACITY) -> None:
@@ -62,9 +66,9 @@ class TasksInFolder:
         self._count: int | None = None
 
     def begin(self, task: bytes) -> None:
-        """Note a task; raises `PlanRejected` for one that was begun before, and at `capacity`.
+        """Record a task. Raises `PlanRejected` for one that was begun before, and at `capacity`.
 
-        An `OSError` means that the task could not be noted: then it has not begun.
+        An `OSError` means that the task could not be recorded: then it has not begun.
         """
         if len(task) != _NAME_BYTES:
             raise ConfigError(f"a task's digest has {_NAME_BYTES} bytes, not {len(task)}")

@@ -23,16 +23,32 @@ SEAL_OVERHEAD: Final = NONCE_BYTES + TAG_BYTES
 
 
 def seal(key: bytes, content: bytes, *, associated: bytes, entropy: Callable[[int], bytes] = os.urandom) -> bytes:
-    """A box around `content` that opens only under the same `key` and `associated` data.
+    """Return a box around `content` that opens only under the same `key` and `associated` data.
 
     Derive one `key` per direction, purpose and message where you can; the random nonce is a second line of defense.
+
+    Args:
+        key: 32 bytes.
+        content: The bytes to seal; a box has 28 bytes more.
+        associated: Bytes that the opener must know; they do not travel in the box.
+        entropy: A source of random bytes for the nonce, such as `os.urandom`.
     """
     nonce = draw(entropy, NONCE_BYTES)
     return nonce + AESGCM(check_key(key)).encrypt(nonce, content, associated)
 
 
 def unseal(key: bytes, box: bytes, *, associated: bytes, sender: int | None = None) -> bytes:
-    """The content of `box`; raises `RemoteProtocolError` (blaming `sender`) if a single bit is not as it was."""
+    """Return the content of `box`.
+
+    Args:
+        key: The key under which the box was sealed, 32 bytes.
+        box: Bytes from `seal`.
+        associated: The same bytes as in `seal`.
+        sender: The client to blame for a bad box; None blames the server.
+
+    Raises:
+        RemoteProtocolError: A bit of the box, the key or the associated data differs.
+    """
     if len(box) < SEAL_OVERHEAD:
         raise RemoteProtocolError(f"a box has at least {SEAL_OVERHEAD} bytes, not {len(box)}", sender=sender)
     try:
@@ -42,8 +58,12 @@ def unseal(key: bytes, box: bytes, *, associated: bytes, sender: int | None = No
 
 
 def tag(key: bytes, data: bytes | memoryview) -> bytes:
-    """16 bytes that no other data has under `key`, several times faster than a hash; one `key` for one tag.
+    """Return 16 bytes that no other data has under `key`, several times faster than a hash.
 
-    Under a key that others can derive it tells damage, not lies.
+    Under a key that others can derive, a tag detects damage but not forgery.
+
+    Args:
+        key: 32 bytes, used for this one tag only.
+        data: The bytes to authenticate, of any length.
     """
     return AESGCM(check_key(key)).encrypt(bytes(NONCE_BYTES), b"", data)

@@ -1,11 +1,11 @@
 """Shamir's secret sharing (1979) of 32-byte secrets over one prime field, p = 2^256 + 297.
 
-A secret is the constant term of a random polynomial of degree `threshold` - 1; the share at point x (an integer in
-[1, 2^32)) is its value there. Shares travel as 33 bytes, little-endian, below p. Secrets are read and written as
+A secret is the constant term of a random polynomial of degree `threshold` - 1; the share at point x (an integer in [1,
+2^32)) is its value there. Shares travel as 33 bytes, little-endian, below p. Secrets are read and written as
 little-endian integers; a field larger than 2^256 holds every one of them.
 
-Whoever combines shares must have a check of its own (`accept`): sharing alone tells a right secret from a wrong one
-no better than its holders do.
+A party that combines shares must have a check of its own (`accept`), because wrong shares give a wrong secret of the
+same form.
 """
 
 from __future__ import annotations
@@ -32,10 +32,16 @@ _MAX_SUBSETS: Final = 2000
 def split(
     secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes] = os.urandom
 ) -> tuple[int, ...]:
-    """The shares of a 32-byte `secret` at `points`: any `threshold` of them give it, fewer say nothing about it.
+    """Return the shares of a secret at `points`. Any `threshold` of them give it; fewer reveal nothing about it.
 
-    Raises `ConfigError` for points that repeat or lie outside [1, 2^32) and for a threshold outside
-    [1, len(points)], and when `entropy` gives another number of bytes than it is asked for.
+    Args:
+        secret: 32 bytes.
+        points: Distinct integers in [1, 2^32), one per holder.
+        threshold: The number of shares that give the secret, in [1, len(points)].
+        entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        ConfigError: An argument is out of range, or `entropy` gave another number of bytes than requested.
     """
     check_key(secret, "a shared secret")
     _check_points(points)
@@ -48,12 +54,12 @@ def split(
 
 
 def share_to_bytes(share: int) -> bytes:
-    """33 bytes, little-endian."""
+    """Return the share as 33 bytes, little-endian."""
     return share.to_bytes(SHARE_BYTES, "little")
 
 
 def share_from_bytes(data: bytes) -> int:
-    """The share; raises `WireError` unless it is 33 bytes below the prime."""
+    """Return the share. Raises `WireError` unless `data` is 33 bytes below the prime."""
     share = int.from_bytes(data, "little")
     if len(data) != SHARE_BYTES or share >= PRIME:
         raise WireError("a share is 33 bytes below the prime")
@@ -63,8 +69,12 @@ def share_from_bytes(data: bytes) -> int:
 class Combiner:
     """Combines the shares that one set of holders has of any number of secrets.
 
-    The Lagrange weights depend on the points alone and are computed once. The first `threshold` points give the
-    secret; the others only confirm (one more inner product) that all shares lie on one polynomial.
+    The Lagrange weights depend on the points alone and are computed once. The first `threshold` points give the secret.
+    The others only confirm, by one more inner product, that all shares lie on one polynomial.
+
+    Args:
+        points: The holders' points, distinct integers in [1, 2^32).
+        threshold: The number of shares that give a secret, in [1, len(points)].
     """
 
     def __init__(self, points: Sequence[int], threshold: int) -> None:
@@ -81,25 +91,41 @@ class Combiner:
         self._parity = _inverses(_slopes(self._points)) if spare else []
 
     def combine(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
-        """(secret, points whose shares are wrong), for shares in the order of the points.
+        """Return the secret, and the points whose shares are wrong.
 
-        `accept` tells whether 32 bytes are the secret. Wrong shares are tolerated while `threshold` right ones can
-        be told from them: by trying all subsets where these are few, else by decoding up to (m - threshold) / 2
-        errors (Gao 2003). Where fewer than `threshold` shares are right, the points named may not be the guilty
-        ones. Raises `RemoteProtocolError` when no accepted secret is found.
+        Wrong shares are tolerated while `threshold` right ones can be separated from them. Where the subsets of shares
+        are few, all are tried; else up to (m - threshold) / 2 errors are decoded (Gao 2003). Where fewer than
+        `threshold` shares are right, the points named may be those of right shares.
+
+        Args:
+            shares: One share per point, in the order of the points.
+            accept: Returns True if its 32 bytes are the secret.
+
+        Raises:
+            RemoteProtocolError: No accepted secret is found.
         """
         secret = self.combine_clean(shares, accept)
         return (secret, frozenset()) if secret is not None else self._decode(shares, accept)
 
     def combine_clean(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> bytes | None:
-        """The secret if all shares lie on one polynomial and `accept` takes it, else None: two inner products."""
+        """Return the secret if all shares lie on one polynomial and `accept` takes it, else None: two inner products.
+
+        Args:
+            shares: One share per point, in the order of the points.
+            accept: Returns True if its 32 bytes are the secret.
+        """
         if sum(v * y for v, y in zip(self._parity, shares, strict=False)) % PRIME:
             return None
         secret = _to_secret(self.value_at(0, shares))
         return secret if secret is not None and accept(secret) else None
 
     def value_at(self, x: int, shares: Sequence[int]) -> int:
-        """What the polynomial through the first `threshold` shares is at `x`, which is none of their points."""
+        """Return the value at `x` of the polynomial through the first `threshold` shares.
+
+        Args:
+            x: A point that is none of theirs.
+            shares: One share per point, in the order of the points.
+        """
         if x not in self._weights:
             numerator = math.prod(other - x for other in self._used) % PRIME
             steps = [(other - x) * slope % PRIME for other, slope in zip(self._used, self._slopes, strict=True)]
@@ -125,7 +151,7 @@ class Combiner:
             secret = _to_secret(polynomial[0])
             if secret is not None and accept(secret):
                 fits = sum(_evaluate(polynomial, x) == y for x, y in zip(self._points, shares, strict=True))
-                best = max(best, (fits, polynomial), key=lambda found: found[0])
+                best = max(best, (fits, polynomial), key=lambda candidate: candidate[0])
         return best[1]
 
 
@@ -175,8 +201,8 @@ def _interpolate(points: Sequence[int], values: Sequence[int]) -> list[int]:
 def _gao(points: Sequence[int], shares: Sequence[int], threshold: int) -> list[int] | None:
     """The polynomial of degree below `threshold` that all but at most (m - threshold) / 2 shares lie on, if any.
 
-    Gao 2003, "A new algorithm for decoding Reed-Solomon codes": the extended Euclidean algorithm on the polynomial
-    that vanishes at all points and the one that interpolates the shares, stopped half way.
+    Gao 2003, "A new algorithm for decoding Reed-Solomon codes". The extended Euclidean algorithm runs on two
+    polynomials, the one that vanishes at all points and the one that interpolates the shares, and stops half way.
     """
     vanishing = [1]
     for x in points:

@@ -26,7 +26,17 @@ class VerifyKey:
         check_key(self.public, "an Ed25519 public key")
 
     def verify(self, signature: bytes, label: str, *parts: bytes, sender: int | None = None) -> None:
-        """Return if the signer signed exactly (label, parts); raise `RemoteProtocolError` otherwise."""
+        """Return if the signer signed exactly (label, parts).
+
+        Args:
+            signature: 64 bytes.
+            label: The purpose of the signature.
+            parts: The byte strings that were signed.
+            sender: The client to blame for a bad signature; None blames the server.
+
+        Raises:
+            RemoteProtocolError: The signature is another one.
+        """
         try:
             key = Ed25519PublicKey.from_public_bytes(self.public)
             key.verify(bytes(signature), _signed(label, parts))
@@ -36,7 +46,7 @@ class VerifyKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An Ed25519 key pair, held as its 32-byte seed. It only ever signs."""
+    """An Ed25519 key pair, held as its 32-byte seed. It is used for signatures only."""
 
     secret: bytes = field(repr=False)
     public: VerifyKey = field(init=False)
@@ -52,11 +62,16 @@ class SigningKey:
 
     @classmethod
     def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> SigningKey:
-        """A fresh pair."""
+        """Return a fresh key pair from `entropy`."""
         return cls(draw(entropy, KEY_BYTES))
 
     def sign(self, label: str, *parts: bytes) -> bytes:
-        """64 bytes over framed("privfl/1 " + label, parts...): a signature for one purpose fits no other."""
+        """Return 64 bytes over framed("privfl/1 " + label, parts...): a signature for one purpose fits no other.
+
+        Args:
+            label: The purpose of the signature, not empty.
+            parts: The byte strings to sign.
+        """
         return self._key.sign(_signed(label, parts))
 
 

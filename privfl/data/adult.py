@@ -15,7 +15,7 @@ from privfl.errors import DataError
 MISSING: Final = "?"
 _NUMERIC: Final = ((0, "age"), (4, "education-num"), (10, "capital-gain"), (11, "capital-loss"), (12, "hours-per-week"))
 
-# The values that the set's own description (adult.names) allows: public, so that no vocabulary is learned from rows.
+# The values that the set's own description (adult.names) allows: public, so no vocabulary is learned from examples.
 WORKCLASSES: Final = (
     "Private", "Self-emp-not-inc", "Self-emp-inc", "Federal-gov", "Local-gov", "State-gov", "Without-pay",
     "Never-worked",
@@ -61,12 +61,18 @@ _GROUPINGS: Final = (
 
 
 def adult(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) -> Dataset:
-    """32,561 training and 16,281 test rows, 88 features, income above 50K = 1; `test` is adult.test.
+    """Return 32,561 training and 16,281 test examples, 88 features, income above 50K = 1; `test` is adult.test.
 
-    Five numbers in their own units and the one-hot of seven columns over the values that adult.names allows; a
-    missing value (`?`) has no category set. Left out: fnlwgt, a survey weight, and education, of which education-num
-    is the rank. Natural clients: education (16), workclass, native-country. Raises `DataError` for a file that is
-    absent, altered or malformed.
+    The features are five numbers in their own units and the one-hot of seven columns over the values that adult.names
+    allows; a missing value (`?`) has no category set. Two columns are left out: fnlwgt, a survey weight, and education,
+    of which education-num is the rank. Natural clients: education (16), workclass, native-country.
+
+    Args:
+        folder: The folder of data sets; the environment variable `PRIVFL_DATA` by default.
+        verify: Compare the files' checksums; False takes other editions, at the caller's own risk.
+
+    Raises:
+        DataError: A file is absent, altered or malformed.
     """
     train = table("adult", "adult.data", text("adult", "adult.data", folder, verify=verify), 15)
     content = text("adult", "adult.test", folder, verify=verify)

@@ -27,7 +27,7 @@ def breast_cancer() -> Dataset:
 
 
 def breast_cancer_description() -> str:
-    """The text that is published with the set; among others, the least and the greatest value of each feature."""
+    """Return the text that is published with the set; it lists the smallest and largest value of each feature."""
     return str(_sklearn().load_breast_cancer().DESCR)
 
 
@@ -40,7 +40,7 @@ def digits() -> Dataset:
     return Dataset(
         name="digits",
         task="multiclass",
-        features=(raw.data / 16.0).astype(np.float32),  # 16 grey levels: a public constant
+        features=(raw.data / 16.0).astype(np.float32),  # 16 gray levels: a public constant
         targets=raw.target.astype(np.int64),
         feature_names=tuple(str(name) for name in raw.feature_names),
         classes=tuple(str(name) for name in raw.target_names),

@@ -1,4 +1,4 @@
-"""Files that the user downloads: where they are looked for, and that they are the ones they should be."""
+"""Files that the user downloads: the folder they are read from, and their checksums."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHECKSUMS: Final = {
 
 
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds one folder a data set: the argument, or else `PRIVFL_DATA`; raises `DataError`."""
+    """Return the folder with one folder per data set: the argument, or else `PRIVFL_DATA`. Raises `DataError`."""
     chosen = folder if folder is not None else os.environ.get(VARIABLE)
     if not chosen:
         raise DataError(f"no data folder: pass one, or set the environment variable {VARIABLE}")
@@ -51,10 +51,16 @@ def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, verify: bool = True) -> bytes:
-    """The bytes of `<folder>/<name>/<file>`.
+    """Return the bytes of `<folder>/<name>/<file>`.
 
-    Raises `DataError` when it is absent, naming where it was looked for and where it is to be had, or when its
-    checksum is not the listed one; `verify=False` takes other editions of the file, at the caller's own risk.
+    Args:
+        name: The name of the data set.
+        file: The name of the file.
+        folder: The folder of data sets, as in `data_folder`.
+        verify: Compare the checksum; False takes other editions of the file, at the caller's own risk.
+
+    Raises:
+        DataError: The file is absent or has another checksum. The message names the path and the page to download from.
     """
     page = PAGES[name] + (file if PAGES[name].endswith("/") else "")
     try:
@@ -75,7 +81,17 @@ def read(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, 
 
 
 def text(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, verify: bool = True) -> str:
-    """As `read`, decoded as ASCII; raises `DataError` for any other byte."""
+    """Return the file decoded as ASCII.
+
+    Args:
+        name: The name of the data set.
+        file: The name of the file.
+        folder: As in `read`.
+        verify: As in `read`.
+
+    Raises:
+        DataError: As `read`, and for any byte outside ASCII.
+    """
     try:
         return read(name, file, folder, verify=verify).decode("ascii")
     except UnicodeDecodeError as error:
@@ -83,7 +99,17 @@ def text(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, 
 
 
 def table(name: str, file: str, content: str, columns: int) -> list[list[str]]:
-    """Lines of comma-separated values -> one list of `columns` stripped strings a line; blank lines are skipped."""
+    """Return the stripped values of each line of a comma-separated file; blank lines are skipped.
+
+    Args:
+        name: The name of the data set, for errors.
+        file: The name of the file, for errors.
+        content: The text.
+        columns: The number of values on each line.
+
+    Raises:
+        DataError: A line has another number of values, or there is none.
+    """
     lines = []
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
@@ -98,7 +124,13 @@ def table(name: str, file: str, content: str, columns: int) -> list[list[str]]:
 
 
 def number(name: str, file: str, value: str) -> float:
-    """One finite number, or `DataError`."""
+    """Return one finite number. Raises `DataError` for any other text.
+
+    Args:
+        name: The name of the data set, for errors.
+        file: The name of the file, for errors.
+        value: The text.
+    """
     try:
         found = float(value)
     except ValueError as error:

@@ -26,14 +26,21 @@ _TRAIN: Final = 0.66
 
 
 def heart(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) -> Dataset:
-    """740 patients of four hospitals, 13 features in their own units, disease = 1.
+    """Return 740 patients of four hospitals, 13 features in their own units, disease = 1.
 
-    FLamby's rule (Ogier du Terrail et al. 2022, appendix on Fed-Heart-Disease; `fed_heart_disease/dataset.py`): drop
-    slope, ca and thal, then every row with a missing value (303, 261, 46 and 130 rows stay); one-hot cp and restecg
-    without their first category, after the other columns; no scaling. Each hospital is split 66:34 by scikit-learn's
-    stratified split with seed 43, or its plain one where a class has at most two rows: 199/104, 172/89, 30/16, 85/45.
-    Switzerland trains on one class only. FLamby then scales each hospital by its own training rows:
-    `privfl.data.local_standardize`. Raises `DataError` for a file that is absent, altered or malformed.
+    This is FLamby's rule (Ogier du Terrail et al. 2022, appendix on Fed-Heart-Disease; `fed_heart_disease/dataset.py`).
+    It drops slope, ca and thal, then every patient with a missing value: 303, 261, 46 and 130 patients stay. It one-hot
+    encodes cp and restecg without their first category, giving 13 columns, and does not scale. Each hospital is split
+    66:34 by scikit-learn's stratified split with seed 43, or its plain one where a class has at most two patients:
+    199/104, 172/89, 30/16, 85/45. Switzerland trains on one class only. FLamby then scales each hospital by its own
+    training examples: `privfl.data.local_standardize`.
+
+    Args:
+        folder: The folder of data sets; the environment variable `PRIVFL_DATA` by default.
+        verify: Compare the files' checksums; False takes other editions, at the caller's own risk.
+
+    Raises:
+        DataError: A file is absent, altered or malformed.
     """
     features: list[list[float]] = []
     labels: list[int] = []
@@ -75,10 +82,11 @@ def _features(row: list[float], file: str) -> list[float]:
 
 
 def split(labels: Rows) -> tuple[Rows, Rows]:
-    """(train, test) positions, increasing: what scikit-learn's `train_test_split` gives FLamby for 0/1 labels `[n]`.
+    """Return (train, test) positions, increasing, as scikit-learn's `train_test_split` gives FLamby for 0/1 labels
+    `[n]`.
 
-    Written out so that the split needs no scikit-learn and cannot change with it; a test compares the two. The
-    generator is numpy's legacy one, whose stream is frozen.
+    The split is written out, because then it needs no scikit-learn and cannot change with it; a test compares the two.
+    The generator is numpy's legacy one, whose stream is frozen.
     """
     rng = np.random.RandomState(_SEED)
     count = len(labels)
@@ -98,7 +106,7 @@ def split(labels: Rows) -> tuple[Rows, Rows]:
 
 
 def _allocate(counts: Rows, draws: int, rng: np.random.RandomState) -> Rows:
-    """Share `draws` among the classes in proportion; the largest fraction gets the remainder, a tie is drawn."""
+    """Split `draws` among the classes in proportion; the largest fraction gets the remainder, ties at random."""
     exact = counts / counts.sum() * draws
     shares: Rows = np.floor(exact).astype(np.int64)
     missing = draws - int(shares.sum())

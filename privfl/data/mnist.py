@@ -22,9 +22,16 @@ _SIDE: Final = 28
 
 
 def mnist(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) -> Dataset:
-    """60,000 training and 10,000 test digits (LeCun, Cortes, Burges): float32 `[70000, 784]` in [0, 1].
+    """Return 60,000 training and 10,000 test digits (LeCun, Cortes, Burges): float32 `[70000, 784]` in [0, 1].
 
-    `test` is the last 10,000 rows. Raises `DataError` for a file that is absent, altered or malformed.
+    `test` is the last 10,000 examples.
+
+    Args:
+        folder: The folder of data sets; the environment variable `PRIVFL_DATA` by default.
+        verify: Compare the files' checksums; False takes other editions, at the caller's own risk.
+
+    Raises:
+        DataError: A file is absent, altered or malformed.
     """
     features = np.empty((TRAIN + TEST, _SIDE * _SIDE), np.float32)
     targets = np.empty(TRAIN + TEST, np.int64)
@@ -47,10 +54,18 @@ def mnist(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
 
 
 def parse_idx(data: bytes, shape: tuple[int, ...], name: str = "IDX file") -> npt.NDArray[np.uint8]:
-    """A gzipped IDX file of unsigned bytes of exactly this shape; raises `DataError` for anything else.
+    """Return the values of a gzipped IDX file of unsigned bytes.
 
-    Format: two zero bytes, the type 0x08, the number of dimensions, one big-endian uint32 a dimension, the values.
-    At most the expected bytes (and one more, to see that there are too many) are ever unpacked.
+    The format is two zero bytes, the type 0x08, the number of dimensions, one big-endian uint32 per dimension, and the
+    values. At most the expected bytes, and one more to see that there are too many, are ever unpacked.
+
+    Args:
+        data: The content of the file.
+        shape: The shape that the file must have.
+        name: The name of the file in errors.
+
+    Raises:
+        DataError: The file has any other form.
     """
     header = struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
     size = len(header) + int(np.prod(shape))

@@ -22,20 +22,26 @@ Unit = Literal["client", "example"]
 Share = Callable[[ClientId, Ints], Ints]
 """(client, contribution) -> contribution with this client's share of the noise."""
 
-_MIN_VARIANCE: Final = 1e-4  # in units of width^2: below it the noise is taken to have eaten the spread
+_MIN_VARIANCE: Final = 1e-4  # in units of width^2: a smaller one is noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoisedMoments:
-    """The public half of a noised standardization: everything that must be fixed before a row is looked at.
+    """The public half of a noised standardization: everything that must be fixed before an example is looked at.
 
-    `center` and `width`, float64 `[p]`, are public guesses: values are taken as z = clip((x - center)/width, -1, 1),
-    a missing one as 0. The contribution of one unit (a client: the mean over its rows; an example: one row) is
-    (1, z, z^2), float `[1 + 2p]`, scaled down to `clip_norm` as a whole - a unit that is cut counts for less, its
-    proportions stay - and encoded with `codec`. So one unit's presence moves the sum by an integer vector of l2 norm
-    at most `norm_bound`, exactly: multiply by the noise multiplier for the noise deviation, and ledger that release.
-    `max_examples` bounds a client's rows where the unit is an example. Denominators come out of the noised sum itself.
-    Raises `ConfigError`.
+    A value x is taken as `z = clip((x - center)/width, -1, 1)`, a missing one as 0. One unit contributes (1, z, z^2),
+    float `[1 + 2p]`: for a client the mean over its examples, for an example its own. The contribution is scaled down
+    to `clip_norm` as a whole, so a clipped unit counts for less and keeps its proportions. One unit's presence thus
+    moves the sum by an integer vector of l2 norm at most `norm_bound`, exactly. Multiply `norm_bound` by the noise
+    multiplier for the noise stddev, and record that release in the ledger. Denominators come out of the noised sum.
+
+    Attributes:
+        center: A public guess of each feature's mean, float64 `[p]`.
+        width: A public guess of each feature's spread, float64 `[p]`, positive.
+        clip_norm: The l2 bound of one unit's contribution, positive.
+        codec: The fixed-point code of the sum.
+        unit: "client" or "example".
+        max_examples: The maximum of a client's examples where the unit is an example.
     """
 
     center: npt.NDArray[np.float64] = field(repr=False)
@@ -61,7 +67,7 @@ class NoisedMoments:
 
     @property
     def length(self) -> int:
-        """Entries of the vector, 1 + 2p."""
+        """The entries of the vector, 1 + 2p."""
         return 1 + 2 * len(self.center)
 
     @property
@@ -71,11 +77,13 @@ class NoisedMoments:
 
     @property
     def bound(self) -> int:
-        """The largest entry of one client's vector, noise excluded."""
+        """The maximum entry of one client's vector, noise excluded."""
         return self.codec.bound(self.clip_norm) * (self.max_examples if self.unit == "example" else 1)
 
     def contribution(self, rows: Matrix) -> Ints:
-        """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` for more rows than `max_examples`."""
+        """Return one client's contribution, int64 `[length]`, for its examples `[k, p]`. Raises `ConfigError` for more
+        examples than `max_examples`.
+        """
         if rows.ndim != 2 or rows.shape[1] != len(self.center):
             raise ConfigError(f"rows have shape {rows.shape}, expected [k, {len(self.center)}]")
         z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
@@ -91,7 +99,9 @@ class NoisedMoments:
         return total
 
     def standardizer(self, total: Ints) -> Standardizer:
-        """The noised sum -> means and deviations; the public guesses where the noise left nothing to go by."""
+        """Return means and standard deviations from the noised sum, or the public guesses where the noise hides
+        everything.
+        """
         sums = self.codec.decode(total)
         features = len(self.center)
         if sums[0] <= 0:
@@ -115,12 +125,21 @@ def noised_standardizer(
     share: Share | None = None,
     share_bound: int = 0,
 ) -> Standardizer:
-    """Run `plan` over all clients' training rows through `channel`, whose ring must be the codec's.
+    """Run `plan` over all clients' training examples through `channel`, whose ring must be the codec's.
 
-    The noise is `opening` (central: added where the sum is opened) or `share` (distributed: each client adds its
-    part, of entries up to `share_bound`, before it sends). Exactly one of them; it is not looked into: the caller
-    sizes it by `plan.norm_bound` and ledgers the release *before* it calls. Raises `ConfigError`, and what the sum
-    raises.
+    The noise is not looked into. The caller sizes it by `plan.norm_bound` and records the release in its ledger
+    *before* this call. Exactly one of `opening` and `share` is given.
+
+    Args:
+        data: The clients' examples.
+        channel: The secure sum.
+        plan: The public half.
+        opening: Central noise, added where the sum is opened.
+        share: Distributed noise: each client adds its part before it sends.
+        share_bound: The maximum entry of one client's part.
+
+    Raises:
+        ConfigError: The arguments contradict each other.
     """
     if (opening is None) == (share is None):
         raise ConfigError("give the noise as an opening (central) or as a share (distributed): exactly one of them")
@@ -136,5 +155,5 @@ def noised_standardizer(
             yield client, vector if share is None else share(client, vector)
 
     result = channel.run(task, vectors()) if opening is None else channel.run(task, vectors(), opening)
-    found = plan.standardizer(result.total)
-    return Standardizer(found.mean, found.std, "noised", result.survivors, result.caveats)
+    moments = plan.standardizer(result.total)
+    return Standardizer(moments.mean, moments.std, "noised", result.survivors, result.caveats)

@@ -19,10 +19,17 @@ Target = Literal["total_UPDRS", "motor_UPDRS"]
 def parkinsons(
     folder: str | os.PathLike[str] | None = None, *, target: Target = "total_UPDRS", verify: bool = True
 ) -> Dataset:
-    """5,875 recordings of 42 patients: 19 features in their own units, the clinician's UPDRS score as target.
+    """Return 5,875 recordings of 42 patients: 19 features in their own units, the clinician's UPDRS score as target.
 
-    Tsanas, Little (2009). Features: age, sex, test_time and 16 voice measures; neither score is a feature. Raises
-    `DataError` for a file that is absent, altered or malformed.
+    Tsanas, Little (2009). Features: age, sex, test_time and 16 voice measures; neither score is a feature.
+
+    Args:
+        folder: The folder of data sets; the environment variable `PRIVFL_DATA` by default.
+        target: The score to predict.
+        verify: Compare the file's checksum; False takes other editions, at the caller's own risk.
+
+    Raises:
+        DataError: The file is absent, altered or malformed.
     """
     if target not in get_args(Target):
         raise ConfigError(f"target must be one of {', '.join(get_args(Target))}, not {target!r}")

@@ -1,4 +1,4 @@
-"""Ways to deal rows out to clients: pure functions of their arguments and a seed, each row to exactly one client."""
+"""Ways to split examples among clients: pure functions of their arguments and a seed, each example to one client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from privfl.data.sets import Rows
 from privfl.errors import ConfigError
 
 Parts = tuple[Rows, ...]
-"""Row positions of each client, increasing int64; together every position in [0, rows) exactly once."""
+"""The positions of each client's examples, increasing int64; together every position in [0, n) exactly once."""
 
 ALPHAS: Final = (1e-3, 1e6)
 EXPONENTS: Final = (0.0, 20.0)
@@ -22,17 +22,32 @@ _STREAM: Final = 0x9A27  # keeps these draws apart from others that a user makes
 
 
 def iid(rows: int, clients: int, seed: int) -> Parts:
-    """Shuffle `rows` rows and deal them out evenly: sizes differ by at most one."""
+    """Shuffle the examples and split them evenly: sizes differ by at most one.
+
+    Args:
+        rows: The number of examples.
+        clients: The number of clients.
+        seed: The seed, at least 0.
+    """
     _check_sizes(rows, clients, 1)
     return _sorted(np.array_split(_rng(seed).permutation(rows), clients))
 
 
 def dirichlet(labels: npt.NDArray[Any], clients: int, alpha: float, seed: int, *, min_examples: int = 1) -> Parts:
-    """Share out each label's rows by its own draw from Dir(alpha) over the clients (Yurochkin et al. 2019, section 4).
+    """Split each label's examples in proportions of Dir(alpha) over the clients (Yurochkin et al. 2019, section 4).
 
-    `labels` `[n]` is of any integer type; `alpha` in [1e-3, 1e6]: small means few labels a client, large means IID.
-    A client left with fewer than `min_examples` rows is given rows of the client that has most, so this ends where
-    redrawing may not. Raises `ConfigError` when clients * min_examples exceeds n.
+    A client with fewer than `min_examples` gets examples of the client that has most. This always ends, and sampling
+    again might not.
+
+    Args:
+        labels: The label of each example, integers `[n]`.
+        clients: The number of clients.
+        alpha: In [1e-3, 1e6]. A small one gives each client few labels, a large one is nearly IID.
+        seed: The seed, at least 0.
+        min_examples: The minimum for each client.
+
+    Raises:
+        ConfigError: An argument is out of range, or clients * min_examples exceeds n.
     """
     if not ALPHAS[0] <= alpha <= ALPHAS[1]:
         raise ConfigError(f"alpha must be in [{ALPHAS[0]:g}, {ALPHAS[1]:g}], not {alpha!r}")
@@ -51,10 +66,20 @@ def dirichlet(labels: npt.NDArray[Any], clients: int, alpha: float, seed: int, *
 
 
 def shards(labels: npt.NDArray[Any], clients: int, per_client: int, seed: int) -> Parts:
-    """Sort by label, cut into clients * per_client shards, deal each client `per_client` (McMahan et al. 2017, sec. 3).
+    """Sort by label, cut into clients * per_client shards, give each client `per_client` (McMahan et al. 2017, section
+    3).
 
-    Rows of one label are shuffled; shards differ in size by at most one, so a client sees about `per_client` labels.
-    Raises `ConfigError` when there are more shards than rows.
+    Examples of one label are shuffled. Shards differ in size by at most one, so a client sees about `per_client`
+    labels.
+
+    Args:
+        labels: The label of each example, integers `[n]`.
+        clients: The number of clients.
+        per_client: The number of shards of each client.
+        seed: The seed, at least 0.
+
+    Raises:
+        ConfigError: There are more shards than examples.
     """
     if per_client < 1:
         raise ConfigError(f"shards per client must be at least 1, not {per_client}")
@@ -67,9 +92,14 @@ def shards(labels: npt.NDArray[Any], clients: int, per_client: int, seed: int) -
 
 
 def quantity(rows: int, clients: int, exponent: float, seed: int, *, min_examples: int = 1) -> Parts:
-    """IID rows, but the client of rank r holds a share proportional to r^-exponent, and `min_examples` rows at least.
+    """Split IID examples unevenly: the client of rank r gets a part proportional to r^-exponent. Ranks are random.
 
-    `exponent` in [0, 20]; 0 means equal sizes. Which client has which rank is drawn.
+    Args:
+        rows: The number of examples.
+        clients: The number of clients.
+        exponent: In [0, 20]; 0 gives equal sizes.
+        seed: The seed, at least 0.
+        min_examples: The minimum for each client.
     """
     if not EXPONENTS[0] <= exponent <= EXPONENTS[1]:
         raise ConfigError(f"exponent must be in [{EXPONENTS[0]:g}, {EXPONENTS[1]:g}], not {exponent!r}")
@@ -86,7 +116,12 @@ def quantity(rows: int, clients: int, exponent: float, seed: int, *, min_example
 
 
 def natural(codes: Rows, groups: int) -> Parts:
-    """Client i holds the rows with code i; a group without rows is an empty part."""
+    """Give client i the examples with code i; a group without examples is an empty part.
+
+    Args:
+        codes: The group of each example, int64 `[n]`.
+        groups: The number of groups.
+    """
     if codes.size and not 0 <= codes.min() <= codes.max() < groups:
         raise ConfigError(f"codes must lie within [0, {groups})")
     order = np.argsort(codes, kind="stable")
@@ -94,15 +129,22 @@ def natural(codes: Rows, groups: int) -> Parts:
 
 
 def bins(targets: npt.NDArray[np.floating[Any]]) -> Rows:
-    """Labels 0..9 for a regression: the tenth of all targets in which each one lies; equal targets share a label."""
+    """Return labels 0..9 for a regression: the tenth of all targets in which each one lies; equal targets share a
+    label.
+    """
     edges = np.quantile(targets, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])
     return np.searchsorted(edges, targets, side="right").astype(np.int64)
 
 
 def hold_out(rows: Rows, fraction: float, seed: int, client: int, *, tail: bool = False) -> tuple[Rows, Rows]:
-    """Split one client's rows `[k]` into (train, test): floor(k * fraction) to test, so one row at least to train.
+    """Split one client's examples into (train, test): floor(k * fraction) to test, so at least one example to train.
 
-    Drawn by (seed, client); with `tail` the last rows, as is right for a text that goes on. `fraction` in [0, 1).
+    Args:
+        rows: The indices of its examples, int64 `[k]`.
+        fraction: The fraction of test examples, in [0, 1).
+        seed: The seed, at least 0.
+        client: The client; each has a split of its own.
+        tail: Test on the last examples, as is right for a continuous text, instead of random ones.
     """
     if not 0.0 <= fraction < 1.0:
         raise ConfigError(f"the test fraction must be in [0, 1), not {fraction!r}")

@@ -1,8 +1,9 @@
-"""Federated standardization: means and deviations of all clients' rows, learned through a secure sum and nothing else.
+"""Federated standardization: means and standard deviations of all clients' examples, learned through a secure sum.
 
-Four origins: `exact` (the sums of all rows, without noise: no differential privacy), `noised` (see `noised.py`),
-`public` (constants known beforehand), and `local` (each client's own rows: nothing is learned federatedly). Whoever
-claims differential privacy refuses the first, and the last too where the unit is an example.
+There are four origins: `exact` (the sums of all examples, without noise: no differential privacy), `noised` (see
+`noised.py`), `public` (constants known beforehand), and `local`. The last one uses each client's own examples, and
+nothing is learned federatedly. A run that claims differential privacy refuses `exact`, and `local` too where the unit
+is an example.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from privfl.sums.driver import ignore, never
 from privfl.wire import ClientId
 
 Matrix = npt.NDArray[np.floating[Any]]
-"""Rows of one client, float `[k, p]`; NaN marks a missing value."""
+"""The examples of one client, float `[k, p]`; NaN marks a missing value."""
 
 Origin = Literal["exact", "noised", "public", "local"]
 
@@ -36,10 +37,14 @@ _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standardizer:
-    """`mean` and `std` of each feature, float64 `[p]`; std is positive, 1 for a column that is constant or missing.
+    """The mean and the standard deviation of each feature.
 
-    `survivors` are the clients whose rows they describe and `caveats` what their sum did not promise; both are empty
-    for public constants. Raises `ConfigError` for values that are not finite, or a std that is not positive.
+    Attributes:
+        mean: float64 `[p]`, finite.
+        std: float64 `[p]`, positive; 1 for a column that is constant or missing.
+        origin: "exact", "noised", "public" or "local".
+        survivors: The clients whose examples they describe; empty for public constants.
+        caveats: The promises that their sum did not make; empty for public constants.
     """
 
     mean: npt.NDArray[np.float64]
@@ -52,14 +57,16 @@ class Standardizer:
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape or not len(self.mean):
             raise ConfigError(f"mean and std must be flat and of one length, not {self.mean.shape}, {self.std.shape}")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
-            raise ConfigError("means must be finite, and deviations finite and positive")
+            raise ConfigError("means must be finite, and standard deviations finite and positive")
 
     def apply(self, features: Matrix) -> npt.NDArray[np.float32]:
-        """(x - mean) / std as float32 `[k, p]`; a missing value becomes 0, the mean. Never NaN, never infinite."""
+        """Return (x - mean) / std as float32 `[k, p]`; a missing value becomes 0, the mean. Never NaN,
+        never infinite.
+        """
         self._check(features)
         out = np.empty(features.shape, np.float32)
         for start in range(0, len(features), _CHUNK):
-            with np.errstate(over="ignore"):  # an outlier over a tiny deviation: clipped two lines below
+            with np.errstate(over="ignore"):  # an outlier over a tiny stddev: clipped two lines below
                 part = (features[start : start + _CHUNK].astype(np.float64) - self.mean) / self.std
             np.copyto(part, 0.0, where=np.isnan(part))
             np.clip(part, -_MAX_FLOAT32, _MAX_FLOAT32, out=part)
@@ -67,7 +74,9 @@ class Standardizer:
         return out
 
     def impute(self, features: Matrix) -> npt.NDArray[np.float32]:
-        """`features` as float32 `[k, p]` in their own units, missing values replaced by the mean of all clients."""
+        """Return `features` as float32 `[k, p]` in their own units, missing values replaced by the mean of
+        all clients.
+        """
         self._check(features)
         return np.where(np.isnan(features), self.mean, features).astype(np.float32)
 
@@ -77,19 +86,33 @@ class Standardizer:
 
 
 def public_standardize(mean: Iterable[float], std: Iterable[float]) -> Standardizer:
-    """Constants that were public before the data was seen (units, ranges, an earlier publication): they cost nothing.
+    """Return a standardizer of constants that were public before the data was seen: units, ranges, an earlier
+    publication.
 
-    That they are public is the caller's claim. Constants computed from the clients' rows are not.
+    They cost no privacy. That they are public is the caller's claim; constants computed from the clients' examples are
+    not.
+
+    Args:
+        mean: The mean of each feature.
+        std: The standard deviation of each feature, positive.
     """
     return Standardizer(np.array(list(mean), np.float64), np.array(list(std), np.float64), "public")
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """The secure sum that a preprocessing step goes through, and how it is run (see `privfl.sums.run_sum`).
+    """The secure sum that a preprocessing step goes through, with the arguments of `privfl.sums.run_sum`.
 
-    `context` binds it to the run around it; `min_survivors` None means all clients. Any ring serves: values wider than
-    it are cut into limbs.
+    Attributes:
+        scheme: The sum.
+        ring: Any ring; values wider than the ring are cut into limbs. 64 bits by default.
+        context: Bytes that bind the sum to the run around it.
+        min_survivors: The minimum of survivors; None means all clients.
+        credentials: Each client's keys, where the sum needs them.
+        policy: The minima that each client insists on.
+        drop: The simulated dropouts.
+        tap: Called with every message.
+        entropy: A source of random bytes, such as `os.urandom`.
     """
 
     scheme: SecureSum
@@ -103,13 +126,25 @@ class Channel:
     entropy: Entropy = os.urandom
 
     def task(self, clients: Iterable[ClientId], length: int, bound: int) -> SumTask:
-        """The task of one sum of int64 `[length]` vectors with entries up to `bound`."""
+        """Return the task of one sum.
+
+        Args:
+            clients: The cohort.
+            length: The entries of a vector.
+            bound: The maximum of an entry's magnitude.
+        """
         cohort = tuple(sorted(clients))
-        least = len(cohort) if self.min_survivors is None else self.min_survivors
-        return SumTask(self.context, cohort, least, length, self.ring, bound)
+        survivors = len(cohort) if self.min_survivors is None else self.min_survivors
+        return SumTask(self.context, cohort, survivors, length, self.ring, bound)
 
     def run(self, task: SumTask, vectors: Iterable[tuple[ClientId, Ints]], opening: Opening = identity) -> SumResult:
-        """Sum one vector a client."""
+        """Sum one vector of each client.
+
+        Args:
+            task: The task.
+            vectors: The clients and their vectors, int64 `[length]`.
+            opening: Applied to the opened sum, such as central noise.
+        """
         return run_sum(
             self.scheme,
             task,
@@ -123,7 +158,7 @@ class Channel:
         )
 
 
-# Fixed point of the exact sums: values in units of 2^-64, squares in units of 2^-128, as Python integers, so that
+# Fixed point of the exact sums: values in units of 2^-64, squares in units of 2^-128, as Python integers. Therefore
 # sum(x^2)/n - mean^2 is exact and cancels nothing away; the limbs carry integers of any width through any ring.
 FRACTION_BITS: Final = 64
 MAX_ABS: Final = 2.0**63
@@ -133,10 +168,18 @@ _WIDTHS: Final = (33, 160, 288)  # bits of count, sum and sum of squares of one 
 
 @dataclass(frozen=True, slots=True)
 class MomentCodec:
-    """Count, sum and sum of squares of each of `features` columns <-> one integer vector for a sum in `ring`.
+    """Count, sum and sum of squares of each column <-> one integer vector for a sum in `ring`.
 
-    Each integer is cut into limbs of `limb` bits which all have its sign, so that a limb summed over `cohort` clients
-    stays in the ring and the limbs' sums still add up to the sum. Raises `CapacityError` when the ring has no room.
+    Each integer is cut into limbs of `limb` bits which all have its sign. A limb summed over `cohort` clients then
+    stays in the ring, and the sums of the limbs still add up to the sum.
+
+    Attributes:
+        features: The number of columns.
+        cohort: The number of clients.
+        ring: The ring of the sum.
+
+    Raises:
+        CapacityError: The ring has no room.
     """
 
     features: int
@@ -169,11 +212,11 @@ class MomentCodec:
 
     @property
     def bound(self) -> int:
-        """The largest entry of one client's vector."""
+        """The maximum entry of one client's vector."""
         return (1 << self.limb) - 1
 
     def encode(self, rows: Matrix) -> Ints:
-        """One client's rows `[k, p]` -> int64 `[length]`; raises `ConfigError` as `client_moments` does."""
+        """Return one client's examples `[k, p]` as int64 `[length]`. Raises `ConfigError` as `client_moments` does."""
         if rows.ndim != 2 or rows.shape[1] != self.features:
             raise ConfigError(f"rows have shape {rows.shape}, expected [k, {self.features}]")
         out: list[int] = []
@@ -183,7 +226,7 @@ class MomentCodec:
         return np.array(out, np.int64)
 
     def decode(self, total: Ints) -> tuple[list[int], list[int], list[int]]:
-        """The summed vector -> counts, sums and sums of squares of each column, as Python integers."""
+        """Return counts, sums and sums of squares of each column, as Python integers, from the summed vector."""
         entries = iter(total.tolist())
         found = []
         for count in self.limbs:
@@ -195,11 +238,12 @@ class MomentCodec:
 
 
 def client_moments(rows: Matrix) -> tuple[list[int], list[int], list[int]]:
-    """Of each column of `[k, p]`: the number of values present, their sum (2^-64) and their sum of squares (2^-128).
+    """Return the count, the sum (2^-64) and the sum of squares (2^-128) of the values present in each column of `[k,
+    p]`.
 
-    Taken around the client's own mean, so that rounding is relative to the spread and not to the size of the values,
-    and moved back in exact integers; a constant column gives exact sums. Raises `ConfigError` for an infinity,
-    a value beyond 2^63, or 2^32 rows and more.
+    They are computed around the client's own mean, where rounding is relative to the spread and not to the size of the
+    values. They are moved back in exact integers, and a constant column gives exact sums. Raises `ConfigError` for an
+    infinity, a value beyond 2^63, and for 2^32 examples or more.
     """
     if len(rows) >= MAX_ROWS:
         raise ConfigError(f"a client has less than {MAX_ROWS} rows, not {len(rows)}")
@@ -225,12 +269,19 @@ def client_moments(rows: Matrix) -> tuple[list[int], list[int], list[int]]:
 
 
 def exact_standardizer(data: FederatedData, channel: Channel) -> Standardizer:
-    """Mean and (population) deviation of every column over all clients' training rows, in one secure sum.
+    """Return mean and (population) standard deviation of every column over all clients' training examples: one secure
+    sum.
 
-    What is opened: for each column the number of values present, their sum and their sum of squares, over all
-    survivors together, without noise. The result agrees with float64 two-pass statistics of the pooled rows to about
-    1e-12, and does not depend on which client holds which row beyond that. Raises `ConfigError` for text, and what the
-    sum raises.
+    Opened are, for each column, the number of values present, their sum and their sum of squares, over all survivors
+    together and without noise. The result agrees with float64 two-pass statistics of the pooled examples to about
+    1e-12, and depends on the partition only to that extent.
+
+    Args:
+        data: The clients' examples.
+        channel: The secure sum.
+
+    Raises:
+        ConfigError: The data is text.
     """
     codec = MomentCodec(feature_width(data), len(data.clients), channel.ring)
     task = channel.task(range(len(data.clients)), codec.length, codec.bound)
@@ -240,12 +291,13 @@ def exact_standardizer(data: FederatedData, channel: Channel) -> Standardizer:
 
 
 def local_standardize(data: FederatedData) -> FederatedData:
-    """Each client's rows, its test rows too, standardized by its own training rows alone: nothing leaves a client.
+    """Return each client's examples, its test examples too, standardized by its own training examples: nothing leaves
+    it.
 
-    This is what FLamby does with the heart data (`fed_heart_disease/dataset.py`, which divides by n - 1 where this
-    divides by n). It costs no privacy where the unit is a client; where it is an example, one row moves all others of
-    its client, and no clipping of single rows accounts for that. Raises `ConfigError` for text, and where there are
-    rows that no client holds.
+    FLamby does this with the heart data (`fed_heart_disease/dataset.py`, which divides by n - 1 where this divides by
+    n). It costs no privacy where the unit is a client. Where the unit is an example, one example moves all others of
+    its client, and no clipping of single examples accounts for that. Raises `ConfigError` for text, and where there are
+    examples that no client holds.
     """
     feature_width(data)
     if len(data.test):
@@ -263,19 +315,29 @@ def local_standardize(data: FederatedData) -> FederatedData:
 
 
 def standardize(data: FederatedData, standardizer: Standardizer) -> FederatedData:
-    """`data` with every row, test rows too, standardized; missing values become 0."""
+    """Return `data` with every example standardized, test examples too; missing values become 0.
+
+    Args:
+        data: The clients' examples.
+        standardizer: The means and standard deviations.
+    """
     feature_width(data)
     return data.with_features(standardizer.apply(data.dataset.features))
 
 
 def impute(data: FederatedData, standardizer: Standardizer) -> FederatedData:
-    """`data` with missing values replaced by the means, everything else in its own units."""
+    """Return `data` with missing values replaced by the means, everything else in its own units.
+
+    Args:
+        data: The clients' examples.
+        standardizer: The means.
+    """
     feature_width(data)
     return data.with_features(standardizer.impute(data.dataset.features))
 
 
 def feature_width(data: FederatedData) -> int:
-    """The number of numeric features; raises `ConfigError` for text."""
+    """Return the number of numeric features. Raises `ConfigError` for text."""
     if data.dataset.task == "text":
         raise ConfigError(f"{data.dataset.name} is text: there is nothing to standardize or to impute")
     return data.dataset.width
@@ -284,7 +346,7 @@ def feature_width(data: FederatedData) -> int:
 def _mean_and_std(
     counts: list[int], sums: list[int], squares: list[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Exact integer moments of each column -> mean and deviation; 0 where nothing is present, 1 where constant."""
+    """Exact integer moments of each column -> mean and stddev; 0 where nothing is present, 1 where constant."""
     mean, std = np.zeros(len(counts)), np.ones(len(counts))
     for column, (n, first, second) in enumerate(zip(counts, sums, squares, strict=True)):
         if n:

@@ -26,7 +26,7 @@ def public_standardizer(name: str) -> Standardizer:
 
 
 def _typical(low: float, high: float) -> tuple[float, float]:
-    """The mean and deviation that a quantity of this range is taken to have."""
+    """The mean and standard deviation that a quantity of this range is taken to have."""
     return low + _CENTER * (high - low), (high - low) / _WIDTH
 
 
@@ -39,7 +39,7 @@ def _adult() -> list[tuple[float, float]]:
 
 
 def _breast_cancer() -> list[tuple[float, float]]:
-    """The table of least and greatest values in the description that comes with the data (Wolberg et al. 1995)."""
+    """The table of smallest and largest values in the description that comes with the data (Wolberg et al. 1995)."""
     rows = (_ROW.fullmatch(line.strip()) for line in breast_cancer_description().splitlines())
     found = [_typical(float(row[1]), float(row[2])) for row in rows if row]
     if len(found) != 30:

@@ -1,4 +1,4 @@
-"""Data sets by name, and partitions by a short spec: what a configuration file says."""
+"""Data sets by name, and partitions by a short spec: the words of a configuration file."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ SPECS: Final = ("iid", "dirichlet:ALPHA", "shards:PER_CLIENT", "quantity:EXPONEN
 
 
 def load(name: str, folder: Folder = None) -> Dataset:
-    """A data set by its name (one of `NAMES`); `folder` as in `privfl.data.folder.data_folder`.
+    """Return a data set by its name.
 
-    Raises `ConfigError` for an unknown name, `DataError` for absent or altered files, and `MissingExtra` where a
-    bundled set needs scikit-learn.
+    Args:
+        name: One of `NAMES`.
+        folder: The folder of data sets, as in `privfl.data.folder.data_folder`; not used for bundled sets.
+
+    Raises:
+        ConfigError: There is no such set.
+        DataError: A file is absent or altered.
+        MissingExtra: A bundled set needs scikit-learn.
     """
     if name in BUNDLED:
         return BUNDLED[name]()
@@ -66,13 +72,22 @@ def partition(
     test_fraction: float = 0.2,
     min_examples: int = 1,
 ) -> FederatedData:
-    """Deal the rows of `dataset` out to `clients` clients as `spec` (one of `SPECS`) says.
+    """Split the examples of `dataset` among clients.
 
-    Where the set has test rows of its own, they stay with their group under "natural" and are held by nobody (a
-    public test set) otherwise. Where it has none, each client puts `test_fraction` of its rows aside (for text its
-    last ones). `min_examples` is what "dirichlet" and "quantity" give every client. "natural" makes one client of each
-    group that has training rows; `clients` may then be left out. Labels of a regression are tenths of its targets.
-    Raises `ConfigError`, naming what was found and what is allowed.
+    Test examples of the set's own stay with their group under "natural"; under every other spec no client holds them (a
+    public test set). Labels of a regression are tenths of its targets.
+
+    Args:
+        dataset: The data set.
+        spec: One of `SPECS`, such as "dirichlet:0.5". "natural" makes one client of each group with training examples.
+        clients: The number of clients; may be left out under "natural".
+        seed: The seed of the partition.
+        test_fraction: The fraction of its examples that each client puts aside where the set has no test examples, in
+            [0, 1). For text these are its last ones.
+        min_examples: The minimum for each client under "dirichlet" and "quantity".
+
+    Raises:
+        ConfigError: The spec or an argument is not allowed; the message names the value found and the values allowed.
     """
     kind, argument = _parse(spec)
     if kind == "natural":

@@ -17,7 +17,7 @@ from privfl.wire import ClientId
 Task = Literal["binary", "multiclass", "regression", "text"]
 
 Rows = npt.NDArray[np.int64]
-"""Row indices, int64 `[k]`, read-only."""
+"""Indices of examples, int64 `[k]`, read-only."""
 
 NO_ROWS: Final[Rows] = np.zeros(0, np.int64)
 NO_ROWS.flags.writeable = False
@@ -25,7 +25,13 @@ NO_ROWS.flags.writeable = False
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
-    """A natural partition: `codes` int64 `[n]` says to which of the `names` each row belongs."""
+    """A natural partition.
+
+    Attributes:
+        name: The name of the grouping, such as "hospital".
+        codes: The position in `names` of each example's group, int64 `[n]`.
+        names: The names of the groups.
+    """
 
     name: str
     codes: Rows = field(repr=False)
@@ -40,13 +46,19 @@ class Grouping:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Rows in memory, read-only, and what is publicly known about them.
+    """Examples in memory, read-only, and their public description. Raises `DataError` for arrays of another form.
 
-    `features` is float32 `[n, p]`, where NaN marks a missing value; for text it is uint8 `[n, window]`, positions in
-    `classes`, which is then the alphabet. `targets` is int64 `[n]` in [0, len(classes)) for binary and multiclass,
-    float32 `[n]` for regression, and for text uint8 `[n, window]`: the character after each character. `test` holds
-    the rows that the set's publisher (or its rule) put aside; it is empty where there is no such split.
-    `groupings` are the natural partitions, the usual one first. Raises `DataError` for anything else.
+    Attributes:
+        name: The name of the set.
+        task: "binary", "multiclass", "regression" or "text".
+        features: float32 `[n, p]`, where NaN marks a missing value. For text uint8 `[n, window]`: positions in
+            `classes`, which is then the alphabet.
+        targets: int64 `[n]` in [0, len(classes)) for binary and multiclass, float32 `[n]` for regression. For text
+            uint8 `[n, window]`: the character after each character.
+        feature_names: The name of each feature, or empty.
+        classes: The name of each class, or empty.
+        test: The examples that the publisher of the set (or its rule) put aside; empty where there is no such split.
+        groupings: The natural partitions, the usual one first.
     """
 
     name: str
@@ -102,22 +114,22 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """n, the number of rows."""
+        """The number of examples, n."""
         return len(self.features)
 
     @property
     def width(self) -> int:
-        """p, the number of features of a row (of characters, for text)."""
+        """The number of features of an example, p (of characters, for text)."""
         return int(self.features.shape[1])
 
     def train_rows(self) -> Rows:
-        """All rows that `test` does not hold, increasing."""
+        """Return the indices of all examples that `test` does not hold, increasing."""
         kept = np.ones(self.rows, bool)
         kept[self.test] = False
         return _frozen(np.flatnonzero(kept))
 
     def grouping(self, name: str | None = None) -> Grouping:
-        """The natural partition called `name`, or the usual one; raises `ConfigError` where there is none."""
+        """Return the natural partition called `name`, or the usual one. Raises `ConfigError` where there is none."""
         for grouping in self.groupings:
             if name is None or grouping.name == name:
                 return grouping
@@ -125,13 +137,19 @@ class Dataset:
         raise ConfigError(f"{self.name} has no natural clients by {name or 'anything'}; it has: {known}")
 
     def with_features(self, features: npt.NDArray[Any]) -> Dataset:
-        """The same rows with other features `[n, p]` of the same names."""
+        """Return the same examples with other features `[n, p]` of the same names."""
         return dataclasses.replace(self, features=features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientRows:
-    """What one client holds: row indices only, never a copy of the rows."""
+    """The examples of one client, as indices: never a copy of the data.
+
+    Attributes:
+        name: The client's name.
+        train: The indices of its training examples.
+        test: The indices of its test examples.
+    """
 
     name: str
     train: Rows = field(repr=False)
@@ -144,10 +162,15 @@ class ClientRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FederatedData:
-    """A data set and who holds which of its rows. The position in `clients` is the client's identity.
+    """A data set and the examples of each client. The position in `clients` is the client's identity.
 
-    `test` are rows that no client holds: a public test set. Raises `ConfigError` when a row is out of range or is
-    held twice, or when a client has no row to train on.
+    Attributes:
+        dataset: The data set.
+        clients: The examples of each client.
+        test: The indices of examples that no client holds: a public test set.
+
+    Raises:
+        ConfigError: An index is out of range or held twice, or a client has no example to train on.
     """
 
     dataset: Dataset
@@ -172,38 +195,42 @@ class FederatedData:
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Training rows of each client, int64 `[clients]`."""
+        """The number of training examples of each client, int64 `[clients]`."""
         return np.array([len(client.train) for client in self.clients], np.int64)
 
     def train(self, client: ClientId) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """A client's training features and targets, gathered from the shared arrays."""
+        """Return a client's training features and targets, gathered from the shared arrays."""
         return self._gather(self.clients[client].train)
 
     def local_test(self, client: ClientId) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """A client's own test features and targets; empty where all test rows are public."""
+        """Return a client's own test features and targets; empty where all test examples are public."""
         return self._gather(self.clients[client].test)
 
     def public_test(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """The features and targets of the rows that no client holds; empty where the clients hold the test rows."""
+        """Return features and targets of the examples that no client holds; empty where the clients hold the test
+        examples.
+        """
         return self._gather(self.test)
 
     def all_train(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Every client's training rows in one place: what a pooled model would be trained on."""
+        """Return all clients' training examples in one place: the data of a pooled model."""
         return self._gather(np.concatenate([client.train for client in self.clients]))
 
     def all_test(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Every client's test rows and the public ones, in one place."""
+        """Return all clients' test examples and the public ones, in one place."""
         return self._gather(np.concatenate([*(client.test for client in self.clients), self.test]))
 
     def label_counts(self) -> npt.NDArray[np.int64]:
-        """How many training rows of each class each client holds, int64 `[clients, classes]`."""
+        """Return the number of training examples of each class at each client, int64 `[clients, classes]`."""
         if self.dataset.task not in ("binary", "multiclass"):
             raise ConfigError(f"{self.dataset.name} is a {self.dataset.task} task: its rows have no class")
         width = len(self.dataset.classes)
         return np.stack([np.bincount(self.dataset.targets[c.train], minlength=width) for c in self.clients])
 
     def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) over every value and over who holds which row: equal for equal federations."""
+        """Return SHA-256 (64 hex digits) over every value and over each client's indices: equal for equal
+        federations.
+        """
         digest = hashlib.sha256()
         tables = [rows for client in self.clients for rows in (client.train, client.test)]
         for array in (self.dataset.features, self.dataset.targets, self.test, *tables):
@@ -212,7 +239,7 @@ class FederatedData:
         return digest.hexdigest()
 
     def with_features(self, features: npt.NDArray[Any]) -> FederatedData:
-        """The same clients over other features `[n, p]`."""
+        """Return the same clients over other features `[n, p]`."""
         return dataclasses.replace(self, dataset=self.dataset.with_features(features))
 
     def _gather(self, rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -29,13 +29,22 @@ def shakespeare(
     min_characters: int = 2000,
     verify: bool = True,
 ) -> Dataset:
-    """What 99 speakers say, as rows of `window` characters and, as targets, the character after each of them.
+    """Return the lines of 99 speakers: examples of `window` characters, with the character after each one as target.
 
-    A speaker's speeches (what follows a line `NAME:` up to the blank line) are joined in order, each with its closing
-    newline, and cut into rows that do not overlap; a rest shorter than a row is left out. Speakers with fewer than
-    `min_characters` are left out (as are rare roles in McMahan et al. 2017, section 3). Rows keep the order of the
-    play within a speaker. Raises `ConfigError` for a window outside [1, min_characters), and `DataError` for a
-    file that is absent, altered or malformed.
+    The speeches of one speaker (the lines after `NAME:` up to a blank line) are joined in order, each with its closing
+    newline. They are cut into examples that do not overlap, in the order of the play; a rest shorter than an example is
+    left out.
+
+    Args:
+        folder: The folder of data sets; the environment variable `PRIVFL_DATA` by default.
+        window: The characters of an example, in [1, min_characters).
+        min_characters: Speakers with fewer characters are left out, as are rare roles in McMahan et al. 2017, section
+            3.
+        verify: Compare the file's checksum; False takes other editions, at the caller's own risk.
+
+    Raises:
+        ConfigError: `window` is out of range.
+        DataError: The file is absent, altered or malformed.
     """
     if not 1 <= window < min_characters:
         raise ConfigError(f"window must be in [1, {min_characters}), not {window}")
@@ -64,7 +73,7 @@ def shakespeare(
 
 
 def speeches(play: str) -> dict[str, str]:
-    """What each speaker says, in order of appearance; raises `DataError` where a speech has no header line."""
+    """Return the text of each speaker, in order of appearance. Raises `DataError` where a speech has no header line."""
     said: dict[str, list[str]] = {}
     for block in re.split(r"\n{2,}", play.strip("\n")):
         header, _, body = block.partition("\n")

@@ -236,7 +236,7 @@ def test_capacity_is_checked_to_the_unit_and_names_what_would_suffice() -> None:
         codec.check_capacity(clip_norm=1.0, cohort=2**15)
     FixedPoint(1.0, Ring(17)).check_capacity(clip_norm=1.0, cohort=2**15)
     codec.check_capacity(clip_norm=1.0, cohort=1, noise_stddev=1638.3)
-    with pytest.raises(CapacityError, match="noise deviation"):
+    with pytest.raises(CapacityError, match="noise stddev"):
         codec.check_capacity(clip_norm=1.0, cohort=1, noise_stddev=1638.4)
     with pytest.raises(CapacityError, match="lower the scale or the clip"):
         FixedPoint(1e100, Ring(64)).check_capacity(clip_norm=1e300, cohort=10**9)
