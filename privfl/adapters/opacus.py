@@ -24,11 +24,12 @@ try:
 except ModuleNotFoundError as _error:
     raise MissingExtra("torch", "opacus") from _error
 
+from privfl.adapters.torch.examples import TensorRows, to_tensor
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
 from privfl.adapters.torch.state import borrowed, prepare_process
-from privfl.adapters.torch.train import TensorRows, open_device, to_tensor
+from privfl.adapters.torch.train import open_device
 from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
 from privfl.dp import EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release, epsilon

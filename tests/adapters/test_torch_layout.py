@@ -24,14 +24,15 @@ def tied() -> nn.Module:
 
 
 class Odd(nn.Module):
-    """A scalar, an empty tensor, a buffer that is not saved, one that is, and one of integers."""
+    """A scalar, an empty tensor, and a buffer of each kind."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(2.5))
         self.nothing = nn.Parameter(torch.zeros(0, 3))
         self.register_buffer("table", torch.arange(3.0), persistent=False)
-        self.register_buffer("center", torch.full((2,), 0.1))
+        self.register_buffer("running_center", torch.full((2,), 0.1))
+        self.register_buffer("mask", torch.ones(2))
         self.register_buffer("count", torch.tensor(3))
         self.register_buffer("absent", None)
 
@@ -95,7 +96,7 @@ def test_parameters_come_first_and_buffers_follow_the_rule() -> None:
     shared, local = Layout.of(module), Layout.of(module, buffers="local")
     names = ["0.weight", "0.bias", "1.weight", "1.bias", "2.scale", "2.nothing"]
     assert [entry.name for entry in local.entries] == names
-    assert [entry.name for entry in shared.entries] == [*names, "1.running_mean", "1.running_var", "2.center"]
+    assert [entry.name for entry in shared.entries] == [*names, "1.running_mean", "1.running_var", "2.running_center"]
     assert shared.parameters == local.parameters == local.size == 18 + 2 + 2 + 2 + 1
     assert [entry.kind for entry in shared.entries] == ["parameter"] * 6 + ["buffer"] * 3
     assert shared.entries[-1].stop == shared.size == local.size + 6

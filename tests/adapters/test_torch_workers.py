@@ -17,7 +17,8 @@ import multiprocessing, os, threading, time
 import numpy as np
 import torch
 from torch import nn
-from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, one_thread
+from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain
+from privfl.adapters.torch.state import one_thread
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.engine.pool import do_pieces
 from privfl.errors import ConfigError, PrivflError
@@ -38,12 +39,15 @@ def a_train(threads=1):
     return TorchTrain(MODULE, rows, optimizer=Sgd(0.1), batch_size=32, threads=threads)
 
 def as_work(train):
-    return lambda *given: (2.0**30 * np.asarray(train(*given).delta, np.float64)).astype(np.int64)
+    def work(model, client, order):
+        delta = train(model, client, 0, client_rng(0, 0, client)).delta
+        return (2.0**30 * np.asarray(delta, np.float64)).astype(np.int64)
+    return work
 
 def run(executor, work, model=None):
     model = a_train().initial() if model is None else model
     try:
-        with_all = dict(executor.run(work, model, range(4), round=0, seed=0))
+        with_all = dict(executor.run(work, model, range(4), order=b""))
         return [with_all[client].tobytes() for client in range(4)]
     except PrivflError as error:
         return f"{type(error).__name__}: {error}"
@@ -75,14 +79,14 @@ CASES = {
         assert "set threads=1" in run(ProcessExecutor(2), as_work(a_train(None)))
     """,
     "a training of one's own": """
-        def own(model, client, round, rng):
+        def own(model, client, order):
             return (1e3 * (BIG @ BIG)[0, :50].double()).numpy().astype(np.int64)
 
         assert isinstance(run(ProcessExecutor(2, initializer=single_threaded), own, np.zeros(50)), list)
 
-        def greedy(model, client, round, rng):
+        def greedy(model, client, order):
             torch.set_num_threads(2)
-            return own(model, client, round, rng)
+            return own(model, client, order)
 
         refused = run(ProcessExecutor(2, initializer=single_threaded), greedy, np.zeros(50))
         assert "a worker process computes with one torch thread, not 2" in refused, refused

@@ -97,12 +97,19 @@ class Chain:
         layers = [_linear(p, gradients) if isinstance(p, nn.Linear) else _ACTIVATIONS[type(p)] for p in parts]
         return cls(layers, flattens, loss, flat)
 
+    def outputs(self, rows: int) -> tuple[int, ...]:
+        """The shape of the output for a batch of so many examples."""
+        last = next(layer for layer in reversed(self._layers) if isinstance(layer, _Linear))
+        return (rows, last.weight.shape[0])
+
     def takes(self, features: npt.NDArray[Any], targets: npt.NDArray[Any], rows: int) -> bool:
         """Whether batches of up to `rows` of these rows are small, flat, and numbered or valued as the loss needs."""
         flat = features.ndim == 2 or (self._flattens and features.ndim > 2)
         if not flat or features.dtype.kind != "f" or targets.ndim != 1 or rows * self._size > LARGEST:
             return False
-        # torch ignores a class number of -100, and complains of others below 0: it may do so.
+        if not self._classes and len(targets) != len(features) * self.outputs(rows)[1]:
+            return False
+        # torch leaves a class number of -100 out: it may do so.
         return not self._classes or (targets.dtype.kind in "iu" and int(targets.min()) >= 0)
 
     def prepare(self, features: Floats) -> Floats:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
 
-from privfl.adapters.torch.layout import Buffers, Layout
+from privfl.adapters.torch.buffers import Buffers, Derived, constants, copied, guard_norms, train_mode, unguard_norms
+from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 
@@ -17,13 +16,25 @@ class FlatModule:
     """A copy of `module` on `device`, bound to a flat tensor `values` `[size]`.
 
     `gradient` `[parameters]` is what backward passes add to, once `watch` was called; `runs` are the pieces of both
-    that are trained, frozen parameters being the gaps between them. Whatever state of the module is not in the vector
-    is put back to its first value by every `load`.
+    that are trained, frozen parameters being the gaps between them. Every `load` resets the state of the module that
+    is not in the vector to its first value.
+
+    Args:
+        module: The user's module, which is left alone.
+        buffers: Which buffers are in the vector.
+        device: Where the copy lies.
+        trainable: Which parameters are in the vector.
+
+    Raises:
+        ConfigError: The module has tensors that no flat vector can hold.
     """
 
-    def __init__(self, module: nn.Module, *, buffers: Buffers, device: torch.device) -> None:
-        self.module = copy.deepcopy(module).to(device)
-        self.layout = Layout.of(self.module, buffers=buffers)
+    def __init__(
+        self, module: nn.Module, *, buffers: Buffers, device: torch.device, trainable: Trainable = "only"
+    ) -> None:
+        Layout.of(module, buffers=buffers, trainable=trainable)  # tensors that cannot be copied are named there
+        self.module = copied(module).to(device)
+        self.layout = Layout.of(self.module, buffers=buffers, trainable=trainable)
         self.device = device
         bound = self.layout.tensors(self.module)
         dtype = torch.float32 if self.layout.dtype == np.float32 else torch.float64
@@ -44,16 +55,29 @@ class FlatModule:
         self._homes = self._find_homes()
         shared = {id(tensor) for _, tensor in bound}
         self._local = [
-            (tensor, tensor.detach().clone()) for tensor in self.module.buffers() if id(tensor) not in shared
+            (name, tensor, tensor.detach().clone())
+            for name, tensor in self.module.named_buffers()
+            if id(tensor) not in shared
         ]
+        self._constants = constants(self.module) if buffers != "local" else set()
+        self._derived = Derived(self.module)
+        self.half_types = {
+            tensor.dtype for tensor in self.module.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)
+        }
+        guard_norms(self.module)
+
+    def train(self) -> None:
+        """Put the module into training mode, except frozen layers with running statistics."""
+        train_mode(self.module, keep_frozen=self.layout.trainable == "only")
 
     def load(self, model: Vector) -> None:
         """Take over `model` `[size]`, float32 or float64; raises `ConfigError` for another shape."""
         np.copyto(self._host, self.layout.checked(model), casting="same_kind")
         if self.device.type != "cpu":
             self.values.copy_(torch.from_numpy(self._host))
-        for tensor, first in self._local:
+        for _, tensor, first in self._local:
             tensor.copy_(first)
+        self._derived.compute()
 
     def change(self, model: Vector) -> Vector:
         """The present values minus those that `load(model)` put there, as a new array `[size]`."""
@@ -74,15 +98,22 @@ class FlatModule:
         for owner, name, tensor in self._homes:
             if getattr(owner, name) is not tensor:
                 raise ConfigError(f"the module replaced its tensor {name!r} during training; change it in place")
+        for name, tensor, first in self._local:
+            if name in self._constants and not _equal(tensor, first):
+                raise ConfigError(
+                    f"training changed the buffer {name!r}, which is not sent: set buffers to the tuple of all buffers "
+                    "that are averaged, or to 'local', which drops their changes"
+                )
         if flat and any(p.grad is not g for p, g in zip(self.trained, self._gradients, strict=True)):
             raise ConfigError("the module replaced or dropped a gradient; use an optimizer of torch.optim for it")
 
     def unbound(self) -> nn.Module:
         """An independent copy of the module with its present values."""
-        module = copy.deepcopy(self.module)
+        module = copied(self.module)
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data = tensor.data.clone()
             tensor.grad = None
+        unguard_norms(module)
         return module
 
     def _add_trained(self, parameter: nn.Parameter, start: int, stop: int) -> None:
@@ -98,3 +129,8 @@ class FlatModule:
             owner, _, name = path.rpartition(".")
             homes.append((self.module.get_submodule(owner), name, tensor))
         return homes
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one shape are the same, NaN included."""
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (NaN)

@@ -1,21 +1,18 @@
 """Where each tensor of a module lies in the one flat vector.
 
 The rule. Parameters come first, in the order of `named_parameters`, then the buffers; tied weights have one place.
-- Parameters are always part of the vector, frozen ones too.
-- `buffers="shared"`: so are floating-point buffers that `state_dict` would save, such as the running mean and variance
-  of BatchNorm: they are averaged like weights (McMahan et al. 2017 average all of a model's state).
-- `buffers="local"`: no buffer is; statistics of BatchNorm never leave a client (as in SiloBN, Andreux et al. 2020,
-  section 3). Choose it, or a model with GroupNorm, when the sum carries noise or the server optimizer is adaptive: both
-  can make a running variance negative.
-- Integer buffers (`num_batches_tracked`) and buffers that `state_dict` leaves out are local either way.
-A client keeps nothing from one round to the next: what is local starts from the module's own value in every round.
+- Parameters that are trained are part of the vector. With `trainable="only"`, the default, frozen ones
+  (`requires_grad` is False) are not: they are neither sent nor noised, and stay as they are at every client. With
+  `trainable="all"` the vector holds frozen parameters too.
+- Buffers follow the rules of `privfl.adapters.torch.buffers`, one for each kind.
+A client keeps nothing from one round to the next: what is not in the vector starts from the module's own value in every
+round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -23,10 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from privfl.adapters.torch.buffers import Buffers, vector_buffers
+from privfl.checks import check_choice
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 
-Buffers = Literal["shared", "local"]
+Trainable = Literal["only", "all"]
+"""Which parameters are in the vector: those that are trained, or frozen ones too."""
 
 DTYPES: Final[dict[torch.dtype, np.dtype[Any]]] = {
     torch.float32: np.dtype(np.float32),
@@ -48,22 +48,39 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A map between a module's tensors and a vector `[size]` of `dtype`, exact in both directions."""
+    """A map between a module's tensors and a vector `[size]` of `dtype`, exact in both directions.
+
+    Attributes:
+        entries: The tensors, in the order of the vector.
+        dtype: float32 or float64.
+        buffers: Which buffers are in the vector.
+        trainable: Which parameters are in the vector.
+    """
 
     entries: tuple[Entry, ...]
     dtype: np.dtype[Any]
     buffers: Buffers = "shared"
+    trainable: Trainable = "only"
 
     @classmethod
-    def of(cls, module: nn.Module, *, buffers: Buffers = "shared") -> Layout:
-        """The layout of `module`; raises `ConfigError` for tensors that no flat vector can hold."""
+    def of(cls, module: nn.Module, *, buffers: Buffers = "shared", trainable: Trainable = "only") -> Layout:
+        """The layout of a module.
+
+        Args:
+            module: The module.
+            buffers: Which buffers are in the vector.
+            trainable: Which parameters are in the vector.
+
+        Raises:
+            ConfigError: The module has tensors that no flat vector can hold.
+        """
         entries, at = [], 0
-        found = named_tensors(module, buffers)
+        found = named_tensors(module, buffers, trainable)
         for name, tensor, kind in found:
             entries.append(Entry(name, tuple(tensor.shape), at, at + tensor.numel(), kind))
             at += tensor.numel()
         dtype: np.dtype[Any] = DTYPES[found[0][1].dtype] if found else np.dtype(np.float32)
-        return cls(tuple(entries), dtype, buffers)
+        return cls(tuple(entries), dtype, buffers, trainable)
 
     @property
     def size(self) -> int:
@@ -114,7 +131,7 @@ class Layout:
 
     def tensors(self, module: nn.Module) -> list[tuple[Entry, torch.Tensor]]:
         """Each entry with its tensor of `module`, which must have this layout."""
-        found = named_tensors(module, self.buffers)
+        found = named_tensors(module, self.buffers, self.trainable)
         theirs = [(name, tuple(tensor.shape), kind, DTYPES[tensor.dtype]) for name, tensor, kind in found]
         mine = [(entry.name, entry.shape, entry.kind, self.dtype) for entry in self.entries]
         if mine != theirs:
@@ -126,37 +143,58 @@ class Layout:
 Named = tuple[str, torch.Tensor, Literal["parameter", "buffer"]]
 
 
-def named_tensors(module: nn.Module, buffers: Buffers) -> list[Named]:
+def named_tensors(module: nn.Module, buffers: Buffers, trainable: Trainable) -> list[Named]:
     """The tensors of `module` that belong to the vector, in its order."""
-    if buffers not in ("shared", "local"):
-        raise ConfigError(f"buffers must be 'shared' or 'local', not {buffers!r}")
-    found: list[Named] = [(name, parameter, "parameter") for name, parameter in module.named_parameters()]
-    for name, tensor, _ in found:
+    check_choice("trainable", trainable, ("only", "all"))
+    every: list[tuple[str, torch.Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    for name, tensor in every:
         if nn.parameter.is_lazy(tensor):
             raise ConfigError(f"{name} has no shape yet: run the module once before it is trained")
-    if buffers == "shared":
-        saved = module.state_dict(keep_vars=True).keys()
-        found += [
-            (name, buffer, "buffer")
-            for name, buffer in module.named_buffers()
-            if name in saved and buffer.is_floating_point()
-        ]
-    _check(found)
+        if tensor.is_meta:
+            raise ConfigError(f"{name} is on the meta device and has no values: load its weights first")
+    found: list[Named] = [
+        (name, parameter, "parameter")
+        for name, parameter in module.named_parameters()
+        if trainable == "all" or parameter.requires_grad
+    ]
+    found += [
+        (name, buffer, "buffer") for name, buffer in vector_buffers(module, buffers, keep_frozen=trainable == "only")
+    ]
+    _check_types(found)
+    _check_memory(every, {name for name, _, _ in found})
     return found
 
 
-def _check(found: list[Named]) -> None:
-    for name, tensor, _ in found:
-        if tensor.dtype not in DTYPES or tensor.dtype != found[0][1].dtype:
+def _check_types(found: list[Named]) -> None:
+    for name, tensor, kind in found:
+        if tensor.layout != torch.strided:
+            raise ConfigError(f"{name} is {tensor.layout}, and a vector holds dense tensors: call to_dense() on it")
+        if tensor.dtype not in DTYPES:
+            remedy = "leave it out of `buffers`" if kind == "buffer" else "freeze it with requires_grad_(False)"
             raise ConfigError(
-                f"{name} is {tensor.dtype} and {found[0][0]} is {found[0][1].dtype}: a module is trained in float32 or "
-                "float64 throughout"
+                f"{name} is {tensor.dtype}, and a module is trained in float32 or float64: convert the module with "
+                f"float(), or {remedy}"
             )
-    # Two tensors that share memory without being one object would silently come apart in the vector.
-    spans = sorted((tensor.data_ptr(), _extent(tensor), name) for name, tensor, _ in found if tensor.data_ptr())
-    for (start, extent, name), (other, _, after) in pairwise(spans):
-        if other < start + extent:
-            raise ConfigError(f"{name} and {after} share memory; tie them by using one parameter object for both")
+        if tensor.dtype != found[0][1].dtype:
+            raise ConfigError(
+                f"{name} is {tensor.dtype} and {found[0][0]} is {found[0][1].dtype}: a module is trained in one of "
+                "float32 and float64; convert it with float() or double()"
+            )
+
+
+def _check_memory(every: list[tuple[str, torch.Tensor]], inside: set[str]) -> None:
+    """Two tensors that share memory without being one object would silently come apart in the vector."""
+    dense = [(name, tensor) for name, tensor in every if tensor.layout == torch.strided and tensor.numel()]
+    spans = sorted((tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name) for name, tensor in dense)
+    furthest, holder = 0, ""
+    for start, stop, name in spans:
+        if start < furthest and inside & {name, holder}:
+            raise ConfigError(
+                f"{holder} and {name} share memory; tie them by using one parameter object for both, as in "
+                "`b.weight = a.weight`"
+            )
+        if stop > furthest:
+            furthest, holder = stop, name
 
 
 def _extent(tensor: torch.Tensor) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 import torch
 
@@ -13,6 +15,36 @@ from privfl.errors import ConfigError
 
 _parent_threads: int | None = None  # of the process that this one was forked from; None in a process begun anew
 _parent_used_gpu = False
+
+
+class Turn:
+    """A lock for one object that several threads may use; a forked child, and a copy of the object, have a free one.
+
+    Without it a child would wait forever for a thread that only its parent has.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _turns.add(self)
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
+
+    def renew(self) -> None:
+        """Forget who holds the lock."""
+        self._lock = threading.RLock()
+
+
+_turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+_process: Final = Turn()
+"""Held by whoever has borrowed what torch keeps for the whole process."""
 
 
 def _before_fork() -> None:
@@ -23,6 +55,8 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     global _parent_threads  # noqa: PLW0603 (the same)
     _parent_threads = torch.get_num_threads()
+    for turn in list(_turns):
+        turn.renew()
 
 
 if hasattr(os, "register_at_fork"):
@@ -75,31 +109,37 @@ def prepare_process(threads: int | None, device: torch.device | None = None) -> 
 def borrowed(threads: int | None) -> Iterator[None]:
     """Compute with `threads` threads inside (None: as many as now), and with as many as before afterwards.
 
-    Sums of floats depend on the number of threads, so only a fixed number makes a training repeatable bit by bit.
+    Sums of floats depend on the number of threads, so only a fixed number makes a training repeatable bit by bit. Other
+    threads of this process that borrow, too, wait for their turn.
     """
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _process:
+        before = torch.get_num_threads()
+        if threads is None or threads == before:
+            yield
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's own randomness (dropout and the like) starts from `seed` inside, and goes on as before afterwards."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    """torch's own randomness (dropout and the like) starts from `seed` inside, and goes on as before afterwards.
+
+    Other threads of this process that train wait for their turn: torch has one generator for all of them.
+    """
+    with _process:
+        generators = [torch.default_generator]
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)

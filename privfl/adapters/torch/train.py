@@ -12,38 +12,54 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from privfl.adapters.torch.buffers import Buffers
 from privfl.adapters.torch.chain import Chain
 from privfl.adapters.torch.chain import accuracy as chain_accuracy
+from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, select, to_tensor, widened
 from privfl.adapters.torch.flat import FlatModule
-from privfl.adapters.torch.layout import Buffers, Layout
+from privfl.adapters.torch.labels import Labels
+from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
 from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Sgd, TorchStep, check_rate
-from privfl.adapters.torch.state import borrowed, prepare_process, seeded
+from privfl.adapters.torch.state import Turn, borrowed, prepare_process, seeded
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
 from privfl.fl.linear import minibatches
 from privfl.wire import ClientId
 
-Array = npt.NDArray[Any] | torch.Tensor
-TensorRows = Callable[[ClientId], tuple[Array, Array]]
-"""Client -> its (features `[n, ...]`, targets `[n, ...]`), as numpy arrays or tensors."""
-
 
 class TorchTrain:
     """Trains a copy of `module` at each client, from the vector it is given.
 
-    Runs `steps` minibatches, or `epochs` shuffled passes when steps is None, of `batch_size` rows (None: all rows),
-    with `optimizer`: an `Sgd`, or any function from parameters to an optimizer of torch's. `learning_rate`, where
-    given, maps the round to the rate that replaces the optimizer's own. `loss` is a mean over rows; `metrics` are
-    reported beside it as means over all rows seen in training, each as it was when seen (by default accuracy, if
-    targets are integers). `update="gradient"` is FedSGD: the delta of a parameter is minus the gradient of the mean
-    loss over all rows, taken `batch_size` rows at a time with no step in between.
+    All of torch's randomness comes from the client's own generator, and torch's global state is as before afterwards;
+    trainings in several threads wait for each other. With `threads=1` a CPU training is repeatable bit by bit. A client
+    that holds no examples returns a zero delta and no metrics. NaN goes into the delta; the encoding rejects it. Where
+    a batch has one value for each channel of a BatchNorm, as a last batch of one example may have, that layer uses its
+    running statistics, because torch has no variance for it.
 
-    `buffers`: see `layout`. All of torch's randomness comes from the client's own generator, and torch's global state
-    is as before afterwards. With `threads=1` (None: as many as torch has) a CPU training is repeatable bit by bit.
-    A client that holds no rows returns a zero delta and no metrics. NaN goes into the delta; the codec refuses it.
-    Raises `ConfigError` for parameters outside their range.
+    Args:
+        module: The user's module, which is left alone.
+        rows: Maps a client to its (features, targets).
+        optimizer: An `Sgd`, or any function from parameters to an optimizer of torch's.
+        learning_rate: Maps the round to the rate that replaces the optimizer's own; None keeps the optimizer's.
+        loss: A mean over examples. Class numbers that a loss is known to ignore (-100, or its `ignore_index`) do not
+            count in any mean.
+        metrics: Reported next to the loss, as means over all examples seen in training, each as it was when seen;
+            accuracy by default, if targets are integers.
+        epochs: Shuffled passes; not used with `steps`.
+        steps: The number of minibatches, in place of `epochs`.
+        batch_size: The number of examples of a minibatch; None takes all.
+        drop_last: Leave out the last minibatch of a pass where it is smaller than the others.
+        update: "delta", or "gradient" for FedSGD: the delta of a parameter is minus the gradient of the mean loss over
+            all examples, taken `batch_size` at a time with no step in between.
+        buffers: Which buffers are in the vector; see `privfl.adapters.torch.buffers`.
+        trainable: "only": frozen parameters are neither sent nor noised; "all": they are in the vector too.
+        device: "cpu", "cuda" or "cuda:1".
+        threads: The number of torch's threads; None takes as many as torch has.
+
+    Raises:
+        ConfigError: A parameter is outside its range, or nothing of the module is trained.
     """
 
     def __init__(
@@ -58,8 +74,10 @@ class TorchTrain:
         epochs: int = 1,
         steps: int | None = None,
         batch_size: int | None = None,
+        drop_last: bool = False,
         update: Literal["delta", "gradient"] = "delta",
         buffers: Buffers = "shared",
+        trainable: Trainable = "only",
         device: str = "cpu",
         threads: int | None = 1,
     ) -> None:
@@ -69,12 +87,13 @@ class TorchTrain:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if update not in ("delta", "gradient"):
             raise ConfigError(f"update must be 'delta' or 'gradient', not {update!r}")
-        self._rows, self._optimizer, self._learning_rate = rows, optimizer, learning_rate
+        self._rows, self._optimizer, self._learning_rate = check_rows(rows), optimizer, learning_rate
         self._loss, self._metrics = loss, metrics
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
-        self._update, self._threads = update, threads
+        self._drop_last, self._update, self._threads = drop_last, update, threads
+        self._turn = Turn()
         prepare_process(threads)
-        self._flat = _trained(module, buffers, device)
+        self._flat = trained_module(module, buffers, device, trainable)
         self._first = self.layout.flatten(self._flat.module)
         self._chain = self._find_chain()
 
@@ -89,29 +108,44 @@ class TorchTrain:
 
     def module(self, model: Vector) -> nn.Module:
         """An independent module with the values of `model`, in evaluation mode: to predict with, or to save."""
-        self._flat.load(model)
-        return self._flat.unbound().eval()
+        with self._turn:
+            self._flat.load(model)
+            return self._flat.unbound().eval()
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-        """Train `client` from `model` (float `[size]`)."""
+        """Train one client.
+
+        Args:
+            model: The global model, float `[size]`.
+            client: Whose examples.
+            round: The round, which decides the learning rate.
+            rng: The client's own generator for this round: the only randomness.
+
+        Returns:
+            The change of the model, the number of examples, and the means of loss and metrics.
+
+        Raises:
+            ConfigError: The model or the client's examples do not fit the module or the loss.
+        """
+        with self._turn:
+            return self._trained(model, client, round, rng)
+
+    def _trained(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         prepare_process(self._threads, self._flat.device)
-        features, targets = self._rows(client)
+        features, targets = examples_of(self._rows, client)
         count = targets.shape[0]
-        if features.shape[0] != count:
-            raise ConfigError(f"client {client} has {features.shape[0]} rows of features and {count} targets")
         self._flat.load(model)
         if not count:
             return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
         whole = self._update == "gradient"
-        batches = minibatches(
-            count, self._batch_size, 1 if whole else self._epochs, None if whole else self._steps, rng
-        )
+        batches = self._batches(count, rng)
         if isinstance(features, np.ndarray) and isinstance(targets, np.ndarray):
-            metrics = self._follow(features, targets, batches, round)
+            metrics = self._follow(features, targets, batches, round, client)
             if metrics is not None:
                 return ClientUpdate(self._flat.change(model), count, metrics)
         x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
-        job = _Job(x, y, batches, _Tally(self._named_metrics(y)), round)
+        labels = Labels.of(self._loss, y, client)
+        job = _Job(x, y, batches, labels, _Tally(self._named_metrics(y, labels), labels), round)
         with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
             self._record(job)
         delta = self._flat.change(model)
@@ -119,14 +153,23 @@ class TorchTrain:
             delta[: self.layout.parameters] = -self._flat.gradient.cpu().numpy()
         return ClientUpdate(delta, count, job.tally.means())
 
+    def _batches(self, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
+        size = self._batch_size or count
+        if self._update == "gradient":
+            return minibatches(count, size, 1, None, rng)
+        if not self._drop_last or count <= size:
+            return minibatches(count, size, self._epochs, self._steps, rng)
+        passes = self._epochs if self._steps is None else -(-self._steps // (count // size))
+        return [batch for batch in minibatches(count, size, passes, None, rng) if len(batch) == size][: self._steps]
+
     def __getstate__(self) -> dict[str, Any]:
         """For a spawned worker: views of one tensor would each bring the whole of it along."""
-        buffers, device = self.layout.buffers, str(self._flat.device)
-        return {**self.__dict__, "_flat": (self.module(self._first), buffers, device), "_chain": None}
+        layout, device = self.layout, str(self._flat.device)
+        flat = (self.module(self._first), layout.buffers, device, layout.trainable)
+        return {**self.__dict__, "_flat": flat, "_chain": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        module, buffers, device = state["_flat"]
-        self.__dict__.update(state, _flat=_trained(module, buffers, device))
+        self.__dict__.update(state, _flat=trained_module(*state["_flat"]))
         self._chain = self._find_chain()
 
     def _record(self, job: _Job) -> None:
@@ -155,11 +198,13 @@ class TorchTrain:
         targets: npt.NDArray[Any],
         batches: list[npt.NDArray[np.intp]],
         round: int,
+        client: ClientId,
     ) -> dict[str, float] | None:
         """Train a chain in closed form; returns the metrics, or None where autograd has to do it."""
         chain = self._chain
         if chain is None or not chain.takes(features, targets, len(batches[0])):
             return None
+        Labels.of(self._loss, targets, client).check(chain.outputs(len(batches[0])))
         features, step = chain.prepare(features), self._step(round).step
         rule, rate = self._optimizer, self._rate(round)
         if isinstance(rule, Sgd) and not (rule.momentum or rule.weight_decay):
@@ -185,44 +230,56 @@ class TorchTrain:
             x, y = select(job.features, job.targets, batch)
             stepper.zero()
             output = module(x)
+            job.tally.check(output)
             loss = loss_of(output, y)
             loss.backward()  # type: ignore[no-untyped-call]
             stepper.step()
-            job.tally.add(loss, output, y, len(batch))
+            job.tally.add(loss, output, y)
 
     def _differentiate(self, job: _Job) -> None:
         self._flat.gradient.zero_()
+        total = job.labels.counted(widened(job.targets))
         for batch in job.batches:
             x, y = select(job.features, job.targets, batch)
             output = self._flat.module(x)
+            job.tally.check(output)
             loss = self._loss(output, y)
-            (loss * (len(batch) / job.targets.shape[0])).backward()  # type: ignore[no-untyped-call]
-            job.tally.add(loss, output, y, len(batch))
+            if counted := job.labels.counted(y):
+                (loss * (counted / total)).backward()  # type: ignore[no-untyped-call]
+            job.tally.add(loss, output, y)
 
     def _find_chain(self) -> Chain | None:
         # Metrics and losses of the user's own are functions of tensors.
         plain = isinstance(self._optimizer, Sgd) and not self._metrics and self._update == "delta"
         return Chain.of(self._flat, self._loss) if plain else None
 
-    def _named_metrics(self, targets: torch.Tensor) -> Mapping[str, BatchMean]:
+    def _named_metrics(self, targets: torch.Tensor, labels: Labels) -> Mapping[str, BatchMean]:
         if self._metrics is not None:
             return self._metrics
-        return {} if targets.is_floating_point() else {"accuracy": accuracy}
+        return {} if targets.is_floating_point() else {"accuracy": partial(accuracy, ignored=labels.ignored)}
 
 
-def _trained(module: nn.Module, buffers: Buffers, device: str) -> FlatModule:
-    flat = FlatModule(module, buffers=buffers, device=open_device(device))
-    flat.module.train()
+def trained_module(module: nn.Module, buffers: Buffers, device: str, trainable: Trainable) -> FlatModule:
+    """The flat module of a training, in training mode; raises `ConfigError` where nothing of it is trained."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        reason = "all its parameters are frozen" if any(True for _ in module.parameters()) else "it has no parameters"
+        raise ConfigError(
+            f"there is nothing to train in this {type(module).__name__}: {reason}. Call requires_grad_(True) on what "
+            "is trained"
+        )
+    flat = FlatModule(module, buffers=buffers, device=open_device(device), trainable=trainable)
+    flat.train()
     return flat
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One client's training: its rows, the row numbers of each minibatch, what is told of it, and the round."""
+    """One client's training: its examples, the numbers of each minibatch, what is reported of it, and the round."""
 
     features: torch.Tensor
     targets: torch.Tensor
     batches: list[npt.NDArray[np.intp]]
+    labels: Labels
     tally: _Tally
     round: int
 
@@ -230,13 +287,22 @@ class _Job:
 class _Tally:
     """Batch means, kept on their device until the end, so that a GPU need not wait for them."""
 
-    def __init__(self, metrics: Mapping[str, BatchMean]) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Mapping[str, BatchMean], labels: Labels) -> None:
+        self._metrics, self._labels = metrics, labels
+        self._scored = any(isinstance(metric, partial) and metric.func is accuracy for metric in metrics.values())
+        self._checked = False
         self._sizes: list[int] = []
         self._values: dict[str, list[torch.Tensor]] = {name: [] for name in ("loss", *metrics)}
 
-    def add(self, loss: torch.Tensor, output: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
-        self._sizes.append(rows)
+    def check(self, output: torch.Tensor) -> None:
+        """Compare the labels with the first output."""
+        if not self._checked and isinstance(output, torch.Tensor):
+            shape = tuple(output.shape)
+            self._labels.check_scored(shape) if self._scored else self._labels.check(shape)
+        self._checked = True
+
+    def add(self, loss: torch.Tensor, output: torch.Tensor, targets: torch.Tensor) -> None:
+        self._sizes.append(self._labels.counted(targets))
         self._values["loss"].append(loss.detach())
         if self._metrics:
             output = output.detach()
@@ -244,36 +310,14 @@ class _Tally:
                 self._values[name].append(metric(output, targets))
 
     def means(self) -> dict[str, float]:
+        """The means over what counts; none where every label is ignored."""
         total = sum(self._sizes)
+        if not total:
+            return {}
         return {
-            name: sum(value.item() * size for value, size in zip(values, self._sizes, strict=True)) / total
+            name: sum(value.item() * size for value, size in zip(values, self._sizes, strict=True) if size) / total
             for name, values in self._values.items()
         }
-
-
-def select(
-    features: torch.Tensor, targets: torch.Tensor, batch: npt.NDArray[np.intp]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of one minibatch; all of them need no copy, whatever their order. Integers become int64."""
-    if len(batch) < targets.shape[0]:
-        index = torch.from_numpy(batch).to(features.device)
-        features, targets = features.index_select(0, index), targets.index_select(0, index)
-    return widened(features), widened(targets)
-
-
-def widened(values: torch.Tensor) -> torch.Tensor:
-    """Integers as int64, which embeddings and class numbers have to be; floats as they are."""
-    return values if values.is_floating_point() else values.long()
-
-
-def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:
-    """An array as a tensor on the module's device; floats in the module's own precision."""
-    if isinstance(values, np.ndarray):
-        writable = values if values.flags.writeable and values.flags.c_contiguous else values.copy()
-        values = torch.from_numpy(writable)
-    if values.is_floating_point():
-        return values.to(flat.device, flat.values.dtype)
-    return values.to(flat.device)
 
 
 def open_device(name: str) -> torch.device:

@@ -1,0 +1,105 @@
+"""A client's examples: what a user's function may return, checked, and as tensors for a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from privfl.adapters.torch.flat import FlatModule
+from privfl.errors import ConfigError
+from privfl.wire import ClientId
+
+Array = npt.NDArray[Any] | torch.Tensor
+TensorRows = Callable[[ClientId], tuple[Array, Array]]
+"""Client -> its (features `[n, ...]`, targets `[n, ...]`), as numpy arrays or tensors."""
+
+
+def check_rows(rows: TensorRows) -> TensorRows:
+    """`rows`, if it is a function; raises `ConfigError` for a loader, which samples batches in a way of its own."""
+    if isinstance(rows, torch.utils.data.DataLoader) or not callable(rows):
+        raise ConfigError(
+            f"give a function from a client to its (features, targets), not a {type(rows).__name__}: batches are "
+            "sampled here"
+        )
+    return rows
+
+
+def examples_of(rows: TensorRows, client: ClientId) -> tuple[Array, Array]:
+    """The features and targets of a client.
+
+    Args:
+        rows: The user's function.
+        client: Whose examples.
+
+    Returns:
+        Arrays or tensors of numbers with one first dimension; lists become arrays.
+
+    Raises:
+        ConfigError: The function returned anything else.
+    """
+    pair = rows(client)
+    if isinstance(pair, torch.utils.data.DataLoader) or not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ConfigError(
+            f"a client's examples are a pair (features, targets) of arrays or tensors; client {client} has a "
+            f"{type(pair).__name__}. Batches are sampled here, so give no loader"
+        )
+    features, targets = (_numbers(part, what, client) for part, what in zip(pair, ("features", "targets"), strict=True))
+    if features.shape[0] != targets.shape[0]:
+        raise ConfigError(
+            f"client {client} has {features.shape[0]} rows of features and {targets.shape[0]} targets: give one target "
+            "for each example"
+        )
+    return features, targets
+
+
+def _numbers(part: Any, what: str, client: ClientId) -> Array:
+    if isinstance(part, torch.Tensor):
+        array: Array = part.detach()
+    else:
+        try:
+            array = np.asarray(part)
+        except (TypeError, ValueError):  # lists of different lengths
+            array = np.array(None)
+        if array.dtype.kind not in "biufc":
+            raise ConfigError(
+                f"the {what} of client {client} are no numbers (dtype {array.dtype}): give arrays or tensors of numbers"
+            )
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
+            array = array.astype(np.float64 if array.dtype.kind == "f" else np.complex128)
+    if not array.ndim:
+        raise ConfigError(f"the {what} of client {client} are a single number: give one for each example")
+    return array
+
+
+def select(
+    features: torch.Tensor, targets: torch.Tensor, batch: npt.NDArray[np.intp]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The examples of one minibatch; all of them need no copy, whatever their order. Integers become int64."""
+    if len(batch) < targets.shape[0]:
+        index = torch.from_numpy(batch).to(features.device)
+        features, targets = features.index_select(0, index), targets.index_select(0, index)
+    return widened(features), widened(targets)
+
+
+def widened(values: torch.Tensor) -> torch.Tensor:
+    """Integers as int64, which embeddings and class numbers have to be; others as they are."""
+    return values if values.is_floating_point() or values.is_complex() else values.long()
+
+
+def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:
+    """An array as a tensor on the module's device; floats in the vector's precision.
+
+    Tensors in half precision stay so where the module has parameters of that type, as a frozen base may have.
+    """
+    if isinstance(values, np.ndarray):
+        writable = values if values.flags.writeable and values.flags.c_contiguous else values.copy()
+        values = torch.from_numpy(writable)
+    if values.is_floating_point() and values.dtype not in flat.half_types:
+        return values.to(flat.device, flat.values.dtype)
+    return values.to(flat.device)
