@@ -140,7 +140,6 @@ LONGER = {
     "privfl/dp/accounting/tilted.py": 450,
     "tests/attacks/test_lying_server.py": 524,
     "tests/machines/test_ckks_sessions.py": 416,
-    "tests/adapters/test_torch_train.py": 408,
 }
 
 

@@ -71,29 +71,34 @@ def vector_buffers(module: nn.Module, buffers: Buffers, *, keep_frozen: bool) ->
         (name, tensor)
         for name, tensor in floats.items()
         if name.rpartition(".")[2].startswith("running_")
-        and is_saved(module, name)
-        and not (keep_frozen and is_frozen(owner(module, name)))
+        and _is_saved(module, name)
+        and not (keep_frozen and is_frozen(_owner(module, name)))
     ]
 
 
-def owner(module: nn.Module, name: str) -> nn.Module:
+def _owner(module: nn.Module, name: str) -> nn.Module:
     """The layer that holds the tensor of that dotted name."""
     return module.get_submodule(name.rpartition(".")[0])
 
 
-def is_saved(module: nn.Module, name: str) -> bool:
-    """Whether `state_dict` saves this buffer."""
-    return name.rpartition(".")[2] not in owner(module, name)._non_persistent_buffers_set
+def _is_saved(module: nn.Module, name: str) -> bool:
+    """True when `state_dict` saves this buffer."""
+    return name.rpartition(".")[2] not in _owner(module, name)._non_persistent_buffers_set
 
 
 def is_frozen(layer: nn.Module) -> bool:
-    """Whether a layer has parameters of its own and trains none of them."""
+    """True when a layer has parameters of its own and trains none of them."""
     own = list(layer.parameters(recurse=False))
     return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 def train_mode(module: nn.Module, *, keep_frozen: bool) -> None:
-    """Training mode, in which frozen layers with running statistics stay in evaluation mode."""
+    """Put a module into training mode.
+
+    Args:
+        module: The module.
+        keep_frozen: Leave frozen layers with running statistics in evaluation mode.
+    """
     module.train()
     for layer in module.modules():
         if keep_frozen and isinstance(layer, _NormBase) and is_frozen(layer):
@@ -105,13 +110,13 @@ def constants(module: nn.Module) -> set[str]:
     return {
         name
         for name, tensor in module.named_buffers()
-        if tensor.is_floating_point() and is_saved(module, name) and not _is_derived(module, name)
+        if tensor.is_floating_point() and _is_saved(module, name) and not _is_derived(module, name)
     }
 
 
 def _is_derived(module: nn.Module, name: str) -> bool:
-    """Whether a buffer is a vector of power iteration."""
-    layer, last = owner(module, name), name.rpartition(".")[2]
+    """True when a buffer is a vector of power iteration."""
+    layer, last = _owner(module, name), name.rpartition(".")[2]
     if isinstance(layer, parametrizations._SpectralNorm):
         return last in ("_u", "_v")
     hooks: list[Any] = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, _OldSpectral)]
@@ -119,7 +124,7 @@ def _is_derived(module: nn.Module, name: str) -> bool:
 
 
 class Derived:
-    """What a module computes from its parameters: power-iteration vectors, and weights made by hooks.
+    """The tensors that a module computes from its parameters: power-iteration vectors, and weights made by hooks.
 
     Args:
         module: The module; its parts are looked up once.
@@ -187,12 +192,12 @@ def unguard_norms(module: nn.Module) -> None:
                 del hooks[key]
 
 
-def _enter_norm(part: nn.Module, given: tuple[Any, ...]) -> None:
-    values = given[0]
+def _enter_norm(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+    values = inputs[0]
     if part.training and values.dim() > 1 and values.numel() == values.shape[1]:
         part.training, part._privfl_single = False, True  # type: ignore[assignment]
 
 
-def _leave_norm(part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+def _leave_norm(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
     if part.__dict__.pop("_privfl_single", False):
         part.training = True

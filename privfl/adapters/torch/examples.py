@@ -80,7 +80,16 @@ def _numbers(part: Any, what: str, client: ClientId) -> Array:
 def select(
     features: torch.Tensor, targets: torch.Tensor, batch: npt.NDArray[np.intp]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The examples of one minibatch; all of them need no copy, whatever their order. Integers become int64."""
+    """The examples of one minibatch; all of them need no copy, in any order.
+
+    Args:
+        features: `[n, ...]`.
+        targets: `[n, ...]`.
+        batch: The numbers of the examples.
+
+    Returns:
+        Features and targets of the batch, integers as int64.
+    """
     if len(batch) < targets.shape[0]:
         index = torch.from_numpy(batch).to(features.device)
         features, targets = features.index_select(0, index), targets.index_select(0, index)
@@ -96,6 +105,10 @@ def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:
     """An array as a tensor on the module's device; floats in the vector's precision.
 
     Tensors in half precision stay so where the module has parameters of that type, as a frozen base may have.
+
+    Args:
+        values: `[n, ...]`.
+        flat: The module.
     """
     if isinstance(values, np.ndarray):
         writable = values if values.flags.writeable and values.flags.c_contiguous else values.copy()

@@ -132,5 +132,5 @@ class FlatModule:
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one shape are the same, NaN included."""
+    """True when two tensors of one shape are the same, NaN included."""
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 (NaN)

@@ -25,7 +25,7 @@ _CLASSES: Final[tuple[Any, ...]] = (cross_entropy, functional.cross_entropy, fun
 
 
 def family(loss: BatchMean) -> Family:
-    """What a loss takes for targets: class numbers, 0 and 1, values, or what only its author knows ("own")."""
+    """The targets that a loss takes: class numbers, 0 and 1, values, or what only its author knows ("own")."""
     if loss in _CLASSES or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return "classes"
     if loss is binary_cross_entropy:
@@ -43,7 +43,7 @@ def ignored_label(loss: BatchMean) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the check needs to know of one client's targets, looked up once.
+    """The facts of one client's targets that the checks need, looked up once.
 
     Attributes:
         client: Whose they are, for the errors.
@@ -91,7 +91,7 @@ class Labels:
         return cls(client, kind, integer, low, high, found, tuple(targets.shape), outside)
 
     def counted(self, targets: torch.Tensor) -> int:
-        """How much a batch with these targets counts in a mean: its examples, or what is not ignored."""
+        """The weight of a batch with these targets in a mean: its examples, or the labels that are not ignored."""
         return len(targets) if self.ignored is None else int((targets != self.ignored).sum())
 
     def check(self, output: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from privfl.errors import ConfigError
 
-_parent_threads: int | None = None  # of the process that this one was forked from; None in a process begun anew
+_parent_threads: int | None = None  # of the process that this one was forked from; None in any other process
 _parent_used_gpu = False
 
 
@@ -44,7 +44,7 @@ class Turn:
 
 _turns: weakref.WeakSet[Turn] = weakref.WeakSet()
 _process: Final = Turn()
-"""Held by whoever has borrowed what torch keeps for the whole process."""
+"""Held by the thread that has borrowed what torch keeps for the whole process."""
 
 
 def _before_fork() -> None:
