@@ -13,7 +13,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from privfl.crypto.kdf import KEY_BYTES, check_key, draw
@@ -25,8 +26,15 @@ PRIME: Final = (1 << 256) + 297
 SHARE_BYTES: Final = 33
 MAX_POINT: Final = (1 << 32) - 1
 
+Accept = Callable[[bytes], bool]
+"""Whether 32 bytes are the secret."""
+
+Opened = tuple[bytes, frozenset[int]]
+"""A secret, and the points whose shares are wrong."""
+
 _WIDE: Final = 48  # 384 random bits modulo p are uniform to within 2^-127
 _MAX_SUBSETS: Final = 2000
+_TRIED_SUBSETS: Final = 1000  # where there are more of them than that
 
 
 def split(
@@ -90,12 +98,12 @@ class Combiner:
         spare = len(points) > threshold
         self._parity = _inverses(_slopes(self._points)) if spare else []
 
-    def combine(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
+    def combine(self, shares: Sequence[int], accept: Accept) -> Opened:
         """Return the secret, and the points whose shares are wrong.
 
-        Wrong shares are tolerated while `threshold` right ones can be separated from them. Where the subsets of shares
-        are few, all are tried; else up to (m - threshold) / 2 errors are decoded (Gao 2003). Where fewer than
-        `threshold` shares are right, the points named may be those of right shares.
+        Up to (m - threshold) / 2 wrong shares of m are always found (Gao 2003), and more of them where trying subsets
+        finds `threshold` right ones: all subsets where these are few, else a thousand. Where fewer than `threshold`
+        shares are right, or more than (m - threshold + 1) / 2 are wrong, the points named may be those of right shares.
 
         Args:
             shares: One share per point, in the order of the points.
@@ -104,11 +112,23 @@ class Combiner:
         Raises:
             RemoteProtocolError: No accepted secret is found.
         """
-        secret = self.combine_clean(shares, accept)
-        return (secret, frozenset()) if secret is not None else self._decode(shares, accept)
+        for how in (self.combine_clean, self.decode, self.search):
+            opened = how(shares, accept)
+            if opened is not None:
+                return opened
+        raise RemoteProtocolError(f"no {self._threshold} of {len(self._points)} shares give the secret")
 
-    def combine_clean(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> bytes | None:
-        """Return the secret if all shares lie on one polynomial and `accept` takes it, else None: two inner products.
+    def consistent(self, shares: Sequence[int]) -> frozenset[int]:
+        """Return the points of the shares on the one polynomial that all but (m - threshold) / 2 lie on, or no points.
+
+        Args:
+            shares: One share per point, in the order of the points.
+        """
+        polynomial = _gao(self._points, shares, self._threshold)
+        return frozenset() if polynomial is None else frozenset(self._fitting(polynomial, shares))
+
+    def combine_clean(self, shares: Sequence[int], accept: Accept) -> Opened | None:
+        """Do the same if all shares lie on one polynomial with an accepted secret, else return None (two products).
 
         Args:
             shares: One share per point, in the order of the points.
@@ -117,7 +137,36 @@ class Combiner:
         if sum(v * y for v, y in zip(self._parity, shares, strict=False)) % PRIME:
             return None
         secret = _to_secret(self.value_at(0, shares))
-        return secret if secret is not None and accept(secret) else None
+        return (secret, frozenset()) if secret is not None and accept(secret) else None
+
+    def decode(self, shares: Sequence[int], accept: Accept) -> Opened | None:
+        """Do the same if at most (m - threshold) / 2 shares are wrong, else return None (Gao 2003).
+
+        Args:
+            shares: One share per point, in the order of the points.
+            accept: Returns True if its 32 bytes are the secret.
+        """
+        return self._opened(_gao(self._points, shares, self._threshold), shares, accept)
+
+    def search(self, shares: Sequence[int], accept: Accept) -> Opened | None:
+        """Do the same by the accepted polynomial through most shares of all subsets tried, or return None.
+
+        Args:
+            shares: One share per point, in the order of the points.
+            accept: Returns True if its 32 bytes are the secret.
+        """
+        best: tuple[int, list[int] | None] = (0, None)
+        count = len(self._points)
+        for subset in _subsets(count, self._threshold):
+            points, values = [self._points[i] for i in subset], [shares[i] for i in subset]
+            secret = _to_secret(_value_at_zero(points, values))
+            if secret is not None and accept(secret):
+                polynomial = _interpolate(points, values)
+                fits = len(self._fitting(polynomial, shares))
+                best = max(best, (fits, polynomial), key=lambda candidate: candidate[0])
+                if 2 * (count - fits) <= count - self._threshold + 1:
+                    break  # no other polynomial with this secret fits so many
+        return self._opened(best[1], shares, accept)
 
     def value_at(self, x: int, shares: Sequence[int]) -> int:
         """Return the value at `x` of the polynomial through the first `threshold` shares.
@@ -132,27 +181,24 @@ class Combiner:
             self._weights[x] = [numerator * inverse % PRIME for inverse in _inverses(steps)]
         return sum(w * y for w, y in zip(self._weights[x], shares, strict=False)) % PRIME
 
-    def _decode(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> tuple[bytes, frozenset[int]]:
-        polynomial = _gao(self._points, shares, self._threshold)
-        if polynomial is None and math.comb(len(self._points), self._threshold) <= _MAX_SUBSETS:
-            polynomial = self._search(shares, accept)
-        if polynomial is not None:
-            secret = _to_secret(polynomial[0])
-            if secret is not None and accept(secret):
-                pairs = zip(self._points, shares, strict=True)
-                return secret, frozenset(x for x, y in pairs if _evaluate(polynomial, x) != y)
-        raise RemoteProtocolError(f"no {self._threshold} of {len(self._points)} shares give the secret")
+    def _opened(self, polynomial: Sequence[int] | None, shares: Sequence[int], accept: Accept) -> Opened | None:
+        secret = None if polynomial is None else _to_secret(polynomial[0])
+        if polynomial is None or secret is None or not accept(secret):
+            return None
+        return secret, frozenset(self._points).difference(self._fitting(polynomial, shares))
 
-    def _search(self, shares: Sequence[int], accept: Callable[[bytes], bool]) -> list[int] | None:
-        """The accepted polynomial through most shares; none if there is none."""
-        best: tuple[int, list[int] | None] = (0, None)
-        for subset in itertools.combinations(zip(self._points, shares, strict=True), self._threshold):
-            polynomial = _interpolate([x for x, _ in subset], [y for _, y in subset])
-            secret = _to_secret(polynomial[0])
-            if secret is not None and accept(secret):
-                fits = sum(_evaluate(polynomial, x) == y for x, y in zip(self._points, shares, strict=True))
-                best = max(best, (fits, polynomial), key=lambda candidate: candidate[0])
-        return best[1]
+    def _fitting(self, polynomial: Sequence[int], shares: Sequence[int]) -> list[int]:
+        """The points whose shares lie on the polynomial."""
+        pairs = zip(self._points, shares, strict=True)
+        return [x for x, y in pairs if _evaluate(polynomial, x) == y]
+
+
+def _subsets(count: int, size: int) -> Iterable[Sequence[int]]:
+    """All subsets of range(count), or a thousand that are the same every time."""
+    if math.comb(count, size) <= _MAX_SUBSETS:
+        return itertools.combinations(range(count), size)
+    source = random.Random(0)  # it chooses what is tried, and no secret depends on it
+    return (source.sample(range(count), size) for _ in range(_TRIED_SUBSETS))
 
 
 def _check_points(points: Sequence[int]) -> None:
@@ -169,6 +215,12 @@ def _evaluate(polynomial: Sequence[int], x: int) -> int:
     for coefficient in reversed(polynomial):
         value = (value * x + coefficient) % PRIME
     return value
+
+
+def _value_at_zero(points: Sequence[int], values: Sequence[int]) -> int:
+    steps = [x * slope % PRIME for x, slope in zip(points, _slopes(points), strict=True)]
+    terms = sum(y * inverse for y, inverse in zip(values, _inverses(steps), strict=True))
+    return math.prod(points) * terms % PRIME
 
 
 def _slopes(points: Sequence[int]) -> list[int]:

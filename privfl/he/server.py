@@ -273,6 +273,6 @@ class CkksServer(ServerMachine):
         survivors = frozenset(self._headers)
         blamed = MappingProxyType(dict(self._progress.blamed))
         self._result = SumResult(
-            terms.task.ring.center(words), survivors, record, blamed, (*CAVEATS, *few_vectors(len(survivors)))
+            terms.task.ring.center(words), survivors, record, blamed, caveats=(*CAVEATS, *few_vectors(len(survivors)))
         )
         self._progress.step = "done"

@@ -15,6 +15,7 @@ from privfl.crypto.sealed import TAG_BYTES
 from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
+from privfl.secagg.disputes import Disputes
 from privfl.secagg.graph import Graph
 from privfl.secagg.machine import server_table
 from privfl.secagg.messages import (
@@ -261,10 +262,11 @@ class MaskedServer(ServerMachine):
         state, task, opener = self.state, self._terms.task, self._opener()
         try:
             masks = opener.masks()
-        finally:
+        except RemoteProtocolError:
             if not state.awaiting:  # else a message that is still to come may mend it
-                state.blamed.update(opener.blamed)
-        state.blamed.update(opener.blamed)
+                self._settle(opener.disputes)
+            raise
+        self._settle(opener.disputes)
         state.awaiting.clear()  # from here on the total is no longer what it was
         opener.unmask(*masks)
         total, survivors = task.ring.center(task.ring.mask(state.total)), frozenset(state.uploaded)
@@ -272,8 +274,15 @@ class MaskedServer(ServerMachine):
         opened = self._opening(checked_total(task, total, len(survivors)), survivors)
         digest = self._keys.transcript(self._closed_survivors)
         caveats = (*(() if self._terms.signed else (SEMI_HONEST_CAVEAT,)), *few_vectors(len(survivors)))
-        self._result = SumResult(opened, survivors, digest, dict(state.blamed), caveats)
+        self._result = SumResult(opened, survivors, digest, dict(state.blamed), state.undecided, caveats)
         return {}
+
+    def _settle(self, disputes: Disputes) -> None:
+        """Blame those that are guilty, beside those whose messages were refused, and keep what is undecided."""
+        blamed = self.state.blamed
+        for client, reason in disputes.guilty().items():
+            blamed[client] = f"{blamed[client]}; {reason}" if client in blamed else reason
+        self.state.undecided = disputes.undecided()
 
     def _pack(self, message: Message) -> bytes:
         return message.to_bytes(sender=SERVER, task=self.state.session)

@@ -117,19 +117,40 @@ class _TaskForm:
     bound: int = wired(U64)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Dispute:
+    """A share of which nobody can tell whether its dealer or its holder spoiled it.
+
+    Attributes:
+        dealer: The client that dealt the share.
+        holder: The client that should have given it.
+        kind: "missing", the holder gave none; "wrong", it does not lie on the polynomial of the dealer's secret;
+            "unopened", it is one of the shares from which the dealer's secret could not be found.
+    """
+
+    dealer: ClientId
+    holder: ClientId
+    kind: Literal["missing", "wrong", "unopened"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SumResult:
     """The opened sum: int64 `[length]`, centered, with the opening applied.
 
-    `transcript` is a 32-byte digest of what was opened for whom; `blamed` names clients whose messages were refused
-    and why: hints for a log and no verdict, for a liar can make an honest client look bad; `caveats` are sentences on
-    what this sum does not promise.
+    Attributes:
+        total: The sum.
+        survivors: Whose vectors are in it.
+        transcript: A 32-byte digest of what was opened for whom.
+        blamed: The clients that broke the rules, and how: their messages were refused, or their shares were bad.
+        undecided: Bad shares of which nobody can tell whether the dealer or the holder spoiled them.
+        caveats: Sentences on what this sum does not promise.
     """
 
     total: Ints = field(repr=False)
     survivors: frozenset[ClientId]
     transcript: bytes
     blamed: Mapping[ClientId, str] = field(default_factory=dict)
+    undecided: tuple[Dispute, ...] = ()
     caveats: tuple[str, ...] = ()
 
 

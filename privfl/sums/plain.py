@@ -162,5 +162,5 @@ class PlainServer(ServerMachine):
         total = self._opening(total, survivors)
         ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
         transcript = hashlib.sha256(_LABEL + self._task.digest() + ids).digest()
-        self._result = SumResult(total, survivors, transcript, dict(self._progress.blamed), (_CAVEAT,))
+        self._result = SumResult(total, survivors, transcript, dict(self._progress.blamed), caveats=(_CAVEAT,))
         return "opened", {}

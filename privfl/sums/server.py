@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
-from privfl.sums.base import SumResult
+from privfl.sums.base import Dispute, SumResult
 from privfl.sums.session import CLOSED, Guard, Interrupted, Kind, Table
 from privfl.wire import ClientId, peek
 
@@ -20,13 +20,15 @@ class Progress:
         step: The step that is open, or where the session has ended.
         awaiting: The clients whose message of this step has not come.
         answered: The clients whose message of this step was taken.
-        blamed: The clients whose messages were refused, and why.
+        blamed: The clients that broke the rules, and how.
+        undecided: Bad shares of which nobody can tell whether the dealer or the holder spoiled them.
     """
 
     step: str
     awaiting: set[ClientId]
     answered: set[ClientId] = field(default_factory=set)
     blamed: dict[ClientId, str] = field(default_factory=dict)
+    undecided: tuple[Dispute, ...] = ()
 
 
 class ServerMachine(ABC):
@@ -73,9 +75,15 @@ class ServerMachine(ABC):
 
     @property
     def blamed(self) -> Mapping[ClientId, str]:
-        """Clients whose messages were refused, and why."""
+        """The clients that broke the rules, and how."""
         with self._guard:
             return dict(self._progress.blamed)
+
+    @property
+    def undecided(self) -> tuple[Dispute, ...]:
+        """Bad shares of which nobody can tell whether the dealer or the holder spoiled them."""
+        with self._guard:
+            return self._progress.undecided
 
     @property
     def result(self) -> SumResult | None:

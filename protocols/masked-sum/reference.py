@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import itertools
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,9 @@ KINDS = {
 
 
 class Remote(Exception):
-    """RemoteProtocolError: a peer broke the rules."""
+    """RemoteProtocolError: a peer broke the rules; at the close of a step, `sender` where it is certain which."""
+
+    sender: int | None = None
 
 
 class TooFew(Exception):
@@ -192,23 +195,67 @@ def value_at(x: int, points: list[tuple[int, int]]) -> int:
     return total % PRIME
 
 
-def combine(shares: dict[int, int], threshold: int, accept: Any) -> tuple[bytes, set[int]]:
-    """The accepted secret on whose polynomial most shares lie, and the holders of the others."""
-    require(len(shares) >= threshold, "too few shares", TooFew)
-    best: tuple[int, bytes, set[int]] | None = None
+def combine(shares: dict[int, int], threshold: int, accept: Any) -> tuple[bytes, set[int]] | None:
+    """The accepted secret on whose polynomial most shares lie, and the holders of the others; None if there is none."""
+    best: tuple[bytes, set[int]] | None = None
+    for secret, wrong in polynomials(shares, threshold):
+        if secret < 2**256 and accept(secret.to_bytes(32, "little")) and (best is None or len(wrong) < len(best[1])):
+            best = secret.to_bytes(32, "little"), wrong
+            if not wrong:
+                break
+    return best
+
+
+def polynomials(shares: dict[int, int], threshold: int) -> Iterator[tuple[int, set[int]]]:
+    """For each `threshold` of the shares: the secret, and the holders whose shares are off the polynomial."""
     for subset in itertools.combinations(sorted(shares), threshold):
         points = [(client + 1, shares[client]) for client in subset]
-        number = value_at(0, points)
-        if number >= 2**256 or not accept(number.to_bytes(32, "little")):
-            continue
-        wrong = {client for client in shares if value_at(client + 1, points) != shares[client]}
-        if not wrong:
-            return number.to_bytes(32, "little"), wrong
-        if best is None or len(wrong) < best[0]:
-            best = (len(wrong), number.to_bytes(32, "little"), wrong)
-    require(best is not None, "no secret is accepted")
-    assert best is not None
-    return best[1], best[2]
+        yield (
+            value_at(0, points),
+            {client for client in shares if value_at(client + 1, points) != shares[client]},
+        )
+
+
+# --- 9: disputes --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Disputes:
+    """Pairs (dealer, holder, kind); of the disputed ones one of the two is corrupt, the noted ones prove nothing."""
+
+    terms: Terms
+    disputed: set[tuple[int, int, str]] = field(default_factory=set)
+    noted: set[tuple[int, int, str]] = field(default_factory=set)
+
+    @property
+    def max_corrupt(self) -> int:
+        t, m = self.terms.threshold, self.terms.degree or len(self.terms.clients)
+        return 2 * t - m - 1 if self.terms.signed else t - 1
+
+    def wrong(self, dealer: int, holders: set[int], shares: int) -> None:
+        clear = 2 * len(holders) <= shares - self.terms.threshold + 1
+        (self.disputed if clear else self.noted).update((dealer, holder, "wrong") for holder in holders)
+
+    def unopened(self, dealer: int, shares: dict[int, int]) -> None:
+        off = min((wrong for _, wrong in polynomials(shares, self.terms.threshold)), key=len, default=set(shares))
+        clear = len(shares) - len(off) >= self.terms.threshold + self.max_corrupt
+        for holder in shares:
+            (self.disputed if clear and holder not in off else self.noted).add((dealer, holder, "unopened"))
+
+    def bad_dealer(self, dealer: int) -> bool:
+        holders = {holder for d, holder, kind in self.disputed if d == dealer and kind != "wrong"}
+        return len(holders) > self.max_corrupt
+
+    def guilty(self) -> set[int]:
+        others: dict[int, set[int]] = {}
+        for dealer, holder, _ in self.disputed:
+            others.setdefault(dealer, set()).add(holder)
+            others.setdefault(holder, set()).add(dealer)
+        return {client for client, met in others.items() if len(met) > self.max_corrupt}
+
+    def undecided(self) -> list[tuple[int, int, str]]:
+        guilty = self.guilty()
+        return sorted(pair for pair in self.disputed | self.noted if not guilty & set(pair[:2]))
 
 
 # --- 3 and 6: terms, ring words, graph --------------------------------------------------------------------------
@@ -486,6 +533,7 @@ class Server:
         self.signed: dict[int, bytes] = {}
         self.unmasks: dict[int, dict[int, int]] = {}
         self.heard: set[int] = set()  # in this step
+        self.disputes = Disputes(self.terms)
         self.order = ["AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"]
         if not self.terms.signed:
             self.order.remove("ConsistencyCheck")
@@ -601,23 +649,24 @@ class Server:
     def open(self) -> None:
         """Section 9."""
         view, terms = self.view, self.terms
+        needed: dict[int, Any] = {}
         for dealer in range(view.size):
             if dealer in self.uploaded:
                 expected = self.shared[dealer][0]
-                seed = self.secret(dealer, lambda s, d=dealer, e=expected: view.seed_hash(d, s) == e)
-                masks = [(-1, terms.mask(view.self_mask(dealer, seed)))]
-            elif dealer in self.shared:
+                needed[dealer] = lambda s, d=dealer, e=expected: view.seed_hash(d, s) == e
+            elif dealer in self.shared and any(other in self.uploaded for other in view.neighbors(dealer)):
+                needed[dealer] = lambda s, d=dealer: public(s) == view.keys[d][:32]
+        secrets = self.secrets(needed)
+        for dealer, secret in secrets.items():
+            if dealer in self.uploaded:
+                masks = [(-1, terms.mask(view.self_mask(dealer, secret)))]
+            else:
                 near = [other for other in view.neighbors(dealer) if other in self.uploaded]
-                if not near:
-                    continue
-                secret = self.secret(dealer, lambda s, d=dealer: public(s) == view.keys[d][:32])
                 # The client with the lower identity had added it; that survivor's mask is still in the total.
                 masks = [
                     (-1 if view.ids[other] < view.ids[dealer] else 1, terms.mask(view.pairwise(secret, dealer, other)))
                     for other in near
                 ]
-            else:
-                continue
             for sign_, mask in masks:
                 self.total = [a + sign_ * b for a, b in zip(self.total, mask, strict=True)]
         half, modulus = 1 << (terms.bits - 1), 1 << terms.bits
@@ -628,21 +677,39 @@ class Server:
             "total": total,
             "survivors": [view.ids[place] for place in self.uploaded],
             "transcript": digest("transcript", view.session, view.digest, bitmap(view.size, self.uploaded)).hex(),
-            "blamed": sorted(self.blamed),
+            **self.verdict(),
         }
 
-    def secret(self, dealer: int, accept: Any) -> bytes:
-        held: dict[int, int] = {}
-        spoke = 0
+    def secrets(self, needed: dict[int, Any]) -> dict[int, bytes]:
+        """Every secret that is needed, by place; what is in dispute about their shares is kept."""
+        ids, threshold, disputes = self.view.ids, self.terms.threshold, self.disputes
+        held: dict[int, dict[int, int]] = {dealer: {} for dealer in self.shared}
+        spoke = dict.fromkeys(self.shared, 0)
         for holder, found in self.unmasks.items():
-            spoke += dealer in self.dealers(holder)
-            if dealer in found:
-                held[self.view.ids[holder]] = found[dealer]
-            elif dealer in self.dealers(holder):
-                self.blamed |= {self.view.ids[dealer], self.view.ids[holder]}
-        require(spoke >= self.terms.threshold, "too few shares", TooFew)
-        require(len(held) >= self.terms.threshold, "too few of a dealer's shares could be opened")
-        secret, wrong = combine(held, self.terms.threshold, accept)
-        if wrong:
-            self.blamed |= {self.view.ids[dealer], *wrong}
-        return secret
+            for dealer in self.dealers(holder):
+                spoke[dealer] += 1
+                if dealer in found:
+                    held[dealer][ids[holder]] = found[dealer]
+                else:
+                    disputes.disputed.add((ids[dealer], ids[holder], "missing"))
+        for dealer in needed:
+            require(spoke[dealer] >= threshold, "too few shares", TooFew)
+        opened: dict[int, bytes] = {}
+        for dealer, accept in needed.items():
+            pair = combine(held[dealer], threshold, accept)
+            if pair is not None:
+                opened[dealer] = pair[0]
+                disputes.wrong(ids[dealer], pair[1], len(held[dealer]))
+        unopened = [dealer for dealer in needed if dealer not in opened]
+        for dealer in unopened:
+            if len(held[dealer]) >= threshold:
+                disputes.unopened(ids[dealer], held[dealer])
+        self.blamed |= disputes.guilty()
+        if unopened:
+            error = Remote("a dealer's secret cannot be found")
+            error.sender = next((ids[dealer] for dealer in unopened if disputes.bad_dealer(ids[dealer])), None)
+            raise error
+        return opened
+
+    def verdict(self) -> dict[str, Any]:
+        return {"blamed": sorted(self.blamed), "undecided": self.disputes.undecided()}

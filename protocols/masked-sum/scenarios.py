@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,8 @@ class Play:
                 mail = self.server.close()
             except (ref.Remote, ref.TooFew) as error:
                 self.failure = {"error": ERRORS[type(error)], "why": str(error)}
+                if isinstance(error, ref.Remote):
+                    self.failure |= {"sender": error.sender} | self.server.verdict()
                 return
             step["down"] = {client: data.hex() for client, data in mail.items()}
 
@@ -206,6 +208,7 @@ def transcripts() -> list[Play]:
 # --- failures ---------------------------------------------------------------------------------------------------
 
 FIVE = terms([0, 1, 2, 3, 4], 4, min_survivors=3, bits=24)
+TEN = terms(list(range(10)), 7, min_survivors=3, bits=24)
 RECORD = 132
 
 
@@ -413,12 +416,34 @@ def blamed() -> list[Play]:
             "Unmask",
             from_client("Unmask", lambda p, c, o: ref.bitmap(5, [0, 1, 2, 4]) + ref.blob(o[13:112] + o[145:])),
         ),
+        ("shares-wrong-of-all", {}, "Unmask", from_client("Unmask", wrong_shares(range(5)))),
+        ("shares-wrong-of-two", {}, "Unmask", from_client("Unmask", wrong_shares((0, 3)))),
+        ("shares-none-given", {}, "Unmask", from_client("Unmask", lambda p, c, o: ref.bitmap(5, []) + ref.blob(b""))),
+        ("boxes-that-nobody-opens", {}, "ShareKeys", from_client("ShareKeys", lambda p, c, o: o[:40] + bytes(4 * 94))),
         ("seed-hash-of-nothing", {}, "ShareKeys", from_client("ShareKeys", bad_dealer)),
         ("too-few-at-the-end", {3: "Unmask"}, "Unmask", flip(50)),
         ("too-few-inputs", {2: "MaskedInput", 3: "MaskedInput"}, "MaskedInput", flip(-1)),
         ("too-few-advertisements", {3: "AdvertiseKeys"}, "AdvertiseKeys", flip(-1)),
     ]
-    return [Play("blame-" + name, FIVE, drop, up=(step, 1, tamper)) for name, drop, step, tamper in cases]
+    ring = terms(list(range(9)), 3, signed=False, degree=6, arc=1, min_roster=7)
+    others = [
+        Play("blame-seed-hash-of-nothing-of-ten", TEN, up=("ShareKeys", 1, from_client("ShareKeys", bad_dealer))),
+        Play("blame-seed-hash-of-nothing-on-a-ring", ring, up=("ShareKeys", 1, from_client("ShareKeys", bad_dealer))),
+        Play("blame-shares-wrong-on-a-ring", ring, up=("Unmask", 1, from_client("Unmask", wrong_shares(range(6))))),
+    ]
+    return others + [Play("blame-" + name, FIVE, drop, up=(step, 1, tamper)) for name, drop, step, tamper in cases]
+
+
+def wrong_shares(indices: Iterable[int]) -> Callable[[Play, int, bytes], bytes]:
+    """Unmask with the shares at these indices altered."""
+
+    def body(play: Play, client: int, old: bytes) -> bytes:
+        new = bytearray(old)
+        for index in indices:
+            new[len(old) % 33 + 33 * index] ^= 1
+        return bytes(new)
+
+    return body
 
 
 def checked(play: Play, client: int, values: bytes) -> bytes:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from privfl.crypto import Credentials, SigningKey, generate_identities, shamir
+from privfl.crypto import Credentials, SigningKey, generate_identities
 from privfl.crypto.shamir import PRIME, SHARE_BYTES, share_to_bytes
-from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, WireError
+from privfl.errors import ConfigError, LocalProtocolError, WireError
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum, keys
 from privfl.secagg.messages import (
@@ -142,18 +141,6 @@ def test_wrong_signature_on_the_survivors(play: Make) -> None:
     assert game.server.result.survivors == set(range(5))  # its vector was in already
 
 
-def test_malformed_share_is_named_and_the_round_completes(play: Make) -> None:
-    """One share of five is wrong, four are enough; dealer and holder are both named, for either may have done it."""
-    game = play().until(4).answer()
-    shares = bytearray(body(Unmask, game.uplink[1]).shares)
-    shares[3 * SHARE_BYTES] ^= 1
-    up(game, 1, Unmask(Bitmap.of(5, range(5)), bytes(shares)))
-    game.send().finish()
-    assert set(game.server.result.blamed) == {1, 3}
-    for text in game.server.result.blamed.values():
-        assert text == "the share of dealer 3 held by client 1 is wrong"
-
-
 def test_shares_that_are_no_shares(play: Make) -> None:
     game = play().until(4).answer()
     honest = bytes(body(Unmask, game.uplink[1]).shares)
@@ -164,33 +151,6 @@ def test_shares_that_are_no_shares(play: Make) -> None:
         fork.send()
         assert set(fork.server.result.blamed) == {1}
         fork.finish()
-
-
-def test_shares_that_are_withheld(play: Make) -> None:
-    game = play().until(4).answer()
-    up(game, 1, Unmask(Bitmap.of(5, ()), b""))
-    game.send().finish()
-    assert "dealer 4 held by client 1 did not open" in game.server.result.blamed[4]
-
-
-def test_dealer_of_bad_shares_stops_the_round(play: Make) -> None:
-    """Nothing is opened, and the dealer is named: a hash that no seed has, or boxes that nobody can open."""
-    game = play().until(1).answer()
-    honest = body(ShareKeys, game.uplink[1])
-    up(game, 1, ShareKeys(bytes(32), bytes(honest.boxes)))
-    game.send().answer().send().answer().send().answer()
-    with pytest.raises(RemoteProtocolError, match="client 1 dealt bad shares") as caught:
-        game.send()
-    assert caught.value.sender == 1
-    assert game.server.result is None
-
-    game = play().until(1).answer()
-    up(game, 1, ShareKeys(honest.seed_hash, bytes(4 * BOX_BYTES)))
-    game.send().answer().send().answer().send().answer()
-    with pytest.raises(RemoteProtocolError, match="client 1 dealt bad shares: 4 of its 5 holders") as caught:
-        game.send()
-    assert caught.value.sender == 1
-    assert game.server.result is None
 
 
 def test_too_few_or_too_many_boxes(play: Make) -> None:
@@ -264,66 +224,3 @@ def test_all_integer_types_and_strides(dtype: str) -> None:
     whole.flags.writeable = False
     expected = sum(v.astype(np.int64) for v in vectors.values())
     np.testing.assert_array_equal(total_of(task, vectors), expected)
-
-
-# --- many wrong shares: the server's work -----------------------------------------------------------------------------
-
-
-def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of how many shares each costly decoding was, from now on."""
-    genuine, found = shamir._gao, []
-
-    def counting(points: Any, shares: Any, threshold: int) -> Any:
-        found.append(len(points))
-        return genuine(points, shares, threshold)
-
-    monkeypatch.setattr(shamir, "_gao", counting)
-    return found
-
-
-def spoil(game: Any, holder: int, dealers: Any) -> None:
-    """The holder's shares of these dealers are wrong."""
-    shares = bytearray(body(Unmask, game.uplink[holder]).shares)
-    for dealer in dealers:
-        shares[dealer * SHARE_BYTES] ^= 1
-    up(game, holder, Unmask(Bitmap.of(len(game.clients), range(len(game.clients))), bytes(shares)))
-
-
-@pytest.mark.parametrize("clients", [10, 40])
-def test_one_holder_of_nothing_but_wrong_shares(play: Make, monkeypatch: pytest.MonkeyPatch, clients: int) -> None:
-    """It is decoded once, however many dealers it has: the others are opened without it, and it is named for each."""
-    game = play(clients).until(4).answer()
-    spoil(game, 3, range(clients))
-    found = decodings(monkeypatch)
-    game.send().finish()
-    assert found == [clients]
-    text = game.server.result.blamed[3]
-    assert all(f"the share of dealer {dealer} held by client 3 is wrong" in text for dealer in range(clients))
-    assert set(game.server.result.blamed) == set(range(clients))  # dealer or holder: the server cannot tell
-
-
-def test_several_holders_of_wrong_shares_of_different_dealers(play: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each new liar costs one decoding more, and no right share of a liar is called wrong."""
-    game = play(40).until(4).answer()
-    lies = {5: range(40), 6: range(10, 40), 7: range(20, 40), 8: range(0, 40, 2)}
-    for holder, dealers in lies.items():
-        spoil(game, holder, dealers)
-    found = decodings(monkeypatch)
-    game.send().finish()
-    assert len(found) <= len(lies)
-    for holder, dealers in lies.items():
-        named = set(re.findall(rf"dealer (\d+) held by client {holder} is wrong", game.server.result.blamed[holder]))
-        assert named == {str(dealer) for dealer in dealers}
-
-
-def test_dealers_that_bring_honest_holders_into_doubt(play: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bad dealers and a bad holder together: one decoding for each dealer, and two until the holder stands out."""
-    game = play(40).until(4).answer()
-    for dealer, victims in {0: range(1, 7), 1: range(7, 13), 2: range(13, 19)}.items():
-        for holder in victims:  # as if the dealer had sealed wrong shares for six honest holders, the most that decode
-            spoil(game, holder, [dealer])
-    spoil(game, 30, range(3, 40))
-    found = decodings(monkeypatch)
-    game.send().finish()
-    assert len(found) <= 3 + 2
-    assert "dealer 39 held by client 30 is wrong" in game.server.result.blamed[30]

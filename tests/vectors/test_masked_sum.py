@@ -20,7 +20,7 @@ from privfl.secagg.messages import MESSAGES
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.terms import Terms
 from privfl.sums import SumTask
-from privfl.sums.base import identity
+from privfl.sums.base import Dispute, identity
 
 FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
 ERRORS: dict[str, type[PrivflError]] = {
@@ -80,6 +80,10 @@ def hexed(messages: Any) -> dict[str, str]:
     return {str(client): bytes(message).hex() for client, message in messages.items()}
 
 
+def listed(disputes: tuple[Dispute, ...]) -> list[list[Any]]:
+    return [[dispute.dealer, dispute.holder, dispute.kind] for dispute in disputes]
+
+
 @pytest.mark.parametrize("name", VECTORS)
 def test_the_session_is_the_digest_of_the_terms(name: str) -> None:
     assert terms(VECTORS[name]).digest().hex() == VECTORS[name]["session"]
@@ -112,9 +116,13 @@ def test_the_server_sends_and_opens_what_the_reference_does(name: str) -> None:
                 assert session.to_bytes() == before
                 for silent in session.awaiting:
                     session.drop(silent)
-            with pytest.raises(ERRORS[told["error"]]):
+            with pytest.raises(ERRORS[told["error"]]) as failure:
                 session.advance()
             assert session.result is None
+            if isinstance(failure.value, RemoteProtocolError):
+                assert failure.value.sender == told["sender"]
+                assert set(session.blamed) == set(told["blamed"])
+                assert listed(session.undecided) == told["undecided"]
             with pytest.raises(LocalProtocolError):
                 session.advance()
             return
@@ -125,6 +133,7 @@ def test_the_server_sends_and_opens_what_the_reference_does(name: str) -> None:
     assert session.result.survivors == set(expected["survivors"])
     assert session.result.transcript.hex() == expected["transcript"]
     assert set(session.result.blamed) == set(expected["blamed"])
+    assert listed(session.result.undecided) == expected["undecided"]
     vectors = [told["clients"][str(client)]["vector"] for client in expected["survivors"]]
     assert expected["total"] == [sum(entries) for entries in zip(*vectors, strict=True)]
 
