@@ -51,7 +51,7 @@ _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__base_
 _REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
     (TooFewSurvivors, "Lower cohort.min_survivor_fraction or cohort.dropout."),
-    (StateError, "Start it anew under another name: --set name=NAME."),
+    (StateError, "Start it again under another name: --set name=NAME."),
     (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
     (ConfigError, "`privfl --help` and `privfl config reference` list what is allowed."),
     (OSError, "Check the path, its permissions and the space on the disk."),
@@ -105,7 +105,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def fail(message: str, remedy: str = "") -> int:
-    """Print one sentence and a remedy to the standard error, and return the exit code."""
+    """Print one sentence and a remedy to the standard error, and return the exit code.
+
+    Args:
+        message: The sentence.
+        remedy: The next step; empty where there is none.
+    """
     sentence = message if message.endswith((".", "?", "!")) else message + "."
     text = f"[bold red]privfl:[/] {escape(sentence)} {escape(remedy)}".rstrip()
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def _tell(experiment: Experiment, *, as_json: bool) -> None:
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
-    """What `--json` prints; beside an epsilon, what depends on the cohorts stands under a name that says so."""
+    """Return the record that `--json` prints. With an epsilon, all that depends on the cohorts is under `PRIVATE`."""
     reports, report = experiment.reports, experiment.epsilon()
     counts = {
         "dropouts": sum(len(r.dropouts) for r in reports),

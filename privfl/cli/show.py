@@ -1,4 +1,4 @@
-"""What the verbs print alike: consoles, the live line of a training, and tables of two columns."""
+"""The output that verbs share: consoles, the live line of a training, and tables of two columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ def follow(
 ) -> Iterator[RoundReport]:
     """Pass the reports on while a bar shows rounds, the latest metric, and epsilon spent of `budget`.
 
-    The bar goes to the standard error, so that the standard output can be piped.
+    The bar goes to the standard error, because the standard output may be piped.
+
+    Args:
+        reports: The reports of rounds, as they come.
+        rounds: The number of rounds of the run.
+        budget: The epsilon that may be spent.
+        done: The rounds that were finished before.
+        quiet: Show no bar.
     """
     columns = (
         TextColumn("[bold]round {task.completed}/{task.total}[/]"),
@@ -39,7 +46,12 @@ def follow(
 
 
 def facts(report: RoundReport, budget: float | None) -> str:
-    """The latest round in a phrase: accuracy or error, epsilon spent of the budget, and who dropped out."""
+    """Return the latest round in a phrase: accuracy or error, epsilon spent of the budget, and the number of dropouts.
+
+    Args:
+        report: The report of the round.
+        budget: The epsilon that may be spent.
+    """
     parts = [f"{name} {value:.4g}" for name, value in headline(report.evaluation).items()]
     if report.status == "skipped":
         parts.append("[yellow]skipped: too few survived[/]")
@@ -53,7 +65,7 @@ def facts(report: RoundReport, budget: float | None) -> str:
 
 
 def headline(evaluation: Mapping[str, float]) -> dict[str, float]:
-    """The one metric that people look at first."""
+    """Return the one metric that people look at first."""
     for name in ("accuracy", "r2", "mse"):
         if name in evaluation:
             return {name: evaluation[name]}
@@ -61,7 +73,12 @@ def headline(evaluation: Mapping[str, float]) -> dict[str, float]:
 
 
 def facts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """A table of names and values; the values may hold any text."""
+    """Return a table of names and values; the values may hold any text.
+
+    Args:
+        title: The title.
+        rows: Names and values.
+    """
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
@@ -71,9 +88,9 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def size(count: float) -> str:
-    """Bytes for people: 15.0 kB, 3.2 MB."""
+    """Return bytes for people: 15.0 kB, 3.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    raise AssertionError  # the last unit takes whatever is left
+    raise AssertionError  # the last unit takes the rest

@@ -1,4 +1,4 @@
-"""How client training is executed: one after the other, or by a pool of processes; the sum is the same."""
+"""Executors of client training: one client after the other, or a pool of processes; the sum is equal."""
 
 from privfl.engine.loop import LoopExecutor
 from privfl.engine.processes import ProcessExecutor

@@ -43,7 +43,7 @@ def serve(
         initializer: Called first. What it raises is sent to the parent in answer to every request.
         probe: Multiply a few matrices before anything else, and send `READY` afterwards.
     """
-    # Ctrl-C reaches the whole process group: it is the parent that ends its workers. And whatever the parent does on
+    # Ctrl-C reaches the whole process group: it is the parent that ends its workers. And all that the parent does on
     # SIGTERM, or upon any signal in its event loop, is not this process's to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -85,7 +85,7 @@ def _multiply() -> None:
 def _reply(handle: Handle, place: int, common: bytes, request: bytes) -> bytes:
     try:
         return b"a" + handle(place, common, request)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the parent hears of it)
+    except Exception as error:  # noqa: BLE001 (every error is sent to the parent)
         return _failure(error)
 
 
@@ -105,7 +105,7 @@ def _failure(error: Exception) -> bytes:
 def follow_parent() -> Callable[[], None]:
     """Make the function by which a forked child ties its life to this process; call it here, before the fork.
 
-    On Linux the kernel kills the child, whatever the child is doing. The kernel does so at the end of the *thread* that
+    On Linux the kernel kills the child in the middle of its work. The kernel does so at the end of the *thread* that
     forked, so only the main thread can rely on it. Elsewhere a thread of the child looks for its parent twice a second.
     """
     parent = os.getpid()

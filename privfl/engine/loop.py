@@ -19,9 +19,17 @@ class LoopExecutor:
     def run(
         self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
     ) -> Iterator[tuple[ClientId, Ints]]:
-        """Yield (client, int64 `[length]`) in the order of `clients`; `model` is float `[d]`, and is lent read-only.
+        """Yield (client, int64 `[length]`) in the order of `clients`.
 
-        Raises `ClientFailed` when `work` does, and `TooFewSurvivors` when there is no client at all.
+        Args:
+            work: Makes one contribution.
+            model: The global model, float `[d]`; clients see it read-only.
+            clients: The cohort.
+            order: The bytes of the round's plan.
+
+        Raises:
+            ClientFailed: `work` raised an error.
+            TooFewSurvivors: There is no client at all.
         """
         lent = model.view()
         lent.flags.writeable = False
@@ -41,7 +49,17 @@ class LoopExecutor:
 
 
 def perform(work: Work, model: Vector, client: ClientId, order: bytes) -> Ints:
-    """One client's contribution, int64 `[length]`, whoever executes it: its randomness is keyed by nothing else."""
+    """Return one client's contribution, int64 `[length]`. It depends on the arguments only, not on the executor.
+
+    Args:
+        work: Makes one contribution.
+        model: The global model, float `[d]`.
+        client: The client.
+        order: The bytes of the round's plan.
+
+    Raises:
+        ConfigError: The contribution is no flat int64 array.
+    """
     result = work(model, client, order)
     if not (isinstance(result, np.ndarray) and result.dtype == np.int64 and result.ndim == 1):
         found = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
@@ -50,5 +68,5 @@ def perform(work: Work, model: Vector, client: ClientId, order: bytes) -> Ints:
 
 
 def describe(error: Exception) -> str:
-    """The kind and the sentence of an error."""
+    """Return the kind and the sentence of an error."""
     return f"{type(error).__name__}: {error}"

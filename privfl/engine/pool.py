@@ -5,10 +5,10 @@ pickle. What changes between requests travels as bytes, or in shared memory that
 
 - A worker dies with the process that started it, also in the middle of a request (see `privfl.engine.child`).
 - A forked process has none of its parent's threads, and keeps every lock that one of them held. torch waits forever
-  for the threads of a parent that computed with several, so the `initializer` of whoever uses torch has to limit each
-  worker to one thread (`privfl.adapters.torch.state.one_thread`). numpy copes, except where another thread multiplies
-  matrices during the fork. So a fork waits for other threads (`privfl.engine.quiet`), and its child is tried out
-  and forked again if it hangs.
+  for the threads of a parent that computed with several. A work that uses torch therefore needs an `initializer` that
+  limits each worker to one thread (`privfl.adapters.torch.state.one_thread`). numpy copes, except where another thread
+  multiplies matrices during the fork. A fork therefore waits for other threads (`privfl.engine.quiet`), and its child
+  is tried out and forked again if it hangs.
 - A daemonic process, such as a worker of this pool or of `multiprocessing.Pool`, has no children. There, and on
   platforms without fork, the callers of this module do the work in the process itself (`can_fork`).
 """
@@ -137,8 +137,8 @@ class Pool:
         informed: set[int] = set()
 
         def feed(worker: _Worker) -> None:
-            # Ahead of time as long as there are enough: the last go to whichever worker is idle first.
-            if waiting and (not worker.given or (worker.free and len(waiting) > len(self._workers))):
+            # Ahead of time as long as there are enough: the last go to the worker that is idle first.
+            if waiting and (not worker.requests or (worker.free and len(waiting) > len(self._workers))):
                 if worker.pid not in informed:
                     informed.add(worker.pid)
                     worker.send(b"c" + common)
@@ -147,7 +147,7 @@ class Pool:
         for _ in range(self._ahead):
             for worker in self._workers:
                 feed(worker)
-        while busy := [worker for worker in self._workers if worker.given]:
+        while busy := [worker for worker in self._workers if worker.requests]:
             events = [event for worker in busy for event in (worker.pipe, worker.process.sentinel)]
             ready = multiprocessing.connection.wait(events)
             for worker in busy:
@@ -171,13 +171,13 @@ class Pool:
 
 @dataclass
 class _Worker:
-    """One process as its parent sees it: free places, and (request, place) that it was given, oldest first."""
+    """One process as its parent sees it: free places, and (request, place) that it was asked, oldest first."""
 
     process: multiprocessing.process.BaseProcess
     pid: int
     pipe: Connection
     free: list[int]
-    given: deque[tuple[int, int]] = field(default_factory=deque)
+    requests: deque[tuple[int, int]] = field(default_factory=deque)
 
     def begins(self) -> bool:
         """Wait until a worker that was asked to probe is ready, or dead, which its first request will find."""
@@ -198,7 +198,7 @@ class _Worker:
     def give(self, index: int, request: bytes) -> None:
         """Ask for one more answer."""
         place = self.free.pop()
-        self.given.append((index, place))
+        self.requests.append((index, place))
         self.send(b"r" + place.to_bytes(4, "little") + request)
 
     def take(self, read: Callable[[int, bytes], T]) -> tuple[int, T | Failure] | None:
@@ -209,7 +209,7 @@ class _Worker:
             message = None
         if message is None:
             return None
-        index, place = self.given.popleft()
+        index, place = self.requests.popleft()
         status, answer = message[:1], message[1:]
         got = read(place, answer) if status == b"a" else Failure(*json.loads(answer))
         self.free.append(place)
@@ -220,7 +220,7 @@ class _Worker:
         self.process.join(_PATIENCE)
         code = self.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        given, failure = list(self.given), Failure(f"its process {self.pid} ended with {how}", self.pid)
+        given, failure = list(self.requests), Failure(f"its process {self.pid} ended with {how}", self.pid)
         _end_all(os.getpid(), [self])
         for index, _ in given:
             yield index, failure
@@ -256,7 +256,7 @@ def _fork(
     context = multiprocessing.get_context("fork")
     follow = follow_parent()
     with _STARTING, _held_interrupts(), warnings.catch_warnings():
-        # Python 3.12 warns of every fork beside a thread; what that means here is said at the top of this file.
+        # Python 3.12 warns of every fork next to a thread; the top of this file says what that means here.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         ours, theirs = context.Pipe()
         try:
@@ -293,7 +293,7 @@ def _end_all(pid: int, workers: Sequence[_Worker]) -> None:
         return  # a forked copy of the pool: its workers are another process's children
     for worker in workers:
         worker.pipe.close()
-        if worker.given:
+        if worker.requests:
             worker.process.terminate()
     for worker in workers:
         for harder in (worker.process.terminate, worker.process.kill):
@@ -327,7 +327,7 @@ def do_pieces(
         piece was done: a tuple is a list.
 
     Raises:
-        Exception: Whatever `work` raises in this process.
+        Exception: Any error that `work` raises in this process.
     """
 
     def here(number: int) -> Any:

@@ -1,9 +1,9 @@
 """Clients in a pool of processes that share memory with the server.
 
-The model is written once a round into memory that all workers see, and a contribution comes back as int64 in a slot
-of such memory; only the plan of the round and a few numbers a client cross a pipe. Sums are exact integers and all
-randomness is keyed by the plan and the client, so the model does not depend on how many workers there are or on who is
-first.
+The model is written once a round into memory that all workers see, and a contribution comes back as int64 in a slot of
+such memory. Only the plan of the round and a few numbers per client cross a pipe. Sums are exact integers, and all
+randomness is keyed by the plan and the client. The model therefore does not depend on the number of workers or on their
+order.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Clients:
         return cls(work, shared, slots.reshape(places, room))
 
     def fits(self, work: Work, model: Vector) -> bool:
-        """Whether these are for this `work` and for models of this form."""
+        """Report if these are for this `work` and for models of this form."""
         same = _same(self.work, work)
         return same and (self.model.dtype, len(self.model)) == (model.dtype, len(model))
 
@@ -187,7 +187,7 @@ def _share(size: int) -> mmap.mmap:
 
 
 def _same(a: Callable[..., object], b: Callable[..., object]) -> bool:
-    """Whether two callables are one: the same object, or the same method of the same object."""
+    """Report if two callables are one: the same object, or the same method of the same object."""
     if isinstance(a, types.MethodType) and isinstance(b, types.MethodType):
         return a.__self__ is b.__self__ and a.__func__ is b.__func__
     return a is b

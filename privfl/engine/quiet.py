@@ -1,8 +1,8 @@
 """Forks at a moment when no other thread of this process is inside a library call.
 
 A thread that multiplies matrices has given up the interpreter lock, and holds locks of its library instead. A fork at
-that moment leaves them locked in the child, and OpenBLAS may hang in the parent too. Whoever keeps the interpreter lock
-for a while without giving it up stops each such thread at the end of its call, because there it needs that lock.
+that moment leaves them locked in the child, and OpenBLAS may hang in the parent too. If the forking thread keeps the
+interpreter lock for a while, each such thread stops at the end of its call, because there it needs that lock.
 """
 
 from __future__ import annotations

@@ -18,9 +18,11 @@ from privfl.wire import ClientId
 class ClientUpdate:
     """The result of one client's training.
 
-    `delta` is local - global (for FedSGD: minus the gradient), float `[d]`; `examples` counts the rows it was
-    trained on; `metrics` are means over those rows (loss, accuracy ...), for the secure sum only: they never leave
-    a client one by one.
+    Attributes:
+        delta: local - global, float `[d]` (for FedSGD: minus the gradient).
+        examples: The number of examples it was trained on.
+        metrics: Means over those examples, such as "loss". They go into the secure sum only, never out of a client
+            alone.
     """
 
     delta: Vector = field(repr=False)
@@ -42,7 +44,7 @@ Work = Callable[[Vector, ClientId, bytes], Ints]
 
 
 class Executor(Protocol):
-    """How the clients of a round are executed. The result must not depend on it, down to the last bit."""
+    """Executes the clients of a round. The result must not depend on it, down to the last bit."""
 
     def run(
         self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
@@ -64,11 +66,18 @@ class Executor(Protocol):
 
 NOISE_STREAM: Final = 2
 CENTRAL_STREAM: Final = 3
-"""Last words of the keys (seed, round, client, word) of simulation noise. Numpy pads a key with zeros, so that
-`client_rng`'s ends in 0; (seed, round, 2^32) of the cohorts is (seed, round, 0, 1), and equal streams would make the
-noise a function of the cohort."""
+"""Last words of the keys (seed, round, client, word) of simulation noise. Numpy pads a key with zeros: that of
+`client_rng` ends in 0, and (seed, round, 2^32) of the cohorts is (seed, round, 0, 1). Equal streams would make the
+noise a function of the cohort.
+"""
 
 
 def client_rng(seed: int, round: int, client: ClientId) -> np.random.Generator:
-    """The training randomness of one client in one round: any round can be replayed alone, in any order."""
+    """Return the training randomness of one client in one round: each round can be replayed alone, in any order.
+
+    Args:
+        seed: The seed of the run.
+        round: The round.
+        client: The client.
+    """
     return np.random.default_rng(np.random.SeedSequence([seed, round, client]))

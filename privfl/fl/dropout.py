@@ -18,9 +18,9 @@ _STEPS: Final = 5  # a masked sum has five messages of a client; a later step ne
 Dropouts = Callable[[int, int], Drop]
 """(round, try) -> the drop pattern of that sum; tries of a round are counted from 0 in every start of a run.
 
-A pattern with an attribute `probability`, the most with which a client drops out of a round, independently of the data,
-lets the ledger bound how often a single client decides whether a round is skipped. Without it that is not bounded, and
-sampling is not counted.
+A pattern may have an attribute `probability`, its maximum probability that a client drops out of a round, independently
+of the data. From it the ledger bounds the probability that one client decides whether a round is skipped. Without it
+there is no bound, and sampling is not counted.
 """
 
 

@@ -1,6 +1,6 @@
-"""Linear models and their local training on numpy alone, so that federated learning runs without torch.
+"""Linear models and their local training on numpy alone: federated learning without torch.
 
-One flat float64 vector holds the weights `[features, outputs]`, row by row, and then the biases `[outputs]`.
+One flat float64 vector holds the weights `[features, outputs]` in C order, and then the biases `[outputs]`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ Init = Literal["zeros", "uniform"]
 
 @dataclass(frozen=True, slots=True)
 class LinearModel:
-    """Least squares, logistic regression or softmax regression over `features` inputs, with an l2 penalty.
+    """Least squares, logistic regression or softmax regression, with an l2 penalty.
 
-    `outputs` is the number of classes for "softmax", and 1 otherwise. The penalty is l2/2 * |weights|^2, biases free.
+    Attributes:
+        kind: "linear", "logistic" or "softmax".
+        features: The number of inputs.
+        outputs: The number of classes for "softmax", 1 otherwise.
+        l2: The factor of the penalty l2/2 * |weights|^2, at least 0; biases are free.
     """
 
     kind: Kind
@@ -48,31 +52,46 @@ class LinearModel:
 
     @property
     def length(self) -> int:
-        """Entries of the flat vector."""
+        """The entries of the flat vector."""
         return (self.features + 1) * self.outputs
 
     def initial(self, init: Init = "zeros", *, seed: int = 0) -> Floats:
-        """The first model: zeros, which is enough as these losses are convex, or "uniform" in +-1/sqrt(features).
+        """Return the first model, float64 `[length]`.
 
-        The latter is how torch starts a linear layer, weights and biases alike; `seed` draws it. A benchmark that stops
-        long before it converges depends on this choice.
+        A benchmark that stops long before it converges depends on this choice.
+
+        Args:
+            init: "zeros", which is enough because these losses are convex, or "uniform" in +-1/sqrt(features). The
+                latter is torch's initialization of a linear layer, weights and biases alike.
+            seed: The seed of "uniform".
         """
         if init not in ("zeros", "uniform"):
             raise ConfigError(f"init must be 'zeros' or 'uniform', not {init!r}")
         if init == "zeros":
             return np.zeros(self.length)
-        # Round 0 trains nobody, so that this key is no client's.
+        # Round 0 trains nobody, so this key is no client's.
         rng = np.random.default_rng(np.random.SeedSequence([seed, 0, 2**34]))
         limit = 1.0 / math.sqrt(self.features)
         return rng.uniform(-limit, limit, self.length)
 
     def scores(self, model: Vector, features: npt.NDArray[Any]) -> Floats:
-        """`[n, outputs]`: predictions for "linear", logits otherwise."""
+        """Return predictions for "linear", logits otherwise, float64 `[n, outputs]`.
+
+        Args:
+            model: The flat vector `[length]`.
+            features: `[n, features]`.
+        """
         weights, bias = self._split(model)
         return np.asarray(features @ weights + bias, dtype=np.float64)
 
     def gradient(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
-        """The gradient `[length]` of the mean loss over the rows, penalty included."""
+        """Return the gradient `[length]` of the mean loss over the examples, penalty included.
+
+        Args:
+            model: The flat vector `[length]`.
+            features: `[n, features]`.
+            labels: Class numbers, or real targets for "linear", `[n]`.
+        """
         weights, bias = self._split(model)
         scores = features @ weights + bias
         if self.kind == "softmax":
@@ -89,7 +108,13 @@ class LinearModel:
         return result
 
     def loss(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
-        """The loss `[n]` of each row, without penalty: half the squared error, or -log likelihood in nats."""
+        """Return the loss `[n]` of each example, without penalty: half the squared error, or -log likelihood in nats.
+
+        Args:
+            model: The flat vector `[length]`.
+            features: `[n, features]`.
+            labels: Class numbers, or real targets for "linear", `[n]`.
+        """
         scores = self.scores(model, features)
         if self.kind == "softmax":
             shifted = scores - scores.max(axis=1, keepdims=True)
@@ -109,8 +134,14 @@ class LinearModel:
 class LinearTrain:
     """Local training of a `LinearModel` by plain SGD: a `Train`.
 
-    Runs `steps` minibatches, or `epochs` passes when steps is None, of `batch_size` rows (None: all rows) at
-    `learning_rate`. `update="gradient"` is FedSGD: one full gradient, whose delta is -gradient, no local steps.
+    Attributes:
+        model: The model.
+        rows: Client -> its training features and labels.
+        learning_rate: The step size, positive.
+        epochs: The number of passes over the examples; not used with `steps`.
+        steps: The number of minibatches; None trains `epochs` passes.
+        batch_size: The examples of a minibatch; None takes all of the client's.
+        update: "delta", or "gradient" for FedSGD: one full gradient without local steps, whose delta is -gradient.
     """
 
     model: LinearModel
@@ -131,7 +162,7 @@ class LinearTrain:
             raise ConfigError(f"update must be 'delta' or 'gradient', not {self.update!r}")
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-        """Train `client` from `model` (float `[length]`); a client without rows contributes nothing."""
+        """Train `client` from `model` (float `[length]`); a client without examples contributes nothing."""
         features, labels = self.rows(client)
         if not len(labels):
             return ClientUpdate(np.zeros(len(model)), 0)
@@ -151,7 +182,15 @@ class LinearTrain:
 def minibatches(
     rows: int, batch_size: int | None, epochs: int, steps: int | None, rng: np.random.Generator
 ) -> list[npt.NDArray[np.intp]]:
-    """Index arrays of the minibatches of `epochs` shuffled passes, or of exactly `steps` batches over such passes."""
+    """Return the index arrays of minibatches over shuffled passes.
+
+    Args:
+        rows: The number of examples.
+        batch_size: The examples of a minibatch; None takes all.
+        epochs: The number of passes; not used with `steps`.
+        steps: The exact number of minibatches; None makes `epochs` passes.
+        rng: Shuffles each pass.
+    """
     size = min(batch_size or rows, rows)
     batches: list[npt.NDArray[np.intp]] = []
     passes = epochs if steps is None else -(-steps // -(-rows // size))

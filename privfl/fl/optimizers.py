@@ -1,8 +1,8 @@
 """Server optimizers: mean update -> next model (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
 
-The hyper-parameters carry the paper's names: eta (server learning rate), beta_1, beta_2, tau (degree of adaptivity).
-An optimizer is a value without state; its moments travel beside the model, so that a checkpoint is two vectors and a
-resumed run continues to the last bit.
+The hyper-parameters carry the paper's names: eta (server learning rate), beta_1, beta_2, tau (degree of adaptivity). An
+optimizer is a value without state. Its moments travel next to the model: a checkpoint holds both, and a resumed run
+continues to the last bit.
 """
 
 from __future__ import annotations
@@ -27,13 +27,24 @@ class ServerOptimizer(Protocol):
     """A pure function (model, mean update, moments) -> (model, moments)."""
 
     def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
-        """One step; `model` keeps its dtype, and none of the arguments is changed."""
+        """Return the next model and the next moments; none of the arguments is changed.
+
+        Args:
+            model: The global model, float `[d]`; the next one has its dtype.
+            mean: The mean update of the round, float64 `[d]`.
+            moments: The moments that the previous step returned; empty before the first.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSGD:
-    """model + eta*mean; with `momentum` > 0 this is FedAvgM (Hsu et al. 2019): m <- momentum*m + mean."""
+    """model + eta*mean; with `momentum` > 0 this is FedAvgM (Hsu et al. 2019): m <- momentum*m + mean.
+
+    Attributes:
+        eta: The server's learning rate, positive.
+        momentum: In [0, 1).
+    """
 
     eta: float = 1.0
     momentum: float = 0.0
@@ -43,7 +54,7 @@ class ServerSGD:
         _check_fraction("momentum", self.momentum)
 
     def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
-        """One step; see the class."""
+        """See `ServerOptimizer.step`."""
         if self.momentum == 0.0:
             return _add(model, self.eta * mean), {}
         m = self.momentum * moments["m"] + mean if "m" in moments else mean
@@ -64,7 +75,7 @@ class _Adaptive(ABC):
         _check_fraction("beta_1", self.beta_1)
 
     def step(self, model: Vector, mean: npt.NDArray[np.float64], moments: Moments) -> tuple[Vector, Moments]:
-        """One step; see the class."""
+        """See `ServerOptimizer.step`."""
         m = self.beta_1 * moments["m"] if "m" in moments else np.zeros(len(mean))
         m = m + (1.0 - self.beta_1) * mean
         v = self._second(moments.get("v", np.full(len(mean), self.tau**2)), np.square(mean))

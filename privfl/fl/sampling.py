@@ -1,6 +1,6 @@
-"""Who takes part in a round. Every sampler declares to the accountant what it really does.
+"""Samplers of cohorts. Every sampler declares to the accountant how it samples.
 
-A sampler of your own is a small class with `declare` and `sample`; what it declares is what the accountant believes.
+A sampler of your own is a small class with `declare` and `sample`; the accountant believes what it declares.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ Uniforms = Callable[[int], npt.NDArray[np.float64]]
 
 
 class CohortSampler(Protocol):
-    """Chooses cohorts, and says how."""
+    """Samples cohorts, and declares how."""
 
     def declare(self, population: int) -> Sampling:
-        """What this sampler does over clients 0 .. population-1, in the accountant's terms."""
+        """Return how this sampler samples clients 0 .. population-1, in the accountant's terms."""
         ...
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """One cohort, increasing; may be empty under Poisson sampling."""
+        """Return one cohort, increasing; it may be empty under Poisson sampling.
+
+        Args:
+            population: The number of clients.
+            uniforms: n -> n independent uniforms in [0, 1), the only randomness.
+        """
         ...
 
 
@@ -40,17 +45,17 @@ class EveryoneSampler:
     """All clients in every round."""
 
     def declare(self, population: int) -> Sampling:
-        """No amplification."""
+        """Return the declaration without amplification."""
         return Everyone()
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """Everyone."""
+        """See `CohortSampler.sample`."""
         return tuple(range(population))
 
 
 @dataclass(frozen=True, slots=True)
 class PoissonSampler:
-    """Each client independently with `probability`; a cohort is never redrawn, not even an empty one."""
+    """Each client independently with `probability`; a cohort is never sampled again, not even an empty one."""
 
     probability: float
 
@@ -58,17 +63,22 @@ class PoissonSampler:
         _check_probability(self.probability)
 
     def declare(self, population: int) -> Sampling:
-        """Poisson sampling."""
+        """Return the declaration of Poisson sampling."""
         return Poisson(self.probability)
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """One coin a client."""
+        """See `CohortSampler.sample`: one coin for each client."""
         return tuple(np.flatnonzero(uniforms(population) < self.probability).tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class TruncatedPoissonSampler:
-    """Poisson sampling, and of a cohort above `cap` a uniform subset of `cap` clients."""
+    """Poisson sampling, and of a cohort above `cap` a uniform subset of `cap` clients.
+
+    Attributes:
+        probability: The probability of each client, in (0, 1].
+        cap: The maximum cohort, at least 1.
+    """
 
     probability: float
     cap: int
@@ -79,11 +89,11 @@ class TruncatedPoissonSampler:
             raise ConfigError(f"cap must be at least 1, not {self.cap}")
 
     def declare(self, population: int) -> Sampling:
-        """Truncated Poisson sampling."""
+        """Return the declaration of truncated Poisson sampling."""
         return TruncatedPoisson(self.probability, self.cap, population)
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """The clients whose coin fell; if they are too many, those with the `cap` smallest coins."""
+        """See `CohortSampler.sample`: of a cohort that is too large, the clients with the `cap` smallest coins."""
         coins = uniforms(population)
         chosen = np.flatnonzero(coins < self.probability)
         if len(chosen) > self.cap:
@@ -103,25 +113,35 @@ class FixedSizeSampler:
             raise ConfigError(f"size must be at least 1, not {self.size}")
 
     def declare(self, population: int) -> Sampling:
-        """Sampling of a fixed size without replacement."""
+        """Return the declaration of sampling without replacement."""
         return FixedSize(self.size, population)
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """The clients with the smallest coins; raises `ConfigError` when there are fewer clients than `size`."""
+        """See `CohortSampler.sample`: the clients with the smallest coins. Raises `ConfigError` for fewer clients than
+        `size`.
+        """
         if self.size > population:
-            raise ConfigError(f"a cohort of {self.size} cannot be drawn from {population} clients")
+            raise ConfigError(f"a cohort of {self.size} cannot be sampled from {population} clients")
         return tuple(_smallest(uniforms(population), self.size).tolist())
 
 
 def seeded_uniforms(seed: int, round: int) -> Uniforms:
-    """The coins of one round of a simulation: the same for the same seed, and so no secret to anybody."""
+    """Return the coins of one round of a simulation. Equal seeds give equal coins, so they are no secret.
+
+    Args:
+        seed: The seed of the run.
+        round: The round.
+    """
     return np.random.default_rng(np.random.SeedSequence([seed, round, 2**32])).random
 
 
 def secret_uniforms(secret: bytes, round: int) -> Uniforms:
-    """The coins of one round from a cryptographic stream: amplification by sampling rests on nobody knowing them.
+    """Return the coins of one round from a cryptographic stream: amplification by sampling needs coins that nobody
+    knows.
 
-    `secret` is 32 bytes of full entropy that stay with whoever draws the cohorts; the same secret repeats the coins.
+    Args:
+        secret: 32 bytes of full entropy that only the sampling party holds; an equal secret repeats the coins.
+        round: The round.
     """
 
     def uniforms(count: int) -> npt.NDArray[np.float64]:

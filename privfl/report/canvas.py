@@ -21,7 +21,12 @@ DPI: Final = 130
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of `width` x `height` inches that lays itself out; raises `MissingExtra` without matplotlib."""
+    """Return a figure that lays itself out. Raises `MissingExtra` without matplotlib.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -33,7 +38,14 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def style(axes: Any, title: str, x: str, y: str) -> None:
-    """Titles, units and a quiet grid, the same in every plot."""
+    """Set titles and units, and draw a quiet grid: one style for every plot.
+
+    Args:
+        axes: The axes of matplotlib.
+        title: The title.
+        x: The label of the horizontal axis, with its unit.
+        y: The label of the vertical axis, with its unit.
+    """
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -51,14 +63,14 @@ def whole_numbers(axis: Any) -> None:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as PNG bytes."""
+    """Return the figure as PNG bytes."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "privfl"})
     return buffer.getvalue()
 
 
 def svg(figure: Any) -> str:
-    """The figure as an SVG element, to stand inside a page."""
+    """Return the figure as an SVG element, to stand inside a page."""
     from matplotlib import rc_context
 
     buffer = BytesIO()
@@ -69,7 +81,12 @@ def svg(figure: Any) -> str:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write the figure as PNG to `path`, whole or not at all; raises `OSError` where that cannot be."""
+    """Write the figure as PNG, whole or not at all, and return the path. Raises `OSError` where that cannot be.
+
+    Args:
+        figure: The figure.
+        path: The file; its folder is made if there is none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, png(figure), shared=True)
     return path

@@ -19,7 +19,12 @@ from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, 
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    """One line an arm, with a header; an epsilon that is not claimed is empty."""
+    """Write one line per arm, with a header, and return the path. An epsilon that is not claimed is empty.
+
+    Args:
+        rows: The lines of the comparison.
+        path: The file.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -29,7 +34,14 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
 
 
 def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -> Path:
-    """Accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what, as a PNG."""
+    """Draw accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what; return the
+    path.
+
+    Args:
+        comparison: The comparison.
+        cells: Its results.
+        path: The PNG to write.
+    """
     rows = summarize(comparison, cells)
     figure = new_figure(12.0, 8.4)
     top, bottom = figure.subplots(2, 2)
@@ -59,7 +71,10 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
     axes.set_xticks(comparison.epsilons, [f"{epsilon:g}" for epsilon in comparison.epsilons])
     axes.set_ylim(_floor(row.accuracy - row.deviation for row in rows), 1.02)
     style(
-        axes, "Accuracy against epsilon", "epsilon at delta 1e-05, outsider (log scale)", "share of test rows correct"
+        axes,
+        "Accuracy against epsilon",
+        "epsilon at delta 1e-05, outsider (log scale)",
+        "fraction of test examples correct",
     )
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
@@ -73,13 +88,13 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
             mean, color = np.mean(curves, axis=0), COLORS[at % len(COLORS)]
             axes.plot(rounds, mean, color=color, marker="ovs^Dxp*"[at % 8], markersize=3.5, label=name)
     axes.set_ylim(_floor(accuracy for cell in cells for accuracy in cell.curve), 1.02)
-    style(axes, "Accuracy over rounds, mean of the seeds", "round", "share of test rows correct")
+    style(axes, "Accuracy over rounds, mean of the seeds", "round", "fraction of test examples correct")
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
 
 
 def _floor(accuracies: Iterable[float]) -> float:
-    """Where the axis starts: at a tenth below all of them, so that curves near 1 can be told apart."""
+    """The start of the axis: a tenth below all of them, because curves near 1 must be distinguishable."""
     return max(0.0, math.floor(10 * min(accuracies)) / 10 - 0.05)
 
 

@@ -14,7 +14,16 @@ Points = Sequence[tuple[float, float]]
 def plot_epsilon(
     rounds: Points, deltas: Points, path: Path, *, delta: float, caption: str, budget: float | None = None
 ) -> Path:
-    """(rounds, epsilon) points and (delta, epsilon) points side by side; infinite ones are left out."""
+    """Draw epsilon over rounds and epsilon over delta side by side, and return the path. Infinite values are left out.
+
+    Args:
+        rounds: Points (rounds, epsilon).
+        deltas: Points (delta, epsilon).
+        path: The PNG to write.
+        delta: The delta of the first plot.
+        caption: The text below the plots.
+        budget: An epsilon to draw as a line.
+    """
     figure = new_figure(10.0, 4.2)
     left, right = figure.subplots(1, 2)
     left.plot(*zip(*_finite(rounds), strict=True), color=BLUE, marker="o", markersize=3)

@@ -40,10 +40,13 @@ svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-
 
 
 def write_report(run: RunRecord, path: Path, *, public: bool = False) -> Path:
-    """Write the page to `path`, and return it.
+    """Write the page, and return its path.
 
-    `public`: leave out what an outsider must not see for its epsilon to hold - cohorts, survivors, dropouts, bytes and
-    seconds of a round - and the figures of all other observers.
+    Args:
+        run: The run.
+        path: The file; its folder is made if there is none.
+        public: Leave out what an outsider must not see for its epsilon to hold (cohorts, survivors, dropouts, bytes and
+            seconds of a round), and the figures of all other observers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, render(run, public=public).encode(), shared=True)
@@ -51,7 +54,12 @@ def write_report(run: RunRecord, path: Path, *, public: bool = False) -> Path:
 
 
 def render(run: RunRecord, *, public: bool = False) -> str:
-    """The page as text; raises `MissingExtra` without matplotlib."""
+    """Return the page as text. Raises `MissingExtra` without matplotlib.
+
+    Args:
+        run: The run.
+        public: As in `write_report`.
+    """
     parts = [
         _head(run),
         _note(run, public=public),
@@ -74,8 +82,8 @@ def render(run: RunRecord, *, public: bool = False) -> str:
 
 
 def _sees(run: RunRecord) -> Rows:
-    if "sum" in run.given:
-        yield "everyone", f"what {run.given['sum']}, a sum that a program gave, shows them"
+    if "sum" in run.objects:
+        yield "everyone", f"what {run.objects['sum']}, a sum that a program gave, shows them"
         return
     for observer, words in describe(run.config.sum.scheme).sees.items():
         yield observer.replace("_", " "), words
@@ -94,14 +102,14 @@ def _head(run: RunRecord) -> str:
     cells = "".join(
         f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in figures
     )
-    data = f"{run.given.get('data', config.data.name)}, federated over {_clients(run)}"
-    lead = f"{data}, summed by the {run.given.get('sum', config.sum.scheme)} sum"
+    data = f"{run.objects.get('data', config.data.name)}, federated over {_clients(run)}"
+    lead = f"{data}, summed by the {run.objects.get('sum', config.sum.scheme)} sum"
     return f'<h1>{escape(config.name)}</h1><p class="lead">{escape(lead)}</p><div class="figures">{cells}</div>'
 
 
 def _clients(run: RunRecord) -> str:
     data = run.config.data
-    if "data" in run.given:
+    if "data" in run.objects:
         return f"{run.clients} clients"
     return "natural clients" if data.partition.startswith("natural") else f"{data.clients} clients ({data.partition})"
 
@@ -122,7 +130,7 @@ def _privacy(run: RunRecord, *, public: bool) -> str:
         return _section(
             "Privacy card",
             '<div class="card"><p>No noise was added, and no epsilon is claimed. What the sum hides is listed under '
-            "<em>Who saw what</em>; what the models tell about the clients is not bounded.</p></div>",
+            "<em>Who saw what</em>; what the models reveal about the clients is not bounded.</p></div>",
         )
     shown = [run.epsilons["outsider"]] if public else list(run.epsilons.values())
     first = shown[0]
@@ -222,24 +230,24 @@ def _setup(run: RunRecord) -> Rows:
     client = config.client
     work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
     cohort = config.cohort
-    dealt = "given by a program" if "data" in run.given else config.data.partition
-    yield "data", f"{run.given.get('data', config.data.name)}, {dealt}, standardized: {config.data.standardize}"
+    dealt = "given by a program" if "data" in run.objects else config.data.partition
+    yield "data", f"{run.objects.get('data', config.data.name)}, {dealt}, standardized: {config.data.standardize}"
     yield "clients", _clients(run)
-    kind = config.model.kind if "train" not in run.given else f"given by a program ({run.given['train']})"
+    kind = config.model.kind if "train" not in run.objects else f"given by a program ({run.objects['train']})"
     yield "model", f"{kind}, {run.parameters} parameters"
     yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"
-    yield "server optimizer", run.given.get("optimizer", config.server.optimizer)
+    yield "server optimizer", run.objects.get("optimizer", config.server.optimizer)
     sizes = (("probability", cohort.probability), ("size", cohort.size), ("cap", cohort.cap))
     yield (
         "cohort",
         ", ".join(
             [
-                run.given.get("sampler", cohort.sampling),
+                run.objects.get("sampler", cohort.sampling),
                 *(f"{name} {value:g}" for name, value in sizes if value is not None),
             ]
         ),
     )
-    yield "sum", f"{run.given.get('sum', config.sum.scheme)}, a ring of {config.sum.bits} bits"
+    yield "sum", f"{run.objects.get('sum', config.sum.scheme)}, a ring of {config.sum.bits} bits"
     yield "seed", str(config.seed)
 
 
@@ -260,13 +268,13 @@ def _versions(run: RunRecord) -> str:
 def _reproduce(run: RunRecord) -> str:
     secure = run.config.privacy.placement != "none" and run.config.privacy.noise == "secure"
     text = (
-        "The noise is drawn from the operating system and is another one each time: the models will differ, and so "
+        "The noise comes from the operating system and is another one each time: the models will differ, and so "
         "will their accuracy; epsilon will not."
         if secure
-        else "The models come out the same to the last bit, whatever the number of workers."
+        else "The models come out the same to the last bit, with every number of workers."
     )
-    if run.given:
-        parts = " and ".join(sorted(run.given))
+    if run.objects:
+        parts = " and ".join(sorted(run.objects))
         return (
             f"<p>A program of its own gave this run its {parts}: run that program again, with the "
             f"versions above. {escape(text)} These were its settings:</p><pre>{escape(run.toml)}</pre>"

@@ -1,4 +1,4 @@
-"""What a report says about a run: read from its folder, and judged anew from its ledger."""
+"""The facts of a report: read from the run's folder, with epsilons computed from its ledger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunRecord:
         epsilons: The statement against each observer; empty without noise.
         ledger: The hash of the ledger's last line; None without noise.
         origins: The versions that rounds were made with.
-        given: The names of the objects that a program gave, by argument of `Experiment`.
+        objects: The names of the objects that a program gave, by argument of `Experiment`.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class RunRecord:
     epsilons: dict[Observer, EpsilonReport]
     ledger: str | None
     origins: tuple[Origin, ...]
-    given: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
 
 
 def read_run(files: RunFolder | Path) -> RunRecord:
@@ -68,5 +68,5 @@ def read_run(files: RunFolder | Path) -> RunRecord:
         epsilons=files.epsilons(),
         ledger=None if ledger is None else ledger.head,
         origins=files.origins,
-        given=describe_parts(files.identity.parts),
+        objects=describe_parts(files.identity.parts),
     )
