@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privfl.dp import Accountant, Budget, Draw, Ledger, Release
 from privfl.dp.ledger import Token
-from privfl.errors import StateError, TooFewSurvivors
+from privfl.errors import PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -36,9 +36,13 @@ class Payment:
 
         Raises:
             BudgetExceeded: If the round could cost too much.
+            PrivacyError: If the ledger is one of examples. A round bounds whole updates, and one example can turn an
+                update into any other, which is twice the bound.
         """
         if not plan.mechanism.claims:
             return None
+        if self.ledger.unit.level != "client":
+            raise PrivacyError("a round hides whole clients: charge it to a ledger of level 'client', not of examples")
         worst = plan.worst_case(scheme)
         interrupted = self.ledger.pending(worst)
         if interrupted is not None and plan.mechanism.source == "simulation":

@@ -92,10 +92,7 @@ class RoundPlan:
             raise ConfigError("cohort must hold identities in [0, 2^32 - 2]")
         if list(self.cohort) != sorted(set(self.cohort)):
             raise ConfigError("cohort must be strictly increasing")
-        if len(self.cohort) not in self.sampling.sizes(self.population):
-            raise ConfigError(
-                f"a cohort of {len(self.cohort)} of {self.population} clients is not one of: {self.sampling.describe()}"
-            )
+        self._check_sampling()
         if type(self.scheme) is not str or not isinstance(self.parameters, Mapping):
             raise ConfigError("scheme and parameters must be those of a sum: scheme.name and scheme.parameters")
         for key, parameter in self.parameters.items():
@@ -103,6 +100,18 @@ class RoundPlan:
                 raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
         if self.mechanism.claims:
             check_weighting(self.encoding.weighting, None)
+
+    def _check_sampling(self) -> None:
+        """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
+        if (drawn_from := getattr(self.sampling, "population", self.population)) != self.population:
+            raise ConfigError(
+                f"the cohort is declared as drawn from {drawn_from} clients, and {self.population} exist: the sampler "
+                "must declare the population that it was given"
+            )
+        if len(self.cohort) not in self.sampling.sizes(self.population):
+            raise ConfigError(
+                f"a cohort of {len(self.cohort)} of {self.population} clients is not one of: {self.sampling.describe()}"
+            )
 
     # --- what follows from the plan alone ---------------------------------------------------------------------------
 
@@ -173,12 +182,10 @@ class RoundPlan:
     def check_openable(self, scheme: SecureSum) -> None:
         """Raise `TooFewSurvivors` if the cohort is smaller than what the sum opens; nobody has to be asked then.
 
-        Nobody sampled is a round only where noise alone is released: with a rule that opens whatever arrives.
+        Nobody sampled is a round only where noise alone is released: with a rule and a sum that open whatever arrives.
         """
         size = len(self.cohort)
-        opened = (
-            self.survivor_rule.opened(scheme, size) if size else max(self.min_survivors, int(not self.mechanism.claims))
-        )
+        opened = max(self.survivor_rule.opened(scheme, size), int(not self.mechanism.claims))
         if opened > size:
             raise TooFewSurvivors(size, opened)
 

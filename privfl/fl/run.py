@@ -267,13 +267,20 @@ class FederatedRun:
 
 
 def check_charged(store: ModelStore, ledger: Ledger) -> None:
-    """Raise `StateError` unless each round whose model is stored is charged in the ledger.
+    """Raise `StateError` unless each round that is stored was drawn, and each trained one charged, in the ledger.
 
-    A ledger that was lost or cut short has a sound chain, and would give a figure that is too small.
+    A ledger that was lost or cut short has a sound chain, and would give a figure that is too small. Secure noise is
+    settled before its model is stored, so the newest charge of a trained round is a settled one.
     """
-    charged = {release.round for release in ledger.releases}
+    newest = {release.round: release for release in sorted(ledger.releases, key=lambda r: (r.round, r.attempt))}
+    unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}
     for round in store.rounds():
-        if round not in charged and store.load(round).report.get("status") == "trained":
+        report = store.load(round).report
+        if report and ledger.unit.level == "client" and ledger.drawn(round) is None:
+            raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
+        if report.get("status") != "trained":
+            continue
+        if round not in newest or (round, newest[round].attempt) in unsettled:
             raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")
 
 

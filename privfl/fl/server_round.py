@@ -12,12 +12,13 @@ from typing import Final, Self
 import numpy as np
 
 from privfl.dp.ledger import Token
-from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors
+from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSurvivors
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.saved import SavedParty, resuming, session_bytes
 from privfl.fl.state import Outcome, ServerState
+from privfl.ring import Ints
 from privfl.sums import SecureSum, ServerSession, SumResult
 from privfl.wire import ClientId
 
@@ -56,12 +57,11 @@ class ServerRound:
     ) -> None:
         self._bind(state, plan, scheme, optimizer, payment)
         plan.check_openable(scheme)
-        opening = plan.opening(scheme)
         if plan.cohort:
-            self._session = scheme.server(plan.task(scheme), opening=opening)
+            self._session = scheme.server(plan.task(scheme), opening=self._open)
         self._token = payment.reserve(plan, scheme) if payment is not None else None
         if self._session is None:  # nobody was sampled: the noise alone is released, as the accountant assumes
-            total = opening(np.zeros(plan.encoding.total_length, np.int64), frozenset())
+            total = self._open(np.zeros(plan.encoding.total_length, np.int64), frozenset())
             self._empty = SumResult(total, frozenset(), plan.digest())
 
     def _bind(
@@ -82,6 +82,35 @@ class ServerRound:
         self.plan, self._state, self._scheme = plan, state, scheme
         self._optimizer, self._payment = optimizer or ServerSGD(), payment
         self._session, self._empty, self._token = None, None, None
+        self._settled = self._opened = self._restored = False
+        self._heard: set[ClientId] = set()
+
+    def _open(self, total: Ints, survivors: frozenset[ClientId]) -> Ints:
+        """The opening at a server: secure noise is paid for, durably, before it is sampled.
+
+        Of two halves that were restored from one state only one can do so, because a reservation is settled once.
+        """
+        if self._opened:
+            raise LocalProtocolError("this sum was opened before; a second opening must be charged as a further one")
+        self._opened = True
+        if self.plan.mechanism.source == "secure":
+            self._pay(survivors)
+        return self.plan.opening(self._scheme)(total, survivors)
+
+    def _pay_opener(self) -> None:
+        """Settle a sum that a client has opened, as soon as its result is here."""
+        if (summed := self.result) is not None and self.plan.mechanism.source == "secure":
+            self._pay(summed.survivors)
+
+    def _pay(self, survivors: frozenset[ClientId]) -> None:
+        """Settle the reservation, if it was not settled before.
+
+        A server that reads single vectors has also seen those that it refused: under local noise they count.
+        """
+        if self._payment is not None and not self._settled:
+            read = self.plan.mechanism.placement == "local" and self._scheme.views.get("server") == "vectors"
+            self._payment.settle(self._token, self.plan, self._scheme, survivors | (self._heard if read else set()))
+            self._settled = True
 
     @classmethod
     def restore(
@@ -95,23 +124,32 @@ class ServerRound:
     ) -> Self:
         """The half that `to_bytes` saved, in another process perhaps.
 
+        Its charge is not refunded: what left the first half's hands after it was saved is not known here.
+
         Args:
             data: The saved bytes.
             state: The server's state before the round.
             scheme: The sum that the plan names.
             optimizer: How the mean update changes the model.
-            payment: Where the round was charged.
+            payment: Where the round was charged; None only for a round that was not charged.
 
         Raises:
-            StateError: If the bytes were altered, or the ledger does not hold the reservation.
+            StateError: If the bytes were altered, or the ledger does not hold the open reservation: the sum was opened
+                already, or this is another run's ledger.
             ConfigError: If the state or the sum is not the plan's, or the sum's sessions cannot be restored.
         """
         saved = SavedParty.from_bytes(_SERVER, data)
         half = cls.__new__(cls)
         half._bind(state, saved.plan, scheme, optimizer, payment)
-        half._token = None if payment is None else payment.reserved(bytes(saved.token).decode())
+        digest = bytes(saved.token).decode()
+        if bool(digest) != (payment is not None and half.plan.mechanism.claims):
+            raise StateError(
+                "the saved round was charged: give its payment" if digest else "the saved round was never charged"
+            )
+        half._token = None if payment is None else payment.reserved(digest)
+        half._restored, half._heard = True, set(half.plan.cohort)
         task = half.plan.task(scheme)
-        half._session = resuming(scheme, "resume")(task, bytes(saved.session), opening=half.plan.opening(scheme))
+        half._session = resuming(scheme, "resume")(task, bytes(saved.session), opening=half._open)
         return half
 
     def to_bytes(self) -> bytes:
@@ -143,7 +181,9 @@ class ServerRound:
 
     def receive(self, sender: ClientId, message: bytes) -> None:
         """Take one client's message; a `RemoteProtocolError` has dropped its sender, and the round goes on."""
+        self._heard.update({sender}.intersection(self.plan.cohort))
         self._live().receive(sender, message)
+        self._pay_opener()
 
     def drop(self, client: ClientId) -> None:
         """Declare that a client has dropped out: nothing is awaited from it any more."""
@@ -155,13 +195,16 @@ class ServerRound:
         Raises:
             LocalProtocolError: If too few have answered yet and others are awaited; nothing has changed.
             TooFewSurvivors: If nothing can be opened; the charge is refunded if that is proven.
+            PrivacyError: If another half, restored from the same state, was here before; nothing is opened.
         """
         try:
-            return self._live().advance()
+            messages = self._live().advance()
         except TooFewSurvivors as error:
-            if self._payment is not None:
+            if self._payment is not None and not self._restored:
                 self._payment.refund(self._token, error)
             raise
+        self._pay_opener()
+        return messages
 
     @property
     def outcome(self) -> Outcome:
@@ -175,12 +218,11 @@ class ServerRound:
         return Outcome(ServerState(model, moments, clip_norm), metrics, norm, summed.survivors, summed.caveats)
 
     def settle(self) -> None:
-        """Replace the reservation by what was opened; call it once the outcome is stored."""
+        """Replace the reservation by what was opened, where the opening did not do so; call it once that is stored."""
         summed = self.result
         if summed is None:
             raise LocalProtocolError("this round cannot be settled yet: its sum is not opened")
-        if self._payment is not None:
-            self._payment.settle(self._token, self.plan, self._scheme, summed.survivors)
+        self._pay(summed.survivors)
 
     def _live(self) -> ServerSession:
         if self._session is None:

@@ -219,3 +219,31 @@ def test_a_private_round_has_uniform_weights_and_the_public_denominator_of_its_s
         plan = a_plan(PlainSum(), np.zeros(3), mechanism=noise)
         mean, _, _ = plan.decode(np.full(3, 3 * 2**16, np.int64), survivors)
         np.testing.assert_allclose(mean, 1.0)
+
+
+def test_a_ledger_without_the_last_charges_of_a_retried_round_or_without_a_skipped_round_gives_no_figure(
+    tmp_path: Path,
+) -> None:
+    late = {
+        "sum.scheme": "masked",
+        "privacy.placement": "distributed",
+        "cohort.min_survivor_fraction": 0.8,
+        "cohort.dropout": 0.4,
+        "data.clients": 6,
+    }
+    retried = an_experiment(tmp_path, **CENTRAL | late, **{"cohort.too_few": "retry", "cohort.retries": 6, "rounds": 1})
+    retried.run()
+    skipped = an_experiment(tmp_path, **CENTRAL | late, name="skipped")
+    assert skipped.run().reports[-1].status == "skipped"
+    ledger = retried.files.ledger
+    assert ledger is not None
+    assert len(ledger.releases) > 1  # tries that failed after the opening had begun
+    for experiment in (retried, skipped):
+        path = experiment.files.ledger_path
+        lines = path.read_bytes().splitlines(keepends=True)
+        for kept in range(1, len(lines)):
+            path.write_bytes(b"".join(lines[:kept]))
+            if b'"type":"refund"' in b"".join(lines[kept:]) and experiment is skipped:
+                continue  # a charge too many
+            with pytest.raises(StateError, match="not in the ledger"):
+                experiment.files.epsilon()
