@@ -1,4 +1,4 @@
-"""A ring is planned for a cohort, but a sum may start with `least_roster` clients, all corrupt ones among them.
+"""A ring is planned for a cohort, but a sum may start with `min_roster` clients, all corrupt ones among them.
 Must hold: by the planner's own tails the ring reaches the bits asked for at that roster, or the plan is refused."""
 
 import math
@@ -18,7 +18,7 @@ for clients, corrupt, dropout in ((1000, 0.05, 0.1), (10_000, 0.05, 0.3)):
         continue
     if terms.degree == 0:
         continue
-    least = terms.least_roster
+    least = terms.min_roster
     fraction = math.ceil(corrupt * clients) / least
     # Dropout 0: all that were planned for may have dropped out before the roster was made.
     plan = assess_graph(

@@ -1,5 +1,6 @@
 """Each script of this folder, run as a user would run it: what it demands must hold."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -63,6 +64,145 @@ OPEN: Final = {
 }
 
 
+BEYOND: Final = {
+    "client_session_cannot_be_saved": {
+        "tests/unit/sums/test_session_saved.py": (
+            "test_every_client_and_the_server_are_killed_after_every_message",
+            "test_one_state_is_restored_at_most_once_whoever_asks",
+            "test_the_bytes_hold_no_long_term_key_and_the_vector_only_until_it_is_sent",
+        ),
+        "tests/unit/fl/test_fl_parties.py": ("test_both_halves_are_saved_and_restored_between_any_two_messages",),
+    },
+    "epsilon_asked_with_other_settings": {
+        "tests/unit/experiment/test_run_folder.py": (
+            "test_settings_that_do_not_matter_change_no_figure",
+            "test_a_figure_that_is_asked_with_other_settings_is_refused",
+            "test_a_figure_that_is_asked_with_other_dropouts_or_data_is_refused",
+        ),
+    },
+    "five_hospitals_too_much_noise": {
+        "tests/unit/experiment/test_figures_cover_what_is_seen.py": (
+            "test_noise_shares_are_sized_for_what_the_sum_opens",
+        ),
+        "tests/unit/fl/test_fl_plan.py": (
+            "test_noise_shares_are_sized_for_what_the_sum_opens",
+            "test_sampled_cohorts_share_one_total_variance_that_covers_each_of_them",
+        ),
+        "tests/unit/sums/test_shortfall.py": ("test_each_sum_states_its_own_minimum",),
+    },
+    "import_without_unix_modules": {
+        "tests/architecture/test_light_imports.py": ("test_every_module_imports_where_unix_is_absent",),
+    },
+    "lasting_credentials_after_a_crash": {
+        "tests/equivalence/test_runs_lasting.py": (
+            "test_a_run_goes_on_after_every_crash",
+            "test_each_attempt_is_charged_under_the_number_that_the_clients_saw",
+        ),
+    },
+    "lasting_credentials_second_run": {
+        "tests/equivalence/test_runs_lasting.py": ("test_a_second_run_from_the_same_first_model_trains",),
+    },
+    "numpy_scalars_refused": {
+        "tests/unit/test_experiment_config.py": ("test_numpy_scalars_are_the_numbers_that_they_are",),
+        "tests/properties/test_config_properties.py": ("test_numpy_numbers_are_taken_as_python_s",),
+    },
+    "one_run_one_outsider_figure": {
+        "tests/equivalence/test_one_epsilon_everywhere.py": (
+            "test_every_door_gives_one_figure",
+            "test_some_configurations_give_a_run",
+        ),
+    },
+    "one_truth_of_a_round": {
+        "tests/unit/fl/test_fl_parties.py": (
+            "test_run_round_refuses_a_plan_that_is_not_of_this_model_or_sum",
+            "test_a_policy_that_demands_noise_is_not_met_by_a_plan_without_it",
+            "test_the_encoding_of_the_plan_is_the_only_one",
+            "test_the_servers_state_must_carry_the_clip_norm_of_the_plan",
+        ),
+        "tests/unit/fl/test_fl_plan.py": (
+            "test_a_plan_serves_the_sum_that_it_names_and_no_other",
+            "test_a_policy_judges_the_mechanism_that_will_run",
+        ),
+    },
+    "overlapping_sums_share_a_key": {
+        "tests/machines/test_ckks_overlapping.py": (
+            "test_two_sums_that_advertise_before_either_goes_on_both_open",
+            "test_any_interleaving_of_four_sums_opens_all_of_them",
+            "test_a_reserved_use_counts_even_if_the_sum_is_never_opened",
+        ),
+    },
+    "planned_epsilon_against_the_server": {
+        "tests/unit/dp/test_one_epsilon.py": (
+            "test_planned_central_noise_promises_nothing_to_those_who_see_the_sum_before_it",
+            "test_distributed_noise_is_none_against_a_server_that_sees_vectors",
+            "test_planned_is_finished",
+        ),
+        "tests/unit/test_cli_epsilon.py": (
+            "test_a_planned_run_promises_nothing_to_those_who_see_the_sum_before_its_noise",
+        ),
+    },
+    "refused_claim_leaves_a_run": {
+        "tests/unit/experiment/test_run_folder.py": (
+            "test_a_refused_claim_leaves_no_folder",
+            "test_an_error_before_the_first_round_leaves_no_folder",
+            "test_a_refusal_removes_nothing_of_somebody_else",
+        ),
+    },
+    "refused_opening_is_not_refunded": {
+        "tests/unit/experiment/test_figures_cover_what_is_seen.py": (
+            "test_a_sum_that_arrived_is_charged_though_its_message_was_refused",
+        ),
+        "tests/unit/sums/test_descriptions.py": (
+            "test_an_abort_of_a_masked_sum_is_unopened_until_shares_are_asked_for",
+            "test_an_abort_of_a_ckks_sum_is_unopened_until_an_opener_is_asked",
+            "test_an_abort_of_a_plain_sum_is_unopened_only_if_no_vector_arrived",
+        ),
+        "tests/unit/fl/test_fl_parties.py": ("test_a_masked_round_is_refunded_only_before_its_signatures_left",),
+    },
+    "resume_takes_another_train": {
+        "tests/unit/experiment/test_given_objects.py": (
+            "test_a_run_does_not_go_on_with_another_object",
+            "test_a_fingerprint_sees_what_is_computed_and_not_where",
+        ),
+    },
+    "skip_threshold_of_the_sum": {
+        "tests/unit/experiment/test_figures_cover_what_is_seen.py": (
+            "test_epsilon_covers_skipped_rounds_or_counts_no_sampling",
+        ),
+        "tests/unit/dp/test_draws.py": ("test_the_theorem_covers_the_skip_bits_exactly",),
+        "tests/unit/sums/test_shortfall.py": (
+            "test_whatever_the_step_at_which_clients_leave_the_bound_holds",
+            "test_a_cohort_that_can_never_open_falls_short_with_certainty",
+        ),
+    },
+    "train_without_data": {
+        "tests/unit/experiment/test_given_objects.py": (
+            "test_a_train_without_data_needs_its_clients",
+            "test_data_and_clients_exclude_each_other",
+        ),
+    },
+    "two_ledgers_one_judged": {
+        "tests/unit/dp/test_one_epsilon.py": ("test_several_ledgers_are_judged_together",),
+        "tests/unit/test_cli_app.py": (
+            "test_a_second_value_of_an_option_is_refused",
+            "test_a_second_override_of_a_key_is_refused",
+        ),
+    },
+    "two_writers_of_one_run": {
+        "tests/unit/experiment/test_run_folder.py": (
+            "test_a_folder_has_one_writer_at_a_time",
+            "test_a_killed_writer_gives_the_folder_back",
+            "test_a_lock_whose_file_was_removed_is_no_lock",
+        ),
+    },
+    "typed_sections_do_not_validate": {
+        "tests/unit/test_experiment_config.py": ("test_sections_are_checked_when_they_are_constructed",),
+        "tests/properties/test_config_properties.py": ("test_a_section_refuses_what_a_file_does",),
+    },
+}
+"""The tests that cover a script's kind of fault with other inputs than the script's."""
+
+
 class DoesNotHold(AssertionError):
     """The script ran to its end and found the fault."""
 
@@ -91,4 +231,11 @@ def test_what_a_script_demands_holds(name: str) -> None:
 
 
 def test_the_lists_name_scripts_that_exist() -> None:
-    assert SLOW | set(OPEN) <= set(SCRIPTS)
+    assert SLOW | set(OPEN) | set(BEYOND) <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_a_kind_of_fault_is_covered_next_to_the_code(name: str) -> None:
+    for path, tests in BEYOND[name].items():
+        body = ast.parse((CHECKOUT / path).read_text()).body
+        assert set(tests) <= {node.name for node in body if isinstance(node, ast.FunctionDef)}, path

@@ -166,3 +166,33 @@ def test_epsilon_draws(capsys, tmp_path):
     assert said(capsys)["plot"] == str(path)
     assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "5", "--plot", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+PLANNED = ["--sampling", "poisson", "--population", "1000", "--cohort", "10", "--rounds", "10", "--delta", "1e-5"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "observer", "sees_the_sum"),
+    [
+        ("plain", "outsider", False),
+        ("plain", "server", True),
+        ("masked", "outsider", False),
+        ("masked", "participant", False),
+        ("masked", "server", True),
+        ("ckks", "server", False),
+        ("ckks", "participant", True),
+        ("ckks", "key_holder", True),
+    ],
+)
+def test_a_planned_run_promises_nothing_to_those_who_see_the_sum_before_its_noise(
+    scheme, observer, sees_the_sum, capsys
+):
+    asked = [*PLANNED, "--sum", scheme, "--observer", observer, "--json"]
+    assert run(["epsilon", *asked, "--noise-multiplier", "1"]) == 0
+    assert (said(capsys)["epsilon"] == "infinity") == sees_the_sum
+    assert run(["calibrate", *asked, "--epsilon", "20"]) == (2 if sees_the_sum else 0)
+    captured = capsys.readouterr()
+    if sees_the_sum:
+        assert "no noise keeps epsilon finite" in captured.err
+    else:
+        assert json.loads(captured.out)["noise_multiplier"] > 0
