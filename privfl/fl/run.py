@@ -7,13 +7,13 @@ crash in between leaves a charge that stands, and a round that is run again is c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from privfl.codec import Vector
 from privfl.dp import AdaptiveClip, Everyone, Ledger, Mechanism
-from privfl.errors import ConfigError, PrivacyError, StateError, TooFewSurvivors
+from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
@@ -26,7 +26,7 @@ from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore, Start, Version
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
-from privfl.sums import Tap
+from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
@@ -48,7 +48,7 @@ class FederatedRun:
         seed: Keys training, cohorts of a simulation and simulation noise.
         nonce: The run's nonce, 16 random bytes; None keeps one in the store.
         survivor_rule: The fewest survivors that a round asks for, by the size of its cohort.
-        retries: How often a round with too few survivors is tried again, with the same cohort.
+        retries: How often a round whose sum does not open is tried again, with the same cohort.
         payment: Where rounds are charged; needed for noise that claims anything.
         dropouts: Simulated dropouts by (round, try).
         evaluate: How a model is evaluated.
@@ -158,7 +158,7 @@ class FederatedRun:
         if draws is not None:
             self._draw(latest.state, start, draws, round)
         cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
-        server, attempts = self._attempt(latest.state, start, round, cohort, traffic)
+        server, attempts, caveats = self._attempt(latest.state, start, round, cohort, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
         state, survivors = (outcome.state, outcome.survivors) if outcome else (latest.state, frozenset[ClientId]())
@@ -178,7 +178,7 @@ class FederatedRun:
             epsilon=self._spent(),
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=self._measure(state.model, round, last=last),
-            caveats=outcome.caveats if outcome else (),
+            caveats=(*caveats, *(outcome.caveats if outcome else ())),
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
         )
@@ -191,16 +191,27 @@ class FederatedRun:
 
     def _attempt(
         self, state: ServerState, start: Start, round: int, cohort: tuple[ClientId, ...], tap: Tap
-    ) -> tuple[ServerRound | None, int]:
-        """Try a round until enough clients survive; a cohort is sampled once."""
+    ) -> tuple[ServerRound | None, int, tuple[str, ...]]:
+        """Try a round until its sum opens; a cohort is sampled once.
+
+        Whatever one client deals or gives, the run goes on: the charge of a sum that did not open stands, and a client
+        that is proven to be at fault is not heard in the attempts that follow. The caveats say so.
+        """
+        named: set[ClientId] = set()
+        caveats: list[str] = []
         for number in range(self.retries + 1):
             plan = self.plan(state, start, round, self._next_attempt(start, round, number), cohort)
-            drop = self.dropouts(round, number)
+            drop = _without(named, self.dropouts(round, number))
             try:
-                return run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap), number + 1
+                server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap)
             except TooFewSurvivors:
                 continue
-        return None, self.retries + 1
+            except RemoteProtocolError as error:
+                caveats.append(f"attempt {number + 1} of round {round} was not opened: {error}")
+                named.update(() if error.sender is None else (error.sender,))
+                continue
+            return server, number + 1, tuple(caveats)
+        return None, self.retries + 1, tuple(caveats)
 
     def _next_attempt(self, start: Start, round: int, number: int) -> int:
         """The number of the next attempt of a round, which no attempt before had, not even one that was killed.
@@ -282,6 +293,11 @@ def check_charged(store: ModelStore, ledger: Ledger) -> None:
             continue
         if round not in newest or (round, newest[round].attempt) in unsettled:
             raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")
+
+
+def _without(named: Collection[ClientId], drop: Drop) -> Drop:
+    """The dropouts of `drop`, and those who are not heard."""
+    return (lambda client, step: client in named or drop(client, step)) if named else drop
 
 
 class _Traffic:
