@@ -26,7 +26,7 @@ from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
-from privfl.experiment.federation import build_federation, prepare
+from privfl.experiment.federation import build_federation, check_complete, prepare
 from privfl.experiment.given import Given
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
@@ -201,6 +201,8 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     clients = len(federation.clients)
     scheme, credentials = build_sum(config, given, clients)
     federation = prepare(federation, config, scheme, credentials)
+    if given.train is None:
+        check_complete(federation, private=config.privacy.placement != "none")
     learner = _learner(config, given, federation)
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = sampler.declare(clients)

@@ -30,7 +30,8 @@ def pooled(experiment: Experiment) -> dict[str, float]:
 def local(experiment: Experiment) -> dict[str, float]:
     """The mean, over clients, of the metrics of a model that a client trains on its own rows only.
 
-    Each is measured on the same rows as the federated model: the public test rows, or everybody's together.
+    Each is measured on the same examples as the federated model: the public test examples, or everybody's together. A
+    metric that one of the models lacks, because it diverged, is absent.
     """
     tests = _tests(experiment)
     steps = experiment.config.client.steps
@@ -38,7 +39,8 @@ def local(experiment: Experiment) -> dict[str, float]:
         _alone(experiment, ClientRows(client.name, client.train, tests), steps=steps)
         for client in experiment.federation.clients
     ]
-    return {name: float(np.mean([metrics[name] for metrics in each])) for name in each[0]}
+    common = [name for name in each[0] if all(name in metrics for metrics in each)]
+    return {name: float(np.mean([metrics[name] for metrics in each])) for name in common}
 
 
 def _alone(experiment: Experiment, holder: ClientRows, *, steps: int | None) -> dict[str, float]:

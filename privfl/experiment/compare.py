@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from privfl.data import ClientRows, Dataset, FederatedData, load, public_standardize, standardize
+from privfl.data import Dataset, FederatedData, load, public_standardize, standardize
 from privfl.dp import Everyone, calibrate
 from privfl.engine.pool import do_pieces, usable_cores
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
-from privfl.experiment.federation import build_federation
+from privfl.experiment.federation import build_federation, with_public_test
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
 from privfl.files import atomic_write, canonical_json
@@ -233,12 +233,7 @@ def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> C
 
 def _federation(config: Config, dataset: Dataset) -> FederatedData:
     """The clients of a cell. Test rows are public even where the partition is natural and they have an owner."""
-    federation = build_federation(config, dataset)
-    owned = [client.test for client in federation.clients]
-    if not len(federation.test) and any(len(rows) for rows in owned):
-        none = np.zeros(0, np.int64)
-        clients = tuple(ClientRows(client.name, client.train, none) for client in federation.clients)
-        federation = FederatedData(federation.dataset, clients, np.sort(np.concatenate(owned)))
+    federation = with_public_test(build_federation(config, dataset))
     if config.data.name not in SCALED:
         return federation
     public = federation.dataset.features[federation.test].astype(np.float64)

@@ -12,7 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
@@ -32,6 +32,7 @@ from privfl.experiment.config import (
     Sum,
     load_config,
 )
+from privfl.experiment.evaluation import evaluation
 from privfl.experiment.folder import Identity, RunFolder
 from privfl.experiment.given import Given
 from privfl.experiment.result import Result
@@ -39,7 +40,7 @@ from privfl.files import user_path
 from privfl.fl.client import Executor, Train
 from privfl.fl.dropout import Dropouts
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.metrics import MAX_LOSS, Measure, MetricSums, evaluate, finish
+from privfl.fl.metrics import Evaluation, Measure, MetricSums
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RUN_NONCE_BYTES
@@ -48,13 +49,9 @@ from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import CohortSampler, secret_uniforms, seeded_uniforms
 from privfl.fl.store import ModelStore
-from privfl.ring import Ring
 from privfl.sums import SecureSum, Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
-
-EVALUATION_RING: Final = Ring(40)
-"""Wide enough that counts of millions of examples stay exact next to losses, and narrow enough for every scheme."""
 
 
 class Experiment:
@@ -282,27 +279,18 @@ class Experiment:
                     executor.close()
 
     def evaluate(self, model: Vector) -> dict[str, float]:
-        """Metrics of `model`: on the public test examples, or as sums over the clients' own through the secure sum.
+        """The metrics of a model, float `[d]`; see `evaluation`."""
+        return dict(self.evaluation(model).metrics)
 
-        A run that claims privacy measures on public examples only; without any, nothing is measured.
+    def evaluation(self, model: Vector) -> Evaluation:
+        """The metrics of a model, float `[d]`, with the reason for each that is absent.
+
+        They come from public test examples, or through the secure sum from the clients' own. A run that claims privacy
+        is evaluated on public examples only.
         """
-        parts, learner = self.parts, self.parts.learner
-        if learner.public_measure is not None:
-            return finish(learner.public_measure(model))
-        examples = max(len(client.test) for client in parts.federation.clients)
-        if self.private or not examples or learner.measure is None:
-            return {}
-        return evaluate(
-            parts.scheme,
-            learner.measure,
-            model,
-            tuple(range(parts.clients)),
-            ring=EVALUATION_RING,
-            bound=examples * self._example_bound(),
-            # Never repeated, not even by another start of this run: no client enters one task twice.
-            context=b"privfl/1 evaluate " + self._session + b" %d" % next(self._evaluations),
-            credentials=parts.credentials,
-        )
+        # Never repeated, not even by another start of this run: no client enters one task twice.
+        context = b"privfl/1 evaluate " + self._session + b" %d" % next(self._evaluations)
+        return evaluation(self.parts, model, context=context)
 
     def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
         """The epsilon of the rounds so far, from the run's folder.
@@ -347,7 +335,7 @@ class Experiment:
             retries=parts.retries,
             payment=self._payment(),
             dropouts=parts.dropouts,
-            evaluate=self.evaluate,
+            evaluate=self.evaluation,
             evaluate_every=config.evaluate_every,
             uniforms=self._uniforms,
             tap=self._tap,
@@ -364,12 +352,6 @@ class Experiment:
         if not self.private or self.config.privacy.noise == "simulation":
             return seeded_uniforms(seed, round)
         return secret_uniforms(self.files.key(), round)
-
-    def _example_bound(self) -> float:
-        """The most that one test example can add to any sum; for a regression it is taken from all targets."""
-        if self.federation.dataset.task == "regression":
-            return float(max(1.0, abs(self.federation.dataset.targets).max()) ** 2) * 4
-        return MAX_LOSS
 
 
 def _refuse(name: str) -> None:

@@ -1,21 +1,24 @@
-"""From the `[data]` section to clients with rows that a model can be trained on."""
+"""From the `[data]` section to clients with examples that a model can be trained on."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from privfl import data
-from privfl.data import Channel, Dataset, FederatedData
-from privfl.errors import ConfigError
+from privfl.data import Channel, ClientRows, Dataset, FederatedData
+from privfl.errors import ConfigError, DataError
 from privfl.experiment.config import Config
 from privfl.ring import Ring
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
+
+MAX_NAMED: Final = 5
+"""How many columns an error names."""
 
 
 def build_federation(config: Config, dataset: Dataset | FederatedData | None) -> FederatedData:
@@ -31,7 +34,7 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
     elif wanted == "local" and len(whole.test) and settings.partition != "natural":
         whole = dataclasses.replace(whole, test=np.zeros(0, np.int64))
     clients = None if settings.partition.startswith("natural") else settings.clients
-    return data.partition(
+    federation = data.partition(
         whole,
         settings.partition,
         clients,
@@ -39,6 +42,16 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
         test_fraction=settings.test_fraction,
         min_examples=settings.min_examples,
     )
+    return with_public_test(federation) if wanted == "public" else federation
+
+
+def with_public_test(federation: FederatedData) -> FederatedData:
+    """The same clients, with all their test examples as public ones: a natural client owns its test examples."""
+    owned = [client.test for client in federation.clients]
+    if not any(len(examples) for examples in owned):
+        return federation
+    clients = tuple(ClientRows(client.name, client.train) for client in federation.clients)
+    return FederatedData(federation.dataset, clients, np.sort(np.concatenate([federation.test, *owned])))
 
 
 def prepare(
@@ -60,3 +73,33 @@ def prepare(
     context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, whatever runs came before
     channel = Channel(scheme, Ring(config.sum.bits), context=context, credentials=credentials)
     return data.standardize(federation, data.exact_standardizer(federation, channel))
+
+
+def check_complete(federation: FederatedData, *, private: bool) -> None:
+    """Raise `DataError` for missing values, which no built-in model takes.
+
+    Args:
+        federation: The clients, standardized as the configuration says.
+        private: Whether noise is added, which rules some remedies out.
+
+    Raises:
+        DataError: Names columns and counts, never an example.
+    """
+    dataset = federation.dataset
+    if dataset.task == "text":
+        return
+    counts = np.isnan(dataset.features).sum(axis=0)
+    columns = np.flatnonzero(counts)
+    if not len(columns):
+        return
+    names = dataset.feature_names or tuple(f"number {at}" for at in range(dataset.width))
+    listed = ", ".join(f"{names[at]} ({counts[at]})" for at in columns[:MAX_NAMED])
+    more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
+    if private:
+        ways = "'local' and data.test = 'local'" if len(federation.test) else "'local'"
+    else:
+        ways = "'exact'" if len(federation.test) else "'local' or 'exact'"
+    raise DataError(
+        f"{dataset.name} has missing values in the columns {listed}{more} of {dataset.rows} examples, and no model "
+        f"takes them. Set data.standardize = {ways}, which puts the mean of a column in their place, or fill them in"
+    )

@@ -7,7 +7,7 @@ crash in between leaves a charge that stands, and a round that is run again is c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateE
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.report import RoundReport
@@ -30,8 +31,8 @@ from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
-Evaluate = Callable[[Vector], Mapping[str, float]]
-"""Model -> metrics, computed on public data or through a secure sum."""
+Evaluate = Callable[[Vector], Evaluation]
+"""Model -> metrics, computed on public data or through a secure sum, and the reasons for those that are absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,7 @@ class FederatedRun:
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
         state, survivors = (outcome.state, outcome.survivors) if outcome else (latest.state, frozenset[ClientId]())
+        evaluation = self._measure(state.model, round, last=last)
         report = RoundReport(
             round=round,
             status="trained" if outcome else "skipped",
@@ -177,8 +179,8 @@ class FederatedRun:
             seconds=seconds,
             epsilon=self._spent(),
             metrics=dict(outcome.metrics) if outcome else {},
-            evaluation=self._measure(state.model, round, last=last),
-            caveats=(*caveats, *(outcome.caveats if outcome else ())),
+            evaluation=dict(evaluation.metrics),
+            caveats=(*caveats, *(outcome.caveats if outcome else ()), *evaluation.caveats),
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
         )
@@ -272,9 +274,9 @@ class FederatedRun:
             return None
         return self.payment.accountant.spent(self.payment.ledger)
 
-    def _measure(self, model: Vector, round: int, *, last: bool) -> dict[str, float]:
+    def _measure(self, model: Vector, round: int, *, last: bool) -> Evaluation:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)
-        return dict(self.evaluate(model)) if self.evaluate is not None and due else {}
+        return self.evaluate(model) if self.evaluate is not None and due else Evaluation()
 
 
 def check_charged(store: ModelStore, ledger: Ledger) -> None:

@@ -1,0 +1,60 @@
+"""The evaluation of a run's model: on public examples, through the secure sum, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from privfl.codec import Vector
+from privfl.data import Dataset
+from privfl.experiment.assemble import Assembly
+from privfl.fl.evaluation import evaluate
+from privfl.fl.metrics import Evaluation, evaluation_of
+
+TAKEN: Final = (
+    "the public test examples were taken from the given data set: metrics over them carry no noise, and epsilon does "
+    "not cover the people in them; give test examples of your own to avoid this"
+)
+
+
+def evaluation(parts: Assembly, model: Vector, *, context: bytes) -> Evaluation:
+    """Evaluate a model as the run's settings allow.
+
+    Args:
+        parts: The run. With noise it is evaluated on public examples only.
+        model: Float `[d]`.
+        context: Binds a sum over the clients' own examples; never repeated, because no client enters one task twice.
+
+    Returns:
+        The metrics, and a caveat for each that is absent, or that shows something of examples that have an owner.
+    """
+    learner, given = parts.learner, parts.given
+    if learner.public_measure is not None:
+        found = evaluation_of(learner.public_measure(model))
+        taken = parts.private and given.public_measure is None and is_taken(parts)
+        return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())))
+    reason = _reason(parts)
+    if reason or learner.measure is None:
+        return Evaluation({}, (f"nothing is evaluated: {reason}",))
+    clients = tuple(range(parts.clients))
+    return evaluate(parts.scheme, learner.measure, model, clients, context=context, credentials=parts.credentials)
+
+
+def is_taken(parts: Assembly) -> bool:
+    """True if the public test examples are ones that a program gave without naming them as tests."""
+    dataset = parts.given.data
+    if not isinstance(dataset, Dataset):
+        return False  # a named data set is published; clients that a program gave bring their public tests
+    return not len(dataset.test) or parts.config.data.partition.startswith("natural")
+
+
+def _reason(parts: Assembly) -> str:
+    if parts.learner.measure is None:
+        return "a `train` of your own needs a `measure`, or a `public_measure` over examples that belong to nobody"
+    if parts.private:
+        return (
+            "the test examples belong to clients, and sums over them carry no noise; give public test examples "
+            "(data.test = 'public', FederatedData(test=...) or `public_measure`)"
+        )
+    if parts.given.measure is None and not any(len(client.test) for client in parts.federation.clients):
+        return "no client has a test example; raise data.test_fraction, or give clients with test examples"
+    return ""
