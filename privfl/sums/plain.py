@@ -158,7 +158,9 @@ class PlainServer(ServerMachine):
 
     def _close(self) -> tuple[str, dict[ClientId, bytes]]:
         ring, survivors = self._task.ring, frozenset(self._survivors)
-        total = checked_total(self._task, ring.center(ring.mask(self._total)), len(survivors))
+        total = ring.center(ring.mask(self._total))
+        self._total = ring.zeros(0)  # the opened sum takes its place
+        total = checked_total(self._task, total, len(survivors))
         total = self._opening(total, survivors)
         ids = b"".join(c.to_bytes(4, "little") for c in sorted(survivors))
         transcript = hashlib.sha256(_LABEL + self._task.digest() + ids).digest()

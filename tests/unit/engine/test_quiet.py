@@ -27,15 +27,15 @@ def busy(product):
 products = [lambda: A @ A, lambda: B.T @ B, lambda: A @ A.T]
 threads = [threading.Thread(target=busy, args=(product,)) for product in products[: int(sys.argv[1])]]
 
-def work(model, client, round, rng):
+def work(model, client, order):
     return (1e3 * (A @ A)[client]).astype(np.int64)
 
-expected = {client: answer.tobytes() for client, answer in LoopExecutor().run(work, A[0], range(3), round=0, seed=0)}
+expected = {client: answer.tobytes() for client, answer in LoopExecutor().run(work, A[0], range(3), order=b"")}
 for thread in threads:
     thread.start()
 try:
     with ProcessExecutor(2) as executor:
-        got = executor.run(work, A[0], range(3), round=0, seed=0)
+        got = executor.run(work, A[0], range(3), order=b"")
         assert {client: answer.tobytes() for client, answer in got} == expected
     assert dict(do_pieces(lambda n: float((B @ B.T)[0, n]) != 0.0, range(3), 2)) == {0: True, 1: True, 2: True}
 finally:
