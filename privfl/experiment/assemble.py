@@ -33,6 +33,7 @@ from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
+from privfl.fl.range import RangeRule
 from privfl.fl.sampling import CohortSampler
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
@@ -59,6 +60,7 @@ class Assembly:
         encoding: How updates become integers.
         mechanism: The noise.
         survivor_rule: The fewest clients that must survive a round.
+        range_rule: How range and precision of the encoding follow a run without noise; None with noise.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Assembly:
     encoding: UpdateEncoding
     mechanism: Mechanism
     survivor_rule: SurvivorRule
+    range_rule: RangeRule | None
 
     @property
     def clients(self) -> int:
@@ -214,18 +217,18 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
 
     def parts(config: Config) -> Assembly:
         mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, clients)
-        encoding = build_encoding(
+        encoding, range_rule = build_encoding(
             config,
             learner.layers,
             scheme=scheme,
             sampling=sampling,
             population=clients,
-            max_weight=int(federation.sizes.max()),
+            sizes=federation.sizes.tolist(),
             clip=given.clip,
         )
         return Assembly(
             config, given, federation, learner, scheme, credentials, sampler, optimizer, dropouts, encoding, mechanism,
-            rule,
+            rule, range_rule,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:
@@ -303,10 +306,8 @@ def _check_noise(config: Config) -> None:
 
 
 def _without_data(config: Config, clients: int) -> Config:
-    """The settings of a run whose training has its own data: nobody knows how many examples a client has."""
-    if config.server.weighting == "examples":
-        raise ConfigError("server.weighting = 'examples' needs the clients' numbers of examples: give `data`")
-    return config.with_overrides({"data.clients": clients, "server.weighting": "uniform"})
+    """The settings of a run whose training has its own data: weights by examples only where they are asked for."""
+    return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
 
 
 def _learner(config: Config, given: Given, federation: FederatedData) -> build.Learner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from privfl.codec import FixedPoint
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, RoundNoise
@@ -13,10 +14,14 @@ from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config
 from privfl.fl.encoding import Metric, UpdateClip, UpdateEncoding
+from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, Range, RangeRule
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
 from privfl.ring import Ring
 from privfl.rotation import Rotation
 from privfl.sums import SecureSum
+
+_UNBOUNDED: Final = 2.0**64
+"""A training metric without noise is averaged as it was reported, up to here."""
 
 
 def build_mechanism(config: Config) -> Mechanism:
@@ -51,7 +56,7 @@ def build_clip(config: Config, layers: Sequence[int]) -> UpdateClip:
     if privacy.clip_norm is None:
         if privacy.clip != "flat" or privacy.clip_quantile is not None:
             raise ConfigError("privacy.clip and privacy.clip_quantile say how to clip to privacy.clip_norm: give it")
-        return ElementClip(config.sum.clip_entries, length)
+        return ElementClip(config.sum.clip_entries or ENTRY_BOUND, length)
     if privacy.clip == "layers":
         return LayerClip.of(layers, privacy.clip_norm)
     if privacy.clip == "entries":
@@ -66,9 +71,9 @@ def build_encoding(
     scheme: SecureSum,
     sampling: Sampling,
     population: int,
-    max_weight: int,
+    sizes: Sequence[int],
     clip: UpdateClip | None = None,
-) -> UpdateEncoding:
+) -> tuple[UpdateEncoding, RangeRule | None]:
     """How updates become integers: the finest scale, a power of two, at which every cohort fits the ring.
 
     Args:
@@ -77,8 +82,12 @@ def build_encoding(
         scheme: The sum, for the size of noise shares.
         sampling: How cohorts are sampled.
         population: The number of clients that exist.
-        max_weight: The most examples of a client, for weights by example count.
+        sizes: The clients' numbers of examples.
         clip: Takes the place of the clip of the settings.
+
+    Returns:
+        The encoding of a cohort of the largest size, and how range and precision follow a run without noise; None for
+        a run with noise, whose range is fixed.
 
     Raises:
         ConfigError: If settings contradict each other, or the ring leaves no precision.
@@ -92,30 +101,38 @@ def build_encoding(
         raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
     _check_slots(config)
     length, cohort = sum(layers), max(sampling.sizes(population))
-    clip = clip or build_clip(config, layers)
+    given_clip, clip = clip, clip or build_clip(config, layers)
     max_entry = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
     rotation = Rotation(length, config.seed) if config.sum.rotation else None
     if rotation is not None:
         max_entry = rotation.entry_bound(clip.clip_norm)
-    metrics = () if private else (Metric("loss"),)
-    start = FixedPoint.fit(
-        Ring(config.sum.bits), clip_norm=max(max_entry, *(m.bound for m in metrics), 0.0), cohort=cohort
-    )
+    if not private:
+        rule = RangeRule(
+            entries=given_clip is None and config.sum.clip_entries is None,
+            bits=config.sum.bits,
+            sizes=tuple(sorted(map(int, sizes), reverse=True)) if weighting == "examples" else (),
+        )
+        base = UpdateEncoding(
+            length,
+            FixedPoint(1.0, Ring(config.sum.bits or NARROW_BITS)),
+            clip,
+            weighting=weighting,
+            metrics=(Metric("loss", _UNBOUNDED),),
+            rounding=config.sum.rounding,
+            rotation=rotation,
+        )
+        return rule.encoding(base, Range(), cohort), rule
+    ring = Ring(config.sum.bits or NARROW_BITS)
     encoding = UpdateEncoding(
         length,
-        start,
+        FixedPoint.fit(ring, clip_norm=max_entry, cohort=cohort),
         clip,
-        weighting=weighting,
-        max_weight=max_weight if weighting == "examples" else 1,
-        metrics=metrics,
         rounding=config.sum.rounding,
         rotation=rotation,
     )
-    spread = 1.0
-    if private:
-        rule = build_survivor_rule(config, scheme, sampling, population)
-        spread = noise_spread(build_mechanism(config), rule, scheme, cohort_sizes(sampling, population, cohort))
-    return _fitted(config, encoding, cohort, sampling.expected_size(population), spread)
+    survivors = build_survivor_rule(config, scheme, sampling, population)
+    spread = noise_spread(build_mechanism(config), survivors, scheme, cohort_sizes(sampling, population, cohort))
+    return _fitted(config, encoding, cohort, sampling.expected_size(population), spread), None
 
 
 def _check_slots(config: Config) -> None:

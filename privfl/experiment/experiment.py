@@ -34,7 +34,7 @@ from privfl.experiment.config import (
 )
 from privfl.experiment.evaluation import evaluation
 from privfl.experiment.folder import Identity, RunFolder
-from privfl.experiment.given import Given
+from privfl.experiment.given import Given, first_vector
 from privfl.experiment.result import Result
 from privfl.files import user_path
 from privfl.fl.client import Executor, Train
@@ -73,7 +73,7 @@ class Experiment:
         privacy: The `[privacy]` section.
         engine: The `[engine]` section.
         train: Your own local training, in place of the built-in models; it needs `initial`, and `data` or `clients`.
-        initial: The first model of `train`, float `[d]`.
+        initial: The first model of `train`, float `[d]`; integers and lists become float64.
         clients: The number of clients of a `train` that has its own data.
         measure: Your own sums over a client's test examples, in place of the built-in evaluation.
         public_measure: Your own sums over test examples that belong to nobody.
@@ -144,7 +144,7 @@ class Experiment:
             data=data if isinstance(data, (Dataset, FederatedData)) else None,
             clients=clients,
             train=train,
-            initial=initial,
+            initial=None if initial is None else first_vector(initial),
             measure=measure,
             public_measure=public_measure,
             sampler=sampler,
@@ -326,6 +326,7 @@ class Experiment:
             population=parts.clients,
             parts=Parts(parts.learner.train, parts.scheme, executor, parts.optimizer, parts.credentials),
             encoding=parts.encoding,
+            range_rule=parts.range_rule,
             mechanism=parts.mechanism,
             sampler=parts.sampler,
             store=self.store,

@@ -13,6 +13,7 @@ from privfl import data
 from privfl.data import Channel, ClientRows, Dataset, FederatedData
 from privfl.errors import ConfigError, DataError
 from privfl.experiment.config import Config
+from privfl.fl.range import NARROW_BITS
 from privfl.ring import Ring
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -71,7 +72,7 @@ def prepare(
             "use 'public' or 'local'"
         )
     context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, whatever runs came before
-    channel = Channel(scheme, Ring(config.sum.bits), context=context, credentials=credentials)
+    channel = Channel(scheme, Ring(config.sum.bits or NARROW_BITS), context=context, credentials=credentials)
     return data.standardize(federation, data.exact_standardizer(federation, channel))
 
 

@@ -40,6 +40,32 @@ _PROTOCOLS: Final[Mapping[str, type]] = {
 }
 
 
+def first_vector(initial: object) -> Vector:
+    """The first model as flat floats: lists and integers become float64.
+
+    Raises:
+        ConfigError: If it is not a flat vector of finite numbers, or of half precision, which would lose small updates.
+    """
+    try:
+        vector = np.asarray(initial)
+    except ValueError as error:
+        raise ConfigError("`initial` is a flat vector of numbers: give np.zeros(length)") from error
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not len(vector):
+        raise ConfigError(
+            f"`initial` is a flat vector of numbers, not {vector.dtype} of shape {vector.shape}: give np.zeros(length)"
+        )
+    if vector.dtype.kind != "f":
+        vector = vector.astype(np.float64)
+    if vector.dtype.itemsize not in (4, 8):
+        raise ConfigError(
+            f"`initial` is {vector.dtype}, in which updates would be rounded away or which no run stores: give "
+            "initial.astype(np.float32)"
+        )
+    if not np.isfinite(vector).all():
+        raise ConfigError("`initial` holds a NaN or an infinity: every model would; give finite numbers")
+    return vector
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
     """The objects that a program gave; None where the configuration names a built-in.

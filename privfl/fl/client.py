@@ -19,10 +19,13 @@ class ClientUpdate:
     """The result of one client's training.
 
     Attributes:
-        delta: local - global, float `[d]` (for FedSGD: minus the gradient).
-        examples: The number of examples it was trained on.
-        metrics: Means over those examples, such as "loss". They go into the secure sum only, never out of a client
-            alone.
+        delta: local - global (for FedSGD: minus the gradient), float `[d]`.
+        examples: The number of examples that it was trained on, a whole number of at least 0.
+        metrics: Means over those examples (loss, accuracy ...), for the secure sum only: no metric leaves a client
+            outside the sum.
+
+    Raises:
+        ConfigError: If `delta` is not flat, or `examples` is not a whole number of at least 0.
     """
 
     delta: Vector = field(repr=False)
@@ -32,8 +35,25 @@ class ClientUpdate:
     def __post_init__(self) -> None:
         if self.delta.ndim != 1:
             raise ConfigError(f"a delta is a flat vector, not an array of shape {self.delta.shape}")
+        if type(self.examples) is not int:
+            object.__setattr__(self, "examples", _whole(self.examples))
         if self.examples < 0:
             raise ConfigError(f"examples must be at least 0, not {self.examples}")
+
+
+def _whole(examples: object) -> int:
+    """`examples` as an int; weights that are no whole numbers would be rounded, so they are refused."""
+    try:
+        whole = int(examples)  # type: ignore[call-overload]
+        same = bool(whole == examples)
+    except (TypeError, ValueError, OverflowError):
+        same = False
+    if not same:
+        raise ConfigError(
+            "examples must be a whole number: for fractional weights return each weight times a common factor, such "
+            "as round(1000 * weight)"
+        )
+    return int(whole)
 
 
 Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]

@@ -5,16 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import FixedPoint, Rounding, Vector
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Slot
+from privfl.dp.clip import Clipped
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
+from privfl.fl.counts import (
+    CLIPPED,
+    EXCESS,
+    RANGE,
+    RANGE_STEPS,
+    REJECTED,
+    Counts,
+    from_limbs,
+    limb_count,
+    range_entries,
+    to_limbs,
+)
 from privfl.ring import Ints
 from privfl.rotation import Rotation
 
@@ -25,15 +38,18 @@ UPDATE: Final = "update"
 INDICATOR: Final = "clip"
 WEIGHT: Final = "weight"
 
+_RESERVED: Final = frozenset({UPDATE, INDICATOR, WEIGHT, CLIPPED, RANGE, REJECTED, EXCESS})
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A training metric that travels as one entry of the summed vector.
+    """A training metric that travels in the summed vector.
 
     Attributes:
         name: The key of the metric in `ClientUpdate.metrics`.
-        bound: The largest absolute value; larger values count as `bound`.
-        units: The integer that `bound` becomes; None scales the metric as the update's entries are scaled.
+        bound: The largest absolute value. Larger values count as `bound`; where the encoding counts, as not reported.
+        units: The integer that `bound` becomes; None scales the metric as the update's entries are scaled. An encoding
+            that counts has metrics without units.
     """
 
     name: str
@@ -41,7 +57,7 @@ class Metric:
     units: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name in (UPDATE, INDICATOR, WEIGHT) or not self.name:
+        if self.name in _RESERVED or not self.name:
             raise ConfigError(f"a metric cannot be named {self.name!r}: that is another slot of the vector")
         if not (math.isfinite(self.bound) and self.bound > 0) or (self.units is not None and self.units < 1):
             raise ConfigError(f"a metric has a positive bound and units, not {self.bound!r} and {self.units!r}")
@@ -64,12 +80,19 @@ class UpdateEncoding:
     stays within the clip. With "uniform" there is no weight. An `AdaptiveClip` adds the slot `clip`, the indicator by
     which the clip norm follows a quantile of the norms.
 
+    Without noise an encoding counts what it did to the updates (`count_bound` above 0), in slots between the metrics
+    and the weight: `clipped`, `range`, `rejected` and `excess`, see `Counts`. A metric then has several entries, and a
+    slot `<name>.weight` next to it with the weight of the clients that reported it.
+
     Attributes:
         length: Entries of the model.
         codec: Scale and ring.
         clip: The bound of the update, by norm, by layer or by entry.
         weighting: "uniform" or "examples".
-        max_weight: The most examples that count; 1 for uniform weights.
+        max_weight: The most examples of one client that count; 1 for uniform weights.
+        max_total_weight: The total weight of a cohort that the ring has room for; 0 if every client may have
+            `max_weight`.
+        count_bound: The largest entry of a slot that counts; 0 for an encoding that counts nothing.
         metrics: The training metrics that are summed.
         rounding: "nearest" or "stochastic".
         rotation: Turns the clipped update before it is rounded; None leaves it as it is.
@@ -83,9 +106,12 @@ class UpdateEncoding:
     clip: UpdateClip
     weighting: Weighting = "uniform"
     max_weight: int = 1
+    max_total_weight: int = 0
+    count_bound: int = 0
     metrics: tuple[Metric, ...] = ()
     rounding: Rounding = "nearest"
     rotation: Rotation | None = None
+    _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.weighting not in ("uniform", "examples"):
@@ -96,9 +122,11 @@ class UpdateEncoding:
             raise ConfigError(f"length and max_weight must be at least 1, not {self.length} and {self.max_weight}")
         if self.weighting == "uniform" and self.max_weight != 1:
             raise ConfigError(f"max_weight is 1 for uniform weights, not {self.max_weight}")
+        self._check_counts()
         if self.rotation is not None and self.rotation.length != self.length:
             raise ConfigError(f"the rotation is of {self.rotation.length} entries, the update has {self.length}")
-        if len({metric.name for metric in self.metrics}) != len(self.metrics):
+        names = [metric.name for metric in self.metrics] + [_weight_of(metric) for metric in self.metrics]
+        if len(set(names)) != len(names):
             raise ConfigError(f"metrics need distinct names, not {[metric.name for metric in self.metrics]}")
         clip_length = {LayerClip: lambda c: c.cuts[-1], ElementClip: lambda c: c.length}.get(type(self.clip))
         if clip_length is not None and clip_length(self.clip) != self.length:
@@ -108,6 +136,19 @@ class UpdateEncoding:
                 raise ConfigError("an adaptive clip needs uniform weights: set server.weighting = 'uniform'")
             if self.codec != self.clip.codec(self.codec.ring):
                 raise ConfigError("the codec is not the one of the adaptive clip: take clip.codec(ring)")
+
+    def _check_counts(self) -> None:
+        for name, value in (("max_total_weight", self.max_total_weight), ("count_bound", self.count_bound)):
+            if type(value) is not int or not 0 <= value < 1 << 62:
+                raise ConfigError(f"{name} must be an integer of at least 0, not {value!r}")
+        if self.max_total_weight and not (self.counts and self.max_total_weight >= self.max_weight):
+            raise ConfigError("a max_total_weight is at least max_weight, and needs an encoding that counts weights")
+        if not self.counts:
+            return
+        if isinstance(self.clip, AdaptiveClip) or any(metric.units is not None for metric in self.metrics):
+            raise ConfigError("an encoding that counts has no adaptive clip, and no metric with units")
+        if self.count_bound < max(2, self.max_weight):
+            raise ConfigError(f"count_bound must be at least 2 and the max_weight, not {self.count_bound}")
 
     def in_round(self, clip_norm: float | None) -> UpdateEncoding:
         """This encoding with an adaptive clip at `clip_norm`; the integers' bounds stay the same. None changes nothing.
@@ -137,8 +178,15 @@ class UpdateEncoding:
         return self.clip.max_abs if isinstance(self.clip, ElementClip) else self.clip.clip_norm
 
     @property
+    def counts(self) -> bool:
+        """Whether the encoding counts what it did to the updates."""
+        return self.count_bound > 0
+
+    @property
     def slots(self) -> tuple[Slot, ...]:
         """The blocks of the vector, in order, with their scales and norm bounds."""
+        if self.counts:
+            return self._counting_slots()
         metrics = tuple(Slot(m.name, 1, m.scale(self.codec), m.bound) for m in self.metrics)
         weight = (Slot(WEIGHT, 1, 1.0, float(self.max_weight)),) if self.weighting == "examples" else ()
         if isinstance(self.clip, AdaptiveClip):
@@ -146,24 +194,44 @@ class UpdateEncoding:
             return (update, *metrics, indicator, *weight)
         return (Slot(UPDATE, self.width, self.codec.scale, self.clip.clip_norm), *metrics, *weight)
 
+    def _counting_slots(self) -> tuple[Slot, ...]:
+        top, slots = float(self.count_bound), [Slot(UPDATE, self.width, self.codec.scale, self.clip.clip_norm)]
+        for metric in self.metrics:
+            limbs = limb_count(metric.bound, self.max_weight, self.count_bound)
+            slots.append(Slot(metric.name, limbs, 1.0, top * math.sqrt(limbs)))
+            slots.append(Slot(_weight_of(metric), 1, 1.0, float(self.max_weight)))
+        slots.append(Slot(CLIPPED, 1, 1.0, top))
+        if isinstance(self.clip, ElementClip):
+            slots.append(Slot(RANGE, RANGE_STEPS, 1.0, math.sqrt(RANGE_STEPS)))
+        slots.append(Slot(REJECTED, 1, 1.0, 1.0))
+        if self.weighting == "examples":
+            slots += [Slot(EXCESS, 1, 1.0, top), Slot(WEIGHT, 1, 1.0, float(self.max_weight))]
+        return tuple(slots)
+
     @property
     def places(self) -> Mapping[str, slice]:
         """Where each slot stands in the vector."""
-        places, start = {}, 0
-        for slot in self.slots:
-            places[slot.name] = slice(start, start + slot.length)
-            start += slot.length
-        return places
+        if "places" not in self._derived:
+            places, start = {}, 0
+            for slot in self.slots:
+                places[slot.name] = slice(start, start + slot.length)
+                start += slot.length
+            self._derived["places"] = places
+        known: Mapping[str, slice] = self._derived["places"]
+        return known
 
     @property
     def total_length(self) -> int:
         """Entries of the summed vector."""
-        return sum(slot.length for slot in self.slots)
+        return next(reversed(self.places.values())).stop  # type: ignore[no-any-return]
 
     @property
     def entry_bound(self) -> int:
         """The largest entry of one contribution before its noise, in integer units."""
-        bounds = [self.codec.bound(self.max_entry), *(metric.entry_bound(self.codec) for metric in self.metrics)]
+        update = self.codec.bound(self.max_entry)
+        if self.counts:
+            return max(update, self.count_bound)
+        bounds = [update, *(metric.entry_bound(self.codec) for metric in self.metrics)]
         if isinstance(self.clip, AdaptiveClip):
             bounds.append(self.clip.indicator_units // 2)
         return max(*bounds, self.max_weight if self.weighting == "examples" else 0)
@@ -172,7 +240,8 @@ class UpdateEncoding:
         """Clip, weigh and round one update: step 3 of a round.
 
         Args:
-            update: What the client's training returned. A NaN or infinite update contributes zeros and no weight.
+            update: What the client's training returned. An update with a NaN or an infinity, in an entry or a metric
+                that is summed, contributes zeros and no weight; an encoding that counts reports it as rejected.
             rng: For stochastic rounding.
 
         Returns:
@@ -186,41 +255,99 @@ class UpdateEncoding:
         clipped = self.clip(update.delta)
         by_examples = self.weighting == "examples"
         weight = min(update.examples, self.max_weight) if by_examples else 1
-        if not weight or not clipped.finite or not all(map(math.isfinite, update.metrics.values())):
-            return np.zeros(self.total_length, np.int64)
+        reported = {
+            m.name: float(update.metrics[m.name]) for m in self.metrics if update.metrics.get(m.name) is not None
+        }
+        finite = clipped.finite and all(map(math.isfinite, reported.values()))
+        if not weight or not finite:
+            zeros = np.zeros(self.total_length, np.int64)
+            if self.counts and not finite:
+                zeros[self.places[REJECTED]] = 1
+            return zeros
         fraction = weight / self.max_weight if by_examples else 1.0
-        delta = self._encode_delta(clipped.vector * fraction if fraction < 1.0 else clipped.vector, rng)
+        delta = self._encode_delta(clipped.vector, fraction, rng)
         if self.total_length == self.width:
             return delta
         out, places = np.zeros(self.total_length, np.int64), self.places
         out[places[UPDATE]] = delta
-        for metric in self.metrics:
-            value = min(max(update.metrics.get(metric.name, 0.0), -metric.bound), metric.bound)
-            bound = metric.entry_bound(self.codec)
-            out[places[metric.name]] = min(max(round(metric.scale(self.codec) * value * fraction), -bound), bound)
+        if self.counts:
+            self._count(out, update, clipped, reported, weight)
+        else:
+            for metric in self.metrics:
+                value = min(max(reported.get(metric.name, 0.0), -metric.bound), metric.bound)
+                bound = metric.entry_bound(self.codec)
+                out[places[metric.name]] = min(max(round(metric.scale(self.codec) * value * fraction), -bound), bound)
         if isinstance(self.clip, AdaptiveClip):
             out[places[INDICATOR]] = self.clip.indicator(clipped.within)
         if by_examples:
             out[places[WEIGHT]] = weight
         return out
 
-    def _encode_delta(self, delta: Vector, rng: np.random.Generator) -> Ints:
-        draws = rng if self.rounding == "stochastic" else None
+    def _count(
+        self, out: Ints, update: ClientUpdate, clipped: Clipped, reported: Mapping[str, float], weight: int
+    ) -> None:
+        """Fill the slots of the metrics, and those that count, except `rejected`."""
+        places = self.places
+        for metric in self.metrics:
+            value = reported.get(metric.name)
+            if value is not None and abs(value) <= metric.bound:
+                place = places[metric.name]
+                out[place] = to_limbs(value, weight, place.stop - place.start, self.count_bound)
+                out[places[_weight_of(metric)]] = weight
+        if not clipped.within:
+            out[places[CLIPPED]] = 1
+            if isinstance(self.clip, ElementClip):
+                sizes = np.abs(update.delta)
+                out[places[CLIPPED]] = min(int(np.count_nonzero(sizes > self.clip.max_abs)), self.count_bound)
+                out[places[RANGE]] = range_entries(float(sizes.max()), self.clip.max_abs)
+        if self.weighting == "examples":
+            out[places[EXCESS]] = min(update.examples - weight, self.count_bound)
+
+    def _encode_delta(self, clipped: Vector, fraction: float, rng: np.random.Generator) -> Ints:
+        delta, draws = clipped, rng if self.rounding == "stochastic" else None
+        if fraction < 1.0:
+            # Half precision would round the product by far more than the sum does.
+            delta = (clipped if clipped.dtype.itemsize > 2 else clipped.astype(np.float32)) * fraction
         if self.rotation is not None:
             turned = self.rotation.forward(delta)
             ints = self.codec.encode(turned, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
-            bound = self.codec.bound(self.max_entry)
+            bound = math.ceil(self.codec.bound(self.max_entry) * fraction)
             return np.clip(ints, -bound, bound, out=ints)  # which hardly ever changes one, and only shortens
         if isinstance(self.clip, ElementClip):
             return self.codec.encode_entries(delta, max_abs=self.clip.max_abs, rounding=self.rounding, rng=draws)
         return self.codec.encode(delta, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
+
+    def counted(self, total: Ints, survivors: int) -> Counts | None:
+        """What an opened sum says about the updates in it; None for an encoding that counts nothing.
+
+        Args:
+            total: The opened sum, int64 `[total_length]`.
+            survivors: The number of vectors in it.
+        """
+        if not self.counts:
+            return None
+        places = self.places
+        one = {name: int(total[place][0]) for name, place in places.items() if place.stop - place.start == 1}
+        accepted = survivors - one[REJECTED]
+        weight = one[WEIGHT] if self.weighting == "examples" else accepted
+        given = {metric.name: one[_weight_of(metric)] for metric in self.metrics}
+        return Counts(
+            survivors=survivors,
+            rejected=one[REJECTED],
+            clipped=one[CLIPPED],
+            above=tuple(int(count) for count in total[places[RANGE]]) if RANGE in places else (),
+            excess=one.get(EXCESS, 0),
+            weight=weight,
+            without=tuple((name, weight - had) for name, had in given.items() if 0 < had < weight),
+        )
 
     def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
         """The mean update and the mean metrics of an opened sum: step 9 of a round.
 
         Args:
             total: The opened sum, int64 `[total_length]`.
-            denominator: The number of clients, for uniform weights. Sums over examples bring their own.
+            denominator: The number of clients, for uniform weights; those that an encoding counts as rejected are
+                taken off. Sums over examples bring their own.
 
         Returns:
             float64 `[length]` and the metrics by name; zeros and no metrics where nothing was counted.
@@ -228,18 +355,37 @@ class UpdateEncoding:
         places = self.places
         if self.weighting == "examples":
             denominator = float(total[places[WEIGHT]][0]) / self.max_weight
+        elif self.counts:
+            denominator -= float(total[places[REJECTED]][0])
         if denominator <= 0:
             return np.zeros(self.length), {}
         mean = self.codec.decode(total[places[UPDATE]])
         mean /= denominator
-        metrics = {
-            metric.name: float(total[places[metric.name]][0]) * (1.0 / metric.scale(self.codec)) / denominator
-            for metric in self.metrics
-        }
+        metrics = {}
+        for metric in self.metrics:
+            if self.counts:
+                weight = int(total[places[_weight_of(metric)]][0])
+                if weight > 0:
+                    metrics[metric.name] = from_limbs(total[places[metric.name]].tolist(), weight, self.count_bound)
+            else:
+                scale = 1.0 / metric.scale(self.codec)
+                metrics[metric.name] = float(total[places[metric.name]][0]) * scale / denominator
         return (mean if self.rotation is None else self.rotation.inverse(mean)), metrics
+
+    def rounding_error(self, counts: Counts) -> float:
+        """The bound on what rounding changed in any entry of the mean update, in the model's unit."""
+        accepted = counts.survivors - counts.rejected
+        units = accepted * (0.5 if self.rounding == "nearest" else 1.0)
+        if self.rotation is not None:
+            units *= math.sqrt(self.width)
+        return units / self.codec.scale * self.max_weight / counts.weight if counts.weight > 0 else 0.0
 
     def next_clip_norm(self, total: Ints, denominator: float) -> float | None:
         """The clip norm of the next round, from the opened sum int64 `[total_length]`; None for a fixed clip."""
         if not isinstance(self.clip, AdaptiveClip):
             return None
         return self.clip.next(int(total[self.places[INDICATOR]][0]), denominator).clip_norm
+
+
+def _weight_of(metric: Metric) -> str:
+    return f"{metric.name}.weight"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -19,8 +20,9 @@ from privfl.codec import Vector
 from privfl.dp import Mechanism, Release, RoundNoise
 from privfl.dp.contract import check_weighting
 from privfl.dp.unit import Everyone, Sampling
-from privfl.errors import ConfigError, TooFewSurvivors
+from privfl.errors import CapacityError, ConfigError, PrivacyError, TooFewSurvivors
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
+from privfl.fl.counts import Counts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.planwire import read_plan, write_plan
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
@@ -34,6 +36,23 @@ NO_NOISE: Final = Mechanism("none")
 
 _LABEL: Final = b"privfl/1 round-plan digest"
 _MODEL_HASH_DIGITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What an opened sum holds.
+
+    Attributes:
+        mean: The mean update, float64 `[d]`.
+        metrics: The mean metrics, by name.
+        clip_norm: The clip norm of the next round if it is adaptive, else None.
+        counts: What the round counted about its updates; None where nothing is counted.
+    """
+
+    mean: npt.NDArray[np.float64] = field(repr=False)
+    metrics: Mapping[str, float]
+    clip_norm: float | None
+    counts: Counts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +76,7 @@ class RoundPlan:
 
     Raises:
         ConfigError: If a value is out of range, or the cohort is not one that the sampling can produce.
-        PrivacyError: If noise is combined with weights by example count.
+        PrivacyError: If noise is combined with weights by example count, or with slots that count.
     """
 
     run: bytes
@@ -100,6 +119,8 @@ class RoundPlan:
                 raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
         if self.mechanism.claims:
             check_weighting(self.encoding.weighting, None)
+            if self.encoding.counts:
+                raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
 
     def _check_sampling(self) -> None:
         """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
@@ -133,7 +154,7 @@ class RoundPlan:
             return float(max(1, len(self.cohort)))
         return self.sampling.expected_size(self.population)
 
-    def decode(self, total: Ints, survivors: int) -> tuple[npt.NDArray[np.float64], dict[str, float], float | None]:
+    def decode(self, total: Ints, survivors: int) -> Decoded:
         """Read an opened sum.
 
         Args:
@@ -141,11 +162,12 @@ class RoundPlan:
             survivors: The number of vectors in it.
 
         Returns:
-            The mean update float64 `[d]`, the mean metrics, and the clip norm of the next round if it is adaptive.
+            The mean update, the mean metrics, the next clip norm if it is adaptive, and what the round counted.
         """
         denominator = float(survivors) if self.denominator is None else self.denominator
         mean, metrics = self.encoding.decode(total, denominator)
-        return mean, metrics, self.encoding.next_clip_norm(total, denominator)
+        clip_norm = self.encoding.next_clip_norm(total, denominator)
+        return Decoded(mean, metrics, clip_norm, self.encoding.counted(total, survivors))
 
     def check_model(self, model: Vector) -> None:
         """Raise `ConfigError` unless `model` is the one that the plan names."""
@@ -195,12 +217,33 @@ class RoundPlan:
         def make() -> SumTask:
             encoding = self.encoding
             bound = encoding.entry_bound + self.noise(scheme).noise_reach
+            self._check_room()
+            # Weights are planned by their total, which bounds every sum, where single bounds would not fit the ring.
+            half, limited = encoding.codec.ring.half, encoding.max_total_weight > 0
+            max_sum = half - 1 if limited and len(self.cohort) * bound >= half else 0
             return SumTask(
-                self.digest(), self.cohort, self.min_survivors, encoding.total_length, encoding.codec.ring, bound
+                self.digest(),
+                self.cohort,
+                self.min_survivors,
+                encoding.total_length,
+                encoding.codec.ring,
+                bound,
+                max_sum,
             )
 
         task: SumTask = self._under(scheme, "task", make)
         return task
+
+    def _check_room(self) -> None:
+        """Raise `CapacityError` if the slots that count, or a planned total of weights, could leave the ring."""
+        encoding, clients = self.encoding, len(self.cohort)
+        half, top = encoding.codec.ring.half, encoding.codec.bound(encoding.max_entry)
+        full = Fraction(encoding.max_total_weight, encoding.max_weight)
+        if encoding.count_bound * clients >= half or full * top + clients * bool(full) >= half:
+            raise CapacityError(
+                f"{clients} clients whose counts are up to {encoding.count_bound}, and weights of {float(full):g} times "
+                f"entries up to {top}, do not fit a ring of {encoding.codec.ring.bits} bits"
+            )
 
     def noise(self, scheme: SecureSum) -> RoundNoise:
         """The mechanism in the integer units of this round, with noise shares sized for what the sum can open."""

@@ -11,7 +11,7 @@ from privfl.wire import ClientId
 IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
 
 COHORT_DEPENDENT: Final = frozenset(
-    {"attempts", "cohort", "survivors", "dropouts", "bytes_up", "bytes_down", "seconds", "caveats"}
+    {"attempts", "cohort", "survivors", "dropouts", "bytes_up", "bytes_down", "seconds", "caveats", "rejected_updates"}
 )
 """The fields that depend on the cohort: hidden from those against whom amplification by sampling is claimed."""
 
@@ -22,7 +22,8 @@ class RoundReport:
 
     Attributes:
         round: The round, from 1.
-        status: "trained", or "skipped" if too few survived or nobody was sampled; the model is then unchanged.
+        status: "trained", or "skipped" if too few survived, nobody was sampled or no update was accepted; the model is
+            then unchanged.
         attempts: How often the round was tried.
         cohort: The number of clients that were asked.
         survivors: The number of clients whose vectors are in the sum.
@@ -37,9 +38,13 @@ class RoundReport:
             only the figure that secure noise would have, and its record says so in the key.
         metrics: The mean training metrics.
         evaluation: The metrics of the model after the round, where they were due.
-        caveats: What the sum does not promise.
+        caveats: What the sum does not promise, and what the round did to the clients' numbers.
         secure: Whether all noise came from a cryptographic stream.
         clip_norm: The clip norm of this round, where it is adaptive.
+        rejected_updates: The number of updates that were not finite and were left out; None in a round with noise,
+            which does not count them.
+        bits: The bits of the ring of this round's sum.
+        entry_bound: The bound of each entry of an update in this round; None where a clip norm bounds it.
     """
 
     round: int
@@ -60,6 +65,9 @@ class RoundReport:
     caveats: tuple[str, ...] = ()
     secure: bool = True
     clip_norm: float | None = None
+    rejected_updates: int | None = None
+    bits: int = 0
+    entry_bound: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The report as a JSON object; without secure noise it has no key `epsilon`."""

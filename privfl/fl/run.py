@@ -6,13 +6,14 @@ crash in between leaves a charge that stands, and a round that is run again is c
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from privfl.codec import Vector
-from privfl.dp import AdaptiveClip, Everyone, Ledger, Mechanism
+from privfl.dp import AdaptiveClip, ElementClip, Everyone, Ledger, Mechanism
 from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
@@ -20,6 +21,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
+from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
@@ -30,6 +32,9 @@ from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
+
+_MAX_REPEATS: Final = 2
+"""A round is repeated for its range, and again if what the first attempt could not show is still missing."""
 
 Evaluate = Callable[[Vector], Evaluation]
 """Model -> metrics, computed on public data or through a secure sum, and the reasons for those that are absent."""
@@ -43,6 +48,7 @@ class FederatedRun:
         population: The number of clients that exist.
         parts: Training, sum, executor, optimizer, credentials and policy.
         encoding: How an update becomes integers; an adaptive clip starts at its norm.
+        range_rule: How range and precision of the encoding follow the updates; None takes the encoding as it is.
         mechanism: The noise; by default none.
         sampler: Who takes part in a round.
         store: The folder of the run's models.
@@ -65,6 +71,7 @@ class FederatedRun:
     store: ModelStore
     seed: int
     nonce: bytes | None = None
+    range_rule: RangeRule | None = None
     mechanism: Mechanism = NO_NOISE
     survivor_rule: SurvivorRule = SurvivorRule()
     retries: int = 0
@@ -78,6 +85,10 @@ class FederatedRun:
     def __post_init__(self) -> None:
         if self.population < 1:
             raise ConfigError(f"population must be at least 1, not {self.population}")
+        if self.mechanism.claims and self.range_rule is not None:
+            raise ConfigError(
+                "the range of a run with noise is fixed, because it would reveal the updates: no range_rule"
+            )
         if not self.mechanism.claims or self.payment is None or self.mechanism.source == "simulation":
             return
         if self.uniforms is seeded_uniforms and not isinstance(self.sampler.declare(self.population), Everyone):
@@ -96,7 +107,7 @@ class FederatedRun:
         """
         latest = self.store.latest() or self.store.save(0, self._initial_state(initial), parent="", report={})
         self._check_start(latest, initial)
-        start = self.store.begin(latest.round + 1, tries=self.retries + 1, nonce=self.nonce)
+        start = self.store.begin(latest.round + 1, tries=self.retries + 1 + _MAX_REPEATS, nonce=self.nonce)
         self._settle_stored(latest, start)
         draws = self._draws()
         for round in range(latest.round + 1, rounds + 1):
@@ -116,12 +127,17 @@ class FederatedRun:
             population=self.population,
             sampling=self.sampler.declare(self.population),
             survivor_rule=self.survivor_rule,
-            encoding=self.encoding.in_round(state.clip_norm),
+            encoding=self._encoding(state, len(cohort)),
             mechanism=self.mechanism,
             scheme=self.parts.scheme.name,
             parameters=self.parts.scheme.parameters,
             seed=self.seed,
         )
+
+    def _encoding(self, state: ServerState, cohort: int) -> UpdateEncoding:
+        if self.range_rule is None:
+            return self.encoding.in_round(state.clip_norm)
+        return self.range_rule.encoding(self.encoding, state.range, cohort)
 
     def _initial_state(self, initial: Vector) -> ServerState:
         clip = self.encoding.clip
@@ -159,14 +175,15 @@ class FederatedRun:
         if draws is not None:
             self._draw(latest.state, start, draws, round)
         cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
-        server, attempts, caveats = self._attempt(latest.state, start, round, cohort, traffic)
+        server, attempts, state, said = self._attempt(latest.state, start, round, cohort, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
-        state, survivors = (outcome.state, outcome.survivors) if outcome else (latest.state, frozenset[ClientId]())
+        survivors = outcome.survivors if outcome else frozenset[ClientId]()
+        encoding = server.plan.encoding if server else self._encoding(state, len(cohort))
         evaluation = self._measure(state.model, round, last=last)
         report = RoundReport(
             round=round,
-            status="trained" if outcome else "skipped",
+            status="trained" if outcome and outcome.trained else "skipped",
             attempts=attempts,
             cohort=len(cohort),
             survivors=len(survivors),
@@ -180,9 +197,12 @@ class FederatedRun:
             epsilon=self._spent(),
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=dict(evaluation.metrics),
-            caveats=(*caveats, *(outcome.caveats if outcome else ()), *evaluation.caveats),
+            caveats=(*(outcome.caveats if outcome else ()), *said, *evaluation.caveats),
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
+            rejected_updates=outcome.counts.rejected if outcome and outcome.counts else None,
+            bits=encoding.codec.ring.bits,
+            entry_bound=encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else None,
         )
         version = self.store.save(round, state, parent=latest.hash, report=report.record())
         if server is not None:
@@ -193,27 +213,43 @@ class FederatedRun:
 
     def _attempt(
         self, state: ServerState, start: Start, round: int, cohort: tuple[ClientId, ...], tap: Tap
-    ) -> tuple[ServerRound | None, int, tuple[str, ...]]:
-        """Try a round until its sum opens; a cohort is sampled once.
+    ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...]]:
+        """Try a round until its sum opens, and repeat it where its range was too small; a cohort is sampled once.
 
         Whatever one client deals or gives, the run goes on: the charge of a sum that did not open stands, and a client
-        that is proven to be at fault is not heard in the attempts that follow. The caveats say so.
+        that is proven to be at fault is not heard in the attempts that follow. Returned are the last attempt that
+        opened, the number of attempts, the state after the round, and caveats.
         """
         named: set[ClientId] = set()
-        caveats: list[str] = []
-        for number in range(self.retries + 1):
+        server: ServerRound | None = None
+        failures, repeats, number, after, said = 0, 0, 0, state, list[str]()
+        while failures <= self.retries:
             plan = self.plan(state, start, round, self._next_attempt(start, round, number), cohort)
-            drop = _without(named, self.dropouts(round, number))
+            drop, number = _without(named, self.dropouts(round, number)), number + 1
             try:
                 server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap)
             except TooFewSurvivors:
+                failures += 1
                 continue
             except RemoteProtocolError as error:
-                caveats.append(f"attempt {number + 1} of round {round} was not opened: {error}")
+                said.append(f"attempt {number} of round {round} was not opened: {error}")
                 named.update(() if error.sender is None else (error.sender,))
+                failures += 1
                 continue
-            return server, number + 1, tuple(caveats)
-        return None, self.retries + 1, tuple(caveats)
+            outcome = server.outcome
+            after = outcome.state
+            if self.range_rule is None or outcome.counts is None:
+                break
+            wanted, why = self.range_rule.after(
+                plan.encoding, state.range, outcome.counts, largest=outcome.largest, floor=outcome.floor
+            )
+            after = dataclasses.replace(after, range=wanted)
+            if not why or repeats == _MAX_REPEATS:
+                break
+            state = dataclasses.replace(state, range=wanted)
+            said.append(why)
+            repeats += 1
+        return server, number, after, tuple(said)
 
     def _next_attempt(self, start: Start, round: int, number: int) -> int:
         """The number of the next attempt of a round, which no attempt before had, not even one that was killed.

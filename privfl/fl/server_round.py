@@ -16,11 +16,16 @@ from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSur
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
+from privfl.fl.range import caveats, overflows
 from privfl.fl.saved import SavedParty, resuming, session_bytes
 from privfl.fl.state import Outcome, ServerState
 from privfl.ring import Ints
 from privfl.sums import SecureSum, ServerSession, SumResult
 from privfl.wire import ClientId
+
+ZERO_IF_NOT_FINITE: Final = (
+    "an update that is not finite counts as zero and stays in the denominator, and nobody learns whether there was one"
+)
 
 _SERVER: Final = b"privfl/1 server round"
 
@@ -212,10 +217,31 @@ class ServerRound:
         summed = self.result
         if summed is None:
             raise LocalProtocolError("this round has no outcome yet: its sum is not opened")
-        mean, metrics, clip_norm = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
-        model, moments = self._optimizer.step(self._state.model, mean, self._state.moments)  # 10: server optimizer
-        norm = math.sqrt(float(np.square(mean).sum()))
-        return Outcome(ServerState(model, moments, clip_norm), metrics, norm, summed.survivors, summed.caveats)
+        state, encoding = self._state, self.plan.encoding
+        decoded = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
+        mean, counts = decoded.mean, decoded.counts
+        trained, said = True, (ZERO_IF_NOT_FINITE,)
+        largest = float(np.abs(mean).max())
+        floor = float(np.finfo(state.model.dtype).eps * np.abs(state.model).max())
+        if counts is not None:
+            trained = counts.weight > 0 and not overflows(encoding, counts)
+            said = caveats(encoding, counts, largest=largest, floor=floor)
+        elif not self.plan.mechanism.claims:
+            said = ()
+        model, moments = state.model, state.moments
+        if trained:
+            model, moments = self._optimizer.step(model, mean, moments)  # 10: server optimizer
+        return Outcome(
+            ServerState(model, moments, decoded.clip_norm, state.range),
+            decoded.metrics if trained else {},
+            math.sqrt(float(np.square(mean).sum())) if trained else 0.0,
+            summed.survivors,
+            (*summed.caveats, *said),
+            trained,
+            counts,
+            largest,
+            floor,
+        )
 
     def settle(self) -> None:
         """Replace the reservation by what was opened, where the opening did not do so; call it once that is stored."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from privfl.codec import Vector
+from privfl.fl.counts import Counts
 from privfl.fl.optimizers import Moments
+from privfl.fl.range import Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +19,13 @@ class ServerState:
         model: The global model, float `[d]`.
         moments: The server optimizer's memory by name, float64 `[d]` each; empty before the first step.
         clip_norm: The clip norm of the next round where it is adaptive; None where it is fixed in the encoding.
+        range: The range of the next round's sum, where it follows the run.
     """
 
     model: Vector = field(repr=False)
     moments: Moments = field(repr=False, default_factory=dict)
     clip_norm: float | None = None
+    range: Range = field(default_factory=Range)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,11 @@ class Outcome:
         metrics: The mean training metrics, by name.
         update_norm: The l2 norm of the mean update.
         survivors: The clients whose vectors are in the sum.
-        caveats: What the sum does not promise.
+        caveats: What the sum does not promise, and what the round did to the clients' numbers.
+        trained: Whether the mean is of at least one update; otherwise the state is the one before.
+        counts: What the round counted about its updates; None for a round with noise.
+        largest: The largest absolute entry of the mean update.
+        floor: A rounding error below the precision of the model's own numbers.
     """
 
     state: ServerState
@@ -41,3 +49,7 @@ class Outcome:
     update_norm: float
     survivors: frozenset[int]
     caveats: tuple[str, ...] = ()
+    trained: bool = True
+    counts: Counts | None = None
+    largest: float = 0.0
+    floor: float = 0.0

@@ -24,6 +24,7 @@ from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
 from privfl.files import atomic_write, canonical_json
 from privfl.fl.plan import RUN_NONCE_BYTES, model_hash
+from privfl.fl.range import Range
 from privfl.fl.state import ServerState
 
 _NAME: Final = re.compile(r"(\d{6})\.safetensors")
@@ -37,7 +38,7 @@ class Version:
 
     Attributes:
         round: The round after which it was stored; 0 is the start.
-        state: The model, the optimizer's moments, and an adaptive clip norm.
+        state: The model, the optimizer's moments, an adaptive clip norm, and the range of the sums.
         hash: The model's hash.
         parent: The hash of the model before the round.
         report: The round's report as a JSON object.
@@ -136,7 +137,7 @@ class ModelStore:
             facts = _metadata(data)
             model = tensors.pop("model")
             moments = {name.removeprefix("moments."): value for name, value in tensors.items()}
-            state = ServerState(model, moments, facts["clip_norm"])
+            state = ServerState(model, moments, facts["clip_norm"], Range.read(facts["range"]))
             version = Version(facts["round"], state, model_hash(model), str(facts["parent"]), dict(facts["report"]))
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StateError(f"{path} is not a model of privfl: {error}") from error
@@ -176,6 +177,7 @@ def _facts(version: Version) -> dict[str, Any]:
         "parent": version.parent,
         "moments": {name: model_hash(value) for name, value in version.state.moments.items()},
         "clip_norm": version.state.clip_norm,
+        "range": version.state.range.record(),
         "report": dict(version.report),
     }
     return facts | {"seal": hashlib.sha256(canonical_json(facts)).hexdigest()}

@@ -97,7 +97,7 @@ def round_sum(
     """
     total = decrypt_sum(plan, block, [header.seeds for header in headers], cipher)
     assert isinstance(total, np.ndarray)  # noqa: S101 - the safe form was asked for
-    if total[task.length :].any() or max(int(total.max()), -int(total.min())) > len(headers) * task.bound:
+    if total[task.length :].any() or max(int(total.max()), -int(total.min())) > task.limit(len(headers)):
         raise RemoteProtocolError("a slot holds more than the clients' bounds allow: not an honest sum")
     return total[: task.length]
 

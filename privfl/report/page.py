@@ -247,7 +247,8 @@ def _setup(run: RunRecord) -> Rows:
             ]
         ),
     )
-    yield "sum", f"{run.objects.get('sum', config.sum.scheme)}, a ring of {config.sum.bits} bits"
+    bits = " and then ".join(str(bits) for bits in dict.fromkeys(report.bits for report in run.reports))
+    yield "sum", f"{run.objects.get('sum', config.sum.scheme)}, a ring of {bits} bits"
     yield "seed", str(config.seed)
 
 

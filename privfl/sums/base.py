@@ -57,7 +57,8 @@ class SumTask:
 
     `context` binds the sum to the round around it (a digest, at most 1 KiB); `clients` is the cohort, increasing;
     below `min_survivors` vectors nothing is opened (a plain sum may have 0, and then opens whatever arrives); every
-    vector has `length` entries v with |v| <= `bound`.
+    vector has `length` entries v with |v| <= `bound`. `max_sum` is the bound of each entry of the sum where the
+    clients know a smaller one than their number times `bound`, as for weights whose total is known; 0 if they do not.
     Raises `ConfigError`, or `CapacityError` when the sum of all clients' bounds would leave the ring.
     """
 
@@ -67,6 +68,7 @@ class SumTask:
     length: int
     ring: Ring
     bound: int
+    max_sum: int = 0
     _digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,14 +88,25 @@ class SumTask:
             raise ConfigError(f"length must be in [1, {MAX_LENGTH}], not {self.length}")
         if self.bound < 0:
             raise ConfigError(f"bound must be at least 0, not {self.bound}")
-        if cohort * self.bound >= self.ring.half:
-            bits = (cohort * self.bound).bit_length() + 1
+        if self.max_sum and not self.bound <= self.max_sum < cohort * self.bound:
+            raise ConfigError(
+                f"max_sum must be 0, or at least the bound of {self.bound} and below {cohort} times it, "
+                f"not {self.max_sum}"
+            )
+        limit = self.limit(cohort)
+        if limit >= self.ring.half:
             raise CapacityError(
-                f"{cohort} clients with entries up to {self.bound} need a ring of {bits} bits, not {self.ring.bits}"
+                f"{cohort} clients with entries up to {self.bound} need a ring of {limit.bit_length() + 1} bits, "
+                f"not {self.ring.bits}"
             )
         form = _TaskForm(self.context, self.clients, self.min_survivors, self.length, self.ring.bits, self.bound)
+        total = self.max_sum.to_bytes(8, "little") if self.max_sum else b""
         # Once for all: with 10^4 clients in one process it would otherwise be most of the work.
-        object.__setattr__(self, "_digest", hashlib.sha256(_LABEL + write_fields(form)).digest())
+        object.__setattr__(self, "_digest", hashlib.sha256(_LABEL + write_fields(form) + total).digest())
+
+    def limit(self, survivors: int) -> int:
+        """The bound of each entry of the sum of `survivors` vectors."""
+        return min(survivors * self.bound, self.max_sum or survivors * self.bound)
 
     def digest(self) -> bytes:
         """32 bytes: SHA-256 of the canonical form under its label."""
@@ -103,6 +116,7 @@ class SumTask:
         yield "min_survivors", self.min_survivors
         yield "length", self.length
         yield "bound", self.bound
+        yield "max_sum", self.max_sum
         for client in self.clients:
             yield "a client", client
 
@@ -312,11 +326,12 @@ def checked_total(task: SumTask, total: Ints, survivors: int) -> Ints:
         RemoteProtocolError: An entry is beyond survivors times bound: some client's vector broke the bound, so what
             was opened is not the sum that the clients agreed on. The message holds no entry.
     """
-    limit = survivors * task.bound
+    limit = task.limit(survivors)
     if len(total) and (int(total.max()) > limit or int(total.min()) < -limit):
         raise RemoteProtocolError(
-            f"an entry of the opened sum is beyond {survivors} times the task's bound of {task.bound}: some client "
-            "broke the bound, and nothing is released"
+            f"an entry of the opened sum is beyond {survivors} times the task's bound of {task.bound}"
+            f"{f', or its max_sum of {limit}' if task.max_sum else ''}: some client broke the bound, and nothing is "
+            "released"
         )
     return total
 

@@ -86,6 +86,7 @@ def check(plan: dict[str, Any]) -> None:
     check_encoding(plan["encoding"])
     if plan["mechanism"]["placement"] != "none":
         demand(plan["encoding"]["weighting"] == "uniform", "noise and weights")
+        demand(plan["encoding"]["count_bound"] == 0, "noise and counts")
 
 
 def check_mechanism(mechanism: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
 
 
 def check_encoding(encoding: dict[str, Any]) -> None:
-    keys(encoding, "length bits scale clip weighting max_weight metrics rounding rotation")
+    keys(encoding, "length bits scale clip weighting max_weight max_total_weight count_bound metrics rounding rotation")
     whole(encoding["length"], 1, 1 << 28)
     whole(encoding["bits"], 8, 64)
     real(encoding["scale"])
@@ -109,16 +110,25 @@ def check_encoding(encoding: dict[str, Any]) -> None:
     demand(encoding["weighting"] in ("uniform", "examples"), "weighting")
     whole(encoding["max_weight"], 1, 1 << 62)
     demand(encoding["weighting"] == "examples" or encoding["max_weight"] == 1, "max_weight")
+    counts, total = encoding["count_bound"], encoding["max_total_weight"]
+    whole(counts, 0, (1 << 62) - 1)
+    whole(total, 0, (1 << 62) - 1)
+    demand(not counts or counts >= max(2, encoding["max_weight"]), "count_bound")
+    demand(not total or (counts > 0 and total >= encoding["max_weight"]), "max_total_weight")
+    demand(not counts or encoding["clip"]["kind"] != "adaptive", "an adaptive clip and counts")
     demand(encoding["rounding"] in ("nearest", "stochastic"), "rounding")
     if encoding["rotation"] is not None:
         whole(encoding["rotation"], 0, (1 << 64) - 1)
     names = [metric["name"] for metric in encoding["metrics"]]
-    demand(len(set(names)) == len(names) and not set(names) & {"update", "clip", "weight", ""}, "metric names")
+    demand(not set(names) & {"update", "clip", "weight", "clipped", "range", "rejected", "excess", ""}, "metric names")
+    names += [f"{name}.weight" for name in names]
+    demand(len(set(names)) == len(names), "metric names")
     for metric in encoding["metrics"]:
         keys(metric, "name bound units")
         demand(type(metric["name"]) is str, "name")
         real(metric["bound"])
         if metric["units"] is not None:
+            demand(not counts, "units of a metric next to counts")
             whole(metric["units"], 1, 1 << 62)
     check_clip(encoding)
 
@@ -202,6 +212,8 @@ def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
     else:
         norm = clip["max_abs"] * math.sqrt(length)
         found = [("update", length, scale, norm, units(clip["max_abs"]))]
+    if encoding["count_bound"]:
+        return found + counting_slots(encoding)
     for metric in encoding["metrics"]:
         own = scale if metric["units"] is None else metric["units"] / metric["bound"]
         top = units(metric["bound"]) if metric["units"] is None else metric["units"]
@@ -211,6 +223,47 @@ def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
     if encoding["weighting"] == "examples":
         found.append(("weight", 1, 1.0, float(encoding["max_weight"]), encoding["max_weight"]))
     return found
+
+
+def counting_slots(encoding: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
+    top, weight = encoding["count_bound"], encoding["max_weight"]
+    found = []
+    for metric in encoding["metrics"]:
+        count = limb_count(metric["bound"], weight, top)
+        found.append((metric["name"], count, 1.0, top * math.sqrt(count), top))
+        found.append((f"{metric['name']}.weight", 1, 1.0, float(weight), weight))
+    found.append(("clipped", 1, 1.0, float(top), top))
+    if encoding["clip"]["kind"] == "entries":
+        found.append(("range", 8, 1.0, math.sqrt(8), 1))
+    found.append(("rejected", 1, 1.0, 1.0, 1))
+    if encoding["weighting"] == "examples":
+        found += [("excess", 1, 1.0, float(top), top), ("weight", 1, 1.0, float(weight), weight)]
+    return found
+
+
+def limb_bits(count_bound: int) -> int:
+    return count_bound.bit_length() - 1
+
+
+def limb_count(bound: float, max_weight: int, count_bound: int) -> int:
+    largest = math.ceil(Fraction(bound) * 2**32) * max_weight
+    return -(-largest.bit_length() // limb_bits(count_bound))
+
+
+def limbs(value: float, weight: int, count: int, count_bound: int) -> list[int]:
+    """A metric times its weight, as `count` digits, least first."""
+    rest, found = round(abs(Fraction(value)) * 2**32) * weight, []
+    for _ in range(count):
+        rest, digit = divmod(rest, 1 << limb_bits(count_bound))
+        found.append(-digit if value < 0 else digit)
+    return found
+
+
+def task_bounds(plan: dict[str, Any]) -> list[int]:
+    """The bound of an entry without noise, and max_sum (0: none)."""
+    bound, half = max(slot[4] for slot in slots(plan)), 1 << (plan["encoding"]["bits"] - 1)
+    limited = plan["encoding"]["max_total_weight"] and len(plan["cohort"]) * bound >= half
+    return [bound, half - 1 if limited else 0]
 
 
 def norm_bound(plan: dict[str, Any]) -> float:
@@ -279,6 +332,8 @@ BASE: dict[str, Any] = {
         "clip": {"kind": "flat", "clip_norm": 1.5},
         "weighting": "uniform",
         "max_weight": 1,
+        "max_total_weight": 0,
+        "count_bound": 0,
         "metrics": [],
         "rounding": "nearest",
         "rotation": None,
@@ -319,6 +374,16 @@ VALID: dict[str, dict[str, Any]] = {
     "weights and a metric": changed(
         encoding__weighting="examples", encoding__max_weight=250,
         encoding__metrics=[{"name": "loss", "bound": 32.0, "units": None}],
+    ),
+    "counts, weights by a total": changed(
+        encoding__weighting="examples", encoding__max_weight=200000, encoding__max_total_weight=200015,
+        encoding__count_bound=137438953471, encoding__scale=2.0**35,
+        encoding__clip={"kind": "entries", "max_abs": 8.0},
+        encoding__metrics=[{"name": "loss", "bound": 2.0**64, "units": None}],
+    ),
+    "counts, uniform": changed(
+        encoding__count_bound=255, encoding__bits=11, encoding__scale=16.0,
+        encoding__metrics=[{"name": "loss", "bound": 1024.0, "units": None}],
     ),
     "layers": changed(encoding__clip={"kind": "layers", "cuts": [0, 1, 4], "norms": [0.5, 0.25]}),
     "entries, stochastic": changed(
@@ -371,6 +436,14 @@ INVALID: dict[str, dict[str, Any]] = {
     "noise without a multiplier": changed(mechanism=NOISE | {"noise_multiplier": 0.0}),
     "a multiplier without noise": changed(mechanism=NOISE | {"placement": "none"}),
     "noise and weights": changed(mechanism=NOISE, encoding__weighting="examples"),
+    "noise and counts": changed(mechanism=NOISE, encoding__count_bound=100),
+    "a total weight without counts": changed(encoding__weighting="examples", encoding__max_total_weight=9),
+    "a count bound below the largest weight": changed(
+        encoding__weighting="examples", encoding__max_weight=50, encoding__count_bound=49
+    ),
+    "a metric named as a slot that counts": changed(
+        encoding__metrics=[{"name": "rejected", "bound": 1.0, "units": None}]
+    ),
     "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
     "a nested parameter": changed(parameters={"a": [1]}),
     "a seed of 65 bits": changed(seed=1 << 64),
@@ -397,7 +470,19 @@ def valid_case(name: str, plan: dict[str, Any]) -> dict[str, Any]:
         "denominator": denominator(plan),
         "norm_bound": norm_bound(plan),
         "share_variance": share_variance(plan),
+        "task_bounds": task_bounds(plan),
+        "limbs": metric_limbs(plan),
     }
+
+
+def metric_limbs(plan: dict[str, Any]) -> list[list[Any]]:
+    """[value, weight, its limbs] of some values of the first metric, for an encoding that counts."""
+    encoding = plan["encoding"]
+    if not (encoding["count_bound"] and encoding["metrics"]):
+        return []
+    weight, top, bound = encoding["max_weight"], encoding["count_bound"], encoding["metrics"][0]["bound"]
+    count = limb_count(bound, weight, top)
+    return [[value, weight, limbs(value, weight, count, top)] for value in (0.0, 0.1, -1000.0, bound, 2.0**-33)]
 
 
 def refused(name: str, data: bytes) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from privfl.errors import WireError
+from privfl.fl.counts import from_limbs, to_limbs
 from privfl.fl.plan import RoundPlan
 from privfl.sums import PlainSum
 
@@ -38,6 +39,11 @@ def test_a_plan_and_all_that_follows_from_it_is_that_of_the_reference(case: dict
         task = plan.task(SCHEME)
         assert (task.context, task.clients, task.min_survivors) == (plan.digest(), plan.cohort, plan.min_survivors)
         assert task.bound == plan.encoding.entry_bound + noise.noise_reach
+        assert [task.bound - noise.noise_reach, task.max_sum] == case["task_bounds"]
+    top = plan.encoding.count_bound
+    for value, weight, limbs in case["limbs"]:
+        assert to_limbs(value, weight, len(limbs), top) == limbs
+        assert from_limbs(limbs, weight, top) == pytest.approx(value, abs=2.0**-32)
 
 
 @pytest.mark.parametrize("case", cases("invalid"))

@@ -147,17 +147,25 @@ class Sum:
     scheme: Scheme = setting(
         default="plain", description="The sum: plain, masked (secure aggregation) or ckks (homomorphic encryption)."
     )
-    bits: int = setting(
-        default=31,
+    bits: int | None = setting(
+        default=None,
         ge=MIN_BITS,
         le=MAX_BITS,
-        description="The bits of the ring; 31 fit a word of 32 bits and the 48-bit prime of CKKS.",
+        description=(
+            "The bits of the ring: 31 by default, and 42 for a round without noise whose mean update would otherwise "
+            "lose precision. A value given here is kept."
+        ),
     )
     rounding: Literal["nearest", "stochastic"] = setting(
         default="nearest", description="How the entries of an update become integers."
     )
-    clip_entries: Number = setting(
-        default=8.0, gt=0, description="The bound of each entry of an update where no clip norm is given."
+    clip_entries: Number | None = setting(
+        default=None,
+        gt=0,
+        description=(
+            "The bound of each entry of an update where no clip norm is given. By default it starts at 8 and grows when "
+            "an update does not fit. A value given here is kept, and larger entries are clipped and counted."
+        ),
     )
     rotation: bool = setting(
         default=False, description="Whether updates are rotated by a seeded Hadamard transform before they are rounded."

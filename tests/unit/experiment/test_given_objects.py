@@ -226,8 +226,12 @@ def test_a_train_without_data_needs_its_clients(tmp_path: Path) -> None:
     assert asked == set(range(5))
     np.testing.assert_allclose(result.model, 2.0, atol=1e-6)  # the mean over clients: nobody's examples are known
     assert result.evaluation == {}
-    with pytest.raises(ConfigError, match="numbers of examples"):
-        Experiment(clients=5, server=Server(weighting="examples"), **own)
+    weighted = Experiment(clients=5, server=Server(weighting="examples"), **own | {"runs": tmp_path / "weighted"}).run()
+    expected = np.average(np.arange(5.0), weights=100 + np.arange(5))
+    np.testing.assert_allclose(
+        weighted.model, expected, rtol=1e-6
+    )  # the first attempt learned how large the weights are
+    assert weighted.reports[0].attempts == 2
     with pytest.raises(StateError, match=r"other settings|other clients"):
         Experiment(clients=6, **own).run(resume=True)
 

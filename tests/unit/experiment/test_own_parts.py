@@ -52,7 +52,9 @@ def positives(model: Any, client: int) -> MetricSums:
 
 def test_everything_may_be_of_ones_own() -> None:
     own: dict[str, Any] = {"sum": TracedSum(), "sampler": FirstHalf(), "optimizer": SignStep(), "measure": positives}
-    result = Experiment(data=HOSPITALS, client=Client(steps=3), rounds=2, **own).run()
+    client = Client(steps=3, learning_rate=1e-4)
+    result = Experiment(data=HOSPITALS, client=client, rounds=2, **own).run()
+    assert [report.attempts for report in result] == [1, 1]
     assert [report.cohort for report in result] == [3, 3]
     assert set(np.unique(np.abs(result.model))) <= {0.0, 0.01, 0.02}
     assert 0 <= result.evaluation["true_positives"] <= 1

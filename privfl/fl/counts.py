@@ -1,0 +1,99 @@
+"""What a round without noise counts about its updates: entries that were cut, updates left out, weights beyond the plan.
+
+The counts are slots of the summed vector, so the server learns their sums and no client's own. Metrics travel without
+a practical bound: as limbs, digits of one large integer, each of which fits a slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+CLIPPED: Final = "clipped"
+RANGE: Final = "range"
+REJECTED: Final = "rejected"
+EXCESS: Final = "excess"
+
+RANGE_STEP: Final = 64.0
+RANGE_STEPS: Final = 8
+"""The slot `range` tells which of the bounds 64, 64^2, ... 64^8 times the present one an update would need."""
+
+METRIC_FRACTION_BITS: Final = 32
+"""A metric is a multiple of 2^-32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a round counted about its updates.
+
+    Attributes:
+        survivors: The number of vectors in the sum.
+        rejected: Updates that held a NaN or an infinity, in an entry or a metric; nothing of them counts.
+        clipped: Entries beyond the bound of an entry; or updates beyond the clip norm.
+        above: Updates with an entry beyond the bound times 64, 64^2 and so on; empty for a clip norm.
+        excess: Examples beyond `max_weight`, which did not count.
+        weight: The total weight of the accepted updates; their number for uniform weights.
+        without: The weight of the accepted updates without a metric, by the metric's name, where some have it.
+    """
+
+    survivors: int
+    rejected: int = 0
+    clipped: int = 0
+    above: tuple[int, ...] = ()
+    excess: int = 0
+    weight: int = 0
+    without: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How many times 64 the bound of an entry must be multiplied by, so that every update fits."""
+        if not self.clipped:
+            return 0
+        return next((step for step, count in enumerate(self.above, 1) if not count), len(self.above))
+
+
+def range_entries(largest: float, max_abs: float) -> list[int]:
+    """The slot `range` of one update.
+
+    Args:
+        largest: The largest absolute entry of the update.
+        max_abs: The present bound of an entry.
+    """
+    return [int(largest > max_abs * RANGE_STEP**step) for step in range(1, RANGE_STEPS + 1)]
+
+
+def limb_bits(count_bound: int) -> int:
+    """The bits of one limb, so that a limb is at most `count_bound`."""
+    return count_bound.bit_length() - 1
+
+
+def limb_count(bound: float, max_weight: int, count_bound: int) -> int:
+    """The number of limbs of a metric of at most `bound`, times a weight of at most `max_weight`."""
+    largest = math.ceil(math.ldexp(bound, METRIC_FRACTION_BITS)) * max_weight
+    return -(-largest.bit_length() // limb_bits(count_bound))
+
+
+def to_limbs(value: float, weight: int, limbs: int, count_bound: int) -> list[int]:
+    """A metric times its weight as limbs, least first.
+
+    Args:
+        value: The metric.
+        weight: The client's weight.
+        limbs: The number of limbs, from `limb_count`.
+        count_bound: The largest limb.
+
+    Returns:
+        `limbs` integers of the sign of `value`.
+    """
+    whole, bits = round(math.ldexp(abs(value), METRIC_FRACTION_BITS)) * weight, limb_bits(count_bound)
+    sign, mask = -1 if value < 0 else 1, (1 << bits) - 1
+    return [sign * ((whole >> (bits * place)) & mask) for place in range(limbs)]
+
+
+def from_limbs(totals: Sequence[int], weight: int, count_bound: int) -> float:
+    """The mean metric of the summed limbs of clients with the total `weight`, correctly rounded."""
+    bits = limb_bits(count_bound)
+    whole = sum(int(total) << (bits * place) for place, total in enumerate(totals))
+    return whole / (weight << METRIC_FRACTION_BITS)
