@@ -1,4 +1,4 @@
-"""What a round without noise counts about its updates: entries that were cut, updates left out, weights beyond the plan.
+"""What a round without noise counts about its updates: cut entries, updates left out, weights beyond the plan.
 
 The counts are slots of the summed vector, so the server learns their sums and no client's own. Metrics travel without
 a practical bound: as limbs, digits of one large integer, each of which fits a slot.

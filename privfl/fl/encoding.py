@@ -209,21 +209,21 @@ class UpdateEncoding:
         return tuple(slots)
 
     @property
-    def places(self) -> Mapping[str, slice]:
+    def places(self) -> Mapping[str, slice[int, int, None]]:
         """Where each slot stands in the vector."""
         if "places" not in self._derived:
-            places, start = {}, 0
+            places, start = dict[str, "slice[int, int, None]"](), 0
             for slot in self.slots:
                 places[slot.name] = slice(start, start + slot.length)
                 start += slot.length
             self._derived["places"] = places
-        known: Mapping[str, slice] = self._derived["places"]
+        known: Mapping[str, slice[int, int, None]] = self._derived["places"]
         return known
 
     @property
     def total_length(self) -> int:
         """Entries of the summed vector."""
-        return next(reversed(self.places.values())).stop  # type: ignore[no-any-return]
+        return max(place.stop for place in self.places.values())
 
     @property
     def entry_bound(self) -> int:

@@ -118,9 +118,12 @@ class RoundPlan:
             if type(key) is not str or type(parameter) not in (str, int, float, bool):
                 raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
         if self.mechanism.claims:
-            check_weighting(self.encoding.weighting, None)
-            if self.encoding.counts:
-                raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
+            self._check_claim()
+
+    def _check_claim(self) -> None:
+        check_weighting(self.encoding.weighting, None)
+        if self.encoding.counts:
+            raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
 
     def _check_sampling(self) -> None:
         """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
@@ -241,7 +244,7 @@ class RoundPlan:
         full = Fraction(encoding.max_total_weight, encoding.max_weight)
         if encoding.count_bound * clients >= half or full * top + clients * bool(full) >= half:
             raise CapacityError(
-                f"{clients} clients whose counts are up to {encoding.count_bound}, and weights of {float(full):g} times "
+                f"{clients} clients, counts up to {encoding.count_bound} and weights of {float(full):g} times "
                 f"entries up to {top}, do not fit a ring of {encoding.codec.ring.bits} bits"
             )
 

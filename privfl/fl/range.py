@@ -1,7 +1,8 @@
 """The range and the precision of a run's sums, which follow the updates where no noise is added.
 
 A run starts with a narrow ring and a small bound of an entry. When a round counts entries that did not fit, weights
-beyond the plan, or a rounding error above the tolerance, the run repeats that round with what was missing, and keeps it.
+beyond the plan, or a rounding error above the tolerance, the run repeats that round with what was missing, and keeps
+it.
 """
 
 from __future__ import annotations
@@ -81,25 +82,25 @@ class RangeRule:
     bits: int | None = None
     sizes: tuple[int, ...] = ()
 
-    def encoding(self, base: UpdateEncoding, range: Range, cohort: int) -> UpdateEncoding:
+    def encoding(self, base: UpdateEncoding, current: Range, cohort: int) -> UpdateEncoding:
         """The encoding of a round: the finest scale, a power of two, at which the cohort fits the ring.
 
         Args:
             base: The encoding whose scale, ring, weights and counts are replaced.
-            range: The range so far.
+            current: The range so far.
             cohort: The number of clients in the round.
 
         Raises:
             CapacityError: If the ring cannot hold the weights, or leaves no precision.
         """
         cohort, clip = max(1, cohort), base.clip
-        if isinstance(clip, ElementClip) and range.max_abs is not None:
-            clip = ElementClip(range.max_abs, base.length)
+        if isinstance(clip, ElementClip) and current.max_abs is not None:
+            clip = ElementClip(current.max_abs, base.length)
         max_weight, total = 1, 0
         if base.weighting == "examples":
-            max_weight = range.max_weight or max(1, self.sizes[0])
-            total = min(cohort * max_weight, max(max_weight, range.max_total_weight or sum(self.sizes[:cohort])))
-        candidates = (self.bits,) if self.bits else (range.bits,) if range.bits else (NARROW_BITS, WIDE_BITS)
+            max_weight = current.max_weight or max(1, self.sizes[0])
+            total = min(cohort * max_weight, max(max_weight, current.max_total_weight or sum(self.sizes[:cohort])))
+        candidates = (self.bits,) if self.bits else (current.bits,) if current.bits else (NARROW_BITS, WIDE_BITS)
         for bits in candidates:
             ring = Ring(bits)
             count_bound = min((ring.half - 1) // cohort, _MAX_COUNT)
@@ -129,13 +130,13 @@ class RangeRule:
         )
 
     def after(
-        self, encoding: UpdateEncoding, range: Range, counts: Counts, *, largest: float, floor: float
+        self, encoding: UpdateEncoding, current: Range, counts: Counts, *, largest: float, floor: float
     ) -> tuple[Range, str]:
         """The range after a round, and why the round has to be repeated with it.
 
         Args:
             encoding: The encoding of the round.
-            range: The range before the round.
+            current: The range before the round.
             counts: What the round counted.
             largest: The largest absolute entry of the mean update.
             floor: A rounding error that is below the precision of the model itself.
@@ -143,7 +144,7 @@ class RangeRule:
         Returns:
             The range of the next attempt or round, and a sentence; empty where the round stands.
         """
-        reasons, after = [], range
+        after, reasons = current, list[str]()
         max_abs = encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else None
         if self.entries and max_abs is not None and counts.steps:
             after = dataclasses.replace(after, max_abs=max_abs * RANGE_STEP**counts.steps)
@@ -152,7 +153,7 @@ class RangeRule:
                 f"{after.max_abs:g} from then on"
             )
         if counts.excess or overflows(encoding, counts):
-            weight = range.max_weight or encoding.max_weight
+            weight = current.max_weight or encoding.max_weight
             after = dataclasses.replace(
                 after, max_weight=weight + counts.excess, max_total_weight=2 * (counts.weight + counts.excess)
             )
@@ -160,14 +161,14 @@ class RangeRule:
                 "clients reported more examples than were planned for, so there is room for more from then on"
             )
         if not reasons and counts.weight:
-            after, reasons = self._finer(encoding, range, counts, largest, floor)
+            after, reasons = self._finer(encoding, current, counts, largest, floor)
         return after, f"the round was repeated: {'; '.join(reasons)}" if reasons else ""
 
     def _finer(
-        self, encoding: UpdateEncoding, range: Range, counts: Counts, largest: float, floor: float
+        self, encoding: UpdateEncoding, current: Range, counts: Counts, largest: float, floor: float
     ) -> tuple[Range, list[str]]:
         """The range with the precision that the mean update needs: less room for weights, or a wider ring."""
-        after, reasons = range, list[str]()
+        after, reasons = current, list[str]()
         bits, error, weight = encoding.codec.ring.bits, encoding.rounding_error(counts), counts.weight
         if error <= floor:
             return after, reasons

@@ -220,14 +220,14 @@ class ServerRound:
         state, encoding = self._state, self.plan.encoding
         decoded = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
         mean, counts = decoded.mean, decoded.counts
-        trained, said = True, (ZERO_IF_NOT_FINITE,)
+        trained, said = True, tuple[str, ...]()
         largest = float(np.abs(mean).max())
         floor = float(np.finfo(state.model.dtype).eps * np.abs(state.model).max())
         if counts is not None:
             trained = counts.weight > 0 and not overflows(encoding, counts)
             said = caveats(encoding, counts, largest=largest, floor=floor)
-        elif not self.plan.mechanism.claims:
-            said = ()
+        elif self.plan.mechanism.claims:
+            said = (ZERO_IF_NOT_FINITE,)
         model, moments = state.model, state.moments
         if trained:
             model, moments = self._optimizer.step(model, mean, moments)  # 10: server optimizer

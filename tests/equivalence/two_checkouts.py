@@ -44,7 +44,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "torch": {"model.kind": "mlp", "model.hidden": [8]},
     "torch, masked, workers": MASKED | {"model.kind": "mlp", "model.hidden": [8], "engine.workers": 2},
 }
-INTENDED = {
+_RANGE = "a run without noise takes the range and the ring that its updates need"
+INTENDED = {name: _RANGE for name, settings in RUNS.items() if "privacy.noise_multiplier" not in settings} | {
     "distributed, simulation, masked": "noise shares are sized for what the sum opens",
     "central, simulation, dropouts, plain": "a plain sum with central noise opens whatever arrives",
 }
