@@ -163,8 +163,8 @@ class Sum:
         default=None,
         gt=0,
         description=(
-            "The bound of each entry of an update where no clip norm is given. By default it starts at 8 and grows when "
-            "an update does not fit. A value given here is kept, and larger entries are clipped and counted."
+            "The bound of each entry of an update where no clip norm is given. By default it starts at 8 and grows "
+            "when an update does not fit. A value given here is kept, and larger entries are clipped and counted."
         ),
     )
     rotation: bool = setting(
