@@ -38,23 +38,16 @@ SLOW: Final = {
 }
 
 OPEN: Final = {
-    "batch_of_one_under_batchnorm": "a last batch of one example reaches BatchNorm, which raises in the client",
     "column_of_nan_learns_nothing": "an update that is not finite is left out without a caveat",
     "compare_null_for_infinity": "the record of `compare` writes infinity and no claim as null",
-    "frozen_layers_get_noise": "parameters that are not trained are part of the vector",
     "integer_first_vector": "the first vector is taken with whatever type it has",
-    "liars_get_honest_clients_named": "a failed opening blames without proof",
-    "models_torch_train_cannot_take": "errors of torch reach the user",
-    "odd_labels_accepted": "labels are not compared with what the loss expects",
     "one_giant_client_costs_precision": "the scale is planned for the largest client, which cohorts hardly ever hold",
-    "one_liar_everybody_blamed": "shares of one owner that disagree blame all of their holders",
     "opacus_dropout_is_not_seeded": "dropout is sampled from torch's global generator",
     "opacus_epsilon_with_workers": "steps that a forked worker took are not reported to the parent",
     "opacus_row_that_is_not_finite": "per-example clipping passes gradients that are not finite",
     "opacus_uint8_rows_and_unused_layer": "errors of torch and Opacus reach the user",
     "plot_as_pdf_holds_a_png": "a plot is a PNG whatever its name",
     "regression_clipped_by_default": "entries beyond the default clip are shortened without a caveat",
-    "ring_planned_for_the_cohort": "the ring is planned for the cohort, not for the smallest roster",
     "training_loss_is_wrong": "a loss that is absent counts as 0, and one beyond the bound is capped without a caveat",
     "update_entries_clipped": "entries beyond the default clip are shortened without a caveat",
     "update_of_nan_is_silent": "an update that is not finite is left out without a caveat",
