@@ -21,7 +21,8 @@ try:
 except PrivflError as error:
     print("refused:", error)
     sys.exit(0)
-reported = any("example" in caveat or "weight" in caveat for caveat in report.caveats)
+about = [caveat for caveat in report.caveats if "evaluated" not in caveat]
+reported = any("example" in caveat or "weight" in caveat for caveat in about)
 bad = abs(model[0] - 1.5) > 1e-3 and not reported
 print("FAILS:" if bad else "holds:", f"{model[0]:.4f} instead of 1.5")
 sys.exit(int(bad))
