@@ -1,10 +1,10 @@
-"""Example-level privacy: DP-SGD inside a client (Abadi et al. 2016), with per-sample gradients by Opacus.
+"""Example-level privacy: DP-SGD inside a client (Abadi et al. 2016), with per-example gradients by Opacus.
 
-The unit is one row of one client's data, and the promise holds against whoever sees the client's updates but not the
-batches it drew. It is kept in a ledger of its own, apart from any client-level one: the two are different promises, and
-no number says both. Of Opacus only per-sample gradients and clipping are used: batches are drawn here, always by
-Poisson sampling, and accounting is privfl's. Its noise is floating-point noise, so that the figure is "epsilon if the
-noise were secure". Needs the extra `opacus`.
+The unit is one example of one client's data. The promise holds against every party that sees the client's updates but
+not the batches that it sampled. It is kept in ledgers of its own, apart from any client-level one: the two are
+different promises, and no number states both. Of Opacus only per-example gradients and clipping are used: batches are
+sampled here, always by Poisson sampling, and accounting is privfl's. Its noise is floating-point noise, so the figure
+is "epsilon if the noise were secure". Needs the extra `opacus`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from privfl.errors import ConfigError, MissingExtra
 try:
     import torch
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
 except ModuleNotFoundError as _error:
     raise MissingExtra("torch", "opacus") from _error
 
-from privfl.adapters.torch.examples import TensorRows, to_tensor
-from privfl.adapters.torch.flat import FlatModule
+from privfl.adapters.ledgers import ClientLedgers
+from privfl.adapters.torch.buffers import copied
+from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, to_tensor, widened
+from privfl.adapters.torch.labels import Labels
 from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
-from privfl.adapters.torch.state import borrowed, prepare_process
-from privfl.adapters.torch.train import open_device
+from privfl.adapters.torch.separate import SeparateLoss
+from privfl.adapters.torch.state import Turn, borrowed, prepare_process, seeded
+from privfl.adapters.torch.train import trained_module
 from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
 from privfl.dp import EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release, epsilon
@@ -39,20 +43,40 @@ from privfl.wire import ClientId
 
 UNIT: Final = PrivacyUnit("example", "add_remove")
 _VIEWS: Final[Views] = {"outsider": "release", "participant": "release", "server": "vectors"}
+_DROPOUT: Final = 1
+"""The last word of the key of a module's own randomness: the noise comes from another stream of the same seed."""
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class OpacusTrain:
-    """A `Train` whose steps are DP-SGD: Poisson batches, per-sample clipping to `clip_norm`, Gaussian noise.
+    """A `Train` whose steps are DP-SGD: Poisson batches, per-example clipping, Gaussian noise.
 
-    A client with n rows draws each into a batch with probability min(1, `batch_size`/n), `steps` times a round; n is
-    taken as public. A step adds noise of deviation noise_multiplier * clip_norm to the sum of the clipped gradients
-    and divides by `batch_size` (by n, if that is less). `optimizer` makes the torch optimizer that takes the step, by
-    default SGD at `learning_rate`. Training metrics are not reported: they carry no noise. `ledgers` is the folder of
-    one ledger a client, written before its first step of a round; None keeps them in memory.
+    A client with n examples samples each into a batch with probability min(1, `batch_size`/n), `steps` times a round; n
+    is taken as public. A step adds noise of standard deviation noise_multiplier * clip_norm to the sum of the clipped
+    gradients and divides by `batch_size` (by n, if that is less). An example whose gradient is not finite counts as
+    zero, so no example can be seen with certainty. Training metrics are not reported: they carry no noise. Frozen
+    parameters are neither sent nor noised, and no buffer is sent. All randomness follows the client's key.
 
-    Raises `ConfigError` for layers that mix rows (BatchNorm), and `MissingExtra` without opacus.
+    Args:
+        module: The user's module, which is left alone.
+        rows: Maps a client to its (features, targets).
+        clip_norm: The bound of each example's gradient.
+        noise_multiplier: The standard deviation of the noise, divided by `clip_norm`.
+        batch_size: The expected number of examples of a batch.
+        steps: The number of steps of a round.
+        learning_rate: The rate of plain SGD, where no `optimizer` is given.
+        optimizer: Makes the torch optimizer that takes the step.
+        loss: The mean of losses of single examples. A loss whose denominator depends on other examples is refused.
+        ledgers: The folder of one ledger for each client, written before its first step of a round, by every process
+            that trains; None takes a temporary folder, which is removed with this object.
+        device: "cpu", "cuda" or "cuda:1".
+        threads: The number of torch's threads; None takes as many as torch has.
+
+    Raises:
+        ConfigError: A parameter is outside its range; the module has layers that mix examples, such as BatchNorm; or it
+            is wrapped by Opacus already.
+        MissingExtra: Opacus is not installed.
     """
 
     def __init__(
@@ -67,7 +91,7 @@ class OpacusTrain:
         learning_rate: float = 0.1,
         optimizer: OptimizerFactory | None = None,
         loss: BatchMean = cross_entropy,
-        ledgers: Path | None = None,
+        ledgers: Path | str | None = None,
         device: str = "cpu",
         threads: int | None = 1,
     ) -> None:
@@ -77,98 +101,174 @@ class OpacusTrain:
         check_count("batch_size", batch_size)
         check_count("steps", steps)
         self._opacus = _load_opacus()
-        self._check_layers(module)
-        self._rows, self._loss, self._threads = rows, loss, threads
+        if isinstance(rows, torch.utils.data.DataLoader):
+            raise ConfigError(
+                "OpacusTrain samples every batch itself by Poisson sampling, which its epsilon assumes: give a "
+                "function from a client to its (features, targets), not a DataLoader with a sampler of its own"
+            )
+        self._rows, self._loss, self._threads = check_rows(rows), loss, threads
         self._clip_norm, self._noise_multiplier = float(clip_norm), float(noise_multiplier)
-        self._batch_size, self._steps = batch_size, steps
-        self._optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=learning_rate))
+        self._batch_size, self._steps, self._learning_rate = batch_size, steps, float(learning_rate)
+        self._optimizer, self._device = optimizer, device
+        self._turn = Turn()
         prepare_process(threads)
-        self._flat = FlatModule(module, buffers="local", device=open_device(device))
-        self._flat.module.train()
+        if isinstance(module, self._opacus.GradSampleModule):
+            raise ConfigError("OpacusTrain wraps the module itself: give the plain module, before PrivacyEngine had it")
+        self._module = copied(module)
+        self._wrap()
         self._first = self._flat.layout.flatten(self._flat.module)
-        self._wrapped = self._opacus.GradSampleModule(self._flat.module)
-        self._folder = ledgers
-        self._ledgers: dict[ClientId, Ledger] = {}
+        self._ledgers = ClientLedgers(UNIT, ledgers)
 
     @property
     def layout(self) -> Layout:
-        """Where each tensor lies in the vector."""
+        """The place of each tensor in the vector."""
         return self._flat.layout
 
     def initial(self) -> Vector:
         """The vector `[size]` of the module as it was handed over."""
         return self._first.copy()
 
+    def module(self, model: Vector) -> nn.Module:
+        """An independent module with the values of `model`, in evaluation mode: to predict with, or to save."""
+        module = copied(self._module)
+        self.layout.load(model, module)
+        return module.eval()
+
     def ledger(self, client: ClientId) -> Ledger:
-        """The example-level ledger of one client."""
-        if client not in self._ledgers:
-            path = None if self._folder is None else self._folder / f"client-{client}.jsonl"
-            self._ledgers[client] = Ledger(UNIT, path)
-        return self._ledgers[client]
+        """The example-level ledger of one client, whichever process has trained it."""
+        return self._ledgers.read(client)
 
     def report(self, client: ClientId, delta: float) -> EpsilonReport:
-        """What one client's updates so far tell about one of its rows, if the noise were secure."""
+        """The epsilon of one client's updates so far for one of its examples, if the noise were secure.
+
+        Args:
+            client: Whose updates.
+            delta: The delta of the statement.
+        """
         return epsilon(self.ledger(client), delta, assume_secure_noise=True)
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-        """Train `client` from `model` (float `[size]`)."""
-        flat = self._flat
-        prepare_process(self._threads, flat.device)
-        features, targets = (to_tensor(part, flat) for part in self._rows(client))
-        count = len(targets)
-        flat.load(model)
-        if not count:
-            return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
-        release = self._charged(client, round, count)
-        token = self.ledger(client).reserve(release)
-        if not targets.is_floating_point():
-            targets = targets.long()
-        with borrowed(self._threads):
-            self._descend(features, targets, rng)
-        self.ledger(client).settle(token, release)
-        return ClientUpdate(flat.change(model), count)
+        """Train one client.
 
-    def _descend(self, features: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> None:
+        Args:
+            model: The global model, float `[size]`.
+            client: Whose examples.
+            round: The round, which the ledger notes.
+            rng: The client's own generator for this round: the only randomness.
+
+        Returns:
+            The change of the model and the number of examples.
+
+        Raises:
+            ConfigError: The model or the client's examples do not fit the module or the loss.
+            StateError: The ledger cannot be written.
+        """
+        with self._turn:
+            flat = self._flat
+            prepare_process(self._threads, flat.device)
+            features, targets = (widened(to_tensor(part, flat)) for part in examples_of(self._rows, client))
+            count = len(targets)
+            flat.load(model)
+            if not count:
+                return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
+            loss = SeparateLoss(self._loss, Labels.of(self._loss, targets, client))
+            with (
+                self._ledgers.charged(client, lambda ledger: self._release(ledger, round, count)),
+                borrowed(self._threads),
+            ):
+                self._descend(features, targets, loss, rng)
+            return ClientUpdate(flat.change(model), count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is started and not forked: hooks cannot travel, so the module is wrapped again there."""
+        made = ("_flat", "_wrapped", "_opacus")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opacus=_load_opacus())
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Bind a copy of the module to a flat vector, and have Opacus watch it."""
+        self._flat = trained_module(self._module, "local", self._device, "only")
+        self._check_layers(self._flat.module)
+        try:
+            self._wrapped = self._opacus.GradSampleModule(self._flat.module)
+        except (NotImplementedError, ValueError) as error:
+            raise ConfigError(f"Opacus has no per-example gradients for this module: {error}") from error
+
+    def _descend(
+        self, features: torch.Tensor, targets: torch.Tensor, loss: SeparateLoss, rng: np.random.Generator
+    ) -> None:
         count = len(targets)
         expected = min(self._batch_size, count)
-        generator = torch.Generator(self._flat.device).manual_seed(int(rng.integers(1 << 63)))
+        seed = int(rng.integers(1 << 63))
+        generator = torch.Generator(self._flat.device).manual_seed(seed)
         optimizer = self._opacus.DPOptimizer(
-            self._optimizer(self._flat.trained),
+            self._inner_optimizer(),
             noise_multiplier=self._noise_multiplier,
             max_grad_norm=self._clip_norm,
             expected_batch_size=expected,
             loss_reduction="mean",
             generator=generator,
         )
-        with warnings.catch_warnings():
-            # torch tells of hooks on a module whose input needs no gradient, which is every first layer's case.
+        own = int(np.random.SeedSequence([seed, _DROPOUT]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        with warnings.catch_warnings(), seeded(own, self._flat.device):
+            # torch warns of hooks on a module whose input needs no gradient, which is every first layer's case.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             for _ in range(self._steps):
-                drawn = torch.from_numpy(np.flatnonzero(rng.random(count) < expected / count))
-                optimizer.zero_grad()
-                if len(drawn):
-                    index = drawn.to(self._flat.device)
+                sampled = torch.from_numpy(np.flatnonzero(rng.random(count) < expected / count))
+                optimizer.zero_grad(set_to_none=True)
+                if len(sampled):
+                    index = sampled.to(self._flat.device)
                     output = self._wrapped(features.index_select(0, index))
-                    self._loss(output, targets.index_select(0, index)).backward()  # type: ignore[no-untyped-call]
-                else:
-                    for parameter in self._flat.trained:  # nobody was drawn: the noise alone is released
-                        sampled: Any = parameter
-                        sampled.grad_sample = parameter.new_zeros((0, *parameter.shape))
+                    loss(output, targets.index_select(0, index)).backward()  # type: ignore[no-untyped-call]
+                self._complete(len(sampled))
                 optimizer.step()
 
-    def _charged(self, client: ClientId, round: int, count: int) -> Release:
-        """What the steps of this round cost."""
-        ledger = self.ledger(client)
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            return torch.optim.SGD(self._flat.trained, lr=self._learning_rate)
+        optimizer = self._optimizer(self._flat.trained)
+        if isinstance(optimizer, self._opacus.DPOptimizer):
+            raise ConfigError(
+                "`optimizer` makes a DPOptimizer, which adds noise and keeps an account of its own: return the plain "
+                "torch optimizer, because OpacusTrain adds the noise and writes the ledger"
+            )
+        return optimizer
+
+    def _complete(self, count: int) -> None:
+        """Make the per-example gradients `[count, ...]` whole: zero for unused layers and for what is not finite."""
+        names = {id(parameter): name for name, parameter in self._flat.module.named_parameters()}
+        finite = torch.ones(count, dtype=torch.bool, device=self._flat.device)
+        for parameter in self._flat.trained:
+            holder: Any = parameter
+            if getattr(holder, "grad_sample", None) is None or not count:
+                if parameter.grad is not None and count:
+                    raise ConfigError(
+                        f"Opacus has no per-example gradient of {names[id(parameter)]}, which is used outside of its "
+                        "layer: use it in the forward pass of the layer that holds it"
+                    )
+                holder.grad_sample = parameter.new_zeros((count, *parameter.shape))
+            else:
+                finite &= holder.grad_sample.reshape(count, -1).isfinite().all(1)
+        if not bool(finite.all()):
+            for parameter in self._flat.trained:
+                holder = parameter
+                holder.grad_sample[~finite] = 0.0
+
+    def _release(self, ledger: Ledger, round: int, count: int) -> Release:
+        """The release of the steps of this round."""
         rate = min(1.0, self._batch_size / count)
-        deviation = self._noise_multiplier * self._clip_norm
+        stddev = self._noise_multiplier * self._clip_norm
         return Release(
             round=round,
-            attempt=sum(charged.round == round for charged in ledger.releases),
+            attempt=ledger.next_attempt(round),
             placement="local",
             law="float_gaussian",
             secure=False,
-            declared_stddev=deviation,
-            realized_stddev=deviation,
+            declared_stddev=stddev,
+            realized_stddev=stddev,
             norm_bound=self._clip_norm,
             sampling=Poisson(rate) if rate < 1 else Everyone(),
             length=self.layout.size,
@@ -177,9 +277,16 @@ class OpacusTrain:
         )
 
     def _check_layers(self, module: nn.Module) -> None:
-        found = self._opacus.ModuleValidator.validate(module, strict=False)
-        if found:
-            raise ConfigError(f"Opacus cannot clip this module by rows: {found[0]}")
+        """Raise `ConfigError` for layers that mix examples, or that Opacus cannot clip."""
+        for name, layer in module.named_modules():
+            if isinstance(layer, _BatchNorm) and layer.training:
+                raise ConfigError(
+                    f"{name or 'the module'} is a {type(layer).__name__}, which mixes the examples of a batch: use "
+                    "GroupNorm, or freeze the layer with requires_grad_(False)"
+                )
+        errors = self._opacus.ModuleValidator.validate(module, strict=False)
+        if errors:
+            raise ConfigError(f"Opacus cannot clip this module by examples: {errors[0]}")
 
 
 def prv_epsilon(plan: Plan, delta: float) -> float:

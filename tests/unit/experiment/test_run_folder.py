@@ -21,9 +21,9 @@ from privfl.data import Dataset
 from privfl.errors import BudgetExceeded, ConfigError, PrivflError, StateError
 from privfl.experiment import Experiment
 from privfl.experiment.folder import RunFolder, find_run, find_runs
-from privfl.experiment.lock import sole_writer
 from privfl.fl.client import ClientUpdate
 from privfl.fl.dropout import nobody
+from privfl.lock import sole_writer
 from privfl.report.run import read_run
 
 FEATURES = np.random.default_rng(3).normal(size=(80, 3)).astype(np.float32)

@@ -50,26 +50,30 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file at `path` while the block runs.
 
+    Args:
+        path: The lock file; it is made where there is none.
+        wait: Wait until another holder gives it back, for as long as that takes.
+
     Raises:
-        StateError: When another process, or another part of this one, holds it.
+        StateError: Another process, or another part of this one, holds it, and there is no waiting.
     """
-    handle = _take(path)
+    handle = _take(path, wait)
     try:
         yield
     finally:
         handle.close()
 
 
-def _take(path: Path) -> _Handle:
+def _take(path: Path, wait: bool) -> _Handle:
     while True:
         handle = _Handle(path)
         number = handle.number
         assert number is not None  # noqa: S101 - it was opened a line above
         try:
-            _lock(number, path)
+            _lock(number, path, wait)
             if _is_same_file(number, path):  # and not one that its last holder has removed meanwhile
                 return handle
         except BaseException:
@@ -78,12 +82,12 @@ def _take(path: Path) -> _Handle:
         handle.close()
 
 
-def _lock(number: int, path: Path) -> None:
+def _lock(number: int, path: Path, wait: bool) -> None:
     try:
         if fcntl is not None:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         elif msvcrt is not None:
-            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(number, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # LK_LOCK waits 10 s
         else:
             raise StateError(f"this system has no file locks, which keep {path.parent} to one writer: use another one")
     except OSError as error:
