@@ -146,6 +146,7 @@ def damaged_run(runs: Path, kind: int, **settings: Any) -> tuple[Result, Damagin
     ("scheme", "message", "seen"),
     [
         ("masked", masked.AdvertiseKeys, False),
+        ("masked", masked.ShareKeys, True),  # which is found out when the sum is opened
         ("masked", masked.ConsistencyCheck, False),
         ("masked", masked.Unmask, True),
         ("ckks", ckks.Frame, False),

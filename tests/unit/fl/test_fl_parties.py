@@ -291,3 +291,16 @@ def test_a_saved_party_that_was_altered_or_is_of_another_run_is_refused(tmp_path
         ClientRound.restore(
             client.to_bytes(), 0, scheme=scheme, credentials=credentials[0], policy=ClientPolicy(max_clip_norm=0.1)
         )
+
+
+@pytest.mark.parametrize(("name", "error"), [("plain", ConfigError), ("ckks", StateError)])
+def test_a_client_that_cannot_be_saved_says_so_and_goes_on(name: str, error: type[Exception]) -> None:
+    scheme, credentials = a_sum(name)
+    plan = a_plan(scheme, MODEL)
+    work = Contribution(constant(DELTA), scheme)
+    client = ClientRound.trained(plan.to_bytes(), MODEL, 0, contribution=work, credentials=credentials.get(0))
+    first = client.start()
+    with pytest.raises(error, match=r"cannot be saved.*use a"):
+        client.to_bytes()
+    server = ServerRound(ServerState(MODEL), plan, scheme=scheme)
+    server.receive(0, first)
