@@ -28,7 +28,7 @@ _OBSERVERS: Final[dict[Observer, str]] = {
 
 
 class Which(StrEnum):
-    """What is demonstrated."""
+    """The demonstrations."""
 
     HOSPITALS = "hospitals"
     LINEAR_REGRESSION = "linear-regression"
@@ -53,12 +53,12 @@ def demo(
     for _ in follow(run.each_round(), rounds=run.config.rounds, budget=run.config.privacy.epsilon, quiet=as_json):
         pass
     result = run.result()
-    drawn = _draw(result, run.config.privacy.epsilon or 0.0, plot or Path("privfl-demo.png"))
+    figure = _draw(result, run.config.privacy.epsilon or 0.0, plot or Path("privfl-demo.png"))
     if as_json:
-        print_json(_record(result, drawn))
+        print_json(_record(result, figure))
         return
     output().print(facts_table("Ten hospitals, one model, and no row has left its hospital", _rows(result)))
-    _tell_plot(drawn)
+    _tell_plot(figure)
 
 
 _INTRODUCTION: Final = (
@@ -95,7 +95,7 @@ def _other(result: DemoResult, observer: Observer) -> str:
     return f"epsilon {format_epsilon(report.epsilon)}: {'; '.join(report.caveats)}"
 
 
-def _record(result: DemoResult, drawn: Path | MissingExtra) -> dict[str, Any]:
+def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:
     return {
         "accuracy": result.accuracy,
         "pooled_accuracy": result.pooled_accuracy,
@@ -107,7 +107,7 @@ def _record(result: DemoResult, drawn: Path | MissingExtra) -> dict[str, Any]:
         "dropouts": result.dropouts,
         "bytes_up": result.bytes_up,
         "seconds": result.seconds,
-        "plot": str(drawn) if isinstance(drawn, Path) else None,
+        "plot": str(figure) if isinstance(figure, Path) else None,
     }
 
 
@@ -121,8 +121,8 @@ def _draw(result: DemoResult, budget: float, path: Path) -> Path | MissingExtra:
         return error
 
 
-def _tell_plot(drawn: Path | MissingExtra) -> None:
-    text = f"plot: {drawn.resolve()}" if isinstance(drawn, Path) else f"no plot: {drawn}"
+def _tell_plot(figure: Path | MissingExtra) -> None:
+    text = f"plot: {figure.resolve()}" if isinstance(figure, Path) else f"no plot: {figure}"
     output().print(text, markup=False, soft_wrap=True)
 
 
@@ -134,11 +134,11 @@ def _line(seed: int, path: Path, *, as_json: bool) -> None:
         pass
     result = run.result()
     try:
-        drawn: Path | MissingExtra = plot_line(result, path)
+        figure: Path | MissingExtra = plot_line(result, path)
     except MissingExtra as error:
-        drawn = error
+        figure = error
     if as_json:
-        print_json(_line_record(result, drawn))
+        print_json(_line_record(result, figure))
         return
     table = facts_table(
         "Federated linear regression over a masked sum: five clients, each with its own stretch of x",
@@ -151,17 +151,17 @@ def _line(seed: int, path: Path, *, as_json: bool) -> None:
         ],
     )
     output().print(table)
-    _tell_plot(drawn)
+    _tell_plot(figure)
 
 
-def _line_record(result: LineResult, drawn: Path | MissingExtra) -> dict[str, Any]:
+def _line_record(result: LineResult, figure: Path | MissingExtra) -> dict[str, Any]:
     return {
         "slope": result.line[0],
         "intercept": result.line[1],
         "pooled_slope": result.pooled[0],
         "pooled_intercept": result.pooled[1],
         "rounds": len(result.reports),
-        "plot": str(drawn) if isinstance(drawn, Path) else None,
+        "plot": str(figure) if isinstance(figure, Path) else None,
     }
 
 

@@ -1,9 +1,9 @@
 """Adaptive clipping to a quantile of the update norms (Andrew, Thakkar, McMahan and Ramaswamy 2021).
 
-Each client adds one block to its vector: whether its update was within the clip norm, minus one half. The noisy sum
-of these over a fixed denominator moves the norm geometrically: C <- C exp(-eta (b + 1/2 - quantile)). The block is
-under the one noise of the vector; the update is encoded in units of the clip norm that clipped it, so that integer
-bounds, noise and accounting stay the same in every round, and the noise in the model's unit follows the norm.
+Each client adds one slot to its vector: whether its update was within the clip norm, minus one half. The noisy sum of
+these divided by a fixed denominator, b, moves the norm geometrically: C <- C exp(-eta (b + 1/2 - quantile)). The slot
+is under the one noise of the vector. The update is encoded in units of the clip norm that clipped it. Integer bounds,
+noise and accounting therefore stay the same in every round, and the noise in the model's unit follows the norm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fractions import Fraction
 from privfl.checks import check_count, check_positive
 from privfl.codec import FixedPoint, Vector
 from privfl.dp.clip import Clipped, FlatClip
-from privfl.dp.slots import DEVIATION, Slot, side_bound
+from privfl.dp.slots import MEAN_STDDEV, Slot, side_bound
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 
@@ -60,19 +60,29 @@ class AdaptiveClip:
         denominator: float,
         quantile: float = 0.5,
         learning_rate: float = 0.2,
-        deviation: float = DEVIATION,
+        stddev: float = MEAN_STDDEV,
         others: int = 0,
     ) -> AdaptiveClip:
-        """With an indicator scaled so that the noisy quantile has a deviation of at most about `deviation` (1/20).
+        """Return an adaptive clip whose noisy quantile has a standard deviation of at most about `stddev`.
 
-        `others`: further blocks of the vector with the bound that the indicator gets; see `side_bound`. Raises
-        `ConfigError` when the cohort is too small.
+        Args:
+            clip_norm: The first clip norm, positive.
+            units: The integer units of a clip norm.
+            noise_multiplier: The standard deviation of the noise divided by the norm bound of the whole vector.
+            denominator: The number of clients that the mean divides by.
+            quantile: The quantile of the norms that the clip follows.
+            learning_rate: The rate eta.
+            stddev: The standard deviation of the quantile, 1/20 by default.
+            others: The number of further slots with the bound that the indicator gets; see `side_bound`.
+
+        Raises:
+            ConfigError: The cohort is too small.
         """
         half = side_bound(
             units,
             noise_multiplier=noise_multiplier,
             denominator=denominator,
-            deviation=deviation,
+            stddev=stddev,
             blocks=1 + others,
         )
         return cls(clip_norm, units, 2 * half, quantile, learning_rate)
@@ -82,7 +92,7 @@ class AdaptiveClip:
         return FlatClip(self.clip_norm)(update)
 
     def codec(self, ring: Ring) -> FixedPoint:
-        """This round's codec: `units` per clip norm, and never more, so that no integer norm exceeds `units`."""
+        """Return this round's codec: `units` per clip norm and never more, so no integer norm exceeds `units`."""
         scale = self.units / self.clip_norm
         if Fraction(scale) * Fraction(self.clip_norm) > self.units:
             scale = math.nextafter(scale, 0.0)

@@ -18,10 +18,12 @@ from privfl.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Clipped:
-    """A vector within its bound.
+    """A vector within its bound, with two facts about the update that stay at the client.
 
-    `finite` is False when the update held a NaN or an infinity, and so became the zero vector; `within` says that
-    the update was inside the bound already (what adaptive clipping counts). Both stay at the client.
+    Attributes:
+        vector: The clipped update.
+        finite: False when the update held a NaN or an infinity, and so became the zero vector.
+        within: True when the update was inside the bound already; adaptive clipping counts these.
     """
 
     vector: Vector = field(repr=False)
@@ -64,9 +66,11 @@ class FlatClip:
 
 @dataclass(frozen=True, slots=True)
 class LayerClip:
-    """Scale each layer down to its own norm: layer i is `update[cuts[i]:cuts[i+1]]` with norm at most `norms[i]`.
+    """Scales each layer down to its own norm. The whole vector then has norm at most sqrt(sum of norms^2).
 
-    The whole vector then has norm at most sqrt(sum of norms^2).
+    Attributes:
+        cuts: The borders of the layers: layer i is `update[cuts[i]:cuts[i+1]]`.
+        norms: The bound of each layer's l2 norm.
     """
 
     cuts: tuple[int, ...]
@@ -82,7 +86,12 @@ class LayerClip:
 
     @classmethod
     def of(cls, lengths: Sequence[int], clip_norm: float) -> LayerClip:
-        """Layers of these lengths that share `clip_norm` equally: each gets clip_norm / sqrt(number of layers)."""
+        """Return a clip by layers that share `clip_norm` equally: each gets clip_norm / sqrt(number of layers).
+
+        Args:
+            lengths: The entries of each layer.
+            clip_norm: The bound of the whole vector.
+        """
         check_positive("clip_norm", clip_norm)
         ends = np.cumsum([0, *lengths])
         return cls(tuple(int(c) for c in ends), (clip_norm / math.sqrt(len(lengths)),) * len(lengths))
@@ -110,7 +119,12 @@ class LayerClip:
 
 @dataclass(frozen=True, slots=True)
 class ElementClip:
-    """Clamp each of `length` entries to [-max_abs, max_abs]: the norm is at most max_abs * sqrt(length)."""
+    """Clamps each entry to [-max_abs, max_abs]. The norm is then at most max_abs * sqrt(length).
+
+    Attributes:
+        max_abs: The bound of an entry, positive.
+        length: The entries of the vector.
+    """
 
     max_abs: float
     length: int
@@ -145,7 +159,7 @@ def _max_abs(update: Vector) -> float:
 
 
 def _norm(update: Vector, largest: float) -> float:
-    """The l2 norm in float64; entries beyond 1e150 are scaled first, so that their squares do not overflow."""
+    """The l2 norm in float64; entries beyond 1e150 are scaled first, or their squares would overflow."""
     if largest <= 1e150:
         return _root(np.square(update, dtype=np.float64))
     return largest * _root(np.square(update.astype(np.float64) / largest))

@@ -1,4 +1,4 @@
-"""What a run that claims privacy must not do beside its noise, as checks that a configuration calls."""
+"""Checks of a run that claims privacy: the settings that would break the claim in spite of the noise."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from privfl.errors import PrivacyError
 
 
 def check_weighting(weighting: Literal["uniform", "examples"], bound: float | None) -> None:
-    """Raise `PrivacyError` for weights by example count without a finite bound, which would unbound the sensitivity.
+    """Raise `PrivacyError` for weights by example count without a finite bound, which leave the sensitivity unbounded.
 
-    With `bound`, a client's weight is min(examples, bound)/bound, so that its contribution stays within the clip.
+    With `bound`, a client's weight is min(examples, bound)/bound, and its contribution stays within the clip.
+
+    Args:
+        weighting: "uniform" or "examples".
+        bound: The maximum of examples that count.
     """
     if weighting == "examples" and (bound is None or not math.isfinite(bound) or bound <= 0):
         raise PrivacyError(f"weights by example count need a finite bound, not {bound!r}; or use uniform weights")
@@ -29,7 +33,12 @@ def check_denominator(denominator: float | None) -> None:
 
 
 def check_metrics(metrics: Iterable[str], slots: Sequence[Slot]) -> None:
-    """Raise `PrivacyError` for a metric over private data that is not a noised block of the ledgered vector."""
+    """Raise `PrivacyError` for a metric over private data that is not a noised slot of the vector.
+
+    Args:
+        metrics: The names of the metrics.
+        slots: The slots of the vector.
+    """
     covered = {slot.name for slot in slots}
     for name in metrics:
         if name not in covered:

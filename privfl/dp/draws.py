@@ -1,7 +1,7 @@
 """Draws of cohorts: what the ledger records before each one, and the chance that a skipped round gives a client away.
 
 Everybody sees that a round was skipped. If it was skipped or not because of one client, that bit reveals whether the
-client was sampled, whatever the noise. `round_turn` bounds the probability; protocols/privacy-ledger, section 9, proves
+client was sampled, with any noise. `round_turn` bounds the probability; protocols/privacy-ledger, section 9, proves
 that it may be taken off delta.
 """
 
@@ -181,7 +181,7 @@ def plausible(
     Args:
         sampling: How cohorts are sampled.
         population: Number of clients, at least 1.
-        rounds: Rounds drawn so far.
+        rounds: The number of cohorts sampled so far.
         skipped: How many of them were skipped.
         participants: Clients that took part, summed over the rounds.
         shortfall: The largest `mean_shortfall` of these rounds.

@@ -28,7 +28,7 @@ from privfl.wire import ClientId
 NoiseSource = Literal["secure", "simulation"]
 SOURCES: Final[tuple[NoiseSource, ...]] = get_args(NoiseSource)
 
-_UP: Final = 1 + 2.0**-40  # so that shares reach the declared noise in spite of rounding
+_UP: Final = 1 + 2.0**-40  # shares reach the declared noise in spite of rounding
 
 Opening = Callable[[Ints, frozenset[ClientId]], Ints]
 """What happens to the sum where it is opened (the same shape as privfl.sums.Opening)."""
@@ -42,9 +42,9 @@ class Mechanism:
         none: No noise and no claim.
         central: Rounded Gaussian noise where the sum is opened.
         distributed: Skellam noise shares inside the sum. They are sized for the fewest survivors that the sum opens,
-            less the observer's own share and those of the colluders. All noise shares of a cohort together have one
-            variance whatever the size of the cohort, and the opener adds the missing ones, so an outsider cannot
-            infer the cohort from the noise (protocols/privacy-ledger/SPEC.md, section 7).
+            less the observer's own share and those of the colluders. In a cohort of any size, all noise shares
+            together have one variance. The opener adds the missing ones, so an outsider cannot infer the cohort from
+            the noise (protocols/privacy-ledger/SPEC.md, section 7).
         local: Each contribution carries the whole noise.
 
     Attributes:
@@ -80,14 +80,14 @@ class Mechanism:
 
     @property
     def claims(self) -> bool:
-        """Whether noise is added, and a figure can follow."""
+        """True where noise is added, and a figure can follow."""
         return self.placement != "none"
 
     def spread(self, sizes: Iterable[int], min_survivors: Callable[[int], int]) -> float:
         """The variance of all noise shares of a cohort divided by the declared variance; 1 unless distributed.
 
-        It is the largest value of k / (min_survivors(k) - 1 - colluders), so that in a cohort of any size the noise
-        shares that count reach the declared variance.
+        It is the largest value of k / (min_survivors(k) - 1 - colluders), so in a cohort of any size the noise shares
+        that count reach the declared variance.
 
         Args:
             sizes: The sizes that a cohort can have.
@@ -204,11 +204,15 @@ class RoundNoise:
         return noisy
 
     def opening(self, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Opening:
-        """The noise that is added where the sum is opened: step 8 of a round.
+        """Return the noise that is added where the sum is opened: step 8 of a round.
 
-        It adds central noise, or the noise shares of the dropouts, or nothing. The noise shares that it adds count
-        for outsiders only, because the opener knows them. A second call raises `LocalProtocolError`: two openings of
-        one sum with different noise reveal more than one. See `contribute` for the arguments.
+        It adds central noise, or the noise shares of the dropouts, or nothing. The noise shares that it adds count for
+        outsiders only, because the opener knows them. A second call raises `LocalProtocolError`: two openings of one
+        sum with different noise reveal more than one.
+
+        Args:
+            entropy: As in `contribute`.
+            key: As in `contribute`.
         """
         adds = self.mechanism.placement in ("central", "distributed")
         source = self._entropy(entropy, key) if adds else os.urandom
@@ -231,13 +235,13 @@ class RoundNoise:
         participants: Iterable[ClientId],
         worst_case: bool,
     ) -> Release:
-        """What one opening is charged as.
+        """Return the release of one opening, for the ledger.
 
         Args:
             round: The round.
             attempt: The attempt of the round.
-            sampling: How the cohort was sampled, as its sampler declares.
-            views: What each observer sees of the sum.
+            sampling: The sampling of the cohort, as its sampler declares it.
+            views: The part of the sum that each observer sees.
             participants: The cohort before the opening, the survivors after it.
             worst_case: Whether this is reserved before a client is asked, with the declared noise and no more.
 
@@ -273,7 +277,7 @@ class RoundNoise:
     def _entropy(self, entropy: Entropy | None, key: tuple[int, ...] | None) -> Entropy:
         if self.mechanism.source == "secure":
             if key is not None:
-                raise ConfigError("secure noise takes no key: whoever knows the key can subtract the noise")
+                raise ConfigError("secure noise takes no key: every party that knows the key can subtract the noise")
             return os.urandom if entropy is None else entropy
         if key is None or entropy is not None:
             raise ConfigError("simulation noise takes a key such as (seed, round, client), and no entropy")

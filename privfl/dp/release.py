@@ -102,21 +102,21 @@ class Release:
             raise ConfigError(f"placement {self.placement!r} does not go with the law {self.law!r}")
         if self.placement == "none":
             if self.declared_stddev != 0 or self.realized_stddev != 0:
-                raise ConfigError("a release without noise declares a deviation of 0")
+                raise ConfigError("a release without noise declares a stddev of 0")
             return
         if self.law == "float_gaussian" and self.secure:
-            raise ConfigError("floating-point noise is not secure: its low bits tell the sum")
+            raise ConfigError("floating-point noise is not secure: its low bits reveal the sum")
         check_positive("declared_stddev", self.declared_stddev)
         check_positive("realized_stddev", self.realized_stddev)
         if self.realized_stddev < self.declared_stddev:
             raise PrivacyError(
-                f"the surviving noise has deviation {self.realized_stddev:.6g}, and {self.declared_stddev:.6g} was "
+                f"the surviving noise has stddev {self.realized_stddev:.6g}, and {self.declared_stddev:.6g} was "
                 "declared: no epsilon can be claimed"
             )
 
     @property
     def noise_multiplier(self) -> float:
-        """Declared noise deviation over the norm bound of one contribution."""
+        """The declared standard deviation of the noise divided by the norm bound of one contribution."""
         return self.declared_stddev / self.norm_bound
 
     def record(self) -> dict[str, Any]:
@@ -158,8 +158,10 @@ class Release:
         return cls.read(values | {"length": UNKNOWN_LENGTH})
 
     def withheld(self) -> Release:
-        """The release as it may be published beside an outsider's epsilon: without who took part, or how much noise
-        more than declared survived, since both depend on the cohort."""
+        """The release as it may be published next to an outsider's epsilon.
+
+        Participants and the noise beyond the declared noise are left out, because both depend on the cohort.
+        """
         return replace(self, participants=None, realized_stddev=self.declared_stddev)
 
     def covers(self, other: Release) -> bool:

@@ -10,13 +10,20 @@ from typing import Final
 from privfl.checks import check_count, check_positive
 from privfl.errors import ConfigError
 
-DEVIATION: Final = 0.05
+MEAN_STDDEV: Final = 0.05
 """How well the noisy mean of a side block is known, in units of its range, unless said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """`length` entries of a vector, encoded at `scale` units per 1.0, whose real l2 norm is at most `bound`."""
+    """Entries of a vector with one scale and one bound.
+
+    Attributes:
+        name: The name, such as "update".
+        length: The number of entries.
+        scale: The integer units of 1.0.
+        bound: The maximum of the real l2 norm.
+    """
 
     name: str
     length: int
@@ -44,27 +51,36 @@ class Slot:
 
 
 def side_bound(
-    units: int, *, noise_multiplier: float, denominator: float, deviation: float = DEVIATION, blocks: int = 1
+    units: int, *, noise_multiplier: float, denominator: float, stddev: float = MEAN_STDDEV, blocks: int = 1
 ) -> int:
-    """The integer bound h of each of `blocks` single entries beside an update of norm `units`, under one noise.
+    """Return the integer bound h of single entries next to an update, under one noise.
 
-    A mean of such entries over `denominator`, in units of their range 2h, gets noise of deviation `deviation` at most:
-    S = z sqrt(units^2 + blocks h^2) and S/(2h) = deviation*denominator together. Raises `ConfigError` when the cohort
-    is too small for that.
+    A mean of such entries, in units of their range 2h, gets noise of standard deviation `stddev` at most. It solves
+    S = z sqrt(units^2 + blocks h^2) and S/(2h) = stddev*denominator together.
+
+    Args:
+        units: The norm bound of the update, in integer units.
+        noise_multiplier: The standard deviation of the noise divided by the norm bound of the whole vector, z.
+        denominator: The number of clients that the mean divides by.
+        stddev: The standard deviation of the mean, in units of the range.
+        blocks: The number of single entries.
+
+    Raises:
+        ConfigError: The cohort is too small for that.
     """
     for name, value in (
         ("noise_multiplier", noise_multiplier),
         ("denominator", denominator),
-        ("deviation", deviation),
+        ("stddev", stddev),
     ):
         check_positive(name, value)
     check_count("units", units)
-    left = 4 * (deviation * denominator) ** 2 - blocks * noise_multiplier**2
+    left = 4 * (stddev * denominator) ** 2 - blocks * noise_multiplier**2
     if left <= 0:
         least = math.sqrt(blocks) * noise_multiplier / (2 * denominator)
         raise ConfigError(
-            f"a cohort of {denominator:g} cannot tell a mean to {deviation:g} of its range under a noise multiplier of "
-            f"{noise_multiplier:g}: allow a deviation above {least:.3g}"
+            f"a cohort of {denominator:g} cannot give a mean to {stddev:g} of its range under a noise multiplier of "
+            f"{noise_multiplier:g}: allow a stddev above {least:.3g}"
         )
     return max(1, math.ceil(noise_multiplier * units / math.sqrt(left)))
 

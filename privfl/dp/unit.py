@@ -22,8 +22,8 @@ class PrivacyUnit:
 
     Attributes:
         level: "client" for a client with all its examples, "example" for one example.
-        adjacency: Two data sets are neighbors when one has one more unit ("add_remove"), when one unit's data were
-            exchanged for other data ("replace_one"), or when one unit's contribution became zero ("zero_out").
+        adjacency: The relation of neighboring data sets: one has one more unit ("add_remove"), one unit's data were
+            exchanged for other data ("replace_one"), or one unit's contribution became zero ("zero_out").
 
     Raises:
         ConfigError: Another level or adjacency.

@@ -23,7 +23,12 @@ _CLIENT: Final = b"privfl/1 client round"
 
 
 class Contribution:
-    """A client's work in any round of a run: train, clip, encode, add noise. What changes by round is in the plan."""
+    """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
+
+    Args:
+        train: Trains one client.
+        scheme: The sum.
+    """
 
     def __init__(self, train: Train, scheme: SecureSum) -> None:
         self.train, self.scheme = train, scheme

@@ -43,7 +43,12 @@ class DrawNotes:
         self._chance = None if self._turn is None else mean_shortfall(self.sampling, self.population, self.shortfall)
 
     def tally(self, *, skipped: bool, cohort: int) -> None:
-        """Count one finished round: was it `skipped`, and the size of its `cohort`."""
+        """Count one finished round.
+
+        Args:
+            skipped: Whether it was skipped.
+            cohort: The size of its cohort.
+        """
         self.rounds += 1
         self.skipped += skipped
         self.participants += cohort

@@ -73,7 +73,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class UpdateEncoding:
-    """How an update becomes integers: named slots `update`, one for each metric, `clip` and `weight`, in this order.
+    """The encoding of an update as integers: named slots `update`, one per metric, `clip`, `weight`, in this order.
 
     With `weighting="examples"` a client with n examples contributes min(n, max_weight)/max_weight times its update
     and its metrics, and min(n, max_weight) as its weight. The mean over examples is then exact, and the contribution
@@ -210,7 +210,7 @@ class UpdateEncoding:
 
     @property
     def places(self) -> Mapping[str, slice[int, int, None]]:
-        """Where each slot stands in the vector."""
+        """The place of each slot in the vector."""
         if "places" not in self._derived:
             places, start = dict[str, "slice[int, int, None]"](), 0
             for slot in self.slots:
@@ -381,7 +381,12 @@ class UpdateEncoding:
         return units / self.codec.scale * self.max_weight / counts.weight if counts.weight > 0 else 0.0
 
     def next_clip_norm(self, total: Ints, denominator: float) -> float | None:
-        """The clip norm of the next round, from the opened sum int64 `[total_length]`; None for a fixed clip."""
+        """Return the clip norm of the next round; None for a fixed clip.
+
+        Args:
+            total: The opened sum, int64 `[total_length]`.
+            denominator: The number of clients that the mean divides by.
+        """
         if not isinstance(self.clip, AdaptiveClip):
             return None
         return self.clip.next(int(total[self.places[INDICATOR]][0]), denominator).clip_norm

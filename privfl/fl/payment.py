@@ -15,12 +15,12 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Where rounds are charged.
+    """The charging of rounds: a ledger, its reader and a limit.
 
     Attributes:
         ledger: The run's ledger; the only truth about its privacy.
         accountant: Reads what was spent so far, for reports.
-        budget: The most that the run may spend; None for no limit.
+        budget: The epsilon that the run may spend; None for no limit.
     """
 
     ledger: Ledger
@@ -29,6 +29,10 @@ class Payment:
 
     def reserve(self, plan: RoundPlan, scheme: SecureSum) -> Token | None:
         """Charge the worst case of a round durably, before a client is asked.
+
+        Args:
+            plan: The plan of the round.
+            scheme: The sum.
 
         Returns:
             The reservation; None for a plan without noise, which claims nothing. With simulation noise the
@@ -51,7 +55,12 @@ class Payment:
         return self.ledger.reserve(worst)
 
     def check(self, worst: Release, draw: Draw | None) -> None:
-        """Raise `BudgetExceeded` if `worst`, after `draw`, could cost too much; without a budget do nothing."""
+        """Raise `BudgetExceeded` if the next round could cost too much; without a budget do nothing.
+
+        Args:
+            worst: The worst-case release of the round.
+            draw: The record of its cohort's sampling; None where nothing is sampled.
+        """
         if self.budget is not None:
             self.budget.check(self.ledger, draw, worst)
 
@@ -63,11 +72,23 @@ class Payment:
         return token
 
     def settle(self, token: Token | None, plan: RoundPlan, scheme: SecureSum, survivors: Iterable[ClientId]) -> None:
-        """Replace a reservation by what was opened; a token of None does nothing."""
+        """Replace a reservation by the release of the opened sum.
+
+        Args:
+            token: The reservation; None does nothing.
+            plan: The plan of the round.
+            scheme: The sum.
+            survivors: The clients whose vectors are in the sum.
+        """
         if token is not None:
             self.ledger.settle(token, plan.release(scheme, survivors, worst_case=False))
 
     def refund(self, token: Token | None, error: TooFewSurvivors) -> None:
-        """Return a reservation if `error` proves that nothing can have been opened; otherwise the charge stands."""
+        """Return a reservation if `error` proves that nothing can have been opened; otherwise the charge stands.
+
+        Args:
+            token: The reservation; None does nothing.
+            error: The abort of the round.
+        """
         if token is not None and not error.opened:
             self.ledger.refund(token, "too_few_survivors")

@@ -54,7 +54,15 @@ def write_plan(plan: RoundPlan) -> bytes:
 
 
 def read_plan(of: type[_T], data: bytes) -> _T:
-    """The plan whose canonical bytes are `data`; raises `WireError` for any other bytes."""
+    """Return the plan of canonical bytes.
+
+    Args:
+        of: The class of the plan.
+        data: The bytes.
+
+    Raises:
+        WireError: The bytes are not the canonical form of a plan.
+    """
     if len(data) > MAX_PLAN_BYTES:
         raise WireError(f"a plan has at most {MAX_PLAN_BYTES} bytes, not {len(data)}")
     if not data.startswith(PREFIX):

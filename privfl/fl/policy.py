@@ -1,4 +1,4 @@
-"""A client's policy: what it insists on before it trains, whatever the server says."""
+"""A client's policy: the demands that a plan must meet before the client trains."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from privfl.sums import SecureSum, SumPolicy, SumTask
 
 @dataclass(frozen=True, slots=True)
 class ClientPolicy:
-    """What a client insists on; `check` compares a plan with it.
+    """The demands of a client; `check` compares a plan with them.
 
     Attributes:
         sum: The demands on the sum: cohort, survivors, share threshold.
         placements: The placements of noise that are accepted; None accepts any, and rounds without noise. With
             placements the noise must be secure: noise from the plan's public seed protects nobody.
-        min_noise_stddev: The least declared standard deviation of the noise, in the model's unit. Above 0 the noise
-            must be secure, too.
+        min_noise_stddev: The minimum of the declared standard deviation of the noise, in the model's unit. Above 0 the
+            noise must be secure, too.
         max_clip_norm: The largest clip norm that is accepted.
         min_colluders: The fewest colluding clients that distributed noise must tolerate.
     """

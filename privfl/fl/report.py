@@ -77,7 +77,9 @@ class RoundReport:
         return values
 
     def published(self) -> dict[str, Any]:
-        """The report as it may stand beside an outsider's epsilon: without what tells who, or how many, took part."""
+        """Return the report as it may stand next to an outsider's epsilon: without all that reveals who, or how many,
+        took part.
+        """
         return {name: value for name, value in self.record().items() if name not in COHORT_DEPENDENT}
 
     @classmethod

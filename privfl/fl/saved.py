@@ -17,7 +17,7 @@ _MAX_SESSION_BYTES: Final = 1 << 34
 
 @dataclass(frozen=True, slots=True)
 class SavedParty:
-    """What a restored party needs besides the code, the keys and, at the server, the state before the round.
+    """The state of a party, without the code, the keys and, at the server, the state before the round.
 
     Attributes:
         order: The bytes of the plan.
@@ -36,7 +36,15 @@ class SavedParty:
 
     @classmethod
     def from_bytes(cls, label: bytes, data: bytes) -> SavedParty:
-        """The saved party; raises `StateError` for bytes that were altered, cut short, or are of another kind."""
+        """Return the saved party.
+
+        Args:
+            label: The kind of party.
+            data: The bytes that it was saved as.
+
+        Raises:
+            StateError: The bytes were altered, cut short, or are of another kind.
+        """
         whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
         if not whole.startswith(label) or hashlib.sha256(whole).digest() != digest:
             raise StateError("not the saved state of this kind of party, or an altered one")
@@ -66,7 +74,15 @@ def session_bytes(session: Any) -> bytes:
 
 
 def resuming(scheme: Any, method: str) -> Any:
-    """The method of a sum that restores a session; raises `ConfigError` for a sum that has none."""
+    """Return the method of a sum that restores a session.
+
+    Args:
+        scheme: The sum.
+        method: The name of the method.
+
+    Raises:
+        ConfigError: The sum has no such method.
+    """
     if not hasattr(scheme, method):
         raise ConfigError(f"{scheme.name} cannot restore a saved session: it has no {method}()")
     return getattr(scheme, method)

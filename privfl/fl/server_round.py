@@ -181,11 +181,16 @@ class ServerRound:
 
     @property
     def ready(self) -> bool:
-        """Whether `advance()` would succeed now."""
+        """True if `advance()` would succeed now."""
         return self._session is not None and self._session.ready
 
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message; a `RemoteProtocolError` has dropped its sender, and the round goes on."""
+        """Take one client's message. A `RemoteProtocolError` means that its sender was dropped, and the round goes on.
+
+        Args:
+            sender: The client.
+            message: The bytes.
+        """
         self._heard.update({sender}.intersection(self.plan.cohort))
         self._live().receive(sender, message)
         self._pay_opener()

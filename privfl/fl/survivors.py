@@ -1,4 +1,4 @@
-"""How many clients must survive a round, and what that means for noise shares."""
+"""The rule for survivors of a round, and its meaning for noise shares."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SurvivorRule:
 
     Attributes:
         fraction: The fraction of a cohort that must survive, in [0, 1]; the count is rounded up.
-        floor: The fewest survivors for a cohort of any size. A fraction of 0 and a floor of 0 open whatever arrives.
+        floor: The fewest survivors for a cohort of any size. With a fraction of 0 and a floor of 0 every sum opens.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -41,7 +41,12 @@ class SurvivorRule:
         return max(self.floor, math.ceil(self.fraction * size))
 
     def opened(self, scheme: SecureSum, size: int) -> int:
-        """The fewest vectors that `scheme` opens under this rule in a cohort of `size`; size + 1 if it never opens."""
+        """Return the fewest vectors that the sum opens under this rule; size + 1 if it never opens.
+
+        Args:
+            scheme: The sum.
+            size: The size of the cohort.
+        """
         if self.of(size) > size:
             return size + 1
         try:
@@ -64,16 +69,26 @@ class SurvivorRule:
 
 
 def cohort_sizes(sampling: Sampling, population: int, size: int) -> range:
-    """The sizes of cohorts whose noise must not be told apart from that of a cohort of `size`.
+    """Return the sizes of cohorts whose noise must be indistinguishable from that of a cohort of `size`.
 
-    Amplification by sampling rests on noise that reveals nothing of the cohort, so there it is every size that can be
+    Amplification by sampling needs noise that reveals nothing of the cohort, so there it is every size that can be
     sampled. Where anybody may know the cohort it is its own size.
+
+    Args:
+        sampling: The sampling of the cohort.
+        population: The number of clients.
+        size: The size of the cohort.
     """
     return range(size, size + 1) if isinstance(sampling, Everyone) else sampling.sizes(population)
 
 
 def nominal_cohort(sampling: Sampling, population: int) -> tuple[int, ...]:
-    """A cohort that the sampling can produce, for questions about a round before anybody is sampled."""
+    """Return a cohort that the sampling can produce, for questions about a round before anybody is sampled.
+
+    Args:
+        sampling: The sampling of the cohort.
+        population: The number of clients.
+    """
     size = population if isinstance(sampling, Everyone) else max(1, min(sampling.sizes(population)))
     return tuple(range(size))
 
@@ -81,8 +96,8 @@ def nominal_cohort(sampling: Sampling, population: int) -> tuple[int, ...]:
 def noise_spread(mechanism: Mechanism, rule: SurvivorRule, scheme: SecureSum, sizes: range) -> float:
     """The variance of all noise shares of a cohort divided by the declared variance, for cohorts of any of `sizes`.
 
-    Above 128 possible sizes the rule alone is asked for the larger ones: the sum never opens fewer vectors than the
-    rule demands, so the noise is only larger than it has to be.
+    Above 128 possible sizes the rule alone is asked for the larger ones. The sum never opens fewer vectors than the
+    rule demands, so the noise can only be larger than needed.
 
     Args:
         mechanism: The noise.

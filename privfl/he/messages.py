@@ -26,7 +26,14 @@ _ID_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """A client's fresh X25519 key and the id of the session key that it reserved a use of (zeros if none), signed."""
+    """A client's fresh key agreement key, signed.
+
+    Attributes:
+        client: The client.
+        public: Its X25519 key.
+        held: The id of the session key of which it reserved a use; zeros if none.
+        signature: Its signature on the two.
+    """
 
     client: ClientId = wired(CLIENT)
     public: bytes = wired(Fixed(32))
@@ -63,7 +70,12 @@ class Advert:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A session key sealed for one client."""
+    """A session key sealed for one client.
+
+    Attributes:
+        client: The client that can open it.
+        content: The sealed key.
+    """
 
     client: ClientId = wired(CLIENT)
     content: bytes = wired(Fixed(BOX_BYTES))
@@ -71,7 +83,17 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """The signed part of a frame: parameters, key, seeds, hash and tag of the c0 block."""
+    """The signed part of a frame.
+
+    Attributes:
+        client: The client whose vector it is.
+        params: The digest of the parameters.
+        key: The id of the session key.
+        seeds: The seeds of the ciphertexts.
+        block: The hash of the c0 block.
+        tag: The tag of the c0 block.
+        signature: The client's signature on all of these.
+    """
 
     client: ClientId = wired(CLIENT)
     params: bytes = wired(Fixed(DIGEST_BYTES))
@@ -114,7 +136,12 @@ class FrameHeader:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One client's signature on the survivor list."""
+    """One client's signature on the survivor list.
+
+    Attributes:
+        client: The client.
+        signature: Its signature.
+    """
 
     client: ClientId = wired(CLIENT)
     signature: bytes = wired(Fixed(SIGNATURE_BYTES))
@@ -138,7 +165,13 @@ class AskDealer(Message):
 
 @dataclass(frozen=True, slots=True)
 class Deal(Message):
-    """Dealer: the id of a fresh key, signed, and the key in one box for each other client."""
+    """Dealer: a fresh session key for each other client.
+
+    Attributes:
+        key: The id of the key.
+        signature: The dealer's signature on it.
+        boxes: The key in one box for each other client.
+    """
 
     KIND: ClassVar[int] = 0x0303
     key: bytes = wired(Fixed(32))
@@ -148,7 +181,14 @@ class Deal(Message):
 
 @dataclass(frozen=True, slots=True)
 class Dealt(Message):
-    """Server to each client: the dealer's advert and signature, and this client's box (the dealer gets none)."""
+    """Server to each client: its part of the deal.
+
+    Attributes:
+        dealer: The dealer's advert.
+        key: The id of the key.
+        signature: The dealer's signature on it.
+        box: This client's box; the dealer gets none.
+    """
 
     KIND: ClassVar[int] = 0x0304
     dealer: Advert = wired(Struct(Advert))
@@ -167,7 +207,12 @@ class UseKey(Message):
 
 @dataclass(frozen=True, slots=True)
 class Frame(Message):
-    """Client: its encrypted vector."""
+    """Client: its encrypted vector.
+
+    Attributes:
+        header: The signed part.
+        block: The c0 block.
+    """
 
     KIND: ClassVar[int] = 0x0306
     header: FrameHeader = wired(Struct(FrameHeader))
@@ -192,7 +237,13 @@ class Consent(Message):
 
 @dataclass(frozen=True, slots=True)
 class AskOpener(Message):
-    """Server to the opener: all headers, the votes, and the one summed block."""
+    """Server to the opener: the summed block, with all that the opener checks.
+
+    Attributes:
+        headers: The headers of all frames in the sum.
+        votes: The signatures on the survivor list.
+        block: The one summed block.
+    """
 
     KIND: ClassVar[int] = 0x0309
     headers: tuple[FrameHeader, ...] = wired(ListOf(Struct(FrameHeader), MAX_CLIENTS))
@@ -202,7 +253,12 @@ class AskOpener(Message):
 
 @dataclass(frozen=True, slots=True)
 class Opened(Message):
-    """Opener: the sum, rounded and with the opening applied, as words of the task's ring; signed."""
+    """Opener: the sum, rounded and with the opening applied.
+
+    Attributes:
+        signature: The opener's signature on it.
+        total: The sum as words of the task's ring.
+    """
 
     KIND: ClassVar[int] = 0x030A
     signature: bytes = wired(Fixed(SIGNATURE_BYTES))

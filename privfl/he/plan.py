@@ -148,12 +148,14 @@ class CkksPlan:
         return HEADER_BYTES + 8 + Ring(self.bits).packed_bytes(self.length) + 64
 
     def noise_stddev(self, clients: int | None = None) -> float:
-        """The standard deviation, in integer units, of a slot's real or imaginary part.
+        """Return the standard deviation, in integer units, of a slot's real or imaginary part.
 
-        `clients` is the number of vectors in the sum; None means the whole cohort.
         A slot is the plaintext polynomial at a root of unity of order 2N. Its real part is sum_j e_j cos(t_j) with
-        sum_j cos(t_j)^2 = N/2, and e_j is the sum of `clients` independent noises and roundings:
-        sqrt(clients * (10.5 + 1/12) * N/2) / D. The float error of the transforms comes on top.
+        sum_j cos(t_j)^2 = N/2. Each e_j is the sum of `clients` independent noises and roundings, which gives
+        `sqrt(clients * (10.5 + 1/12) * N/2) / D`. The float error of the transforms comes on top.
+
+        Args:
+            clients: The number of vectors in the sum; None means the whole cohort.
         """
         count = self.clients if clients is None else clients
         variance = count * (NOISE_VARIANCE + ROUNDING_VARIANCE) * self.degree / 2
@@ -186,9 +188,9 @@ def plan_ckks(
 ) -> CkksPlan:
     """Choose the cheapest exact parameters for a sum.
 
-    Takes the smallest prime (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at least 2^16 with a margin
-    of 14 standard deviations, and then the largest such scale. The range of the sum comes from `ring`, or from `clip`,
-    `scale` and `max_weight`.
+    The prime is the smallest (40, 48, 56 or 60 bits) that holds the sum at a slot scale of at least 2^16 with a margin
+    of 14 standard deviations. The slot scale is then the largest that fits. The range of the sum comes from `ring`, or
+    from `clip`, `scale` and `max_weight`.
 
     Args:
         length: Values of a vector, at least 1.

@@ -25,9 +25,9 @@ from privfl.wire import ClientId, check_client
 class CkksSum:
     """Sums vectors that the server cannot read, and that one of the clients opens.
 
-    More than half of the cohort must sign one survivor list before a sum is opened. Every client needs credentials:
-    `Credentials` for a fresh session key in every sum (or, where they hold a session key, for that one), or
-    `StandingCredentials` for a key that lasts several sums. The scheme itself holds nothing secret.
+    More than half of the cohort must sign one survivor list before a sum is opened. Every client needs credentials.
+    With `Credentials` there is a fresh session key in every sum (or the one that they hold), with
+    `StandingCredentials` one key lasts several sums. The scheme itself holds nothing secret.
     """
 
     name: str = NAME

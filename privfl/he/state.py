@@ -1,4 +1,4 @@
-"""What the server of a CKKS sum holds between two messages, as canonical bytes.
+"""The state of the server of a CKKS sum between two messages, as canonical bytes.
 
 The bytes are a label | task digest 32 | fields as in wire.py | SHA-256 of all that (privfl/sums/session.py). They hold
 public keys, signatures, sealed boxes and residues; no key that opens anything.
@@ -21,7 +21,12 @@ _IDS: Final = IdSet(MAX_CLIENTS)
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """A client whose message was refused, and why."""
+    """A client whose message was refused.
+
+    Attributes:
+        client: The client.
+        reason: The broken rule, as UTF-8.
+    """
 
     client: int = wired(CLIENT)
     reason: bytes | memoryview = wired(Blob(1 << 20))
@@ -29,7 +34,23 @@ class Blame:
 
 @dataclass(frozen=True, slots=True)
 class ServerForm:
-    """Everything that changes in a server session; a list of one or none stands for an optional value."""
+    """Everything that changes in a server session; a list of one or none stands for an optional value.
+
+    Attributes:
+        step: The position of the state in the table.
+        awaiting: The clients whose message is awaited.
+        answered: The clients that answered in this step.
+        blamed: The clients whose message was refused.
+        adverts: The adverts so far.
+        dealer: The dealer's advert.
+        dealt: The dealer's message.
+        key: The id of the session key; zeros before there is one.
+        headers: The headers of the frames in the sum.
+        votes: The signatures on the survivor list.
+        openers: The clients that may still open, in order.
+        pending: The opener that was asked.
+        total: The sum of the blocks so far.
+    """
 
     step: int = wired(U8)
     awaiting: tuple[int, ...] = wired(_IDS)
@@ -47,12 +68,25 @@ class ServerForm:
 
 
 def dump_form(form: ServerForm, task: bytes) -> bytes:
-    """The canonical bytes of `form`, bound to the task's digest."""
+    """Return the canonical bytes of `form`, bound to the task's digest.
+
+    Args:
+        form: The state.
+        task: The digest of the task, 32 bytes.
+    """
     return pack_state(_LABEL, task, write_fields(form))
 
 
 def load_form(data: bytes, task: bytes) -> ServerForm:
-    """The form in `data`; raises `StateError` for bytes that were altered or belong to another task."""
+    """Return the state in `data`.
+
+    Args:
+        data: Bytes from `dump_form`.
+        task: The digest of the task, 32 bytes.
+
+    Raises:
+        StateError: The bytes were altered or belong to another task.
+    """
     body = unpack_state(_LABEL, task, data)
     try:
         reader = Reader(body)

@@ -141,7 +141,7 @@ def test_a_report_tells_where_the_clip_stood(tmp_path: Path) -> None:
         ({"privacy.clip": "layers"}, ConfigError, "whole update"),
         ({"privacy.placement": "none", "privacy.noise_multiplier": None}, ConfigError, "under the noise"),
         ({"privacy.clip_quantile": 1.5}, ConfigError, "quantile"),
-        ({"privacy.noise_multiplier": 50.0}, ConfigError, "allow a deviation"),
+        ({"privacy.noise_multiplier": 50.0}, ConfigError, "allow a stddev"),
         ({"privacy.loss_bound": -1.0}, ConfigError, "greater than 0"),
         ({"server.weighting": "examples"}, PrivacyError, "sensitivity"),
     ],

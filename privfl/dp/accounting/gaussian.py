@@ -10,7 +10,12 @@ _SAFE: Final = 1e-9  # relative excess that covers every rounding below
 
 
 def log_delta(noise_multiplier: float, epsilon: float) -> float:
-    """ln delta(epsilon) of a Gaussian mechanism: Phi(1/(2z) - eps z) - e^eps Phi(-1/(2z) - eps z)."""
+    """Return ln delta(epsilon) of a Gaussian mechanism: Phi(1/(2z) - eps z) - e^eps Phi(-1/(2z) - eps z).
+
+    Args:
+        noise_multiplier: The standard deviation divided by the sensitivity, z.
+        epsilon: At least 0.
+    """
     z = noise_multiplier
     first = log_cdf(0.5 / z - epsilon * z)
     second = epsilon + log_cdf(-0.5 / z - epsilon * z)
@@ -18,7 +23,12 @@ def log_delta(noise_multiplier: float, epsilon: float) -> float:
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
-    """The least epsilon >= 0 of a Gaussian mechanism at `delta`, rounded up by at most 1e-9 of its size."""
+    """Return the smallest epsilon >= 0 of a Gaussian mechanism, rounded up by at most 1e-9 of its size.
+
+    Args:
+        noise_multiplier: The standard deviation divided by the sensitivity.
+        delta: In (0, 1).
+    """
     wanted = math.log(delta) - 1e-9  # above the error of the logarithms at z = 10^4
     low, high = 0.0, 1.0
     if log_delta(noise_multiplier, 0.0) <= wanted:

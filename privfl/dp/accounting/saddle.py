@@ -17,7 +17,14 @@ Nodes = Iterable[tuple[Floats, Floats, int]]
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Cumulant generating function of the composed losses at a tilt, and the first two moments under it."""
+    """The cumulant generating function of the composed losses at a tilt, and the first two moments under it.
+
+    Attributes:
+        log: The function's value, the logarithm of the mean of e^(tilt * loss).
+        mean: The mean of the losses under the tilt.
+        variance: The variance of the losses under the tilt.
+        stddevs: The standard deviation of each event's loss.
+    """
 
     log: float
     mean: float
@@ -31,7 +38,12 @@ class Moments:
 
 
 def moments_of(nodes: Nodes, tilt: float) -> Moments:
-    """The moments of the composed losses under a tilt."""
+    """Return the moments of the composed losses under a tilt.
+
+    Args:
+        nodes: The losses of each event, their weights and how often it is composed.
+        tilt: The factor lambda of the weights e^(lambda l).
+    """
     log = mean = variance = 0.0
     stddevs = []
     for losses, weights, count in nodes:
@@ -49,7 +61,13 @@ def moments_of(nodes: Nodes, tilt: float) -> Moments:
 
 
 def log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
-    """ln delta at `epsilon` if the tilted sum were Gaussian."""
+    """Return ln delta at `epsilon` as if the tilted sum were Gaussian.
+
+    Args:
+        moments: The moments under the tilt.
+        tilt: The factor lambda.
+        epsilon: At least 0.
+    """
     stddev, m = max(moments.stddev, 1e-300), moments.mean - epsilon
 
     def log_part(power: float) -> float:
@@ -63,7 +81,13 @@ def log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
 
 
 def first_power(low_side: Callable[[float], bool], scale: float) -> float:
-    """The least power above 0 where `low_side` does not hold any more, roughly, and at most 2^30 times `scale`."""
+    """Return the smallest power of two times `scale`, roughly, where `low_side` does not hold any more, up to 2^30
+    times it.
+
+    Args:
+        low_side: A condition that holds below some point.
+        scale: Positive.
+    """
     high = scale
     while low_side(high) and high < 2.0**30 * scale:
         high *= 2.0
@@ -71,7 +95,14 @@ def first_power(low_side: Callable[[float], bool], scale: float) -> float:
 
 
 def bisect(low_side: Callable[[float], bool], low: float, high: float, *, steps: int = 60) -> float:
-    """A point at the end of the part of [low, high] where `low_side` holds."""
+    """Return a point at the end of the part of [low, high] where `low_side` holds.
+
+    Args:
+        low_side: A condition that holds below some point.
+        low: The start of the interval.
+        high: Its end.
+        steps: The number of bisections.
+    """
     for _ in range(steps):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if low_side(middle) else (low, middle)
@@ -81,7 +112,13 @@ def bisect(low_side: Callable[[float], bool], low: float, high: float, *, steps:
 
 
 def root(excess: Callable[[float], float], low: float, high: float) -> float:
-    """The root of a falling function between `low` and `high`, from above, to 1e-9 of itself (Illinois)."""
+    """Return the root of a falling function between `low` and `high`, from above, to 1e-9 of itself (Illinois).
+
+    Args:
+        excess: The function.
+        low: Where it is at least 0.
+        high: Where it is at most 0.
+    """
     left, right = excess(low), excess(high)
     last = 0
     while high - low > 1e-9 * high:

@@ -1,6 +1,6 @@
 """The discrete Gaussian of Canonne, Kamath and Steinke (2020): P(k) proportional to exp(-k^2/(2 s^2)) on the integers.
 
-An option beside the rounded Gaussian. It is not post-processing of a real Gaussian, so that the Gaussian's privacy
+It is an alternative to the rounded Gaussian. It is not post-processing of a real Gaussian, so the Gaussian's privacy
 loss does not cover it; its own accounting is in `privfl.dp.accounting.profiles`.
 """
 
@@ -20,9 +20,15 @@ _TABLE_STDDEV: Final = 64.0
 
 
 def discrete_gaussian(sigma: float, length: int, *, entropy: Entropy = os.urandom) -> Ints:
-    """int64 `[length]`: independent draws with parameter `sigma` in (0, 2^44] integer units.
+    """Return independent samples, int64 `[length]`. The law is exact up to a total variation of 2^-100 per sample.
 
-    The law is exact up to a total variation of 2^-100 a draw. Raises `ConfigError` outside the range.
+    Args:
+        sigma: The parameter, in (0, 2^44] integer units.
+        length: The number of samples.
+        entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        ConfigError: `sigma` is out of range.
     """
     check_positive("sigma", sigma)
     return _sampler(float(sigma)).draw(length, entropy)

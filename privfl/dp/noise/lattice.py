@@ -1,7 +1,7 @@
 """Exact sampling of symmetric log-concave laws on the integers, decided on 64-bit uniforms.
 
 Every comparison is first made on 64 random bits with a bound on its error; only what that leaves open is repeated in
-decimal arithmetic with more bits. `Table` inverts a distribution function (small deviations); `Hat` rejects from a
+decimal arithmetic with more bits. `Table` inverts a distribution function (small stddevs); `Hat` rejects from a
 uniform center with exponential tails, which dominates by log-concavity (after Devroye 1986, chapter X.1).
 """
 
@@ -50,7 +50,12 @@ class Table:
         self._words = np.array([min(int(c.multiply(b, _WORD)), 2**64 - 1) for b in self._below], np.uint64)
 
     def draw(self, length: int, entropy: Entropy) -> Ints:
-        """int64 `[length]`."""
+        """Return independent samples, int64 `[length]`.
+
+        Args:
+            length: The number of samples.
+            entropy: A source of random bytes, such as `os.urandom`.
+        """
         bits = np.frombuffer(entropy(8 * length), np.uint64)
         found = np.searchsorted(self._words, bits, side="left")
         open_ = np.flatnonzero(self._words[np.minimum(found, len(self._words) - 1)] == bits)
@@ -67,8 +72,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class LogConcave:
-    """ln p(k)/p(0) of a symmetric log-concave law: in float64 within `error` absolutely (and 32 units in the last
-    place), and in decimals; `stddev` at least 16."""
+    """A symmetric log-concave law, as ln p(k)/p(0).
+
+    Attributes:
+        stddev: The standard deviation, at least 16.
+        error: The absolute error of `fast`, apart from 32 units in the last place.
+        fast: The logarithm in float64.
+        exact: The logarithm in decimals.
+    """
 
     stddev: float
     error: float
@@ -85,7 +96,7 @@ class Hat:
 
     def __init__(self, law: LogConcave) -> None:
         if law.stddev > MAX_STDDEV:
-            raise ConfigError(f"a noise deviation of {law.stddev:.4g} units is above 2^44: lower the codec's scale")
+            raise ConfigError(f"a noise stddev of {law.stddev:.4g} units is above 2^44: lower the codec's scale")
         c = CONTEXT
         self._law = law
         self._bits = math.frexp(law.stddev)[1]  # 2^(bits-1) <= stddev < 2^bits; the center has 2^bits points
@@ -106,7 +117,12 @@ class Hat:
         self._center_word = np.uint64(int(c.multiply(self._center, _WORD)))
 
     def draw(self, length: int, entropy: Entropy) -> Ints:
-        """int64 `[length]`."""
+        """Return independent samples, int64 `[length]`.
+
+        Args:
+            length: The number of samples.
+            entropy: A source of random bytes, such as `os.urandom`.
+        """
         out = np.empty(length, np.int64)
         filled = 0
         while filled < length:
@@ -177,7 +193,7 @@ class Hat:
 
 
 class _Uniform:
-    """A real uniform on (0, 1) of which 64 bits are known, and more are drawn when a decision needs them."""
+    """A real uniform on (0, 1) of which 64 bits are known, and more are sampled when a decision needs them."""
 
     def __init__(self, word: int, entropy: Entropy) -> None:
         self._value, self._known, self._entropy = word, 64, entropy

@@ -1,11 +1,11 @@
 """The rounded Gaussian rint(N(0, s^2)), sampled exactly from random bits.
 
-Box and Muller (1958): for independent uniforms v, w on (0, 1), sqrt(-2 ln v) times cos(2 pi w) and sin(2 pi w) are
-two independent standard normals. Here v and w are real numbers of which 64 bits are drawn first. A float64 evaluation
-of s*x comes with a bound on its error, the unknown bits of v and w included; where the rounding to an integer is
-certain within that bound, the integer is exact. Elsewhere more bits are drawn and the pair is evaluated in decimal
-arithmetic until it is certain. The law of the result is therefore P(k) = Phi((k+1/2)/s) - Phi((k-1/2)/s), exactly, and
-as the rounding of a real Gaussian around an integer it is post-processing of the Gaussian mechanism on integers.
+Box and Muller (1958): for independent uniforms v, w on (0, 1), sqrt(-2 ln v) times cos(2 pi w) and sin(2 pi w) are two
+independent standard normals. Here v and w are real numbers of which 64 bits are sampled first. A float64 evaluation of
+`s*x` has an error bound. The unknown bits of v and w are included in it. Where the rounding to an integer is
+certain within that bound, the integer is exact. Elsewhere more bits are sampled, and the pair is evaluated in decimal
+arithmetic until it is certain. The law of the result is therefore P(k) = Phi((k+1/2)/s) - Phi((k-1/2)/s), exactly. As
+the rounding of a real Gaussian around an integer, it is post-processing of the Gaussian mechanism on integers.
 """
 
 from __future__ import annotations
@@ -49,13 +49,19 @@ def seeded_entropy(*key: int) -> Entropy:
 
 
 def rounded_gaussian(stddev: float, length: int, *, entropy: Entropy = os.urandom) -> Ints:
-    """int64 `[length]`: independent draws of rint(N(0, stddev^2)), exact for `stddev` in (0, 2^44] integer units.
+    """Return independent samples of rint(N(0, stddev^2)), int64 `[length]`, exactly.
 
-    Raises `ConfigError` outside that range.
+    Args:
+        stddev: The standard deviation, in (0, 2^44] integer units.
+        length: The number of samples.
+        entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        ConfigError: `stddev` is out of range.
     """
     check_positive("stddev", stddev)
     if stddev > MAX_STDDEV:
-        raise ConfigError(f"a noise deviation of {stddev:.4g} units is above 2^44: lower the codec's scale")
+        raise ConfigError(f"a noise stddev of {stddev:.4g} units is above 2^44: lower the codec's scale")
     out = np.empty(length, np.int64)
     for start in range(0, length, 2 * _PAIRS):
         part = out[start : start + 2 * _PAIRS]
@@ -74,12 +80,12 @@ def _pairs(stddev: float, v_bits: _Bits, w_bits: _Bits, entropy: Entropy) -> tup
     square = np.maximum(square, 0.0)
     radius = np.sqrt(square)
     cos, sin = _circle(w_bits)
-    # d(radius) = d(ln v) / radius, and ln v is uncertain by 1/v_bits (bits not drawn) and a few units of rounding.
+    # d(radius) = d(ln v) / radius, and ln v is uncertain by 1/v_bits (bits not sampled) and a few units of rounding.
     # Of 64 zero bits nothing is known but a bound: 1/0.
     with np.errstate(divide="ignore"):
         blur = 1.0 / v + _SLACK * _ULP * (1.0 + square)
         error = stddev * (blur / radius + _SLACK * _ULP * radius)
-    # Below half a unit whatever the angle: zero, however little is known of the small radius.
+    # Below half a unit at every angle: zero, however little is known of the small radius.
     certain_zero = stddev * np.sqrt(square + 2.0 * blur) * (1.0 + _SLACK * _ULP) < 0.5
     first, sure_first = _decide(stddev * radius * cos, error)
     second, sure_second = _decide(stddev * radius * sin, error)
@@ -90,7 +96,7 @@ def _pairs(stddev: float, v_bits: _Bits, w_bits: _Bits, entropy: Entropy) -> tup
 
 
 def _circle(w_bits: _Bits) -> tuple[_Floats, _Floats]:
-    """cos and sin of 2 pi w_bits / 2^64; quadrants are taken from the top bits, so that angles stay below pi/2."""
+    """cos and sin of 2 pi w_bits / 2^64; quadrants are taken from the top bits, and angles stay below pi/2."""
     quadrant = w_bits >> np.uint64(62)
     angle = (w_bits & np.uint64((1 << 62) - 1)).astype(np.float64) * (math.pi / 2 * 2.0**-62)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -28,9 +28,16 @@ _FAST_ERROR: Final = 1e-13  # of two expansions of four terms: Olver's bound is 
 
 
 def skellam(variance: float, length: int, *, entropy: Entropy = os.urandom) -> Ints:
-    """int64 `[length]`: independent Skellam draws of `variance` in (0, 2^88] squared integer units.
+    """Return independent Skellam samples, int64 `[length]`. The law is exact up to a total variation of 2^-100 per
+    sample.
 
-    The law is exact up to a total variation of 2^-100 a draw. Raises `ConfigError` outside the range.
+    Args:
+        variance: In (0, 2^88] squared integer units.
+        length: The number of samples.
+        entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        ConfigError: `variance` is out of range.
     """
     check_positive("variance", variance)
     return _sampler(float(variance)).draw(length, entropy)

@@ -69,5 +69,5 @@ def test_bad_settings_are_refused(change):
 
 
 def test_too_small_a_cohort_is_refused():
-    with pytest.raises(ConfigError, match="allow a deviation above"):
+    with pytest.raises(ConfigError, match="allow a stddev above"):
         AdaptiveClip.plan(1.0, units=100, noise_multiplier=2.0, denominator=10)

@@ -97,9 +97,9 @@ def test_a_proposal_is_settled_in_exact_arithmetic_when_floats_leave_it_open() -
         assert len(skellam(1e6, 5, entropy=entropy)) == 5
 
 
-@pytest.mark.parametrize("change", [{"units": 0}, {"noise_multiplier": 0.0}, {"denominator": -1.0}, {"deviation": 0.0}])
+@pytest.mark.parametrize("change", [{"units": 0}, {"noise_multiplier": 0.0}, {"denominator": -1.0}, {"stddev": 0.0}])
 def test_side_blocks_need_positive_settings(change: dict[str, float]) -> None:
-    settings = {"units": 100, "noise_multiplier": 1.0, "denominator": 100.0, "deviation": 0.05}
+    settings = {"units": 100, "noise_multiplier": 1.0, "denominator": 100.0, "stddev": 0.05}
     with pytest.raises(ConfigError):
         side_bound(**(settings | change))  # type: ignore[arg-type]
 
