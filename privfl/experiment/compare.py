@@ -26,9 +26,11 @@ from privfl.experiment import baselines
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.federation import build_federation, with_public_test
+from privfl.experiment.folder import LOCK
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
 from privfl.files import atomic_write, canonical_json
+from privfl.lock import sole_writer
 
 RESULTS: Final = "cells.jsonl"
 SCRATCH: Final = ".runs-"
@@ -157,10 +159,25 @@ def run_comparison(
 ) -> Iterator[Cell]:
     """Yield every cell as it is ready, those that `folder` holds already first; each is on the disk before.
 
-    `workers` processes run arms at the same time (None: as many as there are cores). What a sum costs is measured when
-    all others are done, one after the other, so that the seconds are those of a machine that does nothing else.
-    Raises `ConfigError` where a comparison is there and `resume` is not asked for, `StateError` where it is another.
+    What a sum costs is measured when all others are done, one after the other, so that the seconds are those of a
+    machine that does nothing else.
+
+    Args:
+        comparison: What is compared.
+        folder: Where the cells are kept; it has one writer at a time.
+        resume: Go on where the folder holds this comparison.
+        workers: The number of processes that run arms at the same time; None takes as many as there are cores.
+
+    Raises:
+        ConfigError: Where a comparison is there and `resume` is not asked for.
+        StateError: Where it is another comparison, or another process is writing it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder / LOCK):
+        yield from _write_cells(comparison, folder, resume=resume, workers=workers)
+
+
+def _write_cells(comparison: Comparison, folder: Path, *, resume: bool, workers: int | None) -> Iterator[Cell]:
     path = folder / RESULTS
     header = {"comparison": hashlib.sha256(canonical_json(asdict(comparison))).hexdigest()}
     found = _read(path, header) if path.exists() else []
@@ -168,7 +185,6 @@ def run_comparison(
         raise ConfigError(f"{folder} holds a comparison already: resume it, or choose another folder")
     done = {(cell.arm, cell.seed) for cell in found}
     yield from found
-    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)  # of one that was killed
     cells = [(arm, seed) for arm, seed in comparison.cells() if (arm.name, seed) not in done]

@@ -214,6 +214,7 @@ BEYOND: Final = {
             "test_a_killed_writer_gives_the_folder_back",
             "test_a_lock_whose_file_was_removed_is_no_lock",
         ),
+        "tests/unit/test_cli_compare.py": ("test_a_comparison_has_one_writer_at_a_time",),
     },
     "typed_sections_do_not_validate": {
         "tests/unit/test_experiment_config.py": ("test_sections_are_checked_when_they_are_constructed",),

@@ -100,6 +100,21 @@ def test_sets_of_the_data_folder_are_compared(data, partition, tmp_path, data_fo
     assert rows["FedAvg"].accuracy > 0.7
 
 
+def test_a_comparison_has_one_writer_at_a_time(place, tmp_path):
+    folder, cells = place
+    lines = (folder / compare.RESULTS).read_bytes().splitlines(keepends=True)
+    (tmp_path / compare.RESULTS).write_bytes(b"".join(lines[:-1]))
+    first = run_comparison(SMALL, tmp_path, resume=True, workers=1)
+    next(first)
+    command = [sys.executable, "-m", "privfl", "compare", "--data", "breast-cancer", "--to", str(tmp_path)]
+    for more in ([], ["--resume"]):
+        second = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert (second.returncode, second.stdout) == (2, "")
+        assert "another process is writing" in second.stderr
+    assert len([*first]) == len(cells) - 1  # whose own scratch folder nobody removed
+    assert len(list(run_comparison(SMALL, tmp_path, resume=True))) == len(cells)
+
+
 def test_a_comparison_that_was_killed_goes_on_to_the_same_result(place, tmp_path):
     """Killed with its workers at work, for real: no arm runs twice, and what seeds decide is the same."""
     settings = ["--data", "breast-cancer", "--clients", "10", "--partition", "iid", "--rounds", "2", "--seeds", "2"]
