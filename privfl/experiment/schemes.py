@@ -111,7 +111,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
         credentials=lambda config, own: StandingCredentials(own, KeyStore(config.sum.key_sums)),
         sees={
             "outsider": "the released models",
-            "participant": "the released models; with the session key, whatever ciphertext it gets hold of",
+            "participant": "the exact sum, because every participant is dealt the session key",
             "server": "ciphertexts without the key, and what the opener releases",
             "key_holder": "the exact sum; with the server's traffic, every vector",
         },

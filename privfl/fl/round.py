@@ -1,4 +1,18 @@
-"""One round in one process: a straight pipe from a state to the next, in which only the secure sum talks."""
+"""One round in one process: a straight pipe from a state to the next, in which only the secure sum talks.
+
+The ten steps, and where each is written:
+
+     1 sample the cohort     the run, before the plan is made (`privfl/fl/run.py`)
+     2 train                 `Contribution`
+     3 clip and encode       `UpdateEncoding.encode`
+     4 noise contribution    `RoundPlan.add_noise`
+     5 session               `ClientRound`
+     6 secure sum            `drive`
+     7 settle                `ServerRound`, which reserved the cost before a client was asked
+     8 noise on the sum      `RoundPlan.opening`, where the sum is opened
+     9 decode, mean          `RoundPlan.decode`
+    10 optimizer step        `ServerRound.outcome`
+"""
 
 from __future__ import annotations
 
@@ -77,7 +91,7 @@ def run_round(
     if plan.cohort:
         policy.check(plan, scheme)  # before the round is charged
     server = ServerRound(state, plan, scheme=scheme, optimizer=parts.optimizer, payment=payment)
-    if server.result is None:
+    if plan.cohort:
         vectors = parts.executor.run(parts.contribution, state.model, plan.cohort, order=plan.to_bytes())
         clients = (
             (me, ClientRound(plan, me, vector, scheme=scheme, credentials=keys.get(me), policy=policy))

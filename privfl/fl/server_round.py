@@ -237,15 +237,15 @@ class ServerRound:
         if trained:
             model, moments = self._optimizer.step(model, mean, moments)  # 10: server optimizer
         return Outcome(
-            ServerState(model, moments, decoded.clip_norm, state.range),
-            decoded.metrics if trained else {},
-            math.sqrt(float(np.square(mean).sum())) if trained else 0.0,
-            summed.survivors,
-            (*summed.caveats, *said),
-            trained,
-            counts,
-            largest,
-            floor,
+            state=ServerState(model, moments, decoded.clip_norm, state.range),  # the run moves the range on
+            metrics=decoded.metrics if trained else {},
+            update_norm=math.sqrt(float(np.square(mean).sum())) if trained else 0.0,
+            survivors=summed.survivors,
+            caveats=(*summed.caveats, *said),
+            trained=trained,
+            counts=counts,
+            largest=largest,
+            floor=floor,
         )
 
     def settle(self) -> None:

@@ -197,8 +197,7 @@ def _unbounded(release: Release, observer: Observer) -> str:
     view = release.views[observer]
     if release.placement == "central" and view != "release":
         if observer == "participant":
-            # Any of them may open, and the noise is derived from a key that all of them were dealt.
-            return f"{where}: a participant of an encrypted sum is a key holder, and knows the sum before its noise"
+            return f"{where}: every participant of this sum can open it, and knows the sum before its noise"
         return f"{where}: the {named(observer)} opened the sum before its noise was added"
     if release.placement == "distributed" and view == "vectors":
         return f"{where}: the {observer} saw single vectors, which carry only a share of the noise"
