@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from privfl.errors import ConfigError
 
@@ -56,6 +57,36 @@ def check_delta(delta: float) -> None:
     """Raise `ConfigError` unless 0 < delta < 1."""
     if not _is_number(delta) or not 0 < delta < 1:
         raise ConfigError(f"delta must be in (0, 1), not {delta!r}")
+
+
+def check_type(name: str, value: object, *kinds: type) -> None:
+    """Raise `ConfigError` unless `value` is of one of `kinds`; a bool is an int only where bool is one of them.
+
+    Args:
+        name: The name of the argument in the error.
+        value: The value found. The error names its type only.
+        kinds: The types allowed.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        allowed = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{name} must be of type {allowed}, not {type(value).__name__}")
+
+
+def draw(entropy: Callable[[int], bytes], count: int) -> bytes:
+    """Return exactly `count` bytes of `entropy`.
+
+    Args:
+        entropy: A source of random bytes, such as `os.urandom`.
+        count: The number of bytes.
+
+    Raises:
+        ConfigError: The source gave another number of bytes; fewer would make keys and shares guessable.
+    """
+    given = entropy(count)
+    if not isinstance(given, bytes) or len(given) != count:
+        found = f"{len(given)} bytes" if isinstance(given, bytes) else f"a {type(given).__name__}"
+        raise ConfigError(f"the source of random bytes gave {found} where {count} bytes were asked for")
+    return given
 
 
 def _is_number(value: object) -> bool:

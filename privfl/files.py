@@ -53,6 +53,23 @@ def user_path(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{path}: there is no such home folder; write the path in full") from error
+    except TypeError as error:
+        raise ConfigError(f"a path is a text or a pathlib.Path, not {type(path).__name__}") from error
+
+
+def read_json(text: bytes | str) -> Any:
+    """Return the value of a JSON text. Raises `ValueError` for other texts, a name given twice, and deep nesting."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice in one JSON object")
+    return found
 
 
 def sweep(folder: Path) -> None:

@@ -15,7 +15,6 @@ from privfl.crypto.identity import (
     load_credentials,
     save_credentials,
 )
-from privfl.crypto.kdf import draw
 from privfl.crypto.keystream import add_keystreams
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.signing import SigningKey, VerifyKey
@@ -32,7 +31,6 @@ __all__ = [
     "TasksInMemory",
     "VerifyKey",
     "add_keystreams",
-    "draw",
     "generate_identities",
     "load_credentials",
     "save_credentials",

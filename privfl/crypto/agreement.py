@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from privfl.crypto.kdf import KEY_BYTES, check_key, draw
+from privfl.checks import draw
+from privfl.crypto.kdf import KEY_BYTES, check_key
 from privfl.errors import RemoteProtocolError
 
 

@@ -6,23 +6,24 @@ application may implement `KeyDirectory` over its own certificates.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from privfl.checks import check_type
 from privfl.crypto.agreement import AgreementKey
 from privfl.crypto.kdf import check_key
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.signing import SigningKey, VerifyKey
 from privfl.errors import ConfigError, RemoteProtocolError, StateError
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, read_json, user_path
 from privfl.wire import ClientId, check_client
 
 _DIRECTORY_FORMAT: Final = "privfl key directory 1"
 _CREDENTIALS_FORMAT: Final = "privfl credentials 1"
+_NAME_DIGITS: Final = 16
 
 
 class KeyDirectory(Protocol):
@@ -43,12 +44,14 @@ class MemoryDirectory:
     """
 
     def __init__(self, keys: Mapping[ClientId, VerifyKey]) -> None:
+        check_type("the keys of a directory", keys, Mapping)
         owners: dict[VerifyKey, ClientId] = {}
-        for client, key in sorted((check_client(client), key) for client, key in keys.items()):
+        for client, key in sorted(((check_client(client), key) for client, key in keys.items()), key=_first):
+            check_type(f"the key of client {client}", key, VerifyKey)
             if key in owners:
                 raise ConfigError(f"clients {owners[key]} and {client} have the same key")
             owners[key] = client
-        self._keys = dict(keys)
+        self._keys = {client: key for key, client in owners.items()}
 
     def verify_key(self, client: ClientId) -> VerifyKey:
         """Return the client's key. Raises `RemoteProtocolError` (sender=client) for a client that it does not hold."""
@@ -65,17 +68,18 @@ class MemoryDirectory:
 class FileDirectory(MemoryDirectory):
     """A directory read from a JSON file: `{"format": "privfl key directory 1", "keys": {"<client>": "<hex>"}}`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = user_path(path)
         try:
             entries = _load(path, _DIRECTORY_FORMAT)
             if any(str(int(client)) != client for client in entries):
                 raise ValueError("an identity is not in decimal")
             super().__init__({int(client): VerifyKey(bytes.fromhex(key)) for client, key in entries.items()})
-        except (TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise StateError(f"{path} is not a {_DIRECTORY_FORMAT}: {error}") from error
 
     @staticmethod
-    def write(path: Path, keys: Mapping[ClientId, VerifyKey]) -> FileDirectory:
+    def write(path: Path | str, keys: Mapping[ClientId, VerifyKey]) -> FileDirectory:
         """Write the file, atomically and in place of an older one, and return the directory read back from it.
 
         Args:
@@ -83,7 +87,7 @@ class FileDirectory(MemoryDirectory):
             keys: The public signing key of each client.
         """
         MemoryDirectory(keys)
-        _save(path, _DIRECTORY_FORMAT, {str(client): key.public.hex() for client, key in keys.items()})
+        _save(user_path(path), _DIRECTORY_FORMAT, {str(client): key.public.hex() for client, key in keys.items()})
         return FileDirectory(path)
 
 
@@ -106,7 +110,12 @@ class Credentials:
     tasks: TaskMemory = field(default_factory=TasksInMemory, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_client(self.client)
+        object.__setattr__(self, "client", check_client(self.client))
+        for name, method in (("signing", "sign"), ("box", "agree")):
+            if not callable(getattr(getattr(self, name), method, None)):
+                raise ConfigError(
+                    f"{name} must be a key with a method {method!r}, not {type(getattr(self, name)).__name__}"
+                )
         if self.session_key is not None:
             check_key(self.session_key, "a session key")
 
@@ -129,40 +138,80 @@ def generate_identities(
     Args:
         clients: The identities.
         entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        ConfigError: Two identities are the same, or one is none.
     """
-    credentials = {client: Credentials.generate(client, entropy) for client in clients}
+    check_type("the clients", clients, Iterable)
+    identities = [check_client(client) for client in clients]
+    if len(set(identities)) < len(identities):
+        repeated = next(client for client in identities if identities.count(client) > 1)
+        raise ConfigError(f"client {repeated} is there twice: every client has an identity of its own")
+    credentials = {client: Credentials.generate(client, entropy) for client in identities}
     return credentials, MemoryDirectory({client: own.signing.public for client, own in credentials.items()})
 
 
-def save_credentials(path: Path, own: Credentials) -> None:
+def save_credentials(path: Path | str, own: Credentials) -> None:
     """Write the keys to a file that only its owner may read (mode 0600).
 
     Args:
         path: The file.
         own: The credentials. Their task memory is not written: `load_credentials` makes one next to the file.
     """
+    check_type("own", own, Credentials)
     keys = {"client": str(own.client), "signing": own.signing.secret.hex(), "box": own.box.secret.hex()}
     if own.session_key is not None:
         keys["session_key"] = own.session_key.hex()
-    _save(path, _CREDENTIALS_FORMAT, keys)
-    path.chmod(0o600)
+    _save(user_path(path), _CREDENTIALS_FORMAT, keys)
 
 
-def load_credentials(path: Path) -> Credentials:
-    """Return the keys that `save_credentials` wrote. Raises `StateError` for any other file.
+def load_credentials(path: Path | str) -> Credentials:
+    """Return the keys that `save_credentials` wrote.
 
-    Their tasks are recorded from then on in a folder next to the file, `<its name>.tasks`. Neither a restart nor a
-    second process can therefore begin one task again.
+    Their tasks are recorded from then on in a folder next to the file, `<16 digits of the public key>.tasks`. Neither a
+    restart nor a second process, nor one that names the file by a link, can therefore begin one task again.
+
+    Args:
+        path: The file. A symbolic link to it counts as the file.
+
+    Raises:
+        StateError: The file is none of credentials; or others than its owner may read or write it; or it has a second
+            name (a hard link), which would keep a record of tasks of its own.
     """
     try:
-        keys = _load(path, _CREDENTIALS_FORMAT)
+        real = user_path(path).resolve(strict=True)
+        _check_private(real)
+        keys = _load(real, _CREDENTIALS_FORMAT)
         client = int(keys.pop("client"))
         secrets = {name: bytes.fromhex(value) for name, value in keys.items()}
         signing, box = SigningKey(secrets.pop("signing")), AgreementKey(secrets.pop("box"))
-        tasks = TasksInFolder(path.with_name(path.name + ".tasks"))
+        tasks = TasksInFolder(real.with_name(signing.public.public.hex()[:_NAME_DIGITS] + ".tasks"))
         return Credentials(client, signing, box, secrets.pop("session_key", None), tasks, **secrets)
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise StateError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise StateError(f"{path} is not a {_CREDENTIALS_FORMAT}") from error
+
+
+def _check_private(path: Path) -> None:
+    """Raise `StateError` unless the owner alone may read the file, and it has one name."""
+    if os.name != "posix":
+        return  # modes say nothing there
+    status = path.stat()
+    if status.st_mode & 0o077:
+        raise StateError(
+            f"{path} holds secret keys, and others may read or write it (mode {status.st_mode & 0o777:03o}): make new "
+            f"keys if anybody did, and run chmod 600 {path}"
+        )
+    if status.st_nlink > 1:
+        raise StateError(
+            f"{path} has {status.st_nlink} names (hard links), and each would keep a record of tasks of its own: "
+            "remove the other names"
+        )
+
+
+def _first(entry: tuple[ClientId, object]) -> ClientId:
+    return entry[0]
 
 
 def _save(path: Path, form: str, keys: Mapping[str, str]) -> None:
@@ -170,7 +219,7 @@ def _save(path: Path, form: str, keys: Mapping[str, str]) -> None:
 
 
 def _load(path: Path, form: str) -> dict[str, Any]:
-    content = json.loads(path.read_bytes())
+    content = read_json(path.read_bytes())
     if not isinstance(content, dict) or content.get("format") != form or not isinstance(content.get("keys"), dict):
         raise ValueError("another format")
     keys: dict[str, Any] = content["keys"]

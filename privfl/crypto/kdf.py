@@ -10,7 +10,6 @@ The lengths make the info injective: no two (label, context) pairs share a key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -57,20 +56,3 @@ def check_key(key: bytes, name: str = "a key") -> bytes:
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         raise ConfigError(f"{name} is {KEY_BYTES} bytes")
     return key
-
-
-def draw(entropy: Callable[[int], bytes], count: int) -> bytes:
-    """Return exactly `count` bytes of `entropy`.
-
-    Args:
-        entropy: A source of random bytes, such as `os.urandom`.
-        count: The number of bytes.
-
-    Raises:
-        ConfigError: The source gave another number of bytes; fewer would make keys and shares guessable.
-    """
-    given = entropy(count)
-    if not isinstance(given, bytes) or len(given) != count:
-        found = f"{len(given)} bytes" if isinstance(given, bytes) else f"a {type(given).__name__}"
-        raise ConfigError(f"the source of random bytes gave {found} where {count} bytes were asked for")
-    return given

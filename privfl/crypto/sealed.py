@@ -13,7 +13,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from privfl.crypto.kdf import check_key, draw
+from privfl.checks import draw
+from privfl.crypto.kdf import check_key
 from privfl.errors import RemoteProtocolError
 
 NONCE_BYTES: Final = 12

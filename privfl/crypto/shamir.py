@@ -17,7 +17,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from privfl.crypto.kdf import KEY_BYTES, check_key, draw
+from privfl.checks import draw
+from privfl.crypto.kdf import KEY_BYTES, check_key
 from privfl.errors import ConfigError, RemoteProtocolError, WireError
 
 PRIME: Final = (1 << 256) + 297

@@ -10,7 +10,8 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, draw, framed
+from privfl.checks import draw
+from privfl.crypto.kdf import KEY_BYTES, PROTOCOL_LABEL, check_key, framed
 from privfl.errors import ConfigError, RemoteProtocolError
 
 SIGNATURE_BYTES: Final = 64

@@ -7,7 +7,6 @@ of one run: looking at several runs, or tuning on them, would cost more, and is 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import warnings
@@ -29,7 +28,7 @@ from privfl.experiment.federation import build_federation, with_public_test
 from privfl.experiment.folder import LOCK
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, read_json
 from privfl.lock import sole_writer
 
 RESULTS: Final = "cells.jsonl"
@@ -215,7 +214,7 @@ def _cell(record: Mapping[str, Any]) -> Cell:
 
 def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
     try:
-        first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        first, *lines = (read_json(line) for line in path.read_text(encoding="utf-8").splitlines())
         cells = [_cell(line) for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} does not hold a comparison: {error}") from error

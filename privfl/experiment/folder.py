@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_toml
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
-from privfl.files import atomic_write, canonical_json, sweep, user_path
+from privfl.files import atomic_write, canonical_json, read_json, sweep, user_path
 from privfl.fl.plan import RUN_NONCE_BYTES
 from privfl.fl.report import RoundReport
 from privfl.fl.run import check_charged
@@ -87,7 +86,7 @@ class RunFolder:
         """What the run was started with; raises `StateError` where that is lost."""
         path = self.path / IDENTITY
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path.read_text(encoding="utf-8"))
             identity = Identity(
                 str(record["data"]), int(record["clients"]), dict(record["parts"]), bytes.fromhex(record["nonce"])
             )
@@ -135,7 +134,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return [RoundReport.read(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [RoundReport.read(read_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (ValueError, KeyError, TypeError) as error:
             raise StateError(f"{path} does not hold the reports of a run: {error}") from error
 

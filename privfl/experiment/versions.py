@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final
 
 import privfl
 from privfl.errors import StateError
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, read_json
 
 VERSIONS: Final = "versions.json"
 LIBRARIES: Final = (
@@ -65,7 +64,7 @@ def read_origins(folder: Path) -> tuple[Origin, ...]:
     if not path.exists():
         return ()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path.read_text(encoding="utf-8"))
         return tuple(
             Origin(
                 int(entry["from_round"]),

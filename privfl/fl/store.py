@@ -8,7 +8,6 @@ nonce, and the round at which the run was started or resumed last.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from safetensors.numpy import load, save
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write, canonical_json, read_json
 from privfl.fl.plan import RUN_NONCE_BYTES, model_hash
 from privfl.fl.range import Range
 from privfl.fl.state import ServerState
@@ -186,14 +185,14 @@ def _facts(version: Version) -> dict[str, Any]:
 def _metadata(data: bytes) -> dict[str, Any]:
     # safetensors: u64 length of a JSON header, whose "__metadata__" is a map of strings.
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    facts: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
+    header = read_json(data[8 : 8 + size])
+    facts: dict[str, Any] = read_json(header["__metadata__"][_KEY])
     return facts
 
 
 def _read_start(path: Path) -> Start:
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path.read_bytes())
         start = Start(bytes.fromhex(record["nonce"]), int(record["round"]), int(record["attempt"]))
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not the record of a run's start: {error}") from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from privfl.crypto import AgreementKey, Credentials, TaskMemory, draw
+from privfl.checks import draw
+from privfl.crypto import AgreementKey, Credentials, TaskMemory
 from privfl.crypto.kdf import derive, framed
 from privfl.crypto.sealed import seal, unseal
 from privfl.crypto.signing import SIGNATURE_BYTES

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from privfl.crypto import AgreementKey, KeyDirectory, MemoryDirectory, SigningKey, TaskMemory, add_keystreams, draw
+from privfl.checks import draw
+from privfl.crypto import AgreementKey, KeyDirectory, MemoryDirectory, SigningKey, TaskMemory, add_keystreams
 from privfl.crypto.kdf import KEY_BYTES
 from privfl.crypto.sealed import seal, unseal
 from privfl.crypto.shamir import SHARE_BYTES, share_from_bytes, share_to_bytes, split

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from privfl.checks import check_type
 from privfl.crypto import AgreementKey, SigningKey, add_keystreams
 from privfl.crypto.sealed import TAG_BYTES
 from privfl.crypto.shamir import SHARE_BYTES
@@ -87,6 +88,8 @@ def plan_sum(
 
     Raises `ConfigError` with the reason for settings that cannot be met.
     """
+    check_type("clients", clients, int)
+    check_type("length", length, int)
     if not 1 <= clients <= MAX_CLIENTS or length < 1:
         raise ConfigError(f"a plan is for 1 to {MAX_CLIENTS} clients and at least one value, not {clients}, {length}")
     signed = mode == "signed"

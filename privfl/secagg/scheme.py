@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from privfl.checks import check_count, check_type
 from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.observers import Views
@@ -56,10 +57,13 @@ class MaskedSum:
             raise ConfigError(f"mode is 'signed' or 'semi-honest', not {mode!r}")
         if (mode == "signed") != (directory is not None):
             raise ConfigError("signed mode needs a key directory, and only signed mode takes one")
-        if threads < 1:
-            raise ConfigError(f"threads must be at least 1, not {threads}")
-        if min_vectors < 1:
-            raise ConfigError(f"min_vectors must be at least 1, not {min_vectors}")
+        if directory is not None and not callable(getattr(directory, "verify_key", None)):
+            raise ConfigError(f"a key directory has a method verify_key, and {type(directory).__name__} has none")
+        check_count("threads", threads)
+        check_count("min_vectors", min_vectors)
+        check_type("share_threshold", share_threshold, int, type(None))
+        check_type("graph", graph, int, str)
+        check_type("packed", packed, bool)
         self._directory, self._min_vectors = directory, min_vectors
         self._signed = mode == "signed"
         self._threshold, self._graph, self._packed, self._threads = share_threshold, graph, packed, threads
@@ -141,6 +145,7 @@ class MaskedSum:
 
     def terms(self, task: SumTask) -> Terms:
         """What all parties of `task` will agree on."""
+        check_type("task", task, SumTask)
         return resolve(
             task,
             signed=self._signed,
@@ -171,6 +176,9 @@ class MaskedSum:
         below `policy`.
         """
         terms, me = self.terms(task), check_client(me)
+        check_type("policy", policy, SumPolicy)
+        if not callable(entropy):
+            raise ConfigError(f"entropy must be a function from n to n bytes, not {type(entropy).__name__}")
         policy.check(task, threshold=terms.threshold)
         checked = checked_vector(task, me, vector)
         if self._signed and (not isinstance(credentials, Credentials) or credentials.client != me):

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from privfl.checks import check_count, check_type
 from privfl.errors import ConfigError
 from privfl.secagg.planner import GraphPlan, assess_cohort, cohort_arc, plan_graph
 from privfl.sums.base import MAX_CLIENTS, SumTask
@@ -105,7 +106,7 @@ class _TermsForm:
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a masked sum is planned for: fractions of the cohort that collude with the server and that fall silent."""
+    """What a masked sum is planned for: fractions of the cohort that collude with the server and that drop out."""
 
     corrupt: float
     dropout: float
@@ -114,8 +115,11 @@ class Assumptions:
 
     def __post_init__(self) -> None:
         for name, value in (("corrupt", self.corrupt), ("dropout", self.dropout)):
+            check_type(name, value, float, int)
             if not 0 <= value < 1:
-                raise ConfigError(f"{name} is a fraction in [0, 1), not {value!r}")
+                raise ConfigError(f"{name} must be a fraction in [0, 1), not {value!r}")
+        check_count("security_bits", self.security_bits)
+        check_count("correctness_bits", self.correctness_bits)
 
 
 @lru_cache(maxsize=8)  # in a simulation every client asks for the same

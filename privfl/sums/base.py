@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
+from privfl.checks import check_type
 from privfl.errors import CapacityError, ConfigError, PlanRejected, RemoteProtocolError
 from privfl.observers import Views
 from privfl.ring import Ints, Ring
@@ -72,6 +73,9 @@ class SumTask:
     _digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_type("context", self.context, bytes)
+        check_type("clients", self.clients, tuple)
+        check_type("ring", self.ring, Ring)
         cohort = len(self.clients)
         for name, value in self._integers():
             if type(value) is not int:  # a numpy integer overflows, and has no canonical form
@@ -175,6 +179,10 @@ class SumPolicy:
     min_cohort: int = 1
     min_survivors: int = 0
     min_threshold: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("min_cohort", "min_survivors", "min_threshold"):
+            check_type(name, getattr(self, name), int)
 
     def check(self, task: SumTask, *, threshold: int | None = None) -> None:
         """Compare a task, and the scheme's share threshold where it has one, with these demands."""

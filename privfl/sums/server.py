@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.sums.base import Dispute, SumResult
 from privfl.sums.session import CLOSED, Guard, Interrupted, Kind, Table
-from privfl.wire import ClientId, peek
+from privfl.wire import ClientId, check_client, peek
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class ServerMachine(ABC):
     def drop(self, client: ClientId) -> None:
         """Declare that a client has dropped out: its message of this step is no longer awaited."""
         with self._guard:
-            self._progress.awaiting.discard(client)
+            self._progress.awaiting.discard(check_client(client))
 
     def advance(self) -> Mapping[ClientId, bytes]:
         """Close this step: the clients that have not answered have dropped out. Returns the next step's messages.

@@ -105,6 +105,8 @@ def pack_state(label: bytes, session: bytes, body: bytes) -> bytes:
 
 def unpack_state(label: bytes, session: bytes, data: bytes) -> bytes:
     """The body; raises `StateError` for bytes that were altered or belong to other terms."""
+    if not isinstance(data, bytes):
+        raise StateError(f"a saved state is bytes, not {type(data).__name__}")
     whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
     if not whole.startswith(label) or hashlib.sha256(whole).digest() != digest:
         raise StateError("not the state of this kind of session, or an altered one")

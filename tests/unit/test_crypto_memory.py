@@ -108,7 +108,7 @@ def test_credentials_remember_by_themselves(tmp_path: Path) -> None:
     path = tmp_path / "client.json"
     save_credentials(path, own)
     load_credentials(path).tasks.begin(TASKS[0])
-    assert (tmp_path / "client.json.tasks" / TASKS[0].hex()).exists()
+    assert (tmp_path / f"{own.signing.public.public.hex()[:16]}.tasks" / TASKS[0].hex()).exists()
     with pytest.raises(PlanRejected):
         load_credentials(path).tasks.begin(TASKS[0])
     assert load_credentials(path) == own  # what they remember is no part of who they are

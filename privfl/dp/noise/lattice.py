@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from privfl.checks import draw
 from privfl.dp.noise.sampler import MAX_STDDEV, Entropy
 from privfl.errors import ConfigError
 from privfl.ring import Ints
@@ -56,7 +57,7 @@ class Table:
             length: The number of samples.
             entropy: A source of random bytes, such as `os.urandom`.
         """
-        bits = np.frombuffer(entropy(8 * length), np.uint64)
+        bits = np.frombuffer(draw(entropy, 8 * length), np.uint64)
         found = np.searchsorted(self._words, bits, side="left")
         open_ = np.flatnonzero(self._words[np.minimum(found, len(self._words) - 1)] == bits)
         out = found.astype(np.int64)
@@ -134,7 +135,7 @@ class Hat:
 
     def _propose(self, count: int, entropy: Entropy) -> Ints:
         """Those of `count` proposals that were accepted."""
-        stream = entropy(25 * count)
+        stream = draw(entropy, 25 * count)
         piece, place, coin = np.frombuffer(stream, np.uint64, 3 * count).reshape(3, count)
         side = np.frombuffer(stream, np.uint8, count, 24 * count) & np.uint8(1)
         center = piece < self._center_word
@@ -211,5 +212,5 @@ class _Uniform:
             if self._known >= _MAX_BITS:
                 found = decide(low, low)
                 return 0 if found is None else found
-            self._value = self._value << 64 | int.from_bytes(self._entropy(8), "little")
+            self._value = self._value << 64 | int.from_bytes(draw(self._entropy, 8), "little")
             self._known += 64

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.checks import check_positive
+from privfl.checks import check_positive, draw
 from privfl.errors import ConfigError
 from privfl.ring import Ints
 
@@ -66,7 +66,7 @@ def rounded_gaussian(stddev: float, length: int, *, entropy: Entropy = os.urando
     for start in range(0, length, 2 * _PAIRS):
         part = out[start : start + 2 * _PAIRS]
         pairs = -(-len(part) // 2)
-        bits = np.frombuffer(entropy(16 * pairs), np.uint64)
+        bits = np.frombuffer(draw(entropy, 16 * pairs), np.uint64)
         both = _pairs(float(stddev), bits[:pairs], bits[pairs:], entropy)
         part[:pairs] = both[0]
         part[pairs:] = both[1][: len(part) - pairs]
@@ -118,8 +118,8 @@ def _refine(stddev: float, v_bits: int, w_bits: int, entropy: Entropy) -> tuple[
     """The two integers of one pair, with as many more bits as it takes."""
     known = 64
     while True:
-        v_bits = v_bits << 64 | int.from_bytes(entropy(8), "little")
-        w_bits = w_bits << 64 | int.from_bytes(entropy(8), "little")
+        v_bits = v_bits << 64 | int.from_bytes(draw(entropy, 8), "little")
+        w_bits = w_bits << 64 | int.from_bytes(draw(entropy, 8), "little")
         known += 64
         found = _exact_pair(stddev, v_bits, w_bits, known)
         if found is not None:

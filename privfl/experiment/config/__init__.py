@@ -112,6 +112,8 @@ def load_config(path: Path | str) -> Config:
         raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply: a configuration has sections, and values in them") from error
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.crypto import AgreementKey, Credentials, SigningKey, draw, generate_identities
+from privfl.checks import draw
+from privfl.crypto import AgreementKey, Credentials, SigningKey, generate_identities
 from privfl.crypto.sealed import seal
 from privfl.crypto.shamir import split
 from privfl.errors import ConfigError
