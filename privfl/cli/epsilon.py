@@ -30,6 +30,7 @@ from privfl.dp import (
 )
 from privfl.dp import epsilon as judged
 from privfl.dp.accounting.planning import over_delta, over_rounds
+from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError
 from privfl.files import user_path
 from privfl.observers import Views
@@ -260,7 +261,8 @@ def draw_ledgers(history: History, report: EpsilonReport, path: Path) -> Path:
 def choose_delta(delta: float | None, units: int | None) -> tuple[float, str]:
     """The delta that was asked for, or a default for so many `units`, and a word on why."""
     if delta is not None:
-        return delta, ""
+        caveat = delta_caveat(delta, units or 1)
+        return delta, f" ({caveat})" if caveat else ""
     chosen, _ = default_delta(units or 1)
     return chosen, " (the default: the smaller of 1e-5 and 1/units^1.1; it bounds the chance of a failure)"
 

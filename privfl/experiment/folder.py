@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from privfl.dp import EpsilonReport, Ledger, Observer, default_delta, epsilon
+from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_toml
@@ -162,7 +163,8 @@ class RunFolder:
         asked = delta if delta is not None else config.privacy.delta if config.privacy.delta is not None else own
         assume = config.privacy.noise == "simulation"
         report = epsilon(ledger, asked, observer=observer, assume_secure_noise=assume)
-        return dataclasses.replace(report, caveats=(*report.caveats, why)) if report.delta == own else report
+        about = why if report.delta == own else delta_caveat(report.delta, self.identity.clients)
+        return dataclasses.replace(report, caveats=(*report.caveats, about)) if about else report
 
     def epsilons(self) -> dict[Observer, EpsilonReport]:
         """The epsilon against every observer that this run's sum has; empty without noise."""

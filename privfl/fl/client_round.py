@@ -160,8 +160,9 @@ class ClientRound:
         half = cls.__new__(cls)
         half.plan, half.me = saved.plan, me
         task = policy.check(half.plan, scheme)
+        opening = {"opening": half.plan.opening(scheme)} if scheme.opener == "client" else {}
         half._session = resuming(scheme, "resume_client")(
-            task, me, bytes(saved.session), credentials=credentials, policy=policy.sum, entropy=entropy
+            task, me, bytes(saved.session), credentials=credentials, policy=policy.sum, entropy=entropy, **opening
         )
         return half
 

@@ -26,6 +26,7 @@ from privfl.fl.counts import Counts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.planwire import read_plan, write_plan
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
+from privfl.observers import Observer
 from privfl.ring import Ints
 from privfl.sums import Opening, SecureSum, SumTask
 from privfl.sums.base import KeyedOpening, identity
@@ -196,7 +197,10 @@ class RoundPlan:
     # --- what follows from the plan and the sum that it names -------------------------------------------------------
 
     def check_scheme(self, scheme: SecureSum) -> None:
-        """Raise `ConfigError` unless `scheme` is the sum that the plan names, with the same parameters."""
+        """Raise `ConfigError` unless `scheme` is the sum that the plan names, and its opener sees what it opens."""
+        opener: Observer = "server" if scheme.opener == "server" else "participant"
+        if scheme.views.get(opener) == "release":
+            raise ConfigError(f"{scheme.name} is opened by a {opener}, and states that this one sees the release only")
         if scheme.name != self.scheme:
             raise ConfigError(f"the plan names the sum {self.scheme!r}, and this is {scheme.name!r}")
         if dict(scheme.parameters) != dict(self.parameters):

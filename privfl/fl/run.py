@@ -178,6 +178,8 @@ class FederatedRun:
         server, attempts, state, said = self._attempt(latest.state, start, round, cohort, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
+        if draws is not None:
+            self._tally(draws, round, skipped=server is None, cohort=len(cohort))
         survivors = outcome.survivors if outcome else frozenset[ClientId]()
         encoding = server.plan.encoding if server else self._encoding(state, len(cohort))
         evaluation = self._measure(state.model, round, last=last)
@@ -207,8 +209,6 @@ class FederatedRun:
         version = self.store.save(round, state, parent=latest.hash, report=report.record())
         if server is not None:
             server.settle()
-        if draws is not None:
-            draws.tally(skipped=server is None, cohort=len(cohort))
         return version, report
 
     def _attempt(
@@ -288,6 +288,13 @@ class FederatedRun:
         self.payment.check(nominal.worst_case(self.parts.scheme), draw)
         self.payment.ledger.draw(round, draw.sampling, draw.turn, void=draw.void)
 
+    def _tally(self, draws: DrawNotes, round: int, *, skipped: bool, cohort: int) -> None:
+        """Count a finished round. If it refutes what was declared, the next draw is noted now: it may never come."""
+        draws.tally(skipped=skipped, cohort=cohort)
+        draw = draws.next(round + 1)
+        if draw.void and self.payment is not None and self.payment.ledger.drawn(draw.round) is None:
+            self.payment.ledger.draw(draw.round, draw.sampling, draw.turn, void=True)
+
     def _settle_stored(self, latest: Version, start: Start) -> None:
         """Settle the round that was stored, but not yet settled, when the run was killed."""
         if self.payment is None or not latest.report or not self.mechanism.claims:
@@ -303,6 +310,8 @@ class FederatedRun:
             before = self.store.load(latest.round - 1).state
             cohort = worst.participants or ()
             plan = self.plan(before, start, worst.round, worst.attempt, cohort)
+            if plan.worst_case(self.parts.scheme) != worst:
+                continue  # of other settings than these: it stays as it was reserved
             self.payment.settle(token, plan, self.parts.scheme, set(cohort) - set(report.dropouts))
 
     def _spent(self) -> float | None:

@@ -247,3 +247,66 @@ def test_a_ledger_without_the_last_charges_of_a_retried_round_or_without_a_skipp
                 continue  # a charge too many
             with pytest.raises(StateError, match="not in the ledger"):
                 experiment.files.epsilon()
+
+
+def zeros(model: np.ndarray, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+    return ClientUpdate(np.zeros(3), 1)
+
+
+def of_a_hundred(runs: Path, **own: Any) -> Experiment:
+    return Experiment(train=zeros, initial=np.zeros(3), clients=100, runs=runs, **own)
+
+
+class AllDeclaredAsFew:
+    def declare(self, population: int) -> Any:
+        return Poisson(0.1)
+
+    def sample(self, population: int, uniforms: Any) -> tuple[int, ...]:
+        return tuple(range(population))
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_sampler_that_is_refuted_by_its_last_cohort_gets_no_amplification(tmp_path: Path, rounds: int) -> None:
+    settings = {"overrides": CENTRAL, "rounds": rounds}
+    honest = of_a_hundred(tmp_path / "honest", **settings).run()
+    lying = of_a_hundred(tmp_path / "lying", sampler=AllDeclaredAsFew(), **settings).run()
+    assert honest.epsilon is not None
+    assert lying.epsilon is not None
+    assert lying.epsilon.epsilon == honest.epsilon.epsilon == lying.reports[-1].epsilon
+    assert lying.epsilon.unit.adjacency == "zero_out"
+    longer = of_a_hundred(tmp_path / "lying", sampler=AllDeclaredAsFew(), overrides=CENTRAL, rounds=rounds + 1)
+    assert longer.run(resume=True).reports[-1].epsilon == longer.files.epsilon().epsilon  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("opener", "blind"), [("server", "server"), ("client", "participant")])
+def test_a_sum_whose_opener_claims_to_see_the_release_only_is_refused(tmp_path: Path, opener: str, blind: str) -> None:
+    class Blind(PlainSum):
+        @property
+        def views(self) -> Any:
+            return dict(super().views) | {"server": "vectors", "participant": "sum"} | {blind: "release"}
+
+    scheme = Blind()
+    scheme.opener = opener  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="sees the release only"):
+        of_a_hundred(tmp_path, sum=scheme, overrides=CENTRAL).run()
+
+
+def test_a_delta_above_one_in_all_clients_is_told(tmp_path: Path) -> None:
+    experiment = of_a_hundred(tmp_path, overrides=CENTRAL, rounds=1)
+    experiment.run()
+    for delta, told in ((0.5, True), (0.01, True), (0.001, False)):
+        report = experiment.epsilon(delta=delta)
+        assert report is not None
+        assert any("not below 1/100" in caveat for caveat in report.caveats) == told
+
+
+def test_an_interrupted_round_is_not_settled_by_the_settings_of_another_run(tmp_path: Path) -> None:
+    payment = Payment(Ledger(CLIENT_UNIT), Accountant(1e-5, assume_secure_noise=True))
+    list(a_run(tmp_path, "simulation", payment=payment).run(np.zeros(3), 1))
+    (settled,) = payment.ledger.releases
+    crashed = Payment(Ledger(CLIENT_UNIT), payment.accountant)  # killed between the model and the ledger
+    crashed.ledger.draw(1, settled.sampling, 0.0)
+    crashed.ledger.reserve(settled)
+    stronger = a_run(tmp_path, mechanism=Mechanism("central", 20.0, "simulation"), payment=crashed)
+    list(stronger.run(np.zeros(3), 1))
+    assert crashed.ledger.releases == (settled,)

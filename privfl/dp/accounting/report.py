@@ -36,6 +36,15 @@ def format_epsilon(epsilon: float, digits: int = 4) -> str:
     return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
 
 
+def delta_caveat(delta: float, population: int) -> str:
+    """A sentence on a `delta` that is too large for `population` units to mean anything, or an empty string."""
+    if delta * population < 1:
+        return ""
+    return (
+        f"delta {delta:g} is not below 1/{population}: publishing the data of a random unit keeps this promise"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EpsilonReport:
     """Epsilon at one delta for one unit against one observer.
