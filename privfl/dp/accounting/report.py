@@ -40,9 +40,7 @@ def delta_caveat(delta: float, population: int) -> str:
     """A sentence on a `delta` that is too large for `population` units to mean anything, or an empty string."""
     if delta * population < 1:
         return ""
-    return (
-        f"delta {delta:g} is not below 1/{population}: publishing the data of a random unit keeps this promise"
-    )
+    return f"delta {delta:g} is not below 1/{population}: publishing the data of a random unit keeps this promise"
 
 
 @dataclass(frozen=True, slots=True)
