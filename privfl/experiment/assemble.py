@@ -214,6 +214,8 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})
     optimizer = given.optimizer or build.build_optimizer(config.server)
     dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
+    if config.cohort.on_client_error == "drop":
+        dropouts = _unbounded(dropouts)
 
     def parts(config: Config) -> Assembly:
         mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, clients)
@@ -284,6 +286,11 @@ def _calibrated(parts: Any, start: float, epsilon: float) -> Assembly:
         else:
             low = middle
     return best
+
+
+def _unbounded(dropouts: Dropouts) -> Dropouts:
+    """The same dropouts without a probability: clients drop out by errors too, of which no probability is known."""
+    return lambda round, number: dropouts(round, number)  # noqa: PLW0108 - the attribute is what has to go
 
 
 def _rounded_up(value: float) -> float:

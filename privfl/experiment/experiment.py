@@ -324,7 +324,14 @@ class Experiment:
         parts, config = self.parts, self.parts.config
         return FederatedRun(
             population=parts.clients,
-            parts=Parts(parts.learner.train, parts.scheme, executor, parts.optimizer, parts.credentials),
+            parts=Parts(
+                parts.learner.train,
+                parts.scheme,
+                executor,
+                parts.optimizer,
+                parts.credentials,
+                on_client_error=parts.config.cohort.on_client_error,
+            ),
             encoding=parts.encoding,
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,

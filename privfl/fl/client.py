@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -61,6 +61,10 @@ Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]
 
 Work = Callable[[Vector, ClientId, bytes], Ints]
 """A whole contribution, (model, client, order) -> int64 `[length]`. `order` is the bytes of the round's plan."""
+
+
+OnClientError = Literal["raise", "drop"]
+"""What an error of a client's training does: it ends the round, or the client drops out of it."""
 
 
 class Executor(Protocol):

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Self
 
+import numpy as np
+
+from privfl.checks import check_choice
 from privfl.codec import Vector
 from privfl.errors import ConfigError
-from privfl.fl.client import Train, client_rng
+from privfl.fl.client import OnClientError, Train, client_rng
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.saved import SavedParty, resuming, session_bytes
@@ -26,12 +29,14 @@ class Contribution:
     """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
 
     Args:
-        train: Trains one client.
+        train: The local training.
         scheme: The sum.
+        on_client_error: "raise" lets an error of the training pass; "drop" makes it a contribution of no entries.
     """
 
-    def __init__(self, train: Train, scheme: SecureSum) -> None:
-        self.train, self.scheme = train, scheme
+    def __init__(self, train: Train, scheme: SecureSum, on_client_error: OnClientError = "raise") -> None:
+        check_choice("on_client_error", on_client_error, ("raise", "drop"))
+        self.train, self.scheme, self._drops = train, scheme, on_client_error == "drop"
         self._plan: RoundPlan | None = None
 
     def __call__(self, model: Vector, client: ClientId, order: bytes) -> Ints:
@@ -43,14 +48,19 @@ class Contribution:
             order: The bytes of the round's plan.
 
         Returns:
-            int64 `[plan.encoding.total_length]`.
+            int64 `[plan.encoding.total_length]`; int64 `[0]` of a client that drops out by an error.
         """
         plan = self._plan
         if plan is None or plan.to_bytes() != order:
             plan = self._plan = RoundPlan.from_bytes(order)
         rng = client_rng(plan.seed, plan.round, client)
-        update = self.train(model, client, plan.round, rng)  # 2: train
-        vector = plan.encoding.encode(update, rng)  # 3: clip and encode
+        try:
+            update = self.train(model, client, plan.round, rng)  # 2: train
+            vector = plan.encoding.encode(update, rng)  # 3: clip and encode
+        except Exception:
+            if not self._drops:
+                raise
+            return np.zeros(0, np.int64)
         return plan.add_noise(self.scheme, client, vector)  # 4: noise contribution
 
 

@@ -16,11 +16,12 @@ The ten steps, and where each is written:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from privfl.fl.client import Executor, Train
+from privfl.errors import ClientFailed
+from privfl.fl.client import Executor, OnClientError, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
@@ -44,6 +45,7 @@ class Parts:
         optimizer: How the mean update changes the model.
         credentials: Each client's credentials; None for a plain sum.
         policy: What every client insists on.
+        on_client_error: What an error of a client's training does: it ends the round, or the client drops out of it.
     """
 
     train: Train
@@ -52,10 +54,11 @@ class Parts:
     optimizer: ServerOptimizer = field(default_factory=ServerSGD)
     credentials: Mapping[ClientId, Any] | None = None
     policy: ClientPolicy = field(default_factory=ClientPolicy)
+    on_client_error: OnClientError = "raise"
     contribution: Contribution = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "contribution", Contribution(self.train, self.scheme))
+        object.__setattr__(self, "contribution", Contribution(self.train, self.scheme, self.on_client_error))
 
 
 def run_round(
@@ -84,7 +87,7 @@ def run_round(
         TooFewSurvivors: If nothing can be opened.
         PlanRejected: If a client refuses the plan.
         BudgetExceeded: If the round could cost too much; no client was asked.
-        ClientFailed: If a client's training raised.
+        ClientFailed: If a client's training raised, or every client's where such clients drop out.
     """
     scheme, policy, keys = parts.scheme, parts.policy, parts.credentials or {}
     plan.check_openable(scheme)
@@ -93,9 +96,19 @@ def run_round(
     server = ServerRound(state, plan, scheme=scheme, optimizer=parts.optimizer, payment=payment)
     if plan.cohort:
         vectors = parts.executor.run(parts.contribution, state.model, plan.cohort, order=plan.to_bytes())
-        clients = (
-            (me, ClientRound(plan, me, vector, scheme=scheme, credentials=keys.get(me), policy=policy))
-            for me, vector in vectors
-        )
-        drive(server, clients, drop=drop, tap=tap)
+        failed: set[ClientId] = set()
+
+        def clients() -> Iterator[tuple[ClientId, ClientRound]]:
+            for me, vector in vectors:
+                if len(vector):
+                    yield me, ClientRound(plan, me, vector, scheme=scheme, credentials=keys.get(me), policy=policy)
+                else:
+                    failed.add(me)
+            if len(failed) == len(plan.cohort):
+                raise ClientFailed(
+                    min(failed), "so did every other client's training: set cohort.on_client_error = 'raise' to see why"
+                )
+
+        drive(server, clients(), drop=drop, tap=tap)
+        server.failed = frozenset(failed)
     return server

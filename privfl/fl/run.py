@@ -199,7 +199,7 @@ class FederatedRun:
             epsilon=self._spent(),
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=dict(evaluation.metrics),
-            caveats=(*(outcome.caveats if outcome else ()), *said, *evaluation.caveats),
+            caveats=(*(outcome.caveats if outcome else ()), *_failures(server), *said, *evaluation.caveats),
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
             rejected_updates=outcome.counts.rejected if outcome and outcome.counts else None,
@@ -360,3 +360,10 @@ class _Traffic:
         else:
             self.down += len(message)
         self._behind(direction, client, message)
+
+
+def _failures(server: ServerRound | None) -> tuple[str, ...]:
+    """The caveat about clients whose training raised an error."""
+    if server is None or not server.failed:
+        return ()
+    return (f"the training of {len(server.failed)} of the cohort's clients raised an error, and they dropped out",)

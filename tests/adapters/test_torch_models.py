@@ -6,6 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from privfl.adapters.torch import Layout, Sgd, TorchMeasure, TorchTrain
+from privfl.data import load, partition
 from privfl.errors import ConfigError
-from privfl.fl.client import client_rng
+from privfl.experiment import Experiment
+from privfl.fl.client import ClientUpdate, client_rng
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -59,6 +62,31 @@ def test_only_what_is_trained_is_in_the_vector(dtype: torch.dtype) -> None:
     assert not torch.equal(after[0].b, module[0].b)
     again = TorchMeasure(module, rows)(model, 0)
     assert float(again.values["loss"][0]) < float(TorchMeasure(module, rows)(train.initial(), 0).values["loss"][0])
+
+
+def test_a_frozen_base_costs_no_bytes_and_gets_no_noise(tmp_path: Path) -> None:
+    data = partition(load("digits"), "iid", clients=4, seed=0)
+    torch.manual_seed(0)
+    module = nn.Sequential(LowRank(64, 400, torch.bfloat16), nn.ReLU(), nn.Linear(400, 10))
+    train = TorchTrain(module, data.train, batch_size=64)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    noise = {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 1.0}
+
+    def zeros(model: Any, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+        return ClientUpdate(np.zeros(trained), 1)
+
+    sent = []
+    for work, initial in ((train, train.initial()), (zeros, np.zeros(trained))):
+        folder = tmp_path / str(len(sent))
+        run = Experiment(data=data, train=work, initial=initial, rounds=1, runs=folder, overrides=noise)
+        (report,) = run.each_round()
+        sent.append(report.bytes_up)
+        if work is train:
+            after = train.module(run.model)
+    assert sent[0] <= 1.1 * sent[1]
+    assert torch.equal(after[0].base.weight, module[0].base.weight)
+    assert torch.equal(after[0].table, module[0].table)
+    assert not torch.equal(after[0].b, module[0].b)
 
 
 def test_examples_in_half_precision_stay_so_for_a_frozen_base_of_that_type() -> None:

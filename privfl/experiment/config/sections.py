@@ -117,6 +117,12 @@ class Cohort:
     dropout: Number = setting(
         default=0.0, ge=0, lt=1, description="The simulated probability that a client drops out of a round."
     )
+    on_client_error: Literal["raise", "drop"] = setting(
+        default="raise",
+        description=(
+            "What an error of a client's training does: raise ends the run, drop leaves the client out of the round."
+        ),
+    )
 
 
 @section("server")
