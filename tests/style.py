@@ -56,6 +56,8 @@ BRITISH = re.compile(
     re.IGNORECASE,
 )
 NAME = re.compile(r"^_?(?:least|most|greatest|largest|fewest)_|_(?:least|most|greatest|largest)$", re.IGNORECASE)
+SECTION_HEAD = re.compile(r"(?:Args|Attributes|Returns|Raises|Yields|Placements):")
+ABBREVIATION = re.compile(r"(?:^|\()(?:e\.g|i\.e|al|fig|cf|vs|eq|no|pp|[A-Za-z])\.$")
 BARE = {"found", "whole", "kept", "told", "left", "drawn", "given", "said", "least", "most", "asked", "gone"}
 HISTORY = re.compile(
     r"\b(?:this|previous|last|earlier) (?:commit|pull request|PR|edition)\b|\b(?:first|second) edition\b|\bused to be\b"
@@ -115,33 +117,34 @@ def counts(found: list[Violation]) -> dict[str, int]:
 def sentences(text: str) -> Iterator[tuple[int, str]]:
     """The sentences of prose with the line (from 0) on which each begins.
 
-    Code, tables, headings and list marks end a sentence; `code` counts as one word.
+    Code, tables, headings and list marks end a sentence; `code` counts as one word. A block that is indented by four
+    or more after a blank line is code, except under a heading such as `Args:`.
     """
     words: list[str] = []
-    start, fenced, outer = 0, False, 0
+    start, fenced, outer, block, section, blank = 0, False, 0, False, False, True
     for at, line in enumerate([*text.splitlines(), ""]):
         bare = line.strip()
         if bare.startswith("```"):
             fenced = not fenced
         indent = len(line) - len(line.lstrip())
+        if bare and not indent:
+            section = bool(SECTION_HEAD.fullmatch(bare))
+        block = bool(bare) and indent >= 4 and not section and (blank or block)
+        blank = not bare or (blank and block)
         entry = re.match(r"(?:[-*] |\d+\. |\w+(?: \([^)]*\))?: |>>> |#)", bare)
-        ends = fenced or not bare or bare.startswith(("|", "```", "#", ">>>")) or (indent > outer + 8)
+        ends = fenced or block or not bare or bare.startswith(("|", "```", "#", ">>>")) or (indent > outer + 8)
         if (ends or entry or indent < outer) and words:
             yield start, " ".join(words)
             words = []
         outer = indent if entry or not words else outer
         if ends:
             continue
-        line_words = re.sub(r"`[^`]*`", "CODE", re.sub(r"\]\([^)]*\)", "]", bare)).split(" ")
-        for word in line_words:
+        for word in re.sub(r"`[^`]*`", "CODE", re.sub(r"\]\([^)]*\)", "]", bare)).split(" "):
             if not re.search(r"\w", word):
                 continue
-            if not words:
-                start = at
+            start = start if words else at
             words.append(word)
-            if re.search(r"[.!?][)\"'*_]*$", word) and not re.search(
-                r"(?:^|\()(?:e\.g|i\.e|al|fig|cf|vs|eq|no|pp|\w)\.$", word
-            ):
+            if re.search(r"[.!?][)\"'*_]*$", word) and not ABBREVIATION.search(word):
                 yield start, " ".join(words)
                 words = []
 

@@ -1,8 +1,8 @@
-"""Who holds whose shares: everybody everybody's, or the neighbors on a ring that nobody chose.
+"""The holders of each client's shares: all clients, or its neighbors on a ring that nobody chose.
 
-The ring (Bell et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", section 3) lays the
-n clients of the roster out in the order of a permutation and joins each with the degree / 2 next ones on both sides.
-The permutation comes from the roster's digest, so that each client computes it for itself and no one picks a place:
+The ring is that of Bell et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", section 3. The
+n clients of the roster lie in the order of a permutation, each joined with the degree / 2 next ones on both sides.
+The permutation comes from the roster's digest: each client computes it for itself, and no one picks a place.
 
     key   = derive(roster digest, "masked-sum ring", session)
     words = the first n 64-bit little-endian words of the AES-256-CTR stream of that key
@@ -21,10 +21,15 @@ from privfl.secagg.messages import Bitmap
 
 
 class Graph:
-    """The holders of `size` clients, named by their places; `degree` 0 is the complete graph.
+    """The holders of each client's shares. Clients are named by their places in the roster.
 
-    In the complete graph a client counts itself among its own holders, so that a threshold is one of all clients; on
-    a ring it does not, so that a threshold is one of the degree.
+    In the complete graph a client counts itself among its own holders, and a threshold is one of all clients. On a ring
+    it does not, and a threshold is one of the degree.
+
+    Args:
+        size: The number of clients.
+        degree: The number of neighbors, even; 0 is the complete graph.
+        key: The key of the ring's permutation; not used in the complete graph.
     """
 
     def __init__(self, size: int, degree: int, key: bytes) -> None:
@@ -56,10 +61,10 @@ class Graph:
         return [other for other in self.holders(place) if other != place]
 
     def min_arc(self, members: Bitmap) -> int:
-        """The smallest number of members in any degree / 2 consecutive places of the ring.
+        """Return the smallest number of members in any degree / 2 consecutive places of the ring.
 
         Two such arcs without an honest member would cut the ring, and with it the sum, in two (Bell et al. 2020,
-        section 3.3), so that this number must be above what corrupt clients could make up. In a complete graph there
+        section 3.3). This number must therefore be above what corrupt clients could make up. In a complete graph there
         is nothing to cut, and it is the number of members.
         """
         if self._degree == 0:

@@ -16,8 +16,8 @@ derive() are those of privfl/crypto/kdf.py.
     consistency      Ed25519 over framed("privfl/1 masked-sum survivors", session, roster, id, bitmap)
     transcript       SHA-256(framed("privfl/1 masked-sum transcript", session, roster, bitmap))
 
-Mask keys take the sorted pair of identities, for both must find the same; only box keys have a direction. The client
-with the lower identity adds the pairwise stream, the other one subtracts it; each adds its own self mask.
+Mask keys take the sorted pair of identities, because both clients must find one key; only box keys have a direction.
+The client with the lower identity adds the pairwise stream, the other one subtracts it. Each adds its own self mask.
 """
 
 from __future__ import annotations
@@ -42,41 +42,87 @@ def id_bytes(client: ClientId) -> bytes:
 
 
 def roster_digest(session: bytes, entries: bytes) -> bytes:
-    """What binds a key to everybody's advertisement."""
+    """Return the digest that binds a key to all advertisements.
+
+    Args:
+        session: The digest of the terms, 32 bytes.
+        entries: The roster as bytes.
+    """
     return _hash("masked-sum roster", session, entries)
 
 
 @dataclass(frozen=True, slots=True)
 class RosterKeys:
-    """Derives what is bound to one session and one roster (both 32-byte digests)."""
+    """Derives the keys and hashes that are bound to one session and one roster.
+
+    Attributes:
+        session: The digest of the terms, 32 bytes.
+        roster: The digest of the roster, 32 bytes.
+    """
 
     session: bytes
     roster: bytes
 
     def pairwise(self, own: AgreementKey, public: bytes, me: ClientId, peer: ClientId) -> bytes:
-        """The key of the mask of `me` and `peer`; raises `RemoteProtocolError` (sender=peer) for a bad point."""
+        """Return the key of the mask of two clients.
+
+        Args:
+            own: The mask key pair of `me`.
+            public: The mask key of `peer`, 32 bytes.
+            me: This client.
+            peer: The other client.
+
+        Raises:
+            RemoteProtocolError: `public` is no good point (sender=peer).
+        """
         low, high = sorted((me, peer))
         shared = own.agree(public, sender=peer)
         return self._derive(shared, "masked-sum pairwise mask", id_bytes(low), id_bytes(high))
 
     def self_mask(self, client: ClientId, seed: bytes) -> bytes:
-        """The key of a client's own mask."""
+        """Return the key of a client's own mask.
+
+        Args:
+            client: The client.
+            seed: Its self-mask seed, 32 bytes.
+        """
         return self._derive(seed, "masked-sum self mask", id_bytes(client))
 
     def seed_hash(self, client: ClientId, seed: bytes) -> bytes:
-        """What a reconstructed seed is checked against; a seed has full entropy, so its hash hides it."""
+        """Return the hash that a reconstructed seed is compared with. A seed has full entropy, so its hash hides it.
+
+        Args:
+            client: The client.
+            seed: Its self-mask seed, 32 bytes.
+        """
         return _hash("masked-sum seed hash", self.session, self.roster, id_bytes(client), seed)
 
     def input_check(self, client: ClientId, values: bytes | memoryview) -> bytes:
-        """What an upload is checked against. It catches damage, not lies: a client may sum whatever it likes."""
+        """Return the tag that an upload is compared with. It detects damage, not lies: a client may sum any vector.
+
+        Args:
+            client: The client.
+            values: Its masked vector, packed.
+        """
         return tag(derive(self.roster, "masked-sum input", self.session, id_bytes(client)), values)
 
     def box(self, shared: bytes, sender: ClientId, receiver: ClientId) -> bytes:
-        """The key of the one box from `sender` to `receiver`; `shared` is the agreed secret of their box keys."""
+        """Return the key of the one box from `sender` to `receiver`.
+
+        Args:
+            shared: The agreed secret of their box keys.
+            sender: The client that seals.
+            receiver: The client that opens.
+        """
         return self._derive(shared, "masked-sum box", id_bytes(sender), id_bytes(receiver))
 
     def box_context(self, sender: ClientId, receiver: ClientId) -> bytes:
-        """The associated data of that box."""
+        """Return the associated data of the box from `sender` to `receiver`.
+
+        Args:
+            sender: The client that seals.
+            receiver: The client that opens.
+        """
         return framed(self.session, b"ShareKeys", id_bytes(sender), id_bytes(receiver))
 
     def ring(self) -> bytes:
@@ -84,7 +130,12 @@ class RosterKeys:
         return derive(self.roster, "masked-sum ring", self.session)
 
     def said_by(self, client: ClientId, survivors: Bitmap) -> tuple[bytes, ...]:
-        """The parts that `client` signs in the consistency step."""
+        """Return the parts that `client` signs in the consistency step.
+
+        Args:
+            client: The client.
+            survivors: The survivor list.
+        """
         return self.session, self.roster, id_bytes(client), survivors.to_bytes()
 
     def transcript(self, survivors: Bitmap) -> bytes:

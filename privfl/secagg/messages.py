@@ -44,14 +44,24 @@ Bytes = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Bitmap:
-    """A subset of `count` members: bit i of `mask` is member i."""
+    """A subset of numbered members.
+
+    Attributes:
+        count: The number of all members.
+        mask: The subset: bit i stands for member i.
+    """
 
     count: int
     mask: int
 
     @classmethod
     def of(cls, count: int, members: Iterable[int]) -> Bitmap:
-        """The bitmap with these members."""
+        """Return the bitmap with these members.
+
+        Args:
+            count: The number of all members.
+            members: The numbers of the members in the subset.
+        """
         data = bytearray(-(-count // 8))
         for i in members:
             data[i >> 3] |= 1 << (i & 7)
@@ -97,7 +107,12 @@ MEMBERS: Final = BitmapCodec(MAX_CLIENTS)
 
 @dataclass(frozen=True, slots=True)
 class AdvertiseKeys(Message):
-    """A client's fresh public keys for this sum, signed."""
+    """A client's fresh public keys for this sum.
+
+    Attributes:
+        keys: Its mask key and its box key, 64 bytes.
+        signature: Its signature on them; empty in the semi-honest mode.
+    """
 
     KIND: ClassVar[int] = 0x0201
     keys: bytes = wired(Fixed(KEYS_BYTES))
@@ -114,7 +129,12 @@ class Roster(Message):
 
 @dataclass(frozen=True, slots=True)
 class ShareKeys(Message):
-    """A client's two secrets, shared among its holders, and the hash that a reconstructed seed must have."""
+    """A client's two secrets, shared among its holders.
+
+    Attributes:
+        seed_hash: The hash that a reconstructed seed must have.
+        boxes: One box for each neighbor, increasing.
+    """
 
     KIND: ClassVar[int] = 0x0203
     seed_hash: bytes = wired(Fixed(HASH_BYTES))
@@ -123,7 +143,12 @@ class ShareKeys(Message):
 
 @dataclass(frozen=True, slots=True)
 class Boxes(Message):
-    """Who shared, and the boxes for this receiver."""
+    """The boxes for one receiver.
+
+    Attributes:
+        sharers: The clients that shared.
+        boxes: The box from each neighbor that shared, increasing.
+    """
 
     KIND: ClassVar[int] = 0x0204
     sharers: Bitmap = wired(MEMBERS)
@@ -132,7 +157,12 @@ class Boxes(Message):
 
 @dataclass(frozen=True, slots=True)
 class MaskedInput(Message):
-    """A client's vector under all its masks, and a tag that tells a damaged upload from a whole one."""
+    """A client's vector under all its masks.
+
+    Attributes:
+        check: A tag that separates a damaged upload from a whole one.
+        values: The masked vector, packed.
+    """
 
     KIND: ClassVar[int] = 0x0205
     check: bytes = wired(Fixed(TAG_BYTES))
@@ -141,7 +171,7 @@ class MaskedInput(Message):
 
 @dataclass(frozen=True, slots=True)
 class Survivors(Message):
-    """Whose vector is in the sum."""
+    """The list of clients whose vectors are in the sum."""
 
     KIND: ClassVar[int] = 0x0206
     survivors: Bitmap = wired(MEMBERS)
@@ -157,7 +187,12 @@ class ConsistencyCheck(Message):
 
 @dataclass(frozen=True, slots=True)
 class Signatures(Message):
-    """The word of the receiver's neighbors."""
+    """The signatures of the receiver's neighbors on the survivor list.
+
+    Attributes:
+        signers: The neighbors that signed.
+        signatures: Their signatures, 64 bytes each.
+    """
 
     KIND: ClassVar[int] = 0x0208
     signers: Bitmap = wired(MEMBERS)
@@ -166,7 +201,12 @@ class Signatures(Message):
 
 @dataclass(frozen=True, slots=True)
 class Unmask(Message):
-    """Of each dealer one share: of its self-mask seed if it survived, else of its mask key."""
+    """One share of each dealer: of its self-mask seed if it survived, else of its mask key.
+
+    Attributes:
+        given: The dealers whose share is in the message.
+        shares: The shares, 33 bytes each.
+    """
 
     KIND: ClassVar[int] = 0x0209
     given: Bitmap = wired(MEMBERS)
@@ -188,7 +228,17 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
 
 
 def pieces(blob: Bytes, size: int, count: int, what: str) -> list[bytes]:
-    """A blob as `count` pieces of `size` bytes; raises `WireError` for any other length."""
+    """Return a blob as pieces of one size.
+
+    Args:
+        blob: The bytes.
+        size: The bytes of a piece.
+        count: The number of pieces.
+        what: The name of the blob in errors.
+
+    Raises:
+        WireError: The blob has any other length.
+    """
     data = bytes(blob)
     if len(data) != size * count:
         raise WireError(f"{len(data)} bytes of {what}, where {count} of {size} bytes are due")

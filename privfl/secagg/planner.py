@@ -1,4 +1,4 @@
-"""How many neighbors a client needs, from the hypergeometric tails of Bell et al. 2020 (sections 3.3 and 4.3).
+"""The number of neighbors a client needs, from the hypergeometric tails of Bell et al. 2020 (sections 3.3 and 4.3).
 
 The clients of a roster lie on a ring whose order nobody chose. Let R be their number, k the degree, t the threshold,
 and a the arc. X ~ Hyp(m, s) is the number of marked clients among m sampled without replacement from the R - 1 others,
@@ -171,12 +171,25 @@ def assess_graph(
 
 
 def smallest_roster(clients: int, dropout: float, degree: int) -> int:
-    """The fewest clients of a cohort that a ring starts with: those that stay, and enough for the ring itself."""
+    """Return the fewest clients of a cohort that a ring starts with: those that stay, and enough for the ring itself.
+
+    Args:
+        clients: The size of the cohort.
+        dropout: The fraction that may drop out, in [0, 1).
+        degree: The number of neighbors, even.
+    """
     return max(degree + 1, _stay(clients, dropout))
 
 
 def cohort_arc(clients: int, dropout: float, degree: int, correctness_bits: int) -> int:
-    """The most survivors, at least 1, to which every arc can be held at every roster of a cohort."""
+    """Return the maximum number of survivors, at least 1, to which every arc can be held at every roster of a cohort.
+
+    Args:
+        clients: The size of the cohort.
+        dropout: The fraction that may drop out, in [0, 1).
+        degree: The number of neighbors, even.
+        correctness_bits: The sum fails with a probability below 2^-correctness_bits.
+    """
     rosters = (smallest_roster(clients, dropout, degree), clients)
     return max(1, min(_arc(size, dropout, degree // 2, correctness_bits) for size in rosters))
 
@@ -225,7 +238,7 @@ def _stay(clients: int, dropout: float) -> int:
 
 
 def _count(clients: int, fraction: float) -> int:
-    """Rounded up, but for the rounding error of the product itself."""
+    """Rounded up, except for the rounding error of the product itself."""
     return math.ceil(fraction * clients - 1e-9)
 
 

@@ -32,12 +32,12 @@ class RosterView:
         return found
 
     def place_of(self, client: ClientId) -> int | None:
-        """Where a client stands, or None."""
+        """Return the place of a client, or None."""
         place = int(np.searchsorted(self._ids, client))
         return place if place < len(self) and self.client(place) == client else None
 
     def client(self, place: int) -> ClientId:
-        """Who stands there."""
+        """Return the client at a place."""
         return int(self._ids[place])
 
     def keys(self, place: int) -> bytes:
@@ -55,10 +55,15 @@ def write_roster(adverts: Mapping[ClientId, bytes]) -> bytes:
 
 
 def read_roster(terms: Terms, entries: bytes) -> RosterView:
-    """The records in `entries`.
+    """Return the records of a roster. Signatures are for the reader to verify.
 
-    Raises `WireError` unless they are strictly increasing in identity and `RemoteProtocolError` unless all are in the
-    cohort, at least `min_roster` and no key stands for two of them. Signatures are for the reader to verify.
+    Args:
+        terms: The terms of the sum.
+        entries: The records as bytes.
+
+    Raises:
+        WireError: The records are not strictly increasing in identity.
+        RemoteProtocolError: A client is not in the cohort, they are fewer than `min_roster`, or two have one key.
     """
     layout = _layout(terms.signed)
     if len(entries) % layout.itemsize:
@@ -77,7 +82,7 @@ def read_roster(terms: Terms, entries: bytes) -> RosterView:
 
 
 def _repeats(keys: npt.NDArray[np.void]) -> bool:
-    """Whether two keys are the same; hardly ever are as much as their first eight bytes."""
+    """True if two keys are equal; hardly ever are as much as their first eight bytes."""
     heads = np.sort(keys.view("<u8").reshape(len(keys), -1)[:, 0])
     if not (heads[1:] == heads[:-1]).any():
         return False

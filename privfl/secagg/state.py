@@ -1,4 +1,4 @@
-"""What both parties hold between two messages, and its canonical bytes.
+"""The state of both parties between two messages, and its canonical bytes.
 
 The bytes are a label | session 32 | fields as in wire.py | SHA-256 of all that (privfl/sums/session.py). A server's
 hold what it has seen and nothing it has not: masked sums, sealed boxes, public keys, shares. A client's hold the
@@ -112,7 +112,15 @@ def dump_state(state: ServerState) -> bytes:
 
 
 def load_state(state: ServerState, data: bytes) -> None:
-    """Fill a fresh `state` from the bytes of an older one; raises `StateError` unless the terms are the same."""
+    """Fill a fresh `state` from the bytes of an older one.
+
+    Args:
+        state: A state under the same terms.
+        data: The bytes.
+
+    Raises:
+        StateError: The bytes were altered, or belong to other terms.
+    """
     body = unpack_state(SERVER_LABEL, state.session, data)
     try:
         reader = Reader(body)
@@ -149,7 +157,7 @@ def _dict(entries: tuple[_Entry, ...]) -> dict[ClientId, bytes]:
 
 @dataclass(slots=True)
 class Peer:
-    """What a client keeps of one holder (possibly itself).
+    """The record that a client keeps of one holder (possibly itself).
 
     Attributes:
         client: The holder.
@@ -168,7 +176,16 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class PeerForm:
-    """A `Peer` and its place as they are saved; an empty blob stands for None."""
+    """A `Peer` as it is saved; an empty blob stands for None.
+
+    Attributes:
+        place: The holder's place in the roster.
+        client: As in `Peer`.
+        mask: As in `Peer`.
+        shared: As in `Peer`.
+        key_share: As in `Peer`.
+        seed_share: As in `Peer`.
+    """
 
     place: int = wired(U32)
     client: int = wired(CLIENT)
@@ -180,7 +197,20 @@ class PeerForm:
 
 @dataclass(frozen=True, slots=True)
 class ClientForm:
-    """A client's session as it is saved: the secrets of this sum, the vector until it is sent, lists and peers."""
+    """A client's session as it is saved.
+
+    Attributes:
+        mask_secret: The secret of its mask key.
+        box_secret: The secret of its box key.
+        seed: Its self-mask seed.
+        words: Its vector, until it is sent.
+        roster: The digest of the roster; empty before there is one.
+        size: The number of clients in the roster.
+        place: Its place in the roster.
+        peers: Its records of the holders.
+        sharers: The clients that shared.
+        survivors: The clients whose vectors are in the sum.
+    """
 
     mask_secret: bytes = wired(Fixed(KEY_BYTES), secret=True)
     box_secret: bytes = wired(Fixed(KEY_BYTES), secret=True)

@@ -106,7 +106,9 @@ class ClientMachine(ABC):
 
     @abstractmethod
     def _handler(self, kind: Kind) -> Callable[[Any], Message]:
-        """What answers a message of this kind. It changes nothing of the session before its last failure."""
+        """The function that answers a message of this kind. It changes nothing of the session before its
+        last failure.
+        """
 
     @abstractmethod
     def _max_length(self) -> int:
@@ -118,7 +120,7 @@ class ClientMachine(ABC):
 
     @abstractmethod
     def _dump(self) -> bytes:
-        """What `_load` needs, canonical, without any long-term key."""
+        """The bytes that `_load` needs, canonical, without any long-term key."""
 
     @abstractmethod
     def _load(self, body: bytes) -> None:
@@ -136,10 +138,10 @@ class ClientMachine(ABC):
             return self._last.answer if self._last is not None else None
 
     def start(self) -> bytes:
-        """The first message; raises `LocalProtocolError` unless it is the first call.
+        """Return the first message. Raises `LocalProtocolError` unless it is the first call.
 
-        Raises `PlanRejected` for a task that this client has begun before, and that ends the session. What is
-        remembered is the task, whatever the scheme, its thresholds or its graph.
+        Raises `PlanRejected` for a task that this client has begun before, and that ends the session. The task alone is
+        remembered, so this holds for every scheme, threshold and graph.
         """
         with self._guard:
             if self._state != self._table[0].state:

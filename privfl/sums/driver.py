@@ -22,7 +22,7 @@ from privfl.sums.base import (
 from privfl.wire import ClientId
 
 Drop = Callable[[ClientId, int], bool]
-"""(client, step) -> whether the client falls silent from that message on; step 0 is its first message."""
+"""(client, step) -> whether the client drops out from that message on; step 0 is its first message."""
 
 Tap = Callable[[Literal["up", "down"], ClientId, bytes], None]
 """Sees every message that crosses the wire: for byte counts and for pictures of what the server saw."""
@@ -31,12 +31,23 @@ Vectors = Mapping[ClientId, Ints] | Iterable[tuple[ClientId, Ints]]
 
 
 def never(client: ClientId, step: int) -> bool:
-    """The drop pattern of clients that all stay."""
+    """Return False: the drop pattern of clients that all stay.
+
+    Args:
+        client: The client.
+        step: The number of its message.
+    """
     return False
 
 
 def ignore(direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
-    """The tap that sees nothing."""
+    """Do nothing: the tap that sees no message.
+
+    Args:
+        direction: "up" from a client, "down" from the server.
+        client: The client.
+        message: The bytes.
+    """
 
 
 def run_sum(
@@ -51,12 +62,25 @@ def run_sum(
     tap: Tap = ignore,
     entropy: Entropy = os.urandom,
 ) -> SumResult:
-    """The sum of `vectors` (int64 `[task.length]` by client) over the clients that stay.
+    """Return the sum of the vectors of the clients that stay: all parties in this process.
 
-    `vectors` is read once, in its own order, so that it may be a generator that trains clients one by one; a client
-    that is missing from it never spoke. A client whose session refuses to go on has dropped out, as it would have over
-    a network. Raises `TooFewSurvivors` (from the first refusal, if there was one), and `ConfigError` for a vector
-    outside the task.
+    A client whose session refuses to go on has dropped out, as it would have over a network.
+
+    Args:
+        scheme: The sum.
+        task: The task.
+        vectors: int64 `[task.length]` by client. They are read once, in their own order: a generator may train clients
+            one by one. A client without a vector never sends a message.
+        credentials: Each client's keys, where the sum needs them.
+        policy: The minima that each client insists on.
+        opening: Applied to the sum where it is opened, such as central noise.
+        drop: (client, step) -> whether the client drops out from that message on.
+        tap: Called with every message.
+        entropy: A source of random bytes, such as `os.urandom`.
+
+    Raises:
+        TooFewSurvivors: No sum is opened; from the first refusal, if there was one.
+        ConfigError: A vector is outside the task.
     """
     server = scheme.server(task, opening=opening)
 

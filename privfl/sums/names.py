@@ -18,7 +18,7 @@ def number_clients(
     """Give each name an identity that a sum can use: an integer in [0, 2^32 - 2].
 
     Keep the result next to the key directory and publish both: all parties must use the same numbers. The numbers are
-    assigned in the order of the sorted names (integers before text), so that the same names get the same numbers
+    assigned in the order of the sorted names (integers before text), so equal names get equal numbers
     everywhere.
 
     Args:

@@ -24,11 +24,11 @@ def check_dropout(dropout: float) -> None:
 
 @lru_cache(maxsize=1 << 14)  # a ledger asks for every size of a cohort, in every round
 def binomial_shortfall(cohort: int, min_vectors: int, dropout: float) -> float:
-    """The probability that fewer than `min_vectors` of `cohort` clients stay, each dropping out independently.
+    """Return the probability that fewer than `min_vectors` of `cohort` clients stay, each dropping out independently.
 
-    The result is never below the truth: `dropout` is rounded up to a multiple of 2^-44, the terms are integers of at
-    least 320 bits, and every division is rounded up. It therefore does not decrease in `dropout`. It is F_k(m - 1),
-    where F_k is the distribution function of the binomial distribution Bin(k, 1 - p).
+    The result is never below the truth. `dropout` is rounded up to a multiple of 2^-44, the terms are integers of at
+    least 320 bits, and every division is rounded up. The result therefore does not decrease in `dropout`. It is F_k(m -
+    1), where F_k is the distribution function of the binomial distribution Bin(k, 1 - p).
 
     Args:
         cohort: The number of clients k, at least 0.

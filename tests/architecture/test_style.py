@@ -78,12 +78,13 @@ def test_pages_are_read_without_their_code() -> None:
 
 def test_sentences_end_where_readers_end_them() -> None:
     text = "One of e.g. two (fig. 3). Two\nlines.\n\n- A mark\n- another `a. b. c`\n\n"
-    text += "Args:\n    a: Text\n        goes on.\n    b: More."
+    text += "As follows:\n\n    code = 1\n    more = 2\n\nArgs:\n    a: Text\n        goes on.\n    b: More."
     assert [s for _, s in sentences(text)] == [
         "One of e.g. two (fig. 3).",
         "Two lines.",
         "A mark",
         "another CODE",
+        "As follows:",
         "Args:",
         "a: Text goes on.",
         "b: More.",
