@@ -206,6 +206,7 @@ class ServerRound:
         Raises:
             LocalProtocolError: If too few have answered yet and others are awaited; nothing has changed.
             TooFewSurvivors: If nothing can be opened; the charge is refunded if that is proven.
+            RemoteProtocolError: If what the clients sent does not open; the charge stands.
             PrivacyError: If another half, restored from the same state, was here before; nothing is opened.
         """
         try:
