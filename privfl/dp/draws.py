@@ -175,8 +175,8 @@ def plausible(
 ) -> bool:
     """False where finished rounds refute what their draws declared, at a probability below 1e-9.
 
-    The run asks this before it writes its next draw, which is void if the answer is False. A reader of the ledger never
-    asks: epsilon stays a function of the ledger.
+    The run asks this after each round. If the answer is False it writes the next draw at once, and that draw is void,
+    because no later round may come. A reader of the ledger never asks: epsilon stays a function of the ledger.
 
     Args:
         sampling: How cohorts are sampled.
