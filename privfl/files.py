@@ -72,6 +72,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def existing_parent(path: Path | str) -> Path:
+    """The path of a file or folder that is about to be made, with `~` replaced.
+
+    Raises:
+        ConfigError: The folder around it does not exist, so the path is likely to be wrong.
+    """
+    found = user_path(path)
+    if not found.parent.is_dir():
+        raise ConfigError(f"the folder {found.parent} does not exist: make it, or correct the path {found}")
+    return found
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that `atomic_write` left in `folder` after a crash. Only for its one writer."""
     for path in folder.iterdir() if folder.is_dir() else ():

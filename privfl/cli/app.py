@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, cast
 
 import typer
@@ -48,14 +51,48 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 # Typer exports one of its usage errors; the base of that one is the class of all, in click or in typer's copy of it.
 _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
-_REMEDIES: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
-    (TooFewSurvivors, "Lower cohort.min_survivor_fraction or cohort.dropout."),
-    (StateError, "Start it again under another name: --set name=NAME."),
-    (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
-    (ConfigError, "`privfl --help` and `privfl config reference` list what is allowed."),
-    (OSError, "Check the path, its permissions and the space on the disk."),
-)
+TERMINATED: Final = 143
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM): what has to be closed is closed on the way out."""
+
+
+def remedy_for(error: BaseException, verb: str) -> str:
+    """Return the next step after an error, true for the verb that raised it; empty where there is none.
+
+    Args:
+        error: The error.
+        verb: The words of the verb, such as "runs show".
+    """
+    trains = verb in ("run", "compare", "demo")
+    another = {
+        "run": "Start it again under another name: --set name=NAME.",
+        "compare": "Write another comparison: --to FOLDER.",
+    }
+    remedies: tuple[tuple[type[BaseException], str], ...] = (
+        (BudgetExceeded, "Raise privacy.epsilon, plan fewer rounds, or let `privfl calibrate` find the noise."),
+        (TooFewSurvivors, "Lower cohort.min_survivor_fraction or cohort.dropout." if verb == "run" else ""),
+        (StateError, another.get(verb, "`privfl run CONFIG.toml --set name=NAME` makes another run.")),
+        (UnsupportedRelease, "`privfl epsilon --help` lists what can be judged."),
+        (
+            ConfigError,
+            "`privfl run --help` and `privfl config reference` list what is allowed."
+            if verb == "run"
+            else f"`privfl {verb} --help` lists what is allowed.".replace("  ", " "),
+        ),
+        (OSError, "Check the path, its permissions and the space on the disk."),
+    )
+    if isinstance(error, StateError) and not trains and not verb.startswith(("runs", "report")):
+        return ""
+    return next((text for kind, text in remedies if isinstance(error, kind)), "")
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    """Return the words of the verb that the arguments begin with."""
+    groups = {group.name for group in app.registered_groups}
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    return " ".join(words[: 2 if words and words[0] in groups else 1])
 
 
 def _version(value: bool) -> None:
@@ -84,9 +121,10 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("PRIVFL_DEBUG"))
     # --debug may stand anywhere: people add it at the end of the line that just failed.
     rest = [argument for argument in arguments if argument != "--debug"]
-    command = typer.main.get_command(app)
+    command, verb = typer.main.get_command(app), _verb(rest)
     try:
-        code = command.main((["--debug"] if debug else []) + rest, prog_name="privfl", standalone_mode=False)
+        with _ended_by_signal():
+            code = command.main((["--debug"] if debug else []) + rest, prog_name="privfl", standalone_mode=False)
     except _UsageError as error:
         message = error.format_message()
         if not message:  # no command was given, and typer has printed the help
@@ -95,13 +133,37 @@ def run(arguments: Sequence[str]) -> int:
         return fail(message, f"`{where} --help` shows what is allowed.")
     except typer.Abort:
         code = INTERRUPTED
+    except Terminated:
+        code = TERMINATED
     except (PrivflError, OSError) as error:
         if debug:
             raise
-        return fail(str(error), next((text for kind, text in _REMEDIES if isinstance(error, kind)), ""))
-    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
-        fail("interrupted; rounds that were finished are kept", "`privfl run ... --resume` goes on after them.")
+        return fail(str(error), remedy_for(error, verb))
+    if code in (INTERRUPTED, TERMINATED):  # typer turns Ctrl-C into the first
+        word = "interrupted" if code == INTERRUPTED else "terminated"
+        kept = {"run": "rounds", "compare": "arms"}.get(verb)
+        if kept is None:
+            fail(word)
+        else:
+            fail(f"{word}; {kept} that were finished are kept", f"`privfl {verb} ... --resume` goes on after them.")
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` while the block runs, so workers and locks are closed; in a main thread only."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(message: str, remedy: str = "") -> int:

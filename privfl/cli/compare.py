@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from privfl.cli.options import Json, print_json
-from privfl.cli.show import facts_table, output, size
+from privfl.cli.show import facts_table, live, output, size
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize, who_sees
-from privfl.files import atomic_write, canonical_json, user_path
+from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 
 EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
 
@@ -45,7 +44,7 @@ def compare(
     comparison = Comparison(
         name, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
     )
-    place = to or Path("compare") / name
+    place = Path("compare") / name if to is None else existing_parent(to)
     cells = _follow(comparison, place, resume=resume, workers=workers, quiet=as_json)
     rows = summarize(comparison, cells)
     files = _write(comparison, cells, rows, place)
@@ -55,18 +54,22 @@ def compare(
     output().print(_table(comparison, rows))
     output().print(facts_table("Who sees what", who_sees(rows)))
     output().print(WARNING, soft_wrap=True)
+    output().print(comparison.tuning, soft_wrap=True, markup=False)
     for path in files:
         output().print(str(path.resolve()), markup=False, soft_wrap=True)
 
 
 def _follow(comparison: Comparison, place: Path, *, resume: bool, workers: int | None, quiet: bool) -> list[Cell]:
     cells: list[Cell] = []
+    total = len(comparison.cells())
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task("training", total=len(comparison.cells()))
+    with live(*columns, quiet=quiet) as (progress, say):
+        task = progress.add_task("training", total=total)
         for cell in run_comparison(comparison, place, resume=resume, workers=workers):
             cells.append(cell)
-            progress.update(task, advance=1, description=f"{cell.arm}, seed {cell.seed}: {cell.accuracy:.3f}")
+            fact = f"{cell.arm}, seed {cell.seed}: {cell.accuracy:.3f}"
+            progress.update(task, advance=1, description=fact)
+            say(f"{len(cells)}/{total}  {fact}")
     order = {(arm.name, seed): at for at, (arm, seed) in enumerate(comparison.cells())}
     return sorted(cells, key=lambda cell: order[cell.arm, cell.seed])
 
@@ -88,13 +91,13 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
     for row in rows:
         spread = f" ± {row.deviation:.3f}" if row.seeds > 1 else ""
         outsider = "-" if row.epsilon is None else format_epsilon(row.epsilon, 2)
-        server = "infinity" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
+        server = "-" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
         moved = (size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
         table.add_row(
             row.arm,
             f"{row.accuracy:.3f}{spread}",
             outsider,
-            server if row.epsilon is not None else "-",
+            server,
             *moved,
         )
     return table

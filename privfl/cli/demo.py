@@ -8,14 +8,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from privfl.cli.options import Json, Seed, print_json
+from privfl.cli.options import Json, Seed, plot_file, print_json
 from privfl.cli.show import facts_table, follow, output, size
 from privfl.demos.hospitals import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.demos.regression import LineDemo, LineResult
 from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
 from privfl.experiment.schemes import SCHEMES
-from privfl.files import user_path
 
 EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
 
@@ -39,7 +38,7 @@ def demo(
     sum_: Annotated[str, typer.Option("--sum", help=f"The secure sum: {', '.join(SCHEMES)}.")] = "masked",
     seed: Seed = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Where the plot goes.")
+        Path | None, typer.Option("--plot", metavar="FILE", parser=plot_file, help="Where the plot goes.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from privfl.cli.options import Json, print_json
+from privfl.cli.options import Json, plot_file, print_json
 from privfl.cli.show import facts_table, output
 from privfl.dp import (
     Accountant,
@@ -120,7 +120,7 @@ SumOption = Annotated[
 ]
 Opacus = Annotated[bool, typer.Option("--opacus", help="Ask Opacus's PRV accountant too, where it applies.")]
 PlotOption = Annotated[
-    Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Draw over rounds and delta.")
+    Path | None, typer.Option("--plot", metavar="FILE", parser=plot_file, help="Draw over rounds and delta.")
 ]
 
 
@@ -163,7 +163,8 @@ def epsilon(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="PNG", parser=user_path, help="Draw epsilon over rounds and delta.")
+        Path | None,
+        typer.Option("--plot", metavar="FILE", parser=plot_file, help="Draw epsilon over rounds and delta."),
     ] = None,
     as_json: Json = False,
 ) -> None:

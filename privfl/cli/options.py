@@ -12,6 +12,7 @@ import typer
 
 from privfl.errors import ConfigError
 from privfl.files import user_path
+from privfl.report.canvas import plot_path
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Seed = Annotated[
@@ -19,6 +20,14 @@ Seed = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", parser=user_path, help="The folder of runs.")]
 Delta = Annotated[float, typer.Option("--delta", help="Probability with which the promise may fail, below 1/clients.")]
+
+
+def plot_file(text: str) -> Path:
+    """The file of `--plot`, which ends in .png, .pdf or .svg and whose folder exists."""
+    try:
+        return plot_path(text)
+    except ConfigError as error:  # which typer would replace by the text alone
+        raise typer.BadParameter(str(error)) from error
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from privfl.cli.show import facts_table, headline, output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.folder import LEDGER, METRICS, RunFolder, find_run, find_runs
-from privfl.files import atomic_write, canonical_json, user_path
+from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 from privfl.fl.report import COHORT_DEPENDENT, IF_SECURE
 from privfl.fl.store import Version
 
@@ -26,8 +26,11 @@ Round = Annotated[int | None, typer.Option("--round", min=0, help="The round; th
 
 
 @app.command("list", cls=Once, epilog="Example: [bold]privfl runs list --runs runs[/]")
-def list_(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def list_(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List the runs in a folder, with rounds, the latest metric and epsilon."""
+    named = getattr(context.get_parameter_source("runs"), "name", "") == "COMMANDLINE"
+    if named and not runs.is_dir():
+        raise ConfigError(f"the folder {runs} does not exist: name the folder of runs with --runs FOLDER")
     found = [_summary(run) for run in find_runs(runs)]
     if as_json:
         print_json({"runs": found})
@@ -86,9 +89,8 @@ def export(
     """Copy one version of a run's model to a file that holds the model alone, as the tensor `model`."""
     files = find_run(runs, name)
     version = _version(files, round)
-    if to.exists():
+    if existing_parent(to).exists():
         raise ConfigError(f"{to} exists already: choose another name")
-    to.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(to, files.store.export(version), shared=True)
     if as_json:
         print_json({"file": str(to), "round": version.round, "model": version.hash})
@@ -107,10 +109,10 @@ def publish(
 ) -> None:
     """Copy what outsiders may see: models, reports and ledger without cohorts, survivors, counts, bytes and times."""
     files = find_run(runs, name)
-    if to.exists():
+    if existing_parent(to).exists():
         raise ConfigError(f"{to} exists already: choose another name")
     store, reports, ledger = files.store, files.reports(), files.ledger
-    to.mkdir(parents=True)
+    to.mkdir()
     atomic_write(to / METRICS, b"".join(canonical_json(report.published()) + b"\n" for report in reports))
     rounds = store.rounds()
     for number in rounds:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from privfl.dp import format_epsilon
@@ -23,14 +24,15 @@ def follow(
 ) -> Iterator[RoundReport]:
     """Pass the reports on while a bar shows rounds, the latest metric, and epsilon spent of `budget`.
 
-    The bar goes to the standard error, because the standard output may be piped.
+    The bar goes to the standard error, because the standard output may be piped. Where that is no terminal, each round
+    is a line.
 
     Args:
         reports: The reports of rounds, as they come.
         rounds: The number of rounds of the run.
         budget: The epsilon that may be spent.
         done: The rounds that were finished before.
-        quiet: Show no bar.
+        quiet: Show nothing.
     """
     columns = (
         TextColumn("[bold]round {task.completed}/{task.total}[/]"),
@@ -38,11 +40,35 @@ def follow(
         TextColumn("{task.fields[facts]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with live(*columns, quiet=quiet) as (progress, say):
         task = progress.add_task("rounds", total=rounds, completed=done, facts="asking the clients")
         for report in reports:
             progress.update(task, completed=report.round, facts=facts(report, budget))
+            say(f"round {report.round}/{rounds}  {facts(report, budget)}")
             yield report
+
+
+@contextlib.contextmanager
+def live(*columns: ProgressColumn, quiet: bool) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """Show progress on the standard error: a bar on a terminal, and elsewhere a line for each thing that is done.
+
+    Args:
+        columns: The columns of the bar.
+        quiet: Show nothing.
+
+    Yields:
+        The bar, and a function that prints one line, at once, where there is no terminal.
+    """
+    console = Console(stderr=True, highlight=False)
+    lines = not quiet and not console.is_terminal
+
+    def say(line: str) -> None:
+        if lines:
+            console.print(line, soft_wrap=True)
+            console.file.flush()
+
+    with Progress(*columns, console=console, disable=quiet or lines) as progress:
+        yield progress, say
 
 
 def facts(report: RoundReport, budget: float | None) -> str:

@@ -17,7 +17,7 @@ from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_toml
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
-from privfl.files import atomic_write, canonical_json, read_json, sweep, user_path
+from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
 from privfl.fl.plan import RUN_NONCE_BYTES
 from privfl.fl.report import RoundReport
 from privfl.fl.run import check_charged
@@ -227,9 +227,11 @@ class RunFolder:
             resume: Whether a run that is there may go on.
 
         Raises:
-            ConfigError: When there is a run and `resume` is false.
+            ConfigError: When there is a run and `resume` is false, or the folder of runs would lie in one that does not
+                exist.
             StateError: When another process is writing, or the run there is another one.
         """
+        existing_parent(self.path.parent)
         self.path.mkdir(parents=True, exist_ok=True)
         with sole_writer(self.path / LOCK):
             fresh = not self.exists

@@ -6,8 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-from privfl.errors import MissingExtra
-from privfl.files import atomic_write
+from privfl.errors import ConfigError, MissingExtra
+from privfl.files import atomic_write, existing_parent
 
 BLUE: Final = "#2364aa"
 ORANGE: Final = "#d1602b"
@@ -18,6 +18,9 @@ COLORS: Final = (BLUE, ORANGE, GREEN, "#8a4fbf", "#c79a00", "#0f8b8d", "#c2185b"
 """Distinct in print and for most who see colors differently; figures never rely on color alone."""
 
 DPI: Final = 130
+
+KINDS: Final = (".png", ".pdf", ".svg")
+"""The endings of a plot's file."""
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -69,6 +72,18 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def pdf(figure: Any) -> bytes:
+    """Return the figure as PDF bytes, equal for equal figures."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"Creator": "privfl", "CreationDate": None})
+    return buffer.getvalue()
+
+
+def svg_file(figure: Any) -> bytes:
+    """Return the figure as an SVG file of its own."""
+    return b'<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure).encode()
+
+
 def svg(figure: Any) -> str:
     """Return the figure as an SVG element, to stand inside a page."""
     from matplotlib import rc_context
@@ -81,12 +96,24 @@ def svg(figure: Any) -> str:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write the figure as PNG, whole or not at all, and return the path. Raises `OSError` where that cannot be.
+    """Write the figure, whole or not at all, and return the path.
 
     Args:
         figure: The figure.
-        path: The file; its folder is made if there is none.
+        path: The file, whose ending is its kind; see `plot_path`.
+
+    Raises:
+        ConfigError: The ending is none of those, or the folder does not exist.
+        OSError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, png(figure), shared=True)
+    kind = plot_path(path).suffix.lower()
+    atomic_write(path, {".png": png, ".pdf": pdf, ".svg": svg_file}[kind](figure), shared=True)
     return path
+
+
+def plot_path(path: Path | str) -> Path:
+    """The path of a plot, with `~` replaced; raises `ConfigError` unless it ends in .png, .pdf or .svg."""
+    found = existing_parent(path)
+    if found.suffix.lower() not in KINDS:
+        raise ConfigError(f"a plot is a {', '.join(KINDS[:-1])} or {KINDS[-1]} file, not {found.name!r}: rename it")
+    return found

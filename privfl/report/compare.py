@@ -6,20 +6,21 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 
-from privfl.experiment.compare import WARNING, Cell, Comparison, Row, summarize, who_sees
+from privfl.experiment.compare import WARNING, Cell, Comparison, Row, json_record, summarize, who_sees
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, save, style, whole_numbers
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    """Write one line per arm, with a header, and return the path. An epsilon that is not claimed is empty.
+    """Write one line per arm, with a header, and return the path. An epsilon that is not claimed is empty,
+    and an infinite one is "infinity".
 
     Args:
         rows: The lines of the comparison.
@@ -28,7 +29,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(map(json_record, rows))
     atomic_write(path, text.getvalue().encode(), shared=True)
     return path
 
@@ -51,7 +52,7 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -
     _sees(bottom[1], rows)
     figure.suptitle(f"{comparison.data}: {rows[0].clients} clients, {comparison.partition}", fontweight="bold")
     bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
-    figure.supxlabel(f"{WARNING} {bars}", fontsize=8)
+    figure.supxlabel(fill(f"{WARNING} {comparison.tuning} {bars}", 170), fontsize=8)
     return save(figure, path)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import privfl
 from privfl.dp import EpsilonReport, format_epsilon
 from privfl.experiment.schemes import describe
-from privfl.files import atomic_write
+from privfl.files import atomic_write, existing_parent
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
 from privfl.report.run import RunRecord
 
@@ -44,12 +44,11 @@ def write_report(run: RunRecord, path: Path, *, public: bool = False) -> Path:
 
     Args:
         run: The run.
-        path: The file; its folder is made if there is none.
+        path: The file; its folder exists.
         public: Leave out what an outsider must not see for its epsilon to hold (cohorts, survivors, dropouts, bytes and
             seconds of a round), and the figures of all other observers.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, render(run, public=public).encode(), shared=True)
+    atomic_write(existing_parent(path), render(run, public=public).encode(), shared=True)
     return path
 
 

@@ -39,10 +39,8 @@ SLOW: Final = {
 
 OPEN: Final = {
     "column_of_nan_learns_nothing": "an update that is not finite is left out without a caveat",
-    "compare_null_for_infinity": "the record of `compare` writes infinity and no claim as null",
     "integer_first_vector": "the first vector is taken with whatever type it has",
     "one_giant_client_costs_precision": "the scale is planned for the largest client, which cohorts hardly ever hold",
-    "plot_as_pdf_holds_a_png": "a plot is a PNG whatever its name",
     "regression_clipped_by_default": "entries beyond the default clip are shortened without a caveat",
     "training_loss_is_wrong": "a loss that is absent counts as 0, and one beyond the bound is capped without a caveat",
     "update_entries_clipped": "entries beyond the default clip are shortened without a caveat",

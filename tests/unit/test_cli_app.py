@@ -8,11 +8,11 @@ import pytest
 import typer
 
 import privfl
-from privfl.cli.app import app, fail, run
+from privfl.cli.app import app, fail, remedy_for, run
 from privfl.cli.doctor import diagnose
 from privfl.cli.once import Once
 from privfl.cli.options import parse_overrides
-from privfl.errors import ConfigError
+from privfl.errors import ConfigError, StateError
 
 VERBS = (
     "demo", "run", "epsilon", "calibrate", "plan", "compare", "report", "doctor", "runs",
@@ -70,12 +70,37 @@ def test_debug_raises_wherever_it_stands(monkeypatch):
 
 
 def test_an_interrupt_says_what_is_kept(monkeypatch, capsys):
-    def interrupt() -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("privfl.cli.run.load_config", interrupt)
+    assert run(["run", "x.toml"]) == 130
+    assert "`privfl run ... --resume`" in capsys.readouterr().err
     monkeypatch.setattr("privfl.cli.doctor.diagnose", interrupt)
     assert run(["doctor"]) == 130
-    assert "kept" in capsys.readouterr().err
+    assert capsys.readouterr().err == "privfl: interrupted.\n"  # a verb that keeps nothing promises nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["epsilon", "--sampling", "everyone", "--rounds", "0", "--noise-multiplier", "1"], "`privfl epsilon --help`"),
+        (["runs", "show", "nothing"], "`privfl runs show --help`"),
+        (["plan", "--clients", "10", "--length", "5", "--bits", "3"], "`privfl plan --help`"),
+        (["run", "absent.toml"], "`privfl config reference`"),
+    ],
+)
+def test_a_remedy_is_true_for_the_verb(arguments, remedy, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    assert remedy in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "words"), [("run", "--set name=NAME"), ("compare", "--to FOLDER"), ("epsilon", "")])
+def test_an_altered_file_has_a_remedy_of_the_verb(verb, words):
+    found = remedy_for(StateError("altered"), verb)
+    assert words in found
+    assert bool(found) == bool(words)
 
 
 def test_markup_in_a_message_is_text(capsys):

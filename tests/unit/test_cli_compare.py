@@ -15,7 +15,8 @@ from privfl.cli.app import run
 from privfl.data import Dataset, Grouping
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import compare
-from privfl.experiment.compare import Comparison, run_comparison, summarize
+from privfl.experiment.compare import Comparison, as_record, run_comparison, summarize
+from privfl.report.compare import write_csv
 
 SMALL = Comparison("breast_cancer", 10, "iid", 2, (8.0,), 2, ("plain", "masked"))
 
@@ -35,14 +36,35 @@ def test_every_arm_is_run_under_its_seeds(place):
     assert rows["masked sum"].seeds == 1
 
 
-def test_epsilons_are_claimed_where_noise_is_and_only_there(place):
+def test_epsilons_are_claimed_where_noise_is_and_only_there(place, tmp_path):
     rows = {row.arm: row for row in summarize(SMALL, place[1])}
     assert rows["FedAvg"].epsilon is None
     assert rows["central DP 8"].epsilon == pytest.approx(8.0, abs=0.01)
     assert rows["central DP 8"].epsilon <= 8
-    assert rows["central DP 8"].server_epsilon is None  # infinite: it sees vectors without noise
+    assert rows["central DP 8"].server_epsilon == math.inf  # it sees vectors without noise
+    assert rows["FedAvg"].server_epsilon is None  # no claim at all
+    records = {row["arm"]: row for row in as_record(SMALL, list(rows.values()))["rows"]}
+    assert records["central DP 8"]["server_epsilon"] == "infinity"
+    assert records["FedAvg"]["server_epsilon"] is None
+    table = write_csv(list(rows.values()), tmp_path / "x.csv").read_text().splitlines()
+    at = table[0].split(",").index("server_epsilon")
+    cells = {line.split(",")[0]: line.split(",")[at] for line in table[1:] if '"' not in line}
+    assert (cells["central DP 8"], cells["FedAvg"]) == ("infinity", "")
     assert math.isfinite(rows["local DP, noise of 8"].server_epsilon)
     assert math.isfinite(rows["distributed DP, noise of 8"].server_epsilon)
+
+
+def test_a_comparison_says_what_was_tuned_on_what():
+    assert "Tuned on digits itself" in Comparison("digits").tuning
+    assert "test examples" in Comparison("breast_cancer").tuning
+    assert "Not tuned on heart" in Comparison("heart").tuning
+    assert as_record(Comparison("digits"), [])["tuning"] == Comparison("digits").tuning
+
+
+def test_an_infinite_epsilon_comes_back_from_the_folder(place):
+    again = {cell.arm: cell for cell in run_comparison(SMALL, place[0], resume=True)}
+    assert again["central DP 8"].server_epsilon == math.inf
+    assert again["pooled"].server_epsilon is None
 
 
 def test_the_sums_give_the_same_model(place):

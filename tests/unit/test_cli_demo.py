@@ -48,6 +48,7 @@ def test_the_demo_keeps_its_promise(capsys, tmp_path):
 def test_the_other_sums_give_the_same_epsilon_and_dropouts(scheme, capsys, tmp_path):
     if scheme == "ckks":
         pytest.importorskip("tenseal")
+    (tmp_path / "sub").mkdir()
     assert run(["demo", "--sum", scheme, "--json", "--plot", "sub/x.png"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["sum"] == f"{scheme}-sum/1"

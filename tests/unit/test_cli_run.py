@@ -1,6 +1,8 @@
 """`privfl run` and `privfl runs`: the examples, overrides, resuming, and the model repository."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +191,9 @@ def test_the_repository_lists_shows_and_exports(capsys, tmp_path):
     assert latest["parent"] == said(capsys)["model"]
     assert run(["runs", "show", "diabetes"]) == 0
     assert result["model"][:16] in capsys.readouterr().out
+    assert run(["runs", "export", "diabetes", "out/model.safetensors"]) == 2
+    assert not (tmp_path / "out").exists()  # a path that is mistyped leaves no folder behind
+    (tmp_path / "out").mkdir()
     assert run(["runs", "export", "diabetes", "out/model.safetensors"]) == 0
     tensors = load_file(tmp_path / "out/model.safetensors")
     assert list(tensors) == ["model"]
@@ -231,3 +236,74 @@ def test_paths_of_options_may_start_with_a_tilde(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "~").exists()
     assert run(["run", "~nobody-of-this-name/mine.toml"]) == 2
     assert "no such home folder" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg", "SVG"])
+def test_a_plot_is_of_the_kind_that_its_name_says(kind, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["epsilon", "--sampling", "everyone", "--noise-multiplier", "4", "--rounds", "2"]
+    assert run([*arguments, "--plot", f"x.{kind}"]) == 0
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[kind.lower()]
+    assert (tmp_path / f"x.{kind}").read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "nowhere/x.png"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["epsilon", "--sampling", "everyone", "--noise-multiplier", "4", "--rounds", "2"], ["demo"]],
+)
+def test_a_plot_of_another_kind_or_without_a_folder_is_refused_first(arguments, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run([*arguments, "--plot", name]) == 2
+    captured = capsys.readouterr()
+    assert name in captured.err.replace("\n", " ")
+    assert not captured.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_runs_that_does_not_exist_is_an_error(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["runs", "list", "--runs", "typo"]) == 2
+    assert "--runs FOLDER" in capsys.readouterr().err
+    assert run(["runs", "list", "--json"]) == 0  # the default: nothing was run here yet
+    assert json.loads(capsys.readouterr().out) == {"runs": []}
+
+
+@pytest.mark.parametrize("option", ["--runs", "--to"])
+def test_a_wrong_path_makes_no_folder(option, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("rounds = 1\n")
+    verb = ["run", "x.toml"] if option == "--runs" else ["compare", "--data", "breast_cancer"]
+    assert run([*verb, option, "typo/deeper/x"]) == 2
+    assert "typo/deeper" in capsys.readouterr().err.replace("\n", "")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_rounds_are_lines_where_there_is_no_terminal_and_survive_a_sigterm(tmp_path):
+    (tmp_path / "x.toml").write_text("rounds = 100000\nevaluate_every = 1\n")
+    command = [sys.executable, "-m", "privfl", "run", "x.toml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(3)]  # they come while it runs
+        process.terminate()
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 143
+    assert [line.split("  ")[0] for line in lines] == [f"round {k}/100000" for k in (1, 2, 3)]
+    assert all("accuracy" in line for line in lines)
+    assert "terminated; rounds that were finished are kept" in rest
+    assert "Traceback" not in rest
+    done = subprocess.run(
+        [*command, "--set", "rounds=4", "--resume"], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr  # the lock is free
+
+
+@pytest.mark.parametrize("quiet", [["--json"], []])
+def test_lines_go_to_the_standard_error_only(quiet, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("rounds = 2\n")
+    assert run(["run", "x.toml", *quiet]) == 0
+    captured = capfd.readouterr()
+    assert "round 1/2" not in captured.out
+    assert captured.err.count("round ") == (0 if quiet else 2)

@@ -133,6 +133,9 @@ def test_the_verb_writes_it(tmp_path, capsys, monkeypatch):
     assert run(["report", "r", "--json"]) == 0
     path = Path(json.loads(capsys.readouterr().out)["report"])
     assert path.read_text().startswith("<!doctype html>")
+    assert run(["report", "r", "--to", "sub/x.html", "--public"]) == 2
+    assert not (tmp_path / "sub").exists()  # a path that is mistyped leaves no folder behind
+    (tmp_path / "sub").mkdir()
     assert run(["report", "r", "--to", "sub/x.html", "--public"]) == 0
     assert (tmp_path / "sub/x.html").is_file()
     (tmp_path / "runs/empty").mkdir()
