@@ -80,7 +80,7 @@ class Ledger:
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """What is charged, in the order of reservation: settled releases, and the worst case where none was settled."""
+        """The charged releases in the order of reservation: settled ones, and the worst case where none was settled."""
         return tuple(self._releases.values())
 
     @property
@@ -88,22 +88,22 @@ class Ledger:
         """Reservations that were neither settled nor refunded (after a crash: charged in full)."""
         return tuple(Token(digest) for digest in self._open)
 
-    def drawn(self, round: int) -> Draw | None:
+    def draw_of(self, round: int) -> Draw | None:
         """The draw of `round`, or None before it was noted."""
         return self._draws.get(round)
 
     def draw(self, round: int, sampling: Sampling, turn: float | None, *, void: bool = False) -> None:
-        """Note the draw of a round's cohort, durably, before the cohort is sampled.
+        """Record the draw of a round's cohort, durably, before the cohort is sampled.
 
         Args:
-            round: Number of the round; each is drawn once, whatever becomes of it.
+            round: The round; each has one draw, also if it fails.
             sampling: How its cohort is sampled.
             turn: What `round_turn` gives for it, rounded up here to three digits; None where that is not bounded.
             void: Earlier rounds were not plausible, so no `turn` of this ledger counts from now on.
 
         Raises:
             ConfigError: `turn` is not a probability.
-            StateError: The round was drawn before, or the ledger is one of examples, whose batches are not drawn here.
+            StateError: The round has a draw, or the ledger is one of examples, whose batches are not sampled here.
         """
         draw = Draw(round, sampling, None if turn is None else rounded_up(turn), void)
         self._check_draw(draw)
@@ -133,9 +133,13 @@ class Ledger:
     def reserve(self, worst: Release) -> Token:
         """Charge the worst case of an opening, durably, before any client is asked.
 
-        Raises `PrivacyError` when this opening of this round and attempt was charged before: a second opening of one
-        sum with other noise is a further release, and must be reserved as one (`opening` + 1). Raises `StateError` when
-        its round was not drawn, or was drawn with another sampling.
+        Args:
+            worst: The release with its declared noise and the whole cohort.
+
+        Raises:
+            PrivacyError: This opening of this round and attempt was charged before. A second opening of one sum with
+                other noise is a further release, and must be reserved as one (`opening` + 1).
+            StateError: The round has no draw, or one with another sampling.
         """
         self._check_new(worst)
         digest = self._append({"type": "reserve", "release": worst.record()})
@@ -144,7 +148,15 @@ class Ledger:
         return Token(digest)
 
     def settle(self, token: Token, release: Release) -> None:
-        """Replace a reservation by what happened; raises `PrivacyError` unless the reservation covers it."""
+        """Replace a reservation by the release that happened.
+
+        Args:
+            token: The reservation.
+            release: The release.
+
+        Raises:
+            PrivacyError: The reservation does not cover it.
+        """
         worst = self._pending(token)
         if not worst.covers(release):
             raise PrivacyError(f"round {release.round}: what happened is not covered by what was reserved for it")
@@ -169,8 +181,9 @@ class Ledger:
     def publish(self, path: Path) -> None:
         """Write a ledger that an outsider may read: it gives the outsider's figure, and no other observer's.
 
-        All draws stay. Who took part and what survived are left out of every line, refunded releases are left out, what
-        was never settled stands at its worst case, and attempts are numbered anew, so they do not count retries.
+        All draws stay. Participants and surviving noise are left out of every line, and refunded releases are left out.
+        A reservation that was never settled stands at its worst case. Attempts are numbered again from 0, so they do
+        not count retries.
         """
         draws = [draw.record() for draw in self._draws.values()]
         charges = [{"type": "charge", "release": release.record()} for release in self._withheld()]
@@ -198,7 +211,7 @@ class Ledger:
         self._attempts[release.round] = max(release.attempt, self._attempts.get(release.round, 0))
 
     def _in_round(self, round: int) -> list[Release]:
-        """What is charged of one round."""
+        """The charged releases of one round."""
         return [self._releases[digest] for digest in self._rounds.get(round, ()) if digest in self._releases]
 
     def _append(self, record: Mapping[str, Any]) -> str:

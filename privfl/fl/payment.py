@@ -51,7 +51,7 @@ class Payment:
         interrupted = self.ledger.pending(worst)
         if interrupted is not None and plan.mechanism.source == "simulation":
             return interrupted
-        self.check(worst, self.ledger.drawn(plan.round))
+        self.check(worst, self.ledger.draw_of(plan.round))
         return self.ledger.reserve(worst)
 
     def check(self, worst: Release, draw: Draw | None) -> None:

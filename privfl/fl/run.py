@@ -281,7 +281,7 @@ class FederatedRun:
 
     def _draw(self, state: ServerState, start: Start, draws: DrawNotes, round: int) -> None:
         """Check the budget, then record the draw durably, before the cohort of the round is sampled."""
-        if self.payment is None or self.payment.ledger.drawn(round) is not None:
+        if self.payment is None or self.payment.ledger.draw_of(round) is not None:
             return
         draw = draws.next(round)
         nominal = self.plan(state, start, round, 0, nominal_cohort(draw.sampling, self.population))
@@ -292,7 +292,7 @@ class FederatedRun:
         """Count a finished round. If it refutes what was declared, the next draw is noted now: it may never come."""
         draws.tally(skipped=skipped, cohort=cohort)
         draw = draws.next(round + 1)
-        if draw.void and self.payment is not None and self.payment.ledger.drawn(draw.round) is None:
+        if draw.void and self.payment is not None and self.payment.ledger.draw_of(draw.round) is None:
             self.payment.ledger.draw(draw.round, draw.sampling, draw.turn, void=True)
 
     def _settle_stored(self, latest: Version, start: Start) -> None:
@@ -334,7 +334,7 @@ def check_charged(store: ModelStore, ledger: Ledger) -> None:
     unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}
     for round in store.rounds():
         report = store.load(round).report
-        if report and ledger.unit.level == "client" and ledger.drawn(round) is None:
+        if report and ledger.unit.level == "client" and ledger.draw_of(round) is None:
             raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
         if report.get("status") != "trained":
             continue

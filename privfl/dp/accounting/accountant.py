@@ -101,27 +101,32 @@ class Accountant:
         return self._judge(History.of(ledgers), quick=quick).epsilon
 
     def report(self, ledgers: Ledgers, *, cross_checks: bool = True) -> EpsilonReport:
-        """The full statement about these ledgers, with other accountants' figures if `cross_checks`."""
+        """Return the full statement about these ledgers.
+
+        Args:
+            ledgers: One ledger, or several of one unit that are judged together.
+            cross_checks: Add the figures of other accountants.
+        """
         history = History.of(ledgers)
-        found = self._judge(history, quick=False)
+        judgment = self._judge(history, quick=False)
         checks = {}
-        if cross_checks and found.profile is not None and self.group == 1:
-            checks = dict(cross_figures(found.profile, found.unit, found.delta))
+        if cross_checks and judgment.profile is not None and self.group == 1:
+            checks = dict(cross_figures(judgment.profile, judgment.unit, judgment.delta))
         return EpsilonReport(
-            found.epsilon,
+            judgment.epsilon,
             self.delta,
-            found.accountant,
-            found.unit,
-            _sampling_in_words(found.history, self.observer, found),
+            judgment.accountant,
+            judgment.unit,
+            _sampling_in_words(judgment.history, self.observer, judgment),
             self.observer,
             history.count,
             secure=all(r.secure or r.placement == "none" for r in history.releases),
             cross_checks=checks,
-            caveats=_caveats(found, self.observer),
+            caveats=_caveats(judgment, self.observer),
             group=self.group,
         )
 
-    def _judge(self, history: History, *, quick: bool) -> _Judgement:
+    def _judge(self, history: History, *, quick: bool) -> _Judgment:
         insecure = [r.round for r in history.releases if not r.secure and r.placement != "none"]
         if insecure and not self.assume_secure_noise:
             raise UnsupportedRelease(
@@ -140,33 +145,33 @@ class Accountant:
             unit = PrivacyUnit(unit.level, "zero_out")
         delta = self.delta - turn
         if seen.unbounded:
-            return _Judgement(math.inf, "none", history, unit, delta, reason=seen.unbounded)
+            return _Judgment(math.inf, "none", history, unit, delta, reason=seen.unbounded)
         worst, accountant, profile = -1.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
             figure, name = compose(candidate, unit, delta, observer=self.observer, quick=quick, group=self.group)
             if figure > worst:
                 worst, accountant, profile = figure, name, candidate
-        found = _Judgement(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
-        return self._at_most_known(found) if self.observer == "outsider" else found
+        judgment = _Judgment(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
+        return self._at_most_known(judgment) if self.observer == "outsider" else judgment
 
-    def _at_most_known(self, found: _Judgement) -> _Judgement:
+    def _at_most_known(self, judgment: _Judgment) -> _Judgment:
         """The outsider's figure, or that of one who knows a client to be in every release, if it is smaller.
 
         An outsider knows no more than such an observer, for whom neither sampling nor skipped rounds matter.
         """
-        unit = found.unit
+        unit = judgment.unit
         if unit.adjacency == "add_remove":
             unit = PrivacyUnit(unit.level, "zero_out")
-        profile = in_every_release(found.history)
+        profile = in_every_release(judgment.history)
         figure, name = compose(profile, unit, self.delta, observer="participant", group=self.group)
-        if figure >= found.epsilon:
-            return found
-        return _Judgement(figure, name, found.history, unit, self.delta, profile, always=True)
+        if figure >= judgment.epsilon:
+            return judgment
+        return _Judgment(figure, name, judgment.history, unit, self.delta, profile, always=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgement:
-    """A figure and what it rests on: the history as it was counted, the unit, and what was left of delta.
+class _Judgment:
+    """A figure and its basis: the history as it was counted, the unit, and the rest of delta.
 
     `turn` was taken off delta for skipped rounds, or would have been `excess`. `always`: the figure is that of a client
     in every release.
@@ -215,7 +220,7 @@ class Budget:
         A figure on the edge is computed on finer grids before it is refused.
 
         Args:
-            ledger: What was drawn and released before.
+            ledger: The draws and releases before the round.
             draw: The draw of the round, in the ledger already or not; None at level "example".
             worst: The worst case of what the round releases.
 
@@ -231,10 +236,10 @@ class Budget:
         return spent
 
 
-def _caveats(found: _Judgement, observer: Observer) -> tuple[str, ...]:
-    if found.reason:
-        return (found.reason,)
-    releases, unit = found.history.releases, found.unit
+def _caveats(judgment: _Judgment, observer: Observer) -> tuple[str, ...]:
+    if judgment.reason:
+        return (judgment.reason,)
+    releases, unit = judgment.history.releases, judgment.unit
     caveats = [DROPOUTS]
     if unit.level == "client" and unit.adjacency == "add_remove":
         caveats.append(PUBLIC_COUNTS)
@@ -242,18 +247,23 @@ def _caveats(found: _Judgement, observer: Observer) -> tuple[str, ...]:
         caveats.append("the participant's own noise and that of the tolerated colluders is not counted")
     if observer != "outsider":
         caveats.append(f"without amplification by sampling, for the {unit.level} that took part most")
-    elif found.always:
+    elif judgment.always:
         caveats.append(ALWAYS)
-    elif found.excess:
+    elif judgment.excess:
         caveats.append(
-            f"{UNBOUNDED}: here it would take {found.excess:.1e}, which is more than half of delta; raise delta, or "
+            f"{UNBOUNDED}: here it would take {judgment.excess:.1e}, which is more than half of delta; raise delta, or "
             "ask for fewer survivors"
         )
-    elif found.history.unbounded:
+    elif judgment.history.unbounded:
         caveats.append(UNBOUNDED)
-    elif found.turn:
-        caveats.append(f"{found.turn:.1e} of delta is kept for rounds that are skipped because of one client")
-    if observer == "outsider" and unit.adjacency == "zero_out" and not found.always and _fixed_size(found.history):
+    elif judgment.turn:
+        caveats.append(f"{judgment.turn:.1e} of delta is kept for rounds that are skipped because of one client")
+    if (
+        observer == "outsider"
+        and unit.adjacency == "zero_out"
+        and not judgment.always
+        and _fixed_size(judgment.history)
+    ):
         caveats.append(ZERO_IS_REPLACE)
     return tuple(caveats)
 
@@ -266,13 +276,13 @@ def _fixed_size(history: History) -> bool:
     )
 
 
-def _sampling_in_words(history: History, observer: Observer, found: _Judgement) -> str:
+def _sampling_in_words(history: History, observer: Observer, judgment: _Judgment) -> str:
     if observer != "outsider":
         return "the observer knows who took part: no amplification"
     words = []
     for drawn, _ in history.rounds:
         for release in drawn.releases:
-            bare = found.always or drawn.unbounded
+            bare = judgment.always or drawn.unbounded
             known = EVERYONE if bare else known_sampling(history.unit, release.placement, release.sampling)
             words.append(known.describe())
     return "; ".join(dict.fromkeys(words)) or "no round"

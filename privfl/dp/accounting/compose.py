@@ -1,9 +1,10 @@
 """Epsilon of composed events: closed forms where they exist, else privacy loss distributions.
 
-Sampled Gaussian events are composed by tilted Fourier transforms (`tilted`), at any delta; where those refuse, by
-dp-accounting's distributions, with a grid that is refined until the next refinement would change little and a slack
-for the rounding of the transforms. Integer noise gets the smaller of two bounds: the Gaussian's figure and what the two
-noise laws differ (`comparison`), and Renyi divergences (`rdp`). All figures are upper bounds.
+Sampled Gaussian events are composed by tilted Fourier transforms (`tilted`), at any delta. Where those refuse,
+dp-accounting's distributions take over. Their grid is refined until the next refinement would change little, and a
+slack covers the rounding of the transforms. Integer noise gets the smaller of two bounds. One is the Gaussian's figure
+plus the difference of the two noise laws (`comparison`), the other comes from Renyi divergences (`rdp`). All figures
+are upper bounds.
 """
 
 from __future__ import annotations
@@ -148,7 +149,13 @@ def combined(items: Items) -> tuple[list[tuple[float, Sampling, int]], float]:
 
 @dataclass(frozen=True, slots=True)
 class IntegerNoise:
-    """The integer noise of a composition, as the comparison with Gaussian noise needs it."""
+    """The integer noise of a composition, for the comparison with Gaussian noise.
+
+    Attributes:
+        groups: The groups of equal looks.
+        shares: Whether the noise is made of noise shares.
+        cohort: The number of clients.
+    """
 
     groups: tuple[Group, ...]
     shares: bool
@@ -269,7 +276,13 @@ def _grids(sampled: Iterable[tuple[Event, int]], merged: float, quick: bool) -> 
 
 
 def check_events(profile: Iterable[Event], unit: PrivacyUnit, group: int) -> None:
-    """Raise `UnsupportedRelease` for an event that no accountant can judge under this adjacency or for a group."""
+    """Raise `UnsupportedRelease` for an event that no accountant can judge.
+
+    Args:
+        profile: The events.
+        unit: The unit, with its adjacency.
+        group: The number of units that change together.
+    """
     if group > 1 and unit.adjacency == "replace_one":
         raise UnsupportedRelease(NO_GROUP)
     for event in profile:
@@ -287,7 +300,13 @@ def _check_event(event: Event, unit: PrivacyUnit) -> None:
 
 
 def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[str, float]:
-    """Renyi figures: of the integer noise, or dp-accounting's, which cannot be trusted under replace_one."""
+    """Return Renyi figures: of the integer noise, or dp-accounting's, which cannot be trusted under replace_one.
+
+    Args:
+        profile: The events, and how often each occurs.
+        unit: The unit, with its adjacency.
+        delta: In (0, 1).
+    """
     if unit.adjacency == "replace_one" or not profile:
         return {}
     if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) for e in profile):

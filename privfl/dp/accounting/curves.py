@@ -27,13 +27,13 @@ SMALLEST_DELTA: Final = 1e-15
 """Curves are computed down to this delta; below it they stay upper bounds, but are not close."""
 
 _UP: Final = 1 + 1e-9
-_LEAST: Final = 1e-18
+_MIN_DELTA: Final = 1e-18
 _STEPS: Final = 300
 _GOLDEN: Final = 0.5 * (math.sqrt(5.0) - 1.0)
 
 
 class PrivacyCurve:
-    """What one history promises at every epsilon, against one observer.
+    """The promise of one history at every epsilon, against one observer.
 
     Args:
         ledgers: One ledger or history, or several of one unit that are judged together.
@@ -209,7 +209,7 @@ def _integer(items: Items, unit: PrivacyUnit, group: int) -> Delta:
 
 def _compared(gaussian: Delta, noise: IntegerNoise, epsilon: float) -> float:
     """delta at `epsilon` of the run with integer noise, as `comparison` states it."""
-    there, delta = epsilon, max(gaussian(epsilon), _LEAST)
+    there, delta = epsilon, max(gaussian(epsilon), _MIN_DELTA)
     figure = 1.0
     for _ in range(3):
         found = gap(noise.groups, there, delta, shares=noise.shares, cohort=noise.cohort)
@@ -217,7 +217,7 @@ def _compared(gaussian: Delta, noise: IntegerNoise, epsilon: float) -> float:
             return 1.0
         distance = found.g1 + found.g2
         there = max(epsilon, distance)
-        delta = max(gaussian(there - distance), _LEAST)
+        delta = max(gaussian(there - distance), _MIN_DELTA)
         again = gap(noise.groups, there, delta, shares=noise.shares, cohort=noise.cohort)
         if again is None or again.g1 + again.g2 > there:
             continue

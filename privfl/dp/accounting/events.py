@@ -18,10 +18,17 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True, order=True)
 class Noise:
-    """One noisy look at a contribution: its law, deviation and bounds, all in units of the contribution's l2 bound.
+    """One noisy look at a contribution, in units of the contribution's l2 bound.
 
-    Only a law on the integers needs `norm_bound`, `l1_bound` (integer units) and `length` (noise coordinates); they are
-    0 for the rounded Gaussian, so releases of equal noise multiplier count as equal.
+    Only a law on the integers needs the last three. They are 0 for the rounded Gaussian, so releases of equal noise
+    multiplier count as equal.
+
+    Attributes:
+        law: The law of the noise.
+        noise_multiplier: The standard deviation.
+        norm_bound: The l2 bound in integer units.
+        l1_bound: The l1 bound in integer units.
+        length: The number of noise coordinates.
     """
 
     law: Law
@@ -38,7 +45,12 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """All looks that one draw of a cohort allowed, and how that cohort was drawn as far as the observer knows."""
+    """All looks that one sampled cohort allowed.
+
+    Attributes:
+        looks: The looks.
+        sampling: The sampling of the cohort, as far as the observer knows it.
+    """
 
     looks: tuple[Noise, ...]
     sampling: Sampling
@@ -60,7 +72,12 @@ Profile = Counter[Event]
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """All profiles that may be some unit's worst; `unbounded` says why there is no finite epsilon, or is empty."""
+    """All profiles that may be some unit's worst.
+
+    Attributes:
+        profiles: The events of each such unit, and how often each occurs.
+        unbounded: The reason why there is no finite epsilon; empty where there is one.
+    """
 
     profiles: tuple[Profile, ...]
     unbounded: str = ""
@@ -89,30 +106,31 @@ def carried_by_units(unit: PrivacyUnit, placement: Placement) -> bool:
 
 
 def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) -> Sampling:
-    """How a cohort was sampled, as far as it protects against an outsider.
+    """Return the sampling of a cohort, as far as it protects against an outsider.
 
-    Noise that units carry grows with the cohort, so a sum of many entries reveals how large the cohort was, and with it
-    what sampling should hide: no amplification is claimed.
+    Noise that units carry grows with the cohort. A sum of many entries then reveals how large the cohort was, and with
+    it what sampling should hide: no amplification is claimed.
 
     Args:
         unit: The unit of the ledger.
-        placement: Where the noise was added.
-        sampling: How the cohort was sampled.
+        placement: The placement of the noise.
+        sampling: The sampling of the cohort.
     """
     return EVERYONE if carried_by_units(unit, placement) else sampling
 
 
 def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
-    """The unit that can be promised: add_remove becomes zero_out against observers who see that a unit was absent.
+    """Return the unit that can be promised: add_remove becomes zero_out against observers who see that a unit was
+    absent.
 
-    Those are the observers who know the cohort, and everybody where each client brings a whole noise of its own
-    (local): one client less is less noise then, which no shift of the sum accounts for. Shares of distributed noise
-    have one variance together whatever the cohort is, which an outsider does not know.
+    Those observers know the cohort. Where each client brings a whole noise of its own (local), it is everybody: one
+    client less is less noise then, and no shift of the sum accounts for that. Shares of distributed noise have one
+    variance together in every cohort, which an outsider does not know.
 
     Args:
         unit: The unit of the ledger.
-        observer: Against whom the promise holds.
-        placements: Where noise was added, of all releases.
+        observer: The observer against whom the promise holds.
+        placements: The placements of the noise of all releases.
     """
     carried = any(carried_by_units(unit, placement) for placement in placements)
     if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
@@ -126,15 +144,15 @@ def named(observer: Observer) -> str:
 
 
 def exposure(history: History, observer: Observer) -> Exposure:
-    """What `observer` can use.
+    """Return the events that `observer` can use.
 
     The outsider does not know the cohorts, so each round counts with its sampling and no unit is special; participants
     are not looked at. All others know the cohorts: each client has a profile of the rounds in which it took part,
     without amplification, and those that another one dominates are left out.
 
     Args:
-        history: What was released, with the sampling that protects.
-        observer: Against whom.
+        history: The releases, with the sampling that protects.
+        observer: The observer.
 
     Raises:
         UnsupportedRelease: The releases do not state what the observer knows, or there is no such observer.
@@ -152,7 +170,7 @@ def exposure(history: History, observer: Observer) -> Exposure:
     if observer == "outsider":
         return Exposure((_outsider(history),))
     if history.unit.level == "example":
-        # Whoever knows the batches knows in which steps an example was: the worst example is in all of them.
+        # An observer who knows the batches knows in which steps an example was: the worst example is in all of them.
         return Exposure((in_every_release(history),))
     clients: defaultdict[ClientId, Profile] = defaultdict(Counter)
     for drawn, times in history.rounds:
@@ -186,7 +204,7 @@ def _outsider(history: History) -> Profile:
 
 
 def _unbounded(release: Release, observer: Observer) -> str:
-    """Why this observer gets no finite epsilon from this release, or an empty string."""
+    """The reason why this observer gets no finite epsilon from this release, or an empty string."""
     where = f"round {release.round}"
     if release.placement == "none":
         return f"{where}: no noise was added"

@@ -68,7 +68,7 @@ class History:
 
     @classmethod
     def hypothetical(cls, unit: PrivacyUnit, releases: Iterable[Release], *, turn: float | None = 0.0) -> History:
-        """The history of a ledger with these releases, each round drawn as its releases state.
+        """The history of a ledger with these releases, each round sampled as its releases state.
 
         Args:
             unit: Whose presence is hidden.
@@ -80,7 +80,7 @@ class History:
         """
         ledger = Ledger(unit)
         for release in releases:
-            if unit.level == "client" and ledger.drawn(release.round) is None:
+            if unit.level == "client" and ledger.draw_of(release.round) is None:
                 ledger.draw(release.round, release.sampling, turn)
             ledger.reserve(release)
         return cls.of(ledger)
@@ -128,7 +128,7 @@ class History:
         return any(drawn.unbounded for drawn, _ in self.rounds)
 
     def after(self, draw: Draw | None, release: Release) -> History:
-        """This history and one release more, in the round of `draw`, which counts as drawn even if it is new.
+        """This history and one release more, in the round of `draw`, which counts even if it is new.
 
         Args:
             draw: The draw of the release's round; None at level "example".
@@ -147,8 +147,8 @@ class History:
     def without_turns(self) -> History:
         """This history as if no turn were bounded: each round counts as one with everyone in it."""
 
-        def known(drawn: DrawnRound) -> DrawnRound:
-            return drawn if drawn.draw is None else replace(drawn, draw=replace(drawn.draw, turn=None))
+        def known(entry: DrawnRound) -> DrawnRound:
+            return entry if entry.draw is None else replace(entry, draw=replace(entry.draw, turn=None))
 
         return History(self.unit, tuple((known(drawn), times) for drawn, times in self.rounds))
 

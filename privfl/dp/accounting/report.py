@@ -76,7 +76,7 @@ class EpsilonReport:
 
     @property
     def label(self) -> str:
-        """What the figure may be called."""
+        """The name of the figure."""
         return "epsilon" if self.secure else "epsilon if the noise were secure"
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class EpsilonReport:
 
     @property
     def sentence(self) -> str:
-        """What the number promises, and against whom."""
+        """The promise of the number, and the observer against whom it holds."""
         against = f"{_AGAINST[self.observer]}"
         if math.isinf(self.epsilon):
             return f"Nothing is promised against {against}: {self.caveats[0] if self.caveats else 'no noise'}."

@@ -109,7 +109,7 @@ def test_a_budget_counts_the_draw_that_comes_next():
         with pytest.raises(BudgetExceeded):
             budget.check(ledger, draw, worst)
     ledger.draw(2, Poisson(0.1), 0.0)
-    assert budget.check(ledger, ledger.drawn(2), worst) == three
+    assert budget.check(ledger, ledger.draw_of(2), worst) == three
 
 
 def test_every_release_has_a_draw_before_it():
