@@ -70,7 +70,8 @@ class SchemeDescription:
 
 
 def _ring_words(message: Any, ring: Ring, length: int) -> SeenValues:
-    return ring.center(ring.unpack(message.values, length)), -ring.half, ring.half - 1
+    dense = len(message.values) != ring.packed_bytes(length)
+    return ring.center(ring.unpack(message.values, length, dense=dense)), -ring.half, ring.half - 1
 
 
 def _ciphertext_bytes(message: Any, ring: Ring, length: int) -> SeenValues:
@@ -94,7 +95,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
     ),
     "masked": SchemeDescription(
         title="masked sum",
-        build=lambda config, directory: MaskedSum(directory, threads=config.engine.sum_workers),
+        build=lambda config, directory: MaskedSum(directory, packed="wide", threads=config.engine.sum_workers),
         credentials=lambda config, own: own,
         sees={
             "outsider": "the released models",

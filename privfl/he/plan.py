@@ -243,7 +243,7 @@ def plan_ckks(
         raise CapacityError(
             f"a ring of {bits} bits with {_clients(clients)} leaves less than {MIN_MARGIN:.0f} standard "
             f"deviations of room at a slot scale of 2^{MIN_SCALE_BITS} in a prime of {PRIME_BITS[-1]} bits: "
-            f"use a ring of at most {widest} bits"
+            f"use a ring of at most {widest} bits (sum.bits = {widest})"
             + (f", or at most {_clients(max_clients)} with this {given}" if max_clients else "")
         )
     if max(plan.bytes_up, plan.bytes_down) > _MAX_MESSAGE_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, 
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
 from privfl.wire import ClientId, check_client
 
+_WORD_BITS: Final = 32
+"""A wider ring has words of 64 bits, of which packing saves a part."""
+
 
 class MaskedSum:
     """Secure aggregation by pairwise masks, after Bonawitz et al. 2017 (complete graph) and Bell et al. 2020 (ring).
@@ -31,8 +34,9 @@ class MaskedSum:
     `share_threshold` holders open a secret; the default is floor(2m/3) + 1 of m holders in signed mode, floor(m/2) + 1
     in the semi-honest one, and the planner's on a ring. `graph` is "complete", an even degree, or "auto": complete up
     to 100 clients, planned beyond. `corrupt` and `dropout` are the fractions of the cohort planned for. `packed` sends
-    exactly `bits` bits a value instead of whole words; `threads` expand masks. Fewer than `min_vectors` vectors are
-    never opened; below 3 the result of such a sum carries a caveat. Raises `ConfigError`.
+    exactly `bits` bits a value instead of whole words, always or, if it is "wide", in rings above 32 bits; `threads`
+    expand masks. Fewer than `min_vectors` vectors are never opened; below 3 the result of such a sum carries a caveat.
+    Raises `ConfigError`.
     """
 
     name: str = "masked-sum/1"
@@ -49,7 +53,7 @@ class MaskedSum:
         dropout: float = 0.1,
         security_bits: int = 40,
         correctness_bits: int = 20,
-        packed: bool = False,
+        packed: bool | Literal["wide"] = False,
         threads: int = 1,
         min_vectors: int = MIN_VECTORS,
     ) -> None:
@@ -63,7 +67,8 @@ class MaskedSum:
         check_count("min_vectors", min_vectors)
         check_type("share_threshold", share_threshold, int, type(None))
         check_type("graph", graph, int, str)
-        check_type("packed", packed, bool)
+        if not (isinstance(packed, bool) or packed == "wide"):
+            raise ConfigError(f"packed is True, False or 'wide', not {packed!r}")
         self._directory, self._min_vectors = directory, min_vectors
         self._signed = mode == "signed"
         self._threshold, self._graph, self._packed, self._threads = share_threshold, graph, packed, threads
@@ -149,7 +154,7 @@ class MaskedSum:
         return resolve(
             task,
             signed=self._signed,
-            packed=self._packed,
+            packed=task.ring.bits > _WORD_BITS if self._packed == "wide" else self._packed,
             graph=self._graph,
             threshold=self._threshold,
             assume=self._assume,
