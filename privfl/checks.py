@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from privfl.errors import ConfigError
 
 
@@ -87,6 +89,21 @@ def draw(entropy: Callable[[int], bytes], count: int) -> bytes:
         found = f"{len(given)} bytes" if isinstance(given, bytes) else f"a {type(given).__name__}"
         raise ConfigError(f"the source of random bytes gave {found} where {count} bytes were asked for")
     return given
+
+
+def unwrap_numpy(value: object, *names: str) -> None:
+    """Replace numpy scalars in a dataclass that is being made with the Python numbers that they are.
+
+    A sweep over `np.arange` gives such scalars; kept, they would overflow silently, and have no canonical form.
+
+    Args:
+        value: The dataclass, frozen or not.
+        names: The fields that hold numbers.
+    """
+    for name in names:
+        found = getattr(value, name)
+        if isinstance(found, np.generic):
+            object.__setattr__(value, name, float(found) if isinstance(found, np.floating) else found.item())
 
 
 def _is_number(value: object) -> bool:

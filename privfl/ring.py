@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from privfl.checks import unwrap_numpy
 from privfl.errors import ConfigError, WireError
 
 Ints = npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class Ring:
     bits: int
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "bits")
         if not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise ConfigError(f"a ring has {MIN_BITS} to {MAX_BITS} bits, not {self.bits!r}")
 

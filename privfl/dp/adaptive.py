@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from privfl.checks import check_count, check_positive
+from privfl.checks import check_count, check_positive, unwrap_numpy
 from privfl.codec import FixedPoint, Vector
 from privfl.dp.clip import Clipped, FlatClip
 from privfl.dp.slots import MEAN_STDDEV, Slot, side_bound
@@ -41,6 +41,7 @@ class AdaptiveClip:
     learning_rate: float = 0.2
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "clip_norm", "units", "indicator_units", "quantile", "learning_rate")
         check_positive("clip_norm", self.clip_norm)
         check_positive("learning_rate", self.learning_rate)
         check_count("units", self.units)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from privfl.checks import check_positive
+from privfl.checks import check_positive, unwrap_numpy
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 
@@ -51,6 +51,7 @@ class FlatClip:
     clip_norm: float
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "clip_norm")
         check_positive("clip_norm", self.clip_norm)
 
     def __call__(self, update: Vector) -> Clipped:
@@ -130,6 +131,7 @@ class ElementClip:
     length: int
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "max_abs", "length")
         check_positive("max_abs", self.max_abs)
         check_positive("length", self.length)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from privfl.checks import check_choice, check_positive
+from privfl.checks import check_choice, check_positive, unwrap_numpy
 from privfl.codec import NOISE_DEVIATIONS
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
@@ -66,6 +66,7 @@ class Mechanism:
     discrete: bool = False
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "noise_multiplier", "colluders")
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("source", self.source, SOURCES)
         if self.discrete and self.placement not in ("central", "local"):

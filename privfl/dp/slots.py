@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from privfl.checks import check_count, check_positive
+from privfl.checks import check_count, check_positive, unwrap_numpy
 from privfl.errors import ConfigError
 
 MEAN_STDDEV: Final = 0.05
@@ -31,6 +31,7 @@ class Slot:
     bound: float
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "length", "scale", "bound")
         check_count("length", self.length)
         check_positive("scale", self.scale)
         check_positive("bound", self.bound)

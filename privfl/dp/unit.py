@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
-from privfl.checks import check_choice, check_count, check_probability
+from privfl.checks import check_choice, check_count, check_probability, unwrap_numpy
 from privfl.errors import ConfigError
 
 Level = Literal["client", "example"]
@@ -69,6 +69,7 @@ class Poisson:
     probability: float
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "probability")
         check_probability("probability", self.probability)
 
     def sizes(self, population: int) -> range:
@@ -102,6 +103,7 @@ class TruncatedPoisson:
     population: int
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "probability", "population", "cap")
         check_probability("probability", self.probability)
         check_count("population", self.population)
         check_count("cap", self.cap)
@@ -138,6 +140,7 @@ class FixedSize:
     population: int
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "population", "size")
         check_count("population", self.population)
         check_count("size", self.size)
         if self.size > self.population:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from privfl.checks import unwrap_numpy
 from privfl.dp import Mechanism
 from privfl.dp.unit import Everyone, Sampling
 from privfl.errors import ConfigError
@@ -31,6 +32,7 @@ class SurvivorRule:
     floor: int = 1
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "fraction", "floor")
         if not 0 <= self.fraction <= 1:
             raise ConfigError(f"the fraction of survivors must be in [0, 1], not {self.fraction!r}")
         if type(self.floor) is not int or self.floor < 0:

@@ -111,6 +111,10 @@ BEYOND: Final = {
     "numpy_scalars_refused": {
         "tests/unit/test_experiment_config.py": ("test_numpy_scalars_are_the_numbers_that_they_are",),
         "tests/properties/test_config_properties.py": ("test_numpy_numbers_are_taken_as_python_s",),
+        "tests/unit/test_checks.py": (
+            "test_a_sweep_over_arrays_is_one_over_numbers",
+            "test_a_run_of_numpy_scalars_is_one_of_numbers",
+        ),
     },
     "odd_labels_accepted": {
         "tests/adapters/test_torch_labels.py": (

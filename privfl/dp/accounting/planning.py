@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from privfl.checks import check_choice, check_count, check_delta, check_positive
+from privfl.checks import check_choice, check_count, check_delta, check_positive, unwrap_numpy
 from privfl.dp.accounting.accountant import Accountant
 from privfl.dp.accounting.accountant import epsilon as judged
 from privfl.dp.accounting.events import as_seen, known_sampling, named
@@ -64,6 +64,7 @@ class Plan:
     turn: float | None = 0.0
 
     def __post_init__(self) -> None:
+        unwrap_numpy(self, "noise_multiplier", "rounds", "turn")
         check_count("rounds", self.rounds)
         check_positive("noise_multiplier", self.noise_multiplier)
         check_choice("observer", self.observer, OBSERVERS)
@@ -169,16 +170,9 @@ def what_if(
         UnsupportedRelease: No accountant here can judge it.
     """
     plan = Plan(
-        sampling=sampling,
-        noise_multiplier=noise_multiplier,
-        rounds=rounds,
-        unit=unit,
-        observer=observer,
-        placement=placement,
-        slots=tuple(slots),
-        views=views,
-        turn=turn,
-    )
+        sampling=sampling, noise_multiplier=noise_multiplier, rounds=rounds, unit=unit, observer=observer,
+        placement=placement, slots=tuple(slots), views=views, turn=turn,
+    )  # fmt: skip
     return plan.report(delta, cross_checks=cross_checks)
 
 
