@@ -15,7 +15,7 @@ from privfl.secagg import Credentials, MaskedSum, MemoryDirectory, Ring, SumTask
 
 CLIENTS = range(5)
 TASK = SumTask(b"round 1 of my job", tuple(CLIENTS), 3, 8, Ring(32), 1_000_000)
-LARGEST = 1 << 20  # bytes of a message: a length is a stranger's word, and memory is set aside for it
+LARGEST = 1 << 20  # bytes of a message: a length is untrusted input, and memory is set aside for it
 SECONDS = 20.0  # how long the server waits for a message before it counts its sender as a dropout
 
 
@@ -65,7 +65,7 @@ def run_server(listener: socket.socket, directory: MemoryDirectory) -> tuple[np.
 
 
 if __name__ == "__main__":
-    credentials, keys = generate_identities(CLIENTS)  # in earnest: keys made at home, the directory from a third party
+    credentials, keys = generate_identities(CLIENTS)  # in production: own keys, and a third party's directory
     vectors = {c: np.arange(8) * (c + 1) for c in CLIENTS}
     with socket.create_server(("127.0.0.1", 0)) as door:
         start, port = mp.get_context("spawn").Process, door.getsockname()[1]
