@@ -10,10 +10,10 @@ same form.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
-import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -198,8 +198,13 @@ def _subsets(count: int, size: int) -> Iterable[Sequence[int]]:
     """All subsets of range(count), or a thousand that are the same every time."""
     if math.comb(count, size) <= _MAX_SUBSETS:
         return itertools.combinations(range(count), size)
-    source = random.Random(0)  # it chooses what is tried, and no secret depends on it
-    return (source.sample(range(count), size) for _ in range(_TRIED_SUBSETS))
+    return (_subset(number, count, size) for number in range(_TRIED_SUBSETS))
+
+
+def _subset(number: int, count: int, size: int) -> list[int]:
+    """One of the subsets, spread over all of them by a hash; no secret depends on it."""
+    order = sorted(range(count), key=lambda i: hashlib.sha256(b"%d %d" % (number, i)).digest())
+    return sorted(order[:size])
 
 
 def _check_points(points: Sequence[int]) -> None:
