@@ -18,6 +18,7 @@ from privfl.cli.epsilon import (
     Cohort,
     DatasetSize,
     DeltaOption,
+    LargeDelta,
     Length,
     Level,
     ObserverName,
@@ -83,6 +84,7 @@ def calibrate_verb(
     units: Units = None,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
+    allow_large_delta: LargeDelta = False,
     plot: PlotOption = None,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +102,8 @@ def calibrate_verb(
         unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
         dataset_size=dataset_size, batch_size=batch_size, steps=steps,
     )  # fmt: skip
-    chosen, why = choose_delta(delta, population or dataset_size)
+    allow_large = allow_large_delta or wanted is Wanted.POPULATION  # which is then judged when it is known
+    chosen, why = choose_delta(delta, population or dataset_size, allow_large=allow_large)
     plan = Plan(
         sampling=how,
         noise_multiplier=noise_multiplier or 1.0,
@@ -128,6 +131,7 @@ def calibrate_verb(
             )[0]  # fmt: skip
 
         population, chosen = _min_population(plan, of, epsilon, delta, least=population or 1)
+        chosen, why = choose_delta(delta, population, allow_large=allow_large_delta)
         plan = replace(plan, sampling=of(population))
     report = plan.report(chosen)
     drawn = draw(plan, chosen, plot, budget=epsilon) if plot is not None else None
@@ -169,10 +173,10 @@ def _min_population(
     plan: Plan, of: Callable[[int], Sampling], epsilon: float, delta: float | None, *, least: int
 ) -> tuple[int, float]:
     """The least population, and the delta it was found for: more clients may ask for a smaller default, and so on."""
-    chosen = choose_delta(delta, least)[0]
+    chosen = choose_delta(delta, least, allow_large=True)[0]
     while True:
         least = min_population(epsilon=epsilon, delta=chosen, plan=plan, sampling_of=of, minimum=least)
-        following = choose_delta(delta, least)[0]
+        following = choose_delta(delta, least, allow_large=True)[0]
         if following == chosen:
             return least, chosen
         chosen = following

@@ -30,7 +30,7 @@ from privfl.dp import (
 )
 from privfl.dp import epsilon as judged
 from privfl.dp.accounting.planning import over_delta, over_rounds
-from privfl.dp.accounting.report import delta_caveat
+from privfl.dp.accounting.report import check_small_delta, delta_caveat
 from privfl.errors import ConfigError
 from privfl.files import user_path
 from privfl.observers import Views
@@ -106,6 +106,9 @@ DeltaOption = Annotated[
 ]
 
 
+LargeDelta = Annotated[
+    bool, typer.Option("--allow-large-delta", help="Take a delta of 1/population or more, which promises little.")
+]
 PlacementOption = Annotated[PlacementName, typer.Option("--placement", help="Where the noise is added.")]
 Length = Annotated[
     int | None, typer.Option("--length", min=1, help="Entries of the summed vector (distributed noise only).")
@@ -151,6 +154,7 @@ def epsilon(
     units: Units = None,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
+    allow_large_delta: LargeDelta = False,
     group: GroupOption = 1,
     opacus: Opacus = False,
     ledger: Annotated[
@@ -169,7 +173,7 @@ def epsilon(
     as_json: Json = False,
 ) -> None:
     """Compute the epsilon of privacy ledgers, or of a run that is only planned, and report against whom it holds."""
-    chosen, why = choose_delta(delta, population or dataset_size)
+    chosen, why = choose_delta(delta, population or dataset_size, allow_large=allow_large_delta)
     if ledger:
         planned = (
             sampling,
@@ -259,9 +263,20 @@ def draw_ledgers(history: History, report: EpsilonReport, path: Path) -> Path:
     return plot_epsilon(over, deltas, path, delta=report.delta, caption=caption)
 
 
-def choose_delta(delta: float | None, units: int | None) -> tuple[float, str]:
-    """The delta that was asked for, or a default for so many `units`, and a word on why."""
+def choose_delta(delta: float | None, units: int | None, *, allow_large: bool) -> tuple[float, str]:
+    """Return the delta that was asked for, or a default, and a word on why.
+
+    Args:
+        delta: The delta that was asked for.
+        units: The number of clients or examples, where it is known.
+        allow_large: Take a delta of 1/units or more.
+
+    Raises:
+        ConfigError: The delta is that large.
+    """
     if delta is not None:
+        if units is not None and not allow_large:
+            check_small_delta(delta, units, setting="--delta", flag="give --allow-large-delta")
         caveat = delta_caveat(delta, units or 1)
         return delta, f" ({caveat})" if caveat else ""
     chosen, _ = default_delta(units or 1)

@@ -26,10 +26,17 @@ Round = Annotated[int | None, typer.Option("--round", min=0, help="The round; th
 
 
 @app.command("list", cls=Once, epilog="Example: [bold]privfl runs list --runs runs[/]")
-def list_(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def list_(
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", metavar="FOLDER", parser=user_path, help="The folder of runs.", show_default="runs"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the runs in a folder, with rounds, the latest metric and epsilon."""
-    named = getattr(context.get_parameter_source("runs"), "name", "") == "COMMANDLINE"
-    if named and not runs.is_dir():
+    if runs is None:
+        runs = Path("runs")  # there is none where nothing was run
+    elif not runs.is_dir():
         raise ConfigError(f"the folder {runs} does not exist: name the folder of runs with --runs FOLDER")
     found = [_summary(run) for run in find_runs(runs)]
     if as_json:

@@ -22,6 +22,7 @@ from privfl.dp import (
     default_delta,
 )
 from privfl.dp.accounting.history import DrawnRound
+from privfl.dp.accounting.report import check_small_delta
 from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
@@ -212,6 +213,10 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     privacy = config.privacy
     if privacy.placement != "none" and privacy.delta is None:
         config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})
+    elif privacy.placement != "none" and not privacy.allow_large_delta:
+        check_small_delta(
+            privacy.delta or 0.0, clients, setting="privacy.delta", flag="privacy.allow_large_delta = true"
+        )
     optimizer = given.optimizer or build.build_optimizer(config.server)
     dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
     if config.cohort.on_client_error == "drop":

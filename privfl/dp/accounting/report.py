@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 from privfl.dp.unit import PrivacyUnit
+from privfl.errors import ConfigError
 from privfl.observers import Observer
 
 _AGAINST: Final[Mapping[Observer, str]] = {
@@ -41,6 +42,23 @@ def delta_caveat(delta: float, population: int) -> str:
     if delta * population < 1:
         return ""
     return f"delta {delta:g} is not below 1/{population}: publishing the data of a random unit keeps this promise"
+
+
+def check_small_delta(delta: float, population: int, *, setting: str, flag: str) -> None:
+    """Refuse a delta that one unit in `population` would use up.
+
+    Args:
+        delta: The delta of a claim.
+        population: The number of units.
+        setting: The name of the setting or option that holds the delta, for the error.
+        flag: What allows such a delta, for the error.
+
+    Raises:
+        ConfigError: If the delta is at least 1/population.
+    """
+    caveat = delta_caveat(delta, population)
+    if caveat:
+        raise ConfigError(f"{caveat}. Set {setting} below {1 / population:g}, or {flag} if that is meant")
 
 
 @dataclass(frozen=True, slots=True)

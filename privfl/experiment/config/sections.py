@@ -231,6 +231,10 @@ class Privacy:
         lt=1,
         description="The delta of every claim; by default the smaller of 1e-5 and 1/clients^1.1.",
     )
+    allow_large_delta: bool = setting(
+        default=False,
+        description="Allows a delta of 1/clients or more, a promise that publishing all data of one client keeps.",
+    )
     adjacency: Literal["add_remove", "replace_one", "zero_out"] = setting(
         default="add_remove", description="What neighboring federations differ in."
     )
