@@ -42,7 +42,7 @@ class ClientLedgers:
             self.folder = Path(tempfile.mkdtemp(prefix="privfl-ledgers-"))
             weakref.finalize(self, _remove, self.folder, os.getpid())
         else:
-            self.folder = user_path(folder)
+            self.folder = user_path(folder).absolute()
         mark = self.folder / _MARK
         if not mark.exists():
             atomic_write(mark, secrets.token_hex(16).encode())

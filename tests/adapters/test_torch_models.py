@@ -341,3 +341,18 @@ def test_trainings_in_threads_do_not_disturb_each_other_or_the_users_generator()
         thread.join()
     assert [found[client] for client in range(8)] == expected
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_error_inside_a_norm_leaves_it_in_training_mode() -> None:
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    train = TorchTrain(module, lambda client: (X[: client + 1], Y[: client + 1]))
+    expected = run(train, client=20).delta.tobytes()
+
+    def fail(*given: Any) -> None:
+        raise ZeroDivisionError("own")
+
+    handle = train._flat.module[1].register_forward_hook(fail, prepend=True)
+    with pytest.raises(ZeroDivisionError):
+        run(train, client=0)
+    handle.remove()
+    assert run(train, client=20).delta.tobytes() == expected

@@ -144,9 +144,13 @@ class Derived:
             if isinstance(hook, _COMPUTING)
         ]
 
-    @torch.no_grad()
     def compute(self) -> None:
         """Compute them from the present parameters."""
+        if self._lists or self._hooks:
+            self._compute()
+
+    @torch.no_grad()
+    def _compute(self) -> None:
         for part in self._lists:
             modes = [step.training for step in part]
             part.train()
@@ -173,15 +177,25 @@ def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def guard_norms(module: nn.Module) -> None:
+def guard_norms(module: nn.Module) -> list[nn.Module]:
     """Let BatchNorm use its running statistics where a batch has one value for each channel.
 
     Such a batch has no variance, and torch raises an error for it. Everything else of the batch is trained as ever.
+    Returned are the layers; `free_norm` brings one back into training mode after an error.
     """
+    guarded: list[nn.Module] = []
     for part in module.modules():
         if isinstance(part, _BatchNorm) and part.track_running_stats and part.running_mean is not None:
             part.register_forward_pre_hook(_enter_norm)
             part.register_forward_hook(_leave_norm)
+            guarded.append(part)
+    return guarded
+
+
+def free_norm(part: nn.Module) -> None:
+    """Bring a guarded layer back into training mode where it left it for a batch."""
+    if part.__dict__.pop("_privfl_single", False):
+        part.training = True
 
 
 def unguard_norms(module: nn.Module) -> None:
@@ -199,5 +213,4 @@ def _enter_norm(part: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _leave_norm(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    if part.__dict__.pop("_privfl_single", False):
-        part.training = True
+    free_norm(part)

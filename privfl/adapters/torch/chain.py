@@ -110,7 +110,7 @@ class Chain:
         if not self._classes and len(targets) != len(features) * self.outputs(rows)[1]:
             return False
         # torch leaves a class number of -100 out: it may do so.
-        return not self._classes or (targets.dtype.kind in "iu" and int(targets.min()) >= 0)
+        return not self._classes or (targets.dtype.kind in "iu" and int(np.minimum.reduce(targets)) >= 0)
 
     def prepare(self, features: Floats) -> Floats:
         """Features as `[n, inputs]` in the module's precision."""

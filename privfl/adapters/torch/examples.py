@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from privfl.wire import ClientId
 Array = npt.NDArray[Any] | torch.Tensor
 TensorRows = Callable[[ClientId], tuple[Array, Array]]
 """Client -> its (features `[n, ...]`, targets `[n, ...]`), as numpy arrays or tensors."""
+
+
+_USUAL: Final = frozenset(map(np.dtype, (np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_)))
 
 
 def check_rows(rows: TensorRows) -> TensorRows:
@@ -42,6 +45,12 @@ def examples_of(rows: TensorRows, client: ClientId) -> tuple[Array, Array]:
         ConfigError: The function returned anything else.
     """
     pair = rows(client)
+    if type(pair) is tuple and len(pair) == 2:  # the usual case needs no look at what else it may be
+        features, targets = pair
+        plain = type(features) is np.ndarray and type(targets) is np.ndarray
+        usual = plain and {features.dtype, targets.dtype} <= _USUAL and features.ndim and targets.ndim
+        if usual and len(features) == len(targets):
+            return features, targets
     if isinstance(pair, torch.utils.data.DataLoader) or not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ConfigError(
             f"a client's examples are a pair (features, targets) of arrays or tensors; client {client} has a "

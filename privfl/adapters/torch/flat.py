@@ -6,7 +6,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from privfl.adapters.torch.buffers import Buffers, Derived, constants, copied, guard_norms, train_mode, unguard_norms
+from privfl.adapters.torch.buffers import (
+    Buffers,
+    Derived,
+    constants,
+    copied,
+    free_norm,
+    guard_norms,
+    train_mode,
+    unguard_norms,
+)
 from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.codec import Vector
 from privfl.errors import ConfigError
@@ -64,7 +73,7 @@ class FlatModule:
         self.half_types = {
             tensor.dtype for tensor in self.module.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)
         }
-        guard_norms(self.module)
+        self._guarded = guard_norms(self.module)
 
     def train(self) -> None:
         """Put the module into training mode, except frozen layers with running statistics."""
@@ -77,6 +86,8 @@ class FlatModule:
             self.values.copy_(torch.from_numpy(self._host))
         for _, tensor, first in self._local:
             tensor.copy_(first)
+        for part in self._guarded:
+            free_norm(part)
         self._derived.compute()
 
     def change(self, model: Vector) -> Vector:

@@ -5,6 +5,8 @@ No message holds a label: errors name the client, a count, and what is allowed.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -24,6 +26,7 @@ Family = Literal["classes", "binary", "values", "own"]
 _CLASSES: Final[tuple[Any, ...]] = (cross_entropy, functional.cross_entropy, functional.nll_loss)
 
 
+@functools.lru_cache(maxsize=64)
 def family(loss: BatchMean) -> Family:
     """The targets that a loss takes: class numbers, 0 and 1, values, or what only its author knows ("own")."""
     if loss in _CLASSES or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
@@ -33,6 +36,7 @@ def family(loss: BatchMean) -> Family:
     return "values" if loss is squared_error else "own"
 
 
+@functools.lru_cache(maxsize=64)
 def ignored_label(loss: BatchMean) -> int | None:
     """The class number that a loss leaves out; None where it is not known to leave one out."""
     index = getattr(loss, "ignore_index", getattr(loss, "keywords", {}).get("ignore_index"))
@@ -75,18 +79,24 @@ class Labels:
             client: Whose they are.
         """
         kind, integer = family(loss), not _is_float(targets)
+        if integer and isinstance(targets, torch.Tensor):
+            targets = targets.long()
         skipped = ignored_label(loss) if integer else None
-        counted, found = targets, None
-        if skipped is not None and bool((targets == skipped).any()):
-            counted, found = targets[targets != skipped], skipped
-        low = high = None
+        counted, found, low, high = targets, None, None, None
         needed = kind == "binary" or (integer and kind != "values")
-        if needed and int(np.prod(counted.shape)):
-            low, high = float(counted.min()), float(counted.max())
+        if needed and 0 not in targets.shape:
+            low, high = _range(targets)
+        # Nothing is ignored where the label that would be is not between the smallest and the largest.
+        if skipped is not None and low is not None and high is not None and low <= skipped <= high:
+            kept = targets != skipped
+            if not bool(kept.all()):
+                counted, found, low, high = targets[kept], skipped, None, None
+                if 0 not in counted.shape:
+                    low, high = _range(counted)
 
         def outside(first: int, last: int) -> int:
             inside = (counted >= first) & (counted <= last)
-            return int(np.prod(counted.shape)) - int(inside.sum())
+            return math.prod(counted.shape) - int(inside.sum())
 
         return cls(client, kind, integer, low, high, found, tuple(targets.shape), outside)
 
@@ -118,7 +128,7 @@ class Labels:
             ConfigError: The labels of two classes are neither 0 and 1 nor -1 and 1.
         """
         self.check(output)
-        single = int(np.prod(output[1:])) == int(np.prod(self.shape[1:]))
+        single = math.prod(output[1:]) == math.prod(self.shape[1:])
         if self.kind != "own" or not self.integer or not single or self.low is None or self.high is None:
             return
         mixed = self.low < 0 and self.outside(0, 0) < _size(self.shape)  # -1, 0 and 1
@@ -179,11 +189,19 @@ class Labels:
 
 
 def _size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape))
+    return math.prod(shape)
 
 
 def _listed(shape: tuple[int, ...]) -> str:
     return "".join(f", {size}" for size in shape)
+
+
+def _range(values: torch.Tensor | npt.NDArray[Any]) -> tuple[float, float]:
+    """The smallest and the largest value."""
+    if isinstance(values, torch.Tensor):
+        return tuple(end.item() for end in torch.aminmax(values))  # type: ignore[return-value]
+    flat = values.reshape(-1)
+    return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
 
 
 def _is_float(targets: torch.Tensor | npt.NDArray[Any]) -> bool:

@@ -138,13 +138,12 @@ class TorchTrain:
         if not count:
             return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
         whole = self._update == "gradient"
-        batches = self._batches(count, rng)
+        batches, labels = self._batches(count, rng), Labels.of(self._loss, targets, client)
         if isinstance(features, np.ndarray) and isinstance(targets, np.ndarray):
-            metrics = self._follow(features, targets, batches, round, client)
+            metrics = self._follow(features, targets, batches, round, labels)
             if metrics is not None:
                 return ClientUpdate(self._flat.change(model), count, metrics)
         x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
-        labels = Labels.of(self._loss, y, client)
         job = _Job(x, y, batches, labels, _Tally(self._named_metrics(y, labels), labels), round)
         with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
             self._record(job)
@@ -198,13 +197,13 @@ class TorchTrain:
         targets: npt.NDArray[Any],
         batches: list[npt.NDArray[np.intp]],
         round: int,
-        client: ClientId,
+        labels: Labels,
     ) -> dict[str, float] | None:
         """Train a chain in closed form; returns the metrics, or None where autograd has to do it."""
         chain = self._chain
         if chain is None or not chain.takes(features, targets, len(batches[0])):
             return None
-        Labels.of(self._loss, targets, client).check(chain.outputs(len(batches[0])))
+        labels.check(chain.outputs(len(batches[0])))
         features, step = chain.prepare(features), self._step(round).step
         rule, rate = self._optimizer, self._rate(round)
         if isinstance(rule, Sgd) and not (rule.momentum or rule.weight_decay):
