@@ -37,16 +37,7 @@ SLOW: Final = {
     "two_writers_of_one_run",
 }
 
-OPEN: Final = {
-    "column_of_nan_learns_nothing": "an update that is not finite is left out without a caveat",
-    "integer_first_vector": "the first vector is taken with whatever type it has",
-    "one_giant_client_costs_precision": "the scale is planned for the largest client, which cohorts hardly ever hold",
-    "regression_clipped_by_default": "entries beyond the default clip are shortened without a caveat",
-    "training_loss_is_wrong": "a loss that is absent counts as 0, and one beyond the bound is capped without a caveat",
-    "update_entries_clipped": "entries beyond the default clip are shortened without a caveat",
-    "update_of_nan_is_silent": "an update that is not finite is left out without a caveat",
-    "weights_capped_by_the_data": "example counts beyond those of the data are capped without a caveat",
-}
+OPEN: Final[dict[str, str]] = {}
 
 
 BEYOND: Final = {
