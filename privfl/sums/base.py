@@ -1,4 +1,4 @@
-"""The seam: integers in, the exact integer sum of the survivors out, whatever the scheme."""
+"""The seam: integers in, the exact integer sum of the survivors out, with every scheme."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_LENGTH: Final = 1 << 28
 """2 GiB of 64-bit words: what fits a message, whose body length is a u32."""
 
 MIN_VECTORS: Final = 3
-"""Fewer vectors than this are not opened unless the sum is told so: of two, each client learns the other's."""
+"""Fewer vectors than this are opened only if the sum allows it: of two, each client learns the other's."""
 
 _LABEL: Final = b"privfl/1 sum-task"
 
@@ -33,17 +33,22 @@ Entropy = Callable[[int], bytes]
 
 
 def identity(total: Ints, survivors: frozenset[ClientId]) -> Ints:
-    """The opening that changes nothing."""
+    """Return the sum unchanged.
+
+    Args:
+        total: The sum, int64 `[length]`.
+        survivors: The clients whose vectors are in it.
+    """
     return total
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedOpening:
-    """An opening that draws random bytes: `make(entropy)` gives the opening itself.
+    """An opening that uses random bytes: `make(entropy)` gives the opening itself.
 
-    Where any of several clients may be the one to open, the scheme calls `make` with a source of bytes derived from
-    what they share and from the transcript, so that whoever opens releases the same integers, and no repetition with
-    fresh noise can be averaged. Used as it is, at a server that opens alone, it draws from the operating system.
+    Any of several clients may be the one to open. The scheme then calls `make` with a source of bytes derived from what
+    they share and from the transcript. Every opener therefore releases equal integers, and no repetition with fresh
+    noise can be averaged. Used as it is, at a server that opens alone, it takes bytes from the operating system.
     """
 
     make: Callable[[Entropy], Opening]
@@ -54,13 +59,21 @@ class KeyedOpening:
 
 @dataclass(frozen=True, slots=True)
 class SumTask:
-    """What all parties of one sum agree on.
+    """The agreement of all parties of one sum.
 
-    `context` binds the sum to the round around it (a digest, at most 1 KiB); `clients` is the cohort, increasing;
-    below `min_survivors` vectors nothing is opened (a plain sum may have 0, and then opens whatever arrives); every
-    vector has `length` entries v with |v| <= `bound`. `max_sum` is the bound of each entry of the sum where the
-    clients know a smaller one than their number times `bound`, as for weights whose total is known; 0 if they do not.
-    Raises `ConfigError`, or `CapacityError` when the sum of all clients' bounds would leave the ring.
+    Attributes:
+        context: Bytes that bind the sum to the round around it: a digest, at most 1 KiB.
+        clients: The cohort, increasing.
+        min_survivors: The minimum of vectors that are opened. A plain sum may have 0, and then always opens.
+        length: The entries of a vector.
+        ring: The ring of the sum.
+        bound: The maximum of an entry's magnitude.
+        max_sum: The bound of each entry of the sum where the clients know a smaller one than their number times
+            `bound`, as for weights whose total is known; 0 if they do not.
+
+    Raises:
+        ConfigError: A value is out of range.
+        CapacityError: The sum of all clients' bounds would leave the ring.
     """
 
     context: bytes
@@ -137,7 +150,7 @@ class _TaskForm:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Dispute:
-    """A share of which nobody can tell whether its dealer or its holder spoiled it.
+    """A bad share that either its dealer or its holder spoiled.
 
     Attributes:
         dealer: The client that dealt the share.
@@ -160,7 +173,7 @@ class SumResult:
         survivors: Whose vectors are in it.
         transcript: A 32-byte digest of what was opened for whom.
         blamed: The clients that broke the rules, and how: their messages were refused, or their shares were bad.
-        undecided: Bad shares of which nobody can tell whether the dealer or the holder spoiled them.
+        undecided: Bad shares that either the dealer or the holder spoiled.
         caveats: Sentences on what this sum does not promise.
     """
 
@@ -174,7 +187,13 @@ class SumResult:
 
 @dataclass(frozen=True, slots=True)
 class SumPolicy:
-    """What a client insists on, whatever the server says; `check` raises `PlanRejected`."""
+    """The minima that a client insists on; `check` raises `PlanRejected` below them.
+
+    Attributes:
+        min_cohort: The minimum number of clients.
+        min_survivors: The minimum of vectors that are opened.
+        min_threshold: The minimum share threshold, where the scheme has one.
+    """
 
     min_cohort: int = 1
     min_survivors: int = 0
@@ -185,7 +204,12 @@ class SumPolicy:
             check_type(name, getattr(self, name), int)
 
     def check(self, task: SumTask, *, threshold: int | None = None) -> None:
-        """Compare a task, and the scheme's share threshold where it has one, with these demands."""
+        """Raise `PlanRejected` for a task below these minima.
+
+        Args:
+            task: The task.
+            threshold: The scheme's share threshold, where it has one.
+        """
         demands = [
             ("cohort", len(task.clients), self.min_cohort),
             ("min_survivors", task.min_survivors, self.min_survivors),
@@ -224,13 +248,19 @@ class ServerSession(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether `advance()` would succeed now."""
+        """True if `advance()` would succeed now."""
         ...
 
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Take one client's message.
+        """Take one client's message. After a `RemoteProtocolError` its sender is dropped, and the session goes on.
 
-        A `RemoteProtocolError` has dropped its sender, and the session goes on. A `WireError` has changed nothing.
+        Args:
+            sender: The client.
+            message: The bytes.
+
+        Raises:
+            RemoteProtocolError: The sender broke the rules.
+            WireError: The bytes are unusable; nothing has changed.
         """
         ...
 
@@ -258,22 +288,22 @@ class SecureSum(Protocol):
 
     @property
     def opener(self) -> Literal["server", "client"]:
-        """Where the sum is opened, and so where the opening runs."""
+        """The party that opens the sum, and so runs the opening."""
         ...
 
     @property
     def views(self) -> Views:
-        """What each observer sees of one sum."""
+        """The part of one sum that each observer sees."""
         ...
 
     @property
     def messages_per_client(self) -> int:
-        """How many messages one client sends in one sum, at most."""
+        """The maximum number of messages that one client sends in one sum."""
         ...
 
     @property
     def parameters(self) -> Mapping[str, str | int | float | bool]:
-        """Everything of the scheme that both sides must share beside the task, in JSON scalars."""
+        """Everything of the scheme that both sides must share next to the task, in JSON scalars."""
         ...
 
     def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
@@ -319,20 +349,40 @@ class SecureSum(Protocol):
         opening: Opening = ...,
         entropy: Entropy = ...,
     ) -> ClientSession:
-        """A client's session over int64 `[task.length]`."""
+        """Return a client's session.
+
+        Args:
+            task: The task.
+            me: The client.
+            vector: int64 `[task.length]`, each |entry| <= task.bound.
+            credentials: The client's keys, where the scheme needs them.
+            policy: The minima that it insists on.
+            opening: Applied to the sum, where clients open it.
+            entropy: A source of random bytes, such as `os.urandom`.
+        """
         ...
 
     def server(self, task: SumTask, *, opening: Opening = ...) -> ServerSession:
-        """The server's session."""
+        """Return the server's session.
+
+        Args:
+            task: The task.
+            opening: Applied to the sum, where the server opens it.
+        """
         ...
 
 
 def checked_total(task: SumTask, total: Ints, survivors: int) -> Ints:
-    """`total`, int64 `[length]`, if the vectors of `survivors` clients within the task's bound can add up to it.
+    """Return `total` if the vectors of the survivors, within the task's bound, can add up to it.
+
+    Args:
+        task: The task.
+        total: int64 `[length]`.
+        survivors: The number of clients in the sum.
 
     Raises:
-        RemoteProtocolError: An entry is beyond survivors times bound: some client's vector broke the bound, so what
-            was opened is not the sum that the clients agreed on. The message holds no entry.
+        RemoteProtocolError: An entry is beyond survivors times bound: some client's vector broke the bound, so the
+            opened sum is not the one that the clients agreed on. The message holds no entry.
     """
     limit = task.limit(survivors)
     if len(total) and (int(total.max()) > limit or int(total.min()) < -limit):
@@ -352,7 +402,16 @@ def few_vectors(survivors: int) -> tuple[str, ...]:
 
 
 def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
-    """`vector` as int64 `[task.length]`; raises `ConfigError` unless it is one that `me` may sum under `task`."""
+    """Return `vector` as int64 `[task.length]`.
+
+    Args:
+        task: The task.
+        me: The client.
+        vector: Its vector.
+
+    Raises:
+        ConfigError: It is not a vector that `me` may sum under `task`.
+    """
     if me not in task.clients:
         raise ConfigError(f"client {me} is not in the cohort")
     if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu":

@@ -50,7 +50,7 @@ class PlainSum:
         return {}
 
     def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
-        """`min_survivors` itself, which may be 0: a sum without secrecy may open whatever arrives.
+        """Return `min_survivors` itself, which may be 0: a sum without secrecy may open any number of vectors.
 
         Args:
             cohort: The number of clients of the sum.
@@ -73,7 +73,7 @@ class PlainSum:
         Args:
             cohort: The number of clients of the sum, at least 0.
             dropout: The probability that one client drops out, independently of all others.
-            min_survivors: What its task asks for; 0 opens whatever arrives, so the result is 0.
+            min_survivors: What its task asks for; 0 always opens, so the result is 0.
 
         Raises:
             ConfigError: `dropout` is not a probability.
@@ -92,12 +92,14 @@ class PlainSum:
         opening: Opening = identity,
         entropy: Entropy = os.urandom,
     ) -> PlainClient:
-        """A session that sends `vector` in its first message; keys, opening and entropy are not used."""
+        """See `SecureSum.client`: the session sends `vector` in its first message; keys, opening and entropy are not
+        used.
+        """
         policy.check(task)
         return PlainClient(task, check_client(me), checked_vector(task, me, vector))
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> PlainServer:
-        """A session that adds vectors as they come."""
+        """See `SecureSum.server`: the session adds vectors as they come."""
         return PlainServer(task, opening)
 
 
@@ -122,7 +124,7 @@ class PlainClient:
 
 
 class PlainServer(ServerMachine):
-    """Holds one running total, whatever the number of clients."""
+    """Holds one running total for any number of clients."""
 
     def __init__(self, task: SumTask, opening: Opening) -> None:
         super().__init__(_TABLE, session=task.digest(), progress=Progress("upload", set(task.clients)))
@@ -132,7 +134,7 @@ class PlainServer(ServerMachine):
         self._seen = False
 
     def receive(self, sender: ClientId, message: bytes) -> None:
-        """Add one vector, as `ServerMachine.receive`; even a refused message counts as seen."""
+        """See `ServerMachine.receive`: adds one vector; even a refused message counts as seen."""
         self._seen = True
         super().receive(sender, message)
 

@@ -21,7 +21,7 @@ class Progress:
         awaiting: The clients whose message of this step has not come.
         answered: The clients whose message of this step was taken.
         blamed: The clients that broke the rules, and how.
-        undecided: Bad shares of which nobody can tell whether the dealer or the holder spoiled them.
+        undecided: Bad shares that either the dealer or the holder spoiled.
     """
 
     step: str
@@ -48,7 +48,7 @@ class ServerMachine(ABC):
 
     @abstractmethod
     def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
-        """What takes the body of a message of this kind. It changes nothing before its last failure."""
+        """The function that takes the body of a message of this kind. It changes nothing before its last failure."""
 
     @abstractmethod
     def _max_length(self, kind: Kind) -> int:
@@ -81,7 +81,7 @@ class ServerMachine(ABC):
 
     @property
     def undecided(self) -> tuple[Dispute, ...]:
-        """Bad shares of which nobody can tell whether the dealer or the holder spoiled them."""
+        """The bad shares that either the dealer or the holder spoiled."""
         with self._guard:
             return self._progress.undecided
 
@@ -92,7 +92,7 @@ class ServerMachine(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether `advance()` would succeed now: enough clients have answered this step."""
+        """True if `advance()` would succeed now: enough clients have answered this step."""
         with self._guard:
             if self._progress.step not in self._steps:
                 return False
@@ -107,10 +107,14 @@ class ServerMachine(ABC):
 
         The first message of a client counts. Further ones, and those of earlier steps, are ignored.
 
+        Args:
+            sender: The client.
+            message: The bytes.
+
         Raises:
             WireError: The bytes are cut, misrouted, or of a step that is not due; nothing has changed.
-            RemoteProtocolError: The sender broke the rules, and has been dropped and blamed; or nothing is awaited
-                from it, and nothing has changed.
+            RemoteProtocolError: The sender broke the rules, and has been dropped and blamed; or nothing is awaited from
+                it, and nothing has changed.
             LocalProtocolError: This sum is over.
         """
         with self._guard:

@@ -79,7 +79,7 @@ class Interrupted(Exception):
 
 
 class SteadyDirectory:
-    """A key directory whose own failures (`Interrupted`) are told apart from what it says of a client."""
+    """A key directory that separates its own failures (`Interrupted`) from its answers about a client."""
 
     def __init__(self, inner: KeyDirectory) -> None:
         self._inner = inner
@@ -98,13 +98,28 @@ class SteadyDirectory:
 
 
 def pack_state(label: bytes, session: bytes, body: bytes) -> bytes:
-    """label | session 32 | body | SHA-256 of all that."""
+    """Return a saved state: label | session 32 | body | SHA-256 of all that.
+
+    Args:
+        label: The kind of state.
+        session: The digest that the state belongs to, 32 bytes.
+        body: The state.
+    """
     whole = label + session + body
     return whole + hashlib.sha256(whole).digest()
 
 
 def unpack_state(label: bytes, session: bytes, data: bytes) -> bytes:
-    """The body; raises `StateError` for bytes that were altered or belong to other terms."""
+    """Return the body of a saved state.
+
+    Args:
+        label: The kind of state.
+        session: The digest that the state belongs to, 32 bytes.
+        data: Bytes from `pack_state`.
+
+    Raises:
+        StateError: The bytes were altered or belong to other terms.
+    """
     if not isinstance(data, bytes):
         raise StateError(f"a saved state is bytes, not {type(data).__name__}")
     whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
