@@ -53,6 +53,7 @@ class Ledger:
         self._draws: dict[int, Draw] = {}
         self._rounds: defaultdict[int, list[str]] = defaultdict(list)
         self._attempts: dict[int, int] = {}  # the highest attempt of each round, refunded ones too
+        self._lines: set[str] = set()
         self._version = VERSION
         if not self._chain.records:
             self._chain.append(_header(unit))
@@ -72,6 +73,10 @@ class Ledger:
     def head(self) -> str:
         """The hash of the last line: a reader who knows it detects a ledger that was cut short or rewritten."""
         return self._chain.head
+
+    def holds(self, line: str) -> bool:
+        """True when `line`, the `head` of an earlier moment, is the hash of a line of this ledger."""
+        return line in self._lines
 
     @property
     def draws(self) -> tuple[Draw, ...]:
@@ -219,7 +224,9 @@ class Ledger:
             raise StateError(
                 f"this ledger is of version {self._version}: it can be read, and is not continued; start a new run"
             )
-        return self._chain.append(record)
+        digest = self._chain.append(record)
+        self._lines.add(digest)
+        return digest
 
     def _pending(self, token: Token) -> Release:
         if token.digest not in self._open:
@@ -254,6 +261,7 @@ class Ledger:
         digest = GENESIS
         for number, record in enumerate(records, start=1):
             digest = link(digest, record)
+            self._lines.add(digest)
             try:
                 self._apply(number, record, digest)
             except (KeyError, TypeError, PrivacyError, ConfigError, StateError) as error:

@@ -11,7 +11,18 @@ from privfl.wire import ClientId
 IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
 
 COHORT_DEPENDENT: Final = frozenset(
-    {"attempts", "cohort", "survivors", "dropouts", "bytes_up", "bytes_down", "seconds", "caveats", "rejected_updates"}
+    {
+        "attempts",
+        "cohort",
+        "survivors",
+        "dropouts",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+        "caveats",
+        "rejected_updates",
+        "ledger",
+    }
 )
 """The fields that depend on the cohort: hidden from those against whom amplification by sampling is claimed."""
 
@@ -41,6 +52,8 @@ class RoundReport:
         caveats: What the sum does not promise, and what the round did to the clients' numbers.
         secure: Whether all noise came from a cryptographic stream.
         clip_norm: The clip norm of this round, where it is adaptive.
+        ledger: The hash of the ledger's last line when the model was stored; None for a run without a ledger. Another
+            run's ledger does not hold this line.
         rejected_updates: The number of updates that were not finite and were left out; None in a round with noise,
             which does not count them.
         bits: The bits of the ring of this round's sum.
@@ -65,6 +78,7 @@ class RoundReport:
     caveats: tuple[str, ...] = ()
     secure: bool = True
     clip_norm: float | None = None
+    ledger: str | None = None
     rejected_updates: int | None = None
     bits: int = 0
     entry_bound: float | None = None

@@ -202,6 +202,7 @@ class FederatedRun:
             caveats=(*(outcome.caveats if outcome else ()), *_failures(server), *said, *evaluation.caveats),
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
+            ledger=self.payment.ledger.head if self.payment is not None and self.mechanism.claims else None,
             rejected_updates=outcome.counts.rejected if outcome and outcome.counts else None,
             bits=encoding.codec.ring.bits,
             entry_bound=encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else None,
@@ -336,6 +337,10 @@ def check_charged(store: ModelStore, ledger: Ledger) -> None:
         report = store.load(round).report
         if report and ledger.unit.level == "client" and ledger.draw_of(round) is None:
             raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
+        if report.get("ledger") is not None and not ledger.holds(report["ledger"]):
+            raise StateError(
+                f"a line about round {round} is not in the ledger, which was cut short or is another run's"
+            )
         if report.get("status") != "trained":
             continue
         if round not in newest or (round, newest[round].attempt) in unsettled:

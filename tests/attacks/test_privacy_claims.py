@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from builders import a_plan
 
-from privfl.cli.runs import _summary, list_
+from privfl.cli.app import run as command
+from privfl.cli.runs import _summary
 from privfl.cli.show import facts
 from privfl.codec import FixedPoint
 from privfl.crypto import MemoryDirectory
@@ -110,7 +111,7 @@ def test_the_figure_of_seeded_noise_is_nowhere_called_an_epsilon(
     (listed,) = (_summary(run) for run in find_runs(tmp_path))
     assert listed["epsilon_if_the_noise_were_secure"] == reports[-1].epsilon
     assert "epsilon" not in listed
-    list_(tmp_path)
+    assert command(["runs", "list", "--runs", str(tmp_path)]) == 0
     assert "secure" in capsys.readouterr().out
 
 
@@ -310,3 +311,14 @@ def test_an_interrupted_round_is_not_settled_by_the_settings_of_another_run(tmp_
     stronger = a_run(tmp_path, mechanism=Mechanism("central", 20.0, "simulation"), payment=crashed)
     list(stronger.run(np.zeros(3), 1))
     assert crashed.ledger.releases == (settled,)
+
+
+def test_the_ledger_of_another_run_with_more_noise_gives_no_figure(tmp_path: Path) -> None:
+    noisy = CENTRAL | {"privacy.noise_multiplier": 50.0}
+    for name, settings in (("a", CENTRAL), ("b", noisy)):
+        an_experiment(tmp_path, **settings, name=name).run()
+    (tmp_path / "a" / "ledger.jsonl").write_bytes((tmp_path / "b" / "ledger.jsonl").read_bytes())
+    with pytest.raises(StateError, match="another run's"):
+        an_experiment(tmp_path, **CENTRAL, name="a").epsilon()
+    with pytest.raises(StateError, match="another run's"):
+        an_experiment(tmp_path, **CENTRAL, name="a", rounds=4).run(resume=True)
