@@ -16,7 +16,8 @@ from privfl.he.server import CkksServer
 from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening, SumPolicy, SumTask
-from privfl.sums.base import MIN_VECTORS, checked_vector, identity
+from privfl.sums.base import MIN_VECTORS, identity
+from privfl.sums.checks import checked_vector
 from privfl.sums.session import SteadyDirectory
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
 from privfl.wire import ClientId, check_client

@@ -35,7 +35,7 @@ from privfl.he.packing import add_block, pack
 from privfl.he.plan import Terms
 from privfl.he.state import Blame, ServerForm, dump_form, load_form
 from privfl.sums import SumResult
-from privfl.sums.base import few_vectors
+from privfl.sums.checks import few_vectors
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message

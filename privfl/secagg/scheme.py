@@ -17,7 +17,8 @@ from privfl.secagg.client import MaskedClient
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.state import load_state
 from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, resolve, share_threshold
-from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, checked_vector, identity
+from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, identity
+from privfl.sums.checks import checked_vector
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
 from privfl.wire import ClientId, check_client
 

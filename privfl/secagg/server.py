@@ -37,7 +37,8 @@ from privfl.secagg.roster import RosterView, read_roster, write_roster
 from privfl.secagg.state import ServerState, dump_state
 from privfl.secagg.terms import Terms
 from privfl.secagg.unmask import Opener, check_unmask
-from privfl.sums.base import Opening, SumResult, checked_total, few_vectors
+from privfl.sums.base import Opening, SumResult
+from privfl.sums.checks import checked_total, few_vectors
 from privfl.sums.server import ServerMachine
 from privfl.sums.session import Kind, SteadyDirectory
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, write_fields

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-import numpy as np
-
 from privfl.checks import check_type
-from privfl.errors import CapacityError, ConfigError, PlanRejected, RemoteProtocolError
+from privfl.errors import CapacityError, ConfigError, PlanRejected
 from privfl.observers import Views
 from privfl.ring import Ints, Ring
 from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
@@ -370,58 +368,3 @@ class SecureSum(Protocol):
             opening: Applied to the sum, where the server opens it.
         """
         ...
-
-
-def checked_total(task: SumTask, total: Ints, survivors: int) -> Ints:
-    """Return `total` if the vectors of the survivors, within the task's bound, can add up to it.
-
-    Args:
-        task: The task.
-        total: int64 `[length]`.
-        survivors: The number of clients in the sum.
-
-    Raises:
-        RemoteProtocolError: An entry is beyond survivors times bound: some client's vector broke the bound, so the
-            opened sum is not the one that the clients agreed on. The message holds no entry.
-    """
-    limit = task.limit(survivors)
-    if len(total) and (int(total.max()) > limit or int(total.min()) < -limit):
-        raise RemoteProtocolError(
-            f"an entry of the opened sum is beyond {survivors} times the task's bound of {task.bound}"
-            f"{f', or its max_sum of {limit}' if task.max_sum else ''}: some client broke the bound, and nothing is "
-            "released"
-        )
-    return total
-
-
-def few_vectors(survivors: int) -> tuple[str, ...]:
-    """The caveat of an opened sum of fewer than three vectors, or none."""
-    if survivors >= MIN_VECTORS:
-        return ()
-    return (f"a sum of {survivors} vector{'s' if survivors != 1 else ''} hides nobody's: min_vectors allowed it",)
-
-
-def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
-    """Return `vector` as int64 `[task.length]`.
-
-    Args:
-        task: The task.
-        me: The client.
-        vector: Its vector.
-
-    Raises:
-        ConfigError: It is not a vector that `me` may sum under `task`.
-    """
-    if me not in task.clients:
-        raise ConfigError(f"client {me} is not in the cohort")
-    if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu":
-        raise ConfigError("the vector must be a numpy array of integers; encode it with a FixedPoint codec")
-    if vector.shape != (task.length,):
-        raise ConfigError(f"the vector has shape {vector.shape}, the task asks for ({task.length},)")
-    # Python's integers compare exactly, where a signed and an unsigned numpy word would meet as floats.
-    low, high = int(vector.min()), int(vector.max())
-    if low < -task.bound or high > task.bound:
-        raise ConfigError(
-            f"an entry of {low if low < -task.bound else high} is beyond the task's bound of {task.bound}"
-        )
-    return vector.astype(np.int64, copy=False)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Final, Literal
 from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors, WireError
 from privfl.observers import Views
 from privfl.ring import Ints
-from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, checked_total, checked_vector, identity
+from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, identity
+from privfl.sums.checks import checked_total, checked_vector
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind, Table, Transition
 from privfl.sums.shortfall import binomial_shortfall, check_dropout

@@ -16,7 +16,7 @@ from privfl.ring import Ring
 from privfl.secagg import MaskedSum
 from privfl.secagg.client import MaskedClient
 from privfl.sums import PlainSum, SecureSum, SumTask, run_sum
-from privfl.sums.base import checked_total
+from privfl.sums.checks import checked_total
 
 CREDENTIALS, DIRECTORY = generate_identities(range(7))
 SUMS: dict[str, SecureSum] = {
