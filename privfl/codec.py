@@ -284,10 +284,10 @@ def _square_of_quick(real: _Reals) -> int:
 def _check_range(part: Vector, scaled: _Reals, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(part))
     if len(bad):
-        raise ConfigError(f"entry {start + int(bad[0])} is {part[bad[0]]}: only finite values can be encoded")
+        raise ConfigError(f"entry {start + int(bad[0])} is not finite: only finite values can be encoded")
     big = np.flatnonzero(~(np.abs(scaled) < _INT64_LIMIT))
     if len(big):
-        raise ConfigError(f"entry {start + int(big[0])} is {part[big[0]]}: 2^63 units or more after scaling")
+        raise ConfigError(f"entry {start + int(big[0])} is 2^63 units or more after scaling: clip it first")
 
 
 @lru_cache(maxsize=64)

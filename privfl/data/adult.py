@@ -81,7 +81,9 @@ def adult(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
     test = table("adult", "adult.test", content, 15)
     columns = list(zip(*train, *test, strict=True))
     parts = [
-        np.array([number("adult", name, value) for value in columns[column]], np.float32).reshape(-1, 1)
+        np.array(
+            [number("adult", name, value, place=f"column {column}") for value in columns[column]], np.float32
+        ).reshape(-1, 1)
         for column, name in _NUMERIC
     ]
     names = [name for _, name in _NUMERIC]
@@ -108,5 +110,5 @@ def _codes(values: Sequence[str], allowed: tuple[str, ...], name: str) -> Rows:
     positions = {value: code for code, value in enumerate(allowed)}
     try:
         return np.array([positions[value] for value in values], np.int64)
-    except KeyError as error:
-        raise DataError(f"adult: {name} is {error.args[0]!r}, allowed are {', '.join(allowed)}") from error
+    except KeyError:
+        raise DataError(f"adult: a value of {name} is not one of those allowed, {', '.join(allowed)}") from None

@@ -95,7 +95,7 @@ def text(name: str, file: str, folder: str | os.PathLike[str] | None = None, *, 
     try:
         return read(name, file, folder, verify=verify).decode("ascii")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}/{file} is not ASCII text: byte {error.object[error.start]:#04x}") from error
+        raise DataError(f"{name}/{file} is not ASCII text, at byte {error.start}") from None
 
 
 def table(name: str, file: str, content: str, columns: int) -> list[list[str]]:
@@ -123,18 +123,19 @@ def table(name: str, file: str, content: str, columns: int) -> list[list[str]]:
     return lines
 
 
-def number(name: str, file: str, value: str) -> float:
+def number(name: str, file: str, value: str, *, place: str) -> float:
     """Return one finite number. Raises `DataError` for any other text.
 
     Args:
         name: The name of the data set, for errors.
         file: The name of the file, for errors.
-        value: The text.
+        value: The text, which no error holds: it may be somebody's.
+        place: The line or column of the text, for errors.
     """
     try:
         found = float(value)
-    except ValueError as error:
-        raise DataError(f"{name}/{file}: {value!r} is not a number") from error
+    except ValueError:
+        raise DataError(f"{name}/{file}, {place}: a value is not a number") from None
     if not math.isfinite(found):
-        raise DataError(f"{name}/{file}: {value!r} is not a finite number")
+        raise DataError(f"{name}/{file}, {place}: a value is not a finite number")
     return found

@@ -52,7 +52,10 @@ def heart(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
         for values in table("heart", file, text("heart", file, folder, verify=verify), _COLUMNS):
             if any(values[column] == "?" for column in _KEPT):
                 continue
-            row = [number("heart", file, value) if value != "?" else math.nan for value in values]
+            row = [
+                number("heart", file, value, place=f"column {at}") if value != "?" else math.nan
+                for at, value in enumerate(values)
+            ]
             features.append(_features(row, file))
             labels.append(int(row[13] > 0))
         own = np.array(labels[start:], np.int64)
@@ -76,7 +79,7 @@ def _features(row: list[float], file: str) -> list[float]:
     out = [row[column] for column in _NUMERIC]
     for column, categories in _ONE_HOT:
         if row[column] not in categories:
-            raise DataError(f"heart/{file}: column {column} is {row[column]:g}, allowed are {categories}")
+            raise DataError(f"heart/{file}: a value of column {column} is not one of those allowed, {categories}")
         out += [float(row[column] == category) for category in categories[1:]]
     return out
 

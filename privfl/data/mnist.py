@@ -41,7 +41,7 @@ def mnist(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
         np.multiply(images.reshape(count, -1), np.float32(1 / 255), out=features[rows])
         labels = _file(f"{prefix}-labels-idx1-ubyte.gz", (count,), folder, verify)
         if int(labels.max()) > 9:
-            raise DataError(f"mnist/{prefix}-labels-idx1-ubyte.gz: label {int(labels.max())} is above 9")
+            raise DataError(f"mnist/{prefix}-labels-idx1-ubyte.gz: a label is above 9")
         targets[rows] = labels
     return Dataset(
         name="mnist",
@@ -75,7 +75,7 @@ def parse_idx(data: bytes, shape: tuple[int, ...], name: str = "IDX file") -> np
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name} is not a whole gzip file: {error}") from error
     if raw[: len(header)] != header:
-        raise DataError(f"{name} begins with {raw[: len(header)].hex()}, expected {header.hex()} for shape {shape}")
+        raise DataError(f"{name} does not begin with {header.hex()}, as a file of shape {shape} does")
     if len(raw) != size:
         raise DataError(f"{name} holds {'more' if len(raw) > size else 'fewer'} than {size} bytes")
     return np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)

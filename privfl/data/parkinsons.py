@@ -37,8 +37,10 @@ def parkinsons(
     header, body = lines[0], lines[1:]
     expected = ["subject#", "age", "sex", "test_time", "motor_UPDRS", "total_UPDRS"]
     if header[: len(expected)] != expected or not body:
-        raise DataError(f"parkinsons/{_FILE}: the header line begins with {','.join(header[:6])!r}, or no row follows")
-    values = np.array([[number("parkinsons", _FILE, value) for value in line] for line in body])
+        raise DataError(f"parkinsons/{_FILE}: the first line is not the header, or no line follows")
+    values = np.array(
+        [[number("parkinsons", _FILE, value, place=f"column {at}") for at, value in enumerate(line)] for line in body]
+    )
     subjects, codes = np.unique(values[:, 0], return_inverse=True)
     kept = [column for column in range(1, _COLUMNS) if column not in (4, 5)]
     return Dataset(

@@ -78,7 +78,7 @@ def speeches(play: str) -> dict[str, str]:
     for block in re.split(r"\n{2,}", play.strip("\n")):
         header, _, body = block.partition("\n")
         if not header.endswith(":") or len(header) < 2:
-            raise DataError(f"shakespeare/{_FILE}: a speech begins with {header[:40]!r}, expected a line NAME:")
+            raise DataError(f"shakespeare/{_FILE}: a speech does not begin with a line NAME:")
         said.setdefault(header[:-1], []).append(body + "\n")
     return {name: "".join(parts) for name, parts in said.items()}
 
@@ -88,8 +88,9 @@ def encode_text(characters: str) -> Characters:
     points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     numbers = _POSITIONS[np.minimum(points, 255)]
     if numbers.size and int(numbers.max()) == _UNKNOWN:
-        odd = characters[int(numbers.argmax())]
-        raise DataError(f"shakespeare: the character {odd!r} is not one of the {len(ALPHABET)} allowed")
+        raise DataError(
+            f"shakespeare: character {int(numbers.argmax())} of the text is not one of the {len(ALPHABET)} allowed"
+        )
     return numbers
 
 

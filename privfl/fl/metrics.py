@@ -42,7 +42,7 @@ class MetricSums:
             becomes a mean over the examples of the clients that have it.
     """
 
-    values: Mapping[str, Floats]
+    values: Mapping[str, Floats] = field(repr=False)
 
 
 Measure = Callable[[Vector, ClientId], MetricSums]

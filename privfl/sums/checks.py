@@ -59,7 +59,5 @@ def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
     # Python's integers compare exactly, where a signed and an unsigned numpy word would meet as floats.
     low, high = int(vector.min()), int(vector.max())
     if low < -task.bound or high > task.bound:
-        raise ConfigError(
-            f"an entry of {low if low < -task.bound else high} is beyond the task's bound of {task.bound}"
-        )
+        raise ConfigError(f"an entry is beyond the task's bound of {task.bound}: clip the vector, or raise the bound")
     return vector.astype(np.int64, copy=False)

@@ -106,13 +106,13 @@ def test_idx_is_read_exactly() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds|begins"),
+        (b"", "holds|begin"),
         (b"plain bytes", "not a whole gzip"),
         (idx(np.zeros((2, 3), np.uint8))[:-9], "not a whole gzip"),
         (idx(np.zeros((2, 3), np.uint8))[:5], "not a whole gzip"),
-        (idx(np.zeros((3, 2), np.uint8)), "begins with"),
-        (idx(np.zeros(6, np.uint8)), "begins with"),
-        (gzip.compress(struct.pack(">HBBII", 0, 9, 2, 2, 3) + bytes(6), mtime=0), "begins with"),
+        (idx(np.zeros((3, 2), np.uint8)), "does not begin with"),
+        (idx(np.zeros(6, np.uint8)), "does not begin with"),
+        (gzip.compress(struct.pack(">HBBII", 0, 9, 2, 2, 3) + bytes(6), mtime=0), "does not begin with"),
         (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(5), mtime=0), "fewer than"),
         (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(7), mtime=0), "more than"),
         (gzip.compress(struct.pack(">HBBII", 0, 8, 2, 2, 3) + bytes(1 << 20), mtime=0), "more than"),
@@ -133,7 +133,7 @@ def test_garbled_deflate_is_refused() -> None:
 def test_a_label_above_nine_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "mnist/train-images-idx3-ubyte.gz", idx(np.zeros((60_000, 28, 28), np.uint8)))
     put(tmp_path, "mnist/train-labels-idx1-ubyte.gz", idx(np.full(60_000, 10, np.uint8)))
-    with pytest.raises(DataError, match="label 10 is above 9"):
+    with pytest.raises(DataError, match="a label is above 9"):
         mnist(tmp_path, verify=False)
 
 
@@ -193,12 +193,12 @@ ROW = "63,1,4,145,233,1,2,150,0,2.3,3,0,6,1\n"
     [
         ("", "no rows"),
         ("1,2,3\n", "line 1: 3 values, expected 14"),
-        (ROW.replace("145", "high"), "'high' is not a number"),
-        (ROW.replace("145", "nan"), "'nan' is not a finite number"),
-        (ROW.replace(",4,", ",5,", 1), "column 2 is 5, allowed are"),
+        (ROW.replace("145", "high"), r"column \d+: a value is not a number"),
+        (ROW.replace("145", "nan"), r"column \d+: a value is not a finite number"),
+        (ROW.replace(",4,", ",5,", 1), "column 2 is not one of those allowed"),
         (ROW, "1 rows without missing values, expected 2"),
         ("63,1,?,145,233,1,2,150,0,2.3,3,0,6,1\n", "0 rows without missing"),
-        (b"\xff", "not ASCII text: byte 0xff"),
+        (b"\xff", "not ASCII text, at byte 0"),
     ],
 )
 def test_malformed_heart_files_are_refused(content: bytes | str, words: str, tmp_path: Path) -> None:
@@ -237,10 +237,10 @@ ADULT = "39, Private, 7, Bachelors, 13, Divorced, Sales, Wife, White, Male, 0, 0
 @pytest.mark.parametrize(
     ("train", "words"),
     [
-        (ADULT.replace("Sales", "Piracy"), "occupation is 'Piracy', allowed are Tech-support"),
-        (ADULT.replace("<=50K", "50K"), "income is '50K'"),
-        (ADULT.replace("39", "?"), r"'\?' is not a number"),
-        (ADULT.replace("Bachelors", "?"), r"education is '\?'"),
+        (ADULT.replace("Sales", "Piracy"), "a value of occupation is not one of those allowed, Tech-support"),
+        (ADULT.replace("<=50K", "50K"), "a value of income is not one of those"),
+        (ADULT.replace("39", "?"), r"column .*: a value is not a number"),
+        (ADULT.replace("Bachelors", "?"), "a value of education is not one of those"),
         (ADULT.replace(", Cuba", ""), "14 values, expected 15"),
     ],
 )
@@ -278,9 +278,9 @@ def test_parkinsons(data_folder: Path) -> None:
 def test_malformed_parkinsons_files_are_refused(tmp_path: Path, data_folder: Path) -> None:
     lines = (data_folder / "parkinsons" / "parkinsons_updrs.data").read_text().splitlines()
     for content, words in (
-        ("\n".join(lines[1:3]), "the header line begins with '1,72"),
-        (lines[0], "no row follows"),
-        ("\n".join([lines[0], lines[1].replace("28.199", "x")]), "'x' is not a number"),
+        ("\n".join(lines[1:3]), "the first line is not the header"),
+        (lines[0], "no line follows"),
+        ("\n".join([lines[0], lines[1].replace("28.199", "x")]), r"column \d+: a value is not a number"),
         ("\n".join([lines[0], lines[1] + ",1"]), "line 2: 23 values"),
     ):
         put(tmp_path, "parkinsons/parkinsons_updrs.data", content)
@@ -315,18 +315,18 @@ def test_characters_are_positions_in_the_alphabet() -> None:
     assert decode_text(encode_text(ALPHABET)) == ALPHABET
     assert encode_text("").size == 0
     for odd in ("#", "\0", "é", "€", "\U0001f600"):
-        with pytest.raises(DataError, match="is not one of the 65"):
+        with pytest.raises(DataError, match="of the text is not one of the 65"):
             encode_text(f"ab{odd}c")
 
 
 @pytest.mark.parametrize(
     ("play", "words"),
     [
-        ("A\nNo colon.\n", "a speech begins with 'A'"),
-        (":\nNobody.\n", "a speech begins with ':'"),
-        ("", "a speech begins with ''"),
+        ("A\nNo colon.\n", "a speech does not begin with"),
+        (":\nNobody.\n", "a speech does not begin with"),
+        ("", "a speech does not begin with"),
         ("A:\nShort.\n", "no speaker has 2000"),
-        ("A:\n" + "x#" * 1000, "'#' is not one of"),
+        ("A:\n" + "x#" * 1000, "character 1 of the text is not one of"),
     ],
 )
 def test_malformed_plays_are_refused(play: str, words: str, tmp_path: Path) -> None:
