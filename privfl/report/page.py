@@ -64,6 +64,7 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         _note(run, public=public),
         _privacy(run, public=public),
         _section("How it went", _curves(run) + _rounds(run, public=public)),
+        _caveats(run, public=public),
         _section("What was trained on what", _facts(_setup(run))),
         _section("Who saw what", _facts(_sees(run))),
         _section("The models' lineage", _lineage(run)),
@@ -80,6 +81,14 @@ def render(run: RunRecord, *, public: bool = False) -> str:
     )
 
 
+def _caveats(run: RunRecord, *, public: bool) -> str:
+    """The caveats of all rounds, each once; not for outsiders, because some depend on the cohorts."""
+    found = dict.fromkeys(caveat for report in run.reports for caveat in report.caveats)
+    if not found or (public and run.epsilons):
+        return ""
+    return _section("Caveats", "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>")
+
+
 def _sees(run: RunRecord) -> Rows:
     if "sum" in run.objects:
         yield "everyone", f"what {run.objects['sum']}, a sum that a program gave, shows them"
@@ -91,7 +100,8 @@ def _sees(run: RunRecord) -> Rows:
 def _head(run: RunRecord) -> str:
     config, last = run.config, run.reports[-1]
     shown = next((r.evaluation for r in reversed(run.reports) if r.evaluation), {})
-    figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in list(shown.items())[:3]]
+    first = [(name, value) for name, value in shown.items() if name != "auc_error_bound"][:3]
+    figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in first]
     if "outsider" in run.epsilons:
         report = run.epsilons["outsider"]
         figures.append((f"{report.label} at delta {report.delta:g}, outsider", format_epsilon(report.epsilon, 2)))

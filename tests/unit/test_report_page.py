@@ -204,3 +204,12 @@ def test_a_page_does_not_claim_that_settings_tell_what_a_program_gave(tmp_path):
     assert "type privfl run run.toml" not in text
     assert "gave this run its data and train" in text
     assert "breast_cancer, federated over 3 clients" in text
+
+
+def test_the_page_lists_each_caveat_once(tmp_path):
+    settings = {"data.test": "local", "privacy.placement": "central", "privacy.clip_norm": 1.0}
+    private = settings | {"privacy.noise_multiplier": 2.0}
+    result = Experiment(rounds=2, evaluate_every=1, name="r", runs=tmp_path, overrides=private).run()
+    page = render(read_run(result.folder))
+    assert page.count("nothing is evaluated: the test examples belong to clients") == 1
+    assert "nothing is evaluated" not in render(read_run(result.folder), public=True)
