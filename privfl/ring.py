@@ -97,6 +97,8 @@ class Ring:
         words = np.ascontiguousarray(words, self.dtype)
         if not dense or self.bits == 8 * self.dtype.itemsize:
             return words.tobytes()
+        if len(words) <= _SHORT:
+            return _pack_short(words, self.bits)
         return b"".join(_pack_bits(words[i : i + _CHUNK], self.bits) for i in range(0, len(words), _CHUNK))
 
     def packed_bytes(self, length: int, *, dense: bool = False) -> int:
@@ -131,6 +133,8 @@ class Ring:
         return words
 
     def _unpack_bits(self, view: memoryview, length: int) -> Words:
+        if length <= _SHORT:
+            return _unpack_short(view, length, self.bits).astype(self.dtype)
         words = np.empty(length, self.dtype)
         step = _CHUNK * self.bits // 8
         for part, start in enumerate(range(0, length, _CHUNK)):
@@ -145,6 +149,24 @@ class Ring:
 _CHUNK: Final = 1 << 16
 _GROUP: Final = 64
 """This many packed values fill as many 64-bit words as each has bits, and each value of a group has its fixed place."""
+
+
+_SHORT: Final = 1 << 11
+"""Up to so many values go bit by bit: groups would cost more than the values."""
+
+
+def _pack_short(words: Words, bits: int) -> bytes:
+    single = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little").reshape(len(words), 64)
+    return np.packbits(single[:, :bits], bitorder="little").tobytes()
+
+
+def _unpack_short(view: memoryview, length: int, bits: int) -> Words:
+    single = np.unpackbits(np.frombuffer(view, np.uint8), bitorder="little")
+    if single[length * bits :].any():
+        raise WireError("the padding bits of a packed vector are not zero")
+    values = np.zeros((length, 64), np.uint8)
+    values[:, :bits] = single[: length * bits].reshape(length, bits)
+    return np.packbits(values, bitorder="little").view("<u8")
 
 
 def _places(bits: int) -> list[tuple[int, int]]:

@@ -50,6 +50,7 @@ class ServerRound:
     _session: ServerSession | None
     _empty: SumResult | None
     _token: Token | None
+    _outcome: Outcome | None
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class ServerRound:
             )
         self.plan, self._state, self._scheme = plan, state, scheme
         self._optimizer, self._payment = optimizer or ServerSGD(), payment
-        self._session, self._empty, self._token = None, None, None
+        self._session, self._empty, self._token, self._outcome = None, None, None, None
         self._settled = self._opened = self._restored = False
         self._heard: set[ClientId] = set()
         self.failed: frozenset[ClientId] = frozenset()  # whose training raised an error, in the process of the server
@@ -224,6 +225,11 @@ class ServerRound:
         summed = self.result
         if summed is None:
             raise LocalProtocolError("this round has no outcome yet: its sum is not opened")
+        if self._outcome is None:
+            self._outcome = self._read(summed)
+        return self._outcome
+
+    def _read(self, summed: SumResult) -> Outcome:
         state, encoding = self._state, self.plan.encoding
         decoded = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
         mean, counts = decoded.mean, decoded.counts

@@ -125,3 +125,18 @@ def test_unpacking_takes_views_of_any_format_and_offset() -> None:
 def test_other_rings_are_refused(bits: Any) -> None:
     with pytest.raises(ConfigError, match="8 to 64 bits"):
         Ring(bits)
+
+
+@pytest.mark.parametrize("bits", [9, 31, 42, 63])
+@pytest.mark.parametrize("length", [1, 64, 2048, 2049, 70_000])
+def test_short_and_long_vectors_pack_alike(bits: int, length: int) -> None:
+    ring = Ring(bits)
+    words = ring.reduce(np.random.default_rng(bits).integers(-(2**62), 2**62, length))
+    packed = ring.pack(words, dense=True)
+    last = -(-length // 8) * 8 * bits // 8  # whole groups of 8 values fill whole bytes
+    exact = sum(int(word) << (bits * i) for i, word in enumerate(words[:64].tolist()))
+    assert packed[:8] == exact.to_bytes(last + 512, "little")[: len(packed)][:8]
+    np.testing.assert_array_equal(ring.unpack(packed, length, dense=True), words)
+    if length * bits % 8:
+        with pytest.raises(WireError, match="padding"):
+            ring.unpack(packed[:-1] + bytes([packed[-1] | 0x80]), length, dense=True)

@@ -288,3 +288,19 @@ def test_a_round_is_the_bare_loop_or_carries_a_caveat_or_is_refused(data: st.Dat
     had = [(m["loss"], w) for m, w in zip(metrics, weights, strict=True) if w and abs(m.get("loss", math.inf)) <= 2**64]
     mean = sum(loss * w for loss, w in had) / sum(w for _, w in had) if had else None
     assert report.metrics.get("loss") == (mean if mean is None else pytest.approx(mean, rel=1e-6, abs=1e-9))
+
+
+def test_standardized_diabetes_learns_as_with_an_unlimited_range() -> None:
+    """The diabetes targets are in the hundreds, and so are the first updates."""
+    common = {
+        "data.name": "diabetes", "data.standardize": "exact", "data.clients": 5, "client.learning_rate": 0.05,
+        "client.epochs": 5, "client.batch_size": 16,
+    }  # fmt: skip
+
+    def scores(**more: Any) -> list[float]:
+        run = Experiment(rounds=20, evaluate_every=5, overrides=common | more).run()
+        return [report.evaluation["r2"] for report in run.reports if report.evaluation]
+
+    unlimited = scores(**{"sum.clip_entries": 1e6, "sum.bits": 60})
+    assert scores() == pytest.approx(unlimited, abs=1e-6)
+    assert len(unlimited) == 4
