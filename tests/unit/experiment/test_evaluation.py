@@ -153,3 +153,13 @@ def test_baselines_leave_out_a_metric_that_one_model_lacks() -> None:
 
     alone = baselines.local(Experiment(data=load("breast_cancer"), rounds=1, overrides={"data.test": "public"}))
     assert {"accuracy", "auc", "auc_error_bound", "loss"} <= set(alone)
+
+
+def test_the_sums_give_one_evaluation_of_a_classifier(tmp_path: Path) -> None:
+    pytest.importorskip("tenseal")
+    found = []
+    for scheme in ("plain", "masked", "ckks"):
+        experiment = Experiment(data=load("breast_cancer"), runs=tmp_path / scheme, overrides={"sum.scheme": scheme})
+        found.append(experiment.evaluate(np.random.default_rng(0).normal(size=31) / 100))
+    assert found[0] == found[1] == found[2]
+    assert found[0]["auc_error_bound"] < 0.01
