@@ -164,6 +164,19 @@ class RangeRule:
             after, reasons = self._finer(encoding, current, counts, largest, floor)
         return after, f"the round was repeated: {'; '.join(reasons)}" if reasons else ""
 
+    def roomier(self, encoding: UpdateEncoding, current: Range, cohort: int) -> Range | None:
+        """The range after a sum that did not open, with room for every weight; None if every weight had room.
+
+        Args:
+            encoding: The encoding of the attempt.
+            current: The range of the attempt.
+            cohort: The number of clients in the round.
+        """
+        every = cohort * encoding.max_weight
+        if not 0 < encoding.max_total_weight < every:
+            return None
+        return dataclasses.replace(current, max_weight=encoding.max_weight, max_total_weight=every)
+
     def _finer(
         self, encoding: UpdateEncoding, current: Range, counts: Counts, largest: float, floor: float
     ) -> tuple[Range, list[str]]:

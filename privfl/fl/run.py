@@ -229,12 +229,16 @@ class FederatedRun:
             drop, number = _without(named, self.dropouts(round, number)), number + 1
             try:
                 server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap)
-            except TooFewSurvivors:
-                failures += 1
-                continue
-            except RemoteProtocolError as error:
-                said.append(f"attempt {number} of round {round} was not opened: {error}")
-                named.update(() if error.sender is None else (error.sender,))
+            except (TooFewSurvivors, RemoteProtocolError) as error:
+                refused = isinstance(error, RemoteProtocolError)
+                if refused:
+                    said.append(f"attempt {number} of round {round} was not opened: {error}")
+                roomier = self.range_rule and self.range_rule.roomier(plan.encoding, state.range, len(cohort))
+                if roomier and repeats < _MAX_REPEATS and (refused or getattr(error, "opened", False)):
+                    state, repeats = dataclasses.replace(state, range=roomier), repeats + 1  # perhaps nobody's fault
+                    continue
+                if isinstance(error, RemoteProtocolError) and error.sender is not None:
+                    named.add(error.sender)
                 failures += 1
                 continue
             outcome = server.outcome

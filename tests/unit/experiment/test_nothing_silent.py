@@ -140,6 +140,16 @@ def test_weights_beyond_the_data_come_through_whole(counts: tuple[int, ...]) -> 
     assert said(report, "more examples than were planned for") == (max(counts) > THREE.sizes.max())
 
 
+@pytest.mark.parametrize("scheme", ["plain", "masked", "ckks"])
+def test_weights_whose_total_leaves_the_ring_are_summed_again(scheme: str) -> None:
+    sizes, counts = [1, 1, 300], (300, 299, 300)  # within the largest weight, and three times the planned total
+    train = returning([[8.0, -8.0], [8.0, 8.0], [8.0, 8.0]], counts)
+    model, report = one_round(train, 2, data=a_federation(sizes), **{"sum.scheme": scheme})
+    np.testing.assert_allclose(model, [8.0, 8.0 * (299 + 300 - 300) / 899], rtol=1e-6)
+    assert report.attempts == 2
+    assert len(report.dropouts) == 0
+
+
 @pytest.mark.parametrize("examples", [2.5, math.nan, "many", None])
 def test_weights_that_are_no_whole_numbers_are_refused(examples: Any) -> None:
     with pytest.raises(ConfigError, match="whole number"):
