@@ -314,3 +314,19 @@ def test_standardized_diabetes_learns_as_with_an_unlimited_range() -> None:
     unlimited = scores(**{"sum.clip_entries": 1e6, "sum.bits": 60})
     assert scores() == pytest.approx(unlimited, abs=1e-6)
     assert len(unlimited) == 4
+
+
+def test_three_sums_give_one_model_where_rounds_are_repeated_and_updates_rejected() -> None:
+    def train(model: np.ndarray, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+        delta = rng.normal(size=5) * 10.0 ** (3 - 2 * round)
+        delta[0] = math.nan if (client, round) == (3, 2) else delta[0]
+        return ClientUpdate(delta, (400, 3, 2, 50, 1)[client], {"loss": float(rng.normal() * 1e5)} if client else {})
+
+    found = []
+    for scheme in ("plain", "masked", "ckks"):
+        own: dict[str, Any] = {"data": a_federation([100, 3, 2, 50, 1]), "train": train, "initial": np.zeros(5)}
+        run = Experiment(rounds=4, overrides={"sum.scheme": scheme}, **own).run()
+        found.append([(r.model, r.attempts, r.bits, r.rejected_updates, dict(r.metrics)) for r in run.reports])
+    assert found[0] == found[1] == found[2]
+    assert [row[3] for row in found[0]] == [0, 1, 0, 0]
+    assert found[0][0][1] > 1
