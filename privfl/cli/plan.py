@@ -13,6 +13,7 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
 from privfl.crypto import MemoryDirectory
 from privfl.errors import ConfigError
+from privfl.fl.range import NARROW_BITS
 from privfl.he import CkksPlan, CkksSum, plan_ckks
 from privfl.he.plan import MESSAGES_DOWN, MESSAGES_UP, quorum_of
 from privfl.ring import Ring
@@ -63,7 +64,7 @@ def plan(
     """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, security; masked: seconds."""
     if sum_ is Sum.CKKS:
         _refuse_masked_flags(degree, corrupt, semi_honest=semi_honest, measure=measure)
-        ckks = plan_ckks(length, clients, Ring(31 if bits is None else bits))
+        ckks = plan_ckks(length, clients, Ring(NARROW_BITS if bits is None else bits))
         record = _ckks_record(ckks, _min_survivors(clients, dropout)) | {"dropout": dropout}
         _tell(record, _ckks_rows(ckks, record), as_json=as_json)
         return

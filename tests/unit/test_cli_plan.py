@@ -8,7 +8,7 @@ import pytest
 from privfl.cli.app import run
 from privfl.crypto import MemoryDirectory, generate_identities
 from privfl.errors import ConfigError
-from privfl.experiment.config import Sum
+from privfl.fl.range import NARROW_BITS
 from privfl.he import CkksSum, plan_ckks
 from privfl.ring import Ring
 from privfl.secagg import plan_sum
@@ -59,10 +59,10 @@ def test_the_encrypted_plan_is_the_planner_s(capsys):
     assert "128 bits" in text
 
 
-def test_without_bits_an_encrypted_sum_is_planned_as_a_run_would_be(capsys):
+def test_without_bits_an_encrypted_sum_is_planned_as_a_run_with_noise_would_be(capsys):
     assert run([*CKKS, "--json"]) == 0
     record = said(capsys)
-    assert record["bits"] == Sum().bits == 31
+    assert record["bits"] == NARROW_BITS == 31
     assert record["prime_bits"] == 48
     assert record["bytes_per_value"] < 6.1
     assert run([*CKKS, "--bits", "23", "--json"]) == 0

@@ -42,7 +42,9 @@ def remedies(**arguments: object) -> tuple[int, int]:
     with pytest.raises(CapacityError) as refusal:
         plan_ckks(**arguments)  # type: ignore[arg-type]
     named = re.search(
-        r"at most (\d+) bits(?:, or at most (\d+) clients? with this (?:ring|clip and scale))?$", str(refusal.value)
+        r"at most (\d+) bits(?: \(sum\.bits = \d+\))?"
+        r"(?:, or at most (\d+) clients? with this (?:ring|clip and scale))?$",
+        str(refusal.value),
     )
     assert named is not None, refusal.value
     return int(named[1]), int(named[2] or 0)
