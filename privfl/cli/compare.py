@@ -15,6 +15,7 @@ from privfl.cli.show import facts_table, live, output, size
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize, who_sees
+from privfl.experiment.schemes import SCHEMES
 from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 
 EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
@@ -28,7 +29,7 @@ def compare(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 10,
     epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
-    sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = "plain,masked,ckks",
+    sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = ",".join(SCHEMES),
     folder: Annotated[str | None, typer.Option("--folder", help="The data folder, or PRIVFL_DATA.")] = None,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FOLDER", parser=user_path, help="Where results go.")

@@ -103,8 +103,10 @@ class Ledger:
         Args:
             round: The round; each has one draw, also if it fails.
             sampling: How its cohort is sampled.
-            turn: What `round_turn` gives for it, rounded up here to three digits; None where that is not bounded.
-            void: Earlier rounds were not plausible, so no `turn` of this ledger counts from now on.
+            turn: The probability that one client decides whether the round is skipped, from `round_turn`. It is rounded
+                up here to three digits. None means that nothing bounds it, so sampling does not count.
+            void: True if earlier rounds went as the declared sampling or dropout makes implausible. From then on no
+                `turn` of this ledger counts.
 
         Raises:
             ConfigError: `turn` is not a probability.

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: the only place that names a concrete sum, model or executor."""
+"""From a configuration to samplers, optimizers, models and executors; `schemes` makes the sums."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class RoundPlan:
     def check_openable(self, scheme: SecureSum) -> None:
         """Raise `TooFewSurvivors` if the cohort is smaller than what the sum opens; nobody has to be asked then.
 
-        Nobody sampled is a round only where noise alone is released: with a rule and a sum that open whatever arrives.
+        An empty cohort passes only if the rule and the sum open whatever arrives; noise alone is released then.
         """
         size = len(self.cohort)
         opened = max(self.survivor_rule.opened(scheme, size), int(not self.mechanism.claims))

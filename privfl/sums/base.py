@@ -24,7 +24,7 @@ MIN_VECTORS: Final = 3
 _LABEL: Final = b"privfl/1 sum-task"
 
 Opening = Callable[[Ints, frozenset[ClientId]], Ints]
-"""What is done to the sum where it is opened, before anybody else sees it: central noise, or nothing."""
+"""The step between the opened sum and its release: central noise is added, or nothing."""
 
 Entropy = Callable[[int], bytes]
 """`os.urandom`, or outside of production a recorded stream: n -> n bytes."""
