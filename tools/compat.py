@@ -30,12 +30,12 @@ SUBSET: Final = (  # a minute: what meets the packages whose versions change
     "tests/unit/fl",
     "tests/unit/he",
     "tests/unit/sums",
-    "tests/unit/test_cli_app.py",
-    "tests/unit/test_cli_epsilon.py",
-    "tests/unit/test_cli_run.py",
-    "tests/unit/test_crypto_identity.py",
-    "tests/unit/test_experiment_config.py",
-    "tests/unit/test_report_page.py",
+    "tests/unit/cli/test_cli_app.py",
+    "tests/unit/cli/test_cli_epsilon.py",
+    "tests/unit/cli/test_cli_run.py",
+    "tests/unit/crypto/test_crypto_identity.py",
+    "tests/unit/experiment/test_experiment_config.py",
+    "tests/unit/report/test_report_page.py",
 )
 # typer before 0.26 imports names that click 8.5 deprecates. Nothing of privfl's is excused.
 OLD_TYPER: Final = ("-W", "ignore::DeprecationWarning:typer")

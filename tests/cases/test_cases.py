@@ -100,7 +100,7 @@ BEYOND: Final = {
         "tests/adapters/test_torch_models.py": ("test_what_cannot_be_trained_is_refused_in_one_sentence",),
     },
     "numpy_scalars_refused": {
-        "tests/unit/test_experiment_config.py": ("test_numpy_scalars_are_the_numbers_that_they_are",),
+        "tests/unit/experiment/test_experiment_config.py": ("test_numpy_scalars_are_the_numbers_that_they_are",),
         "tests/properties/test_config_properties.py": ("test_numpy_numbers_are_taken_as_python_s",),
         "tests/unit/test_checks.py": (
             "test_a_sweep_over_arrays_is_one_over_numbers",
@@ -150,7 +150,7 @@ BEYOND: Final = {
             "test_distributed_noise_is_none_against_a_server_that_sees_vectors",
             "test_planned_is_finished",
         ),
-        "tests/unit/test_cli_epsilon.py": (
+        "tests/unit/cli/test_cli_epsilon.py": (
             "test_a_planned_run_promises_nothing_to_those_who_see_the_sum_before_its_noise",
         ),
     },
@@ -196,7 +196,7 @@ BEYOND: Final = {
     },
     "two_ledgers_one_judged": {
         "tests/unit/dp/test_one_epsilon.py": ("test_several_ledgers_are_judged_together",),
-        "tests/unit/test_cli_app.py": (
+        "tests/unit/cli/test_cli_app.py": (
             "test_a_second_value_of_an_option_is_refused",
             "test_a_second_override_of_a_key_is_refused",
         ),
@@ -207,10 +207,10 @@ BEYOND: Final = {
             "test_a_killed_writer_gives_the_folder_back",
             "test_a_lock_whose_file_was_removed_is_no_lock",
         ),
-        "tests/unit/test_cli_compare.py": ("test_a_comparison_has_one_writer_at_a_time",),
+        "tests/unit/cli/test_cli_compare.py": ("test_a_comparison_has_one_writer_at_a_time",),
     },
     "typed_sections_do_not_validate": {
-        "tests/unit/test_experiment_config.py": ("test_sections_are_checked_when_they_are_constructed",),
+        "tests/unit/experiment/test_experiment_config.py": ("test_sections_are_checked_when_they_are_constructed",),
         "tests/properties/test_config_properties.py": ("test_a_section_refuses_what_a_file_does",),
     },
 }

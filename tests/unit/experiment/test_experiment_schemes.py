@@ -16,7 +16,7 @@ from privfl.observers import OBSERVERS
 from privfl.ring import Ring
 from privfl.sums import PlainSum, SumTask, run_sum
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = {name: Config().with_overrides({"sum.scheme": name}) for name in SCHEMES}
 
 

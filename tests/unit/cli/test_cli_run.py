@@ -14,7 +14,7 @@ from privfl.data.registry import BUNDLED, NAMES
 from privfl.experiment import load_config
 from privfl.files import verify_chain
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 NAMED = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
 QUICK = ["--set", "rounds=2"]
 

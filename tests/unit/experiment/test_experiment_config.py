@@ -239,7 +239,7 @@ def test_every_section_documents_its_attributes() -> None:
 
 
 def test_the_configuration_reference_is_what_is_generated() -> None:
-    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    page = Path(__file__).parents[3] / "docs" / "configuration.md"
     assert page.read_text(encoding="utf-8") == reference_page(), "run: privfl config reference"
     for name, of in SECTIONS.items():
         assert f"## [{name}]" in reference_page()
