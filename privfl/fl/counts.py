@@ -1,4 +1,4 @@
-"""What a round without noise counts about its updates: cut entries, updates left out, weights beyond the plan.
+"""The counts of a round without noise about its updates: cut entries, updates left out, weights beyond the plan.
 
 The counts are slots of the summed vector, so the server learns their sums and no client's own. Metrics travel without
 a practical bound: as limbs, digits of one large integer, each of which fits a slot.
@@ -18,7 +18,7 @@ EXCESS: Final = "excess"
 
 RANGE_STEP: Final = 64.0
 RANGE_STEPS: Final = 8
-"""The slot `range` tells which of the bounds 64, 64^2, ... 64^8 times the present one an update would need."""
+"""The slot `range` reports which of the bounds 64, 64^2, ... 64^8 times the present one an update would need."""
 
 METRIC_FRACTION_BITS: Final = 32
 """A metric is a multiple of 2^-32."""
@@ -26,7 +26,7 @@ METRIC_FRACTION_BITS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a round counted about its updates.
+    """The counts of one round about its updates.
 
     Attributes:
         survivors: The number of vectors in the sum.
@@ -48,7 +48,7 @@ class Counts:
 
     @property
     def steps(self) -> int:
-        """How many times 64 the bound of an entry must be multiplied by, so that every update fits."""
+        """The smallest number of times that the bound of an entry must be multiplied by 64 to fit every update."""
         if not self.clipped:
             return 0
         return next((step for step, count in enumerate(self.above, 1) if not count), len(self.above))
@@ -65,12 +65,18 @@ def range_entries(largest: float, max_abs: float) -> list[int]:
 
 
 def limb_bits(count_bound: int) -> int:
-    """The bits of one limb, so that a limb is at most `count_bound`."""
+    """The bits of one limb: the most, l, with 2^l at most `count_bound`."""
     return count_bound.bit_length() - 1
 
 
 def limb_count(bound: float, max_weight: int, count_bound: int) -> int:
-    """The number of limbs of a metric of at most `bound`, times a weight of at most `max_weight`."""
+    """The number of limbs of a metric times its weight.
+
+    Args:
+        bound: The largest absolute value of the metric.
+        max_weight: The largest weight of a client, at least 1.
+        count_bound: The largest limb, at least 2.
+    """
     largest = math.ceil(math.ldexp(bound, METRIC_FRACTION_BITS)) * max_weight
     return -(-largest.bit_length() // limb_bits(count_bound))
 
@@ -93,7 +99,13 @@ def to_limbs(value: float, weight: int, limbs: int, count_bound: int) -> list[in
 
 
 def from_limbs(totals: Sequence[int], weight: int, count_bound: int) -> float:
-    """The mean metric of the summed limbs of clients with the total `weight`, correctly rounded."""
+    """The mean metric from the summed limbs, correctly rounded.
+
+    Args:
+        totals: The sum of each limb over the clients, least first.
+        weight: The total weight of the clients that report the metric, above 0.
+        count_bound: The largest limb of one client, as for `to_limbs`.
+    """
     bits = limb_bits(count_bound)
     whole = sum(int(total) << (bits * place) for place, total in enumerate(totals))
     return whole / (weight << METRIC_FRACTION_BITS)

@@ -179,7 +179,7 @@ class UpdateEncoding:
 
     @property
     def counts(self) -> bool:
-        """Whether the encoding counts what it did to the updates."""
+        """True if the encoding counts what it did to the updates."""
         return self.count_bound > 0
 
     @property
@@ -318,7 +318,7 @@ class UpdateEncoding:
         return self.codec.encode(delta, max_norm=self.clip.clip_norm, rounding=self.rounding, rng=draws)
 
     def counted(self, total: Ints, survivors: int) -> Counts | None:
-        """What an opened sum says about the updates in it; None for an encoding that counts nothing.
+        """The counts of an opened sum about the updates in it; None for an encoding that counts nothing.
 
         Args:
             total: The opened sum, int64 `[total_length]`.

@@ -191,7 +191,12 @@ def checked_sums(sums: MetricSums) -> tuple[dict[str, Floats], float]:
 
 
 def figures_of(totals: Mapping[str, Total], rows: Fraction) -> Evaluation:
-    """The figures, and a caveat for each that is absent or covers fewer examples."""
+    """The figures, and a caveat for each that is absent or covers fewer examples.
+
+    Args:
+        totals: The total of each metric over the clients, by name.
+        rows: The number of test examples of all clients; 0 gives no figure.
+    """
     if not rows:
         return Evaluation({}, ("nothing is evaluated: there are no test examples",))
     metrics: dict[str, float] = {}

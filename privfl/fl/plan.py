@@ -1,8 +1,8 @@
 """The plan of a round: the only truth about it. Everything that a party computes with is derived from the plan.
 
 A plan travels as canonical bytes (protocols/round-plan), and its digest enters every key of the sum. Encoding, noise,
-decoding, the client's policy check and the ledger's entries are methods of the plan; nothing else carries a scale, a
-clip, a seed, a scheme's name or a model's hash beside it.
+decoding, the client's policy check and the ledger's entries are methods of the plan. Nothing else carries a scale, a
+clip, a seed, a scheme's name or a model's hash.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MODEL_HASH_DIGITS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What an opened sum holds.
+    """The content of an opened sum.
 
     Attributes:
         mean: The mean update, float64 `[d]`.
@@ -211,7 +211,7 @@ class RoundPlan:
     def check_openable(self, scheme: SecureSum) -> None:
         """Raise `TooFewSurvivors` if the cohort is smaller than what the sum opens; nobody has to be asked then.
 
-        An empty cohort passes only if the rule and the sum open whatever arrives; noise alone is released then.
+        An empty cohort passes only if the rule and the sum open any number of vectors; noise alone is released then.
         """
         size = len(self.cohort)
         opened = max(self.survivor_rule.opened(scheme, size), int(not self.mechanism.claims))
@@ -278,12 +278,18 @@ class RoundPlan:
         return KeyedOpening(lambda entropy: noise.opening(key=(self.seed, self.round, 0, CENTRAL_STREAM)))
 
     def add_noise(self, scheme: SecureSum, client: ClientId, vector: Ints) -> Ints:
-        """One client's encoded contribution with its own noise, if it adds any: int64 `[total_length]`."""
+        """One client's encoded contribution with its own noise, if it adds any: int64 `[total_length]`.
+
+        Args:
+            scheme: The sum that the plan names.
+            client: The client that contributes; its identity enters the key of simulation noise.
+            vector: Its encoded contribution, int64 `[encoding.total_length]`.
+        """
         key = None if self.mechanism.source == "secure" else (self.seed, self.round, client, NOISE_STREAM)
         return self.noise(scheme).contribute(vector, key=key)
 
     def release(self, scheme: SecureSum, participants: Iterable[ClientId], *, worst_case: bool) -> Release:
-        """What the ledger is charged.
+        """The charge of this round in the ledger.
 
         Args:
             scheme: The sum that the plan names.
@@ -303,7 +309,7 @@ class RoundPlan:
         )
 
     def worst_case(self, scheme: SecureSum) -> Release:
-        """What is reserved in the ledger before a client is asked: the whole cohort takes part."""
+        """The reservation in the ledger before a client is asked: the whole cohort takes part."""
         return self.release(scheme, self.cohort, worst_case=True)
 
     def _under(self, scheme: SecureSum, name: str, make: Any) -> Any:

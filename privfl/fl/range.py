@@ -1,8 +1,8 @@
 """The range and the precision of a run's sums, which follow the updates where no noise is added.
 
-A run starts with a narrow ring and a small bound of an entry. When a round counts entries that did not fit, weights
-beyond the plan, or a rounding error above the tolerance, the run repeats that round with what was missing, and keeps
-it.
+A run starts with a narrow ring and a small bound of an entry. A round may count entries that did not fit, weights
+beyond the plan, or a rounding error above the tolerance. The run then repeats that round with the range or precision
+that was missing, and keeps it for the later rounds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HEADROOM: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What the integers of a run's next round must hold; part of the server's state.
+    """The limits of the integers of a run's next round; part of the server's state.
 
     Attributes:
         max_abs: The bound of each entry of an update; None where a clip norm bounds the update.
@@ -70,7 +70,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class RangeRule:
-    """How the range follows a run without noise.
+    """The rule by which the range follows a run without noise.
 
     Attributes:
         entries: Whether the bound of an entry may grow; False keeps the one of the settings.
@@ -197,12 +197,17 @@ class RangeRule:
 
 
 def overflows(encoding: UpdateEncoding, counts: Counts) -> bool:
-    """Whether the total weight was beyond what the ring was planned for, so the sum may have left the ring."""
+    """True if the total weight was beyond what the ring was planned for, so the sum may have left the ring.
+
+    Args:
+        encoding: The encoding of the round; its `max_total_weight` of 0 plans for every weight.
+        counts: What the round counted.
+    """
     return 0 < encoding.max_total_weight < counts.weight
 
 
 def caveats(encoding: UpdateEncoding, counts: Counts, *, largest: float, floor: float) -> tuple[str, ...]:
-    """What a round did to its clients' numbers, in sentences.
+    """The effects of a round on its clients' numbers, in sentences.
 
     Args:
         encoding: The encoding of the round.

@@ -100,6 +100,10 @@ class FederatedRun:
     def run(self, initial: Vector, rounds: int) -> Iterator[RoundReport]:
         """Yield a report after each round, from where the store ends up to `rounds`.
 
+        Args:
+            initial: The model of a new run, flat; a stored run must have started from an equal one.
+            rounds: The number of the last round, from 1; the rounds that are stored count.
+
         Raises:
             StateError: If the store holds another run.
             BudgetExceeded: Before the first round that could cost too much; the model of the last paid round is
@@ -117,7 +121,15 @@ class FederatedRun:
     def plan(
         self, state: ServerState, start: Start, round: int, attempt: int, cohort: tuple[ClientId, ...]
     ) -> RoundPlan:
-        """The plan of one attempt of a round."""
+        """The plan of one attempt of a round.
+
+        Args:
+            state: The server's state before the round.
+            start: The start of the run, which holds its nonce.
+            round: The round, from 1.
+            attempt: The attempt of the round, from 0.
+            cohort: The clients that are asked, increasing.
+        """
         return RoundPlan(
             run=start.nonce,
             round=round,
@@ -217,7 +229,7 @@ class FederatedRun:
     ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...]]:
         """Try a round until its sum opens, and repeat it where its range was too small; a cohort is sampled once.
 
-        Whatever one client deals or gives, the run goes on: the charge of a sum that did not open stands, and a client
+        No share or message of one client can end the run. The charge of a sum that did not open stands, and a client
         that is proven to be at fault is not heard in the attempts that follow. Returned are the last attempt that
         opened, the number of attempts, the state after the round, and caveats.
         """
@@ -330,10 +342,14 @@ class FederatedRun:
 
 
 def check_charged(store: ModelStore, ledger: Ledger) -> None:
-    """Raise `StateError` unless each round that is stored was drawn, and each trained one charged, in the ledger.
+    """Raise `StateError` unless the ledger holds the draw of each stored round, and the charge of each trained one.
 
     A ledger that was lost or cut short has a sound chain, and would give a figure that is too small. Secure noise is
     settled before its model is stored, so the newest charge of a trained round is a settled one.
+
+    Args:
+        store: The stored rounds with their reports.
+        ledger: The privacy ledger of the run.
     """
     newest = {release.round: release for release in sorted(ledger.releases, key=lambda r: (r.round, r.attempt))}
     unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}

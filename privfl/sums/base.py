@@ -66,8 +66,8 @@ class SumTask:
         length: The entries of a vector.
         ring: The ring of the sum.
         bound: The maximum of an entry's magnitude.
-        max_sum: The bound of each entry of the sum where the clients know a smaller one than their number times
-            `bound`, as for weights whose total is known; 0 if they do not.
+        max_sum: The bound of each entry of the sum where a smaller one than `bound` times the number of clients is
+            known, as for weights of a known total. 0 if none is known.
 
     Raises:
         ConfigError: A value is out of range.
@@ -153,8 +153,8 @@ class Dispute:
     Attributes:
         dealer: The client that dealt the share.
         holder: The client that should have given it.
-        kind: "missing", the holder gave none; "wrong", it does not lie on the polynomial of the dealer's secret;
-            "unopened", it is one of the shares from which the dealer's secret could not be found.
+        kind: For "missing" the holder gave none. A "wrong" share does not lie on the polynomial of the dealer's
+            secret. An "unopened" one is among the shares from which the dealer's secret could not be found.
     """
 
     dealer: ClientId

@@ -105,7 +105,13 @@ class PlainSum:
 
 
 class PlainClient:
-    """Sends one message, and holds nothing afterwards."""
+    """Sends one message, and holds nothing afterwards.
+
+    Args:
+        task: The sum, as all parties agreed on it.
+        me: This client.
+        vector: Its contribution, integers `[task.length]`, within `task.bound`.
+    """
 
     def __init__(self, task: SumTask, me: ClientId, vector: Ints) -> None:
         self._task, self._me = task, me
@@ -125,7 +131,12 @@ class PlainClient:
 
 
 class PlainServer(ServerMachine):
-    """Holds one running total for any number of clients."""
+    """Holds one running total for any number of clients.
+
+    Args:
+        task: The sum, as all parties agreed on it.
+        opening: Applied to the opened sum before it is released, such as central noise.
+    """
 
     def __init__(self, task: SumTask, opening: Opening) -> None:
         super().__init__(_TABLE, session=task.digest(), progress=Progress("upload", set(task.clients)))

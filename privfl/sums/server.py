@@ -14,7 +14,7 @@ from privfl.wire import ClientId, check_client, peek
 
 @dataclass(slots=True)
 class Progress:
-    """What every server session keeps of its clients.
+    """The state that every server session keeps of its clients.
 
     Attributes:
         step: The step that is open, or where the session has ended.

@@ -307,7 +307,7 @@ def spread(plan: dict[str, Any]) -> float:
 
 
 def share_variance(plan: dict[str, Any]) -> float:
-    """What each client adds, in integer units squared; an implementation rounds it up a little."""
+    """The variance of what each client adds, in integer units squared; an implementation rounds it up a little."""
     declared = plan["mechanism"]["noise_multiplier"] * norm_bound(plan)
     if plan["mechanism"]["placement"] == "distributed":
         return declared**2 * spread(plan) / max(1, len(plan["cohort"]))
