@@ -85,12 +85,12 @@ class Assembly:
 
     @property
     def private(self) -> bool:
-        """Whether noise is added."""
+        """True if noise is added."""
         return self.mechanism.claims
 
     @property
     def unit(self) -> PrivacyUnit:
-        """What the claims are about."""
+        """The unit that the claims are about."""
         return build.privacy_unit(self.config)
 
     @property
@@ -101,7 +101,7 @@ class Assembly:
 
     @property
     def retries(self) -> int:
-        """How often a round with too few survivors is tried again."""
+        """The number of times that a round with too few survivors is tried again."""
         return self.config.cohort.retries if self.config.cohort.too_few == "retry" else 0
 
     def accountant(self, observer: Observer = "outsider", *, delta: float | None = None) -> Accountant:
@@ -261,7 +261,13 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
 
 
 def build_sum(config: Config, given: Given, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
-    """The secure sum and its clients' credentials: the program's own, or the built-in with fresh ones."""
+    """The secure sum and its clients' credentials: the program's own, or the built-in with fresh ones.
+
+    Args:
+        config: The settings, which name the built-in sum.
+        given: The objects that the program gave.
+        clients: The number of clients.
+    """
     return schemes.build_sum(config, clients) if given.sum is None else (given.sum, given.credentials)
 
 
@@ -269,7 +275,7 @@ def _calibrated(parts: Any, start: float, epsilon: float) -> Assembly:
     """The run with the least noise, to four digits, whose planned rounds stay within `epsilon`.
 
     `start` is right for Gaussian noise on exact sums. Shares, side blocks and the sum's own minimum make the figure
-    of a real run a little larger, so that the search goes up from there.
+    of a real run a little larger, so the search goes up from there.
     """
     low = start
     for step in _STEPS:

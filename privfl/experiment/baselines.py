@@ -1,7 +1,7 @@
-"""What a federation is measured against: everybody's rows in one place, and everybody alone.
+"""Two baselines of a federation: all clients' examples in one place, and every client alone.
 
-Both train the experiment's own model, with its own hyper-parameters and as many passes over each row, but without a
-federation: no averaging, no clipping, no noise. Nobody computes them in practice, since nobody has all the rows.
+Both train the experiment's own model, with its own hyper-parameters and as many passes over each example, but without
+a federation: no averaging, no clipping, no noise. Nobody computes them in practice, since nobody has all the examples.
 """
 
 from __future__ import annotations

@@ -31,9 +31,14 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A model that can be trained, and measured at a client or on public rows: its first vector and a `Train`.
+    """A model that can be trained, and measured at a client or on public examples.
 
-    `layers`: the lengths of its layers, which are the vector's parts in order.
+    Attributes:
+        initial: Its first vector.
+        train: The training of one client.
+        measure: The metrics of a vector on a client's own test examples; None where nothing is measured there.
+        public_measure: The metrics of a vector on the public test examples; None where there are none.
+        layers: The lengths of its layers, which are the vector's parts in order.
     """
 
     initial: Vector
@@ -44,7 +49,12 @@ class Learner:
 
 
 def layers_of(train: object, length: int) -> tuple[int, ...]:
-    """The layers that a `train` with a `layout` of named tensors tells of, or the whole vector as one."""
+    """The lengths of the layers of a model, in the order of its vector.
+
+    Args:
+        train: A training; one with a `layout` of named tensors states its layers.
+        length: The length of the vector, which is the only layer without such a layout.
+    """
     layout = getattr(train, "layout", None)
     entries = getattr(layout, "entries", None)
     return (length,) if not entries else tuple(entry.stop - entry.start for entry in entries)
@@ -74,7 +84,7 @@ def build_sampler(settings: Cohort) -> CohortSampler:
 
 
 def privacy_unit(config: Config) -> PrivacyUnit:
-    """What the claims of a run are about."""
+    """The unit that the claims of a run are about."""
     return PrivacyUnit("client", config.privacy.adjacency)
 
 
@@ -107,7 +117,15 @@ def build_executor(config: Config) -> Executor:
 
 
 def build_learner(config: Config, federation: FederatedData) -> Learner:
-    """The model of the `[model]` section over the federation's rows."""
+    """The model of the `[model]` section over the federation's examples.
+
+    Args:
+        config: The settings: `model`, `client` and the seed.
+        federation: The clients and their examples, standardized.
+
+    Raises:
+        ConfigError: If the task is text, or the settings do not fit the task or the model.
+    """
     task = federation.dataset.task
     if task == "text":
         raise ConfigError(f"{federation.dataset.name} is text: give a `train` of your own; built-in models take rows")
@@ -173,7 +191,7 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
 
 
 def _on_public(measure: Measure, federation: FederatedData) -> Callable[[Vector], MetricSums] | None:
-    """`measure`, whose rows are the public ones whatever client it is asked for; None where there are none."""
+    """`measure` on the public examples, for every client that it is asked for; None where there are none."""
     return (lambda model: measure(model, 0)) if len(federation.test) else None
 
 

@@ -35,7 +35,6 @@ from privfl.lock import sole_writer
 RESULTS: Final = "cells.jsonl"
 SCRATCH: Final = ".runs-"
 DELTA: Final = 1e-5
-
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "digits": {"client.learning_rate": 0.5},
     "breast_cancer": {"data.standardize": "public", "client.learning_rate": 0.3, "data.min_examples": 10},
@@ -43,19 +42,16 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "adult": {"client.learning_rate": 0.1},
     "mnist": {"client.learning_rate": 0.1},
 }
-"""Fixed beforehand for each data set; the test rows are public in every arm.
+"""Fixed beforehand for each data set; the test examples are public in every arm.
 
-For the bundled sets the learning rate is the one of four whose FedAvg and central arms, at epsilon 2 and 8, were the
-most accurate together over the seeds 101 to 103, which a comparison of up to a hundred seeds does not use.
+For the bundled sets the learning rate is the one of four whose FedAvg and central arms (epsilon 2 and 8) were most
+accurate together over seeds 101 to 103. A comparison of up to a hundred seeds does not use these seeds.
 """
 
 SCALED: Final = ("heart", "adult")
-"""Standardized by the public test rows, which costs no client anything."""
-
+"""Standardized by the public test examples, which costs no client anything."""
 INFINITY: Final = "infinity"
-
 _SEARCHED: Final = ("digits", "breast_cancer")
-
 WARNING: Final = (
     "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
     "and excludes tuning and other seeds."
@@ -64,7 +60,14 @@ WARNING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of training. `kind` "pooled" and "local" are no federations; `target` is the epsilon aimed at."""
+    """One way of training.
+
+    Attributes:
+        name: The name in tables and results.
+        kind: The group of the arm; "pooled" and "local" are no federations.
+        overrides: The settings in which the arm differs from the others, by key.
+        target: The epsilon aimed at; None without one.
+    """
 
     name: str
     kind: str
@@ -94,9 +97,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared. `epsilons` are the targets of central noise; the largest is also that of the other placements.
+    """A comparison's settings; raises `ConfigError` for an unknown data set or sum, and for a task without accuracy.
 
-    Raises `ConfigError` for an unknown data set or sum, and for a task without accuracy.
+    Attributes:
+        data: The data set, a key of `PRESETS`.
+        clients: The number of clients, unless the partition is natural.
+        partition: The split of the examples among clients, as in `data.partition`.
+        rounds: The rounds of each run.
+        epsilons: The targets of central noise, above 0; the largest is also the target of the other placements.
+        seeds: The runs of each arm, at least 1, except that an arm of a sum has one; their seeds count from 0.
+        sums: The names of the sums to measure, keys of `SCHEMES`.
+        folder: The folder of the data set's files; None takes the default.
     """
 
     data: str = "digits"
@@ -149,11 +160,16 @@ class Comparison:
         return arms
 
     def cells(self) -> list[tuple[Arm, int]]:
-        """What is run: sums give the same model to the last bit, so that one seed shows what they cost."""
+        """The runs: sums give the same model to the last bit, so one seed shows the cost of each sum."""
         return [(arm, seed) for arm in self.arms() for seed in range(1 if arm.kind == "sum" else self.seeds)]
 
     def config(self, arm: Arm, seed: int) -> Config:
-        """The configuration of one cell."""
+        """The configuration of one cell.
+
+        Args:
+            arm: The way of training.
+            seed: The seed of the partition and the run.
+        """
         settings: dict[str, Any] = {
             "data.name": self.data,
             "data.folder": self.folder,
@@ -179,8 +195,7 @@ def run_comparison(
 ) -> Iterator[Cell]:
     """Yield every cell as it is ready, those that `folder` holds already first; each is on the disk before.
 
-    What a sum costs is measured when all others are done, one after the other, so that the seconds are those of a
-    machine that does nothing else.
+    Sums are measured after all other cells, one at a time, so their seconds are those of an otherwise idle machine.
 
     Args:
         comparison: What is compared.
@@ -220,8 +235,7 @@ def _write_cells(
             return json_record(_run(comparison.config(arm, seed), arm, seed, dataset, Path(scratch)))
 
         together = [at for at, (arm, _) in enumerate(cells) if arm.kind != "sum"]
-        # The longest come first, so that no worker is left with one of them at the end.
-        together.sort(key=lambda at: cells[at][0].kind != "distributed")
+        together.sort(key=lambda at: cells[at][0].kind != "distributed")  # the longest first, so none starts last
         alone = [at for at, (arm, _) in enumerate(cells) if arm.kind == "sum"]
         for numbers, processes in ((together, usable_cores() if workers is None else workers), (alone, 1)):
             for _, record in do_pieces(work, numbers, processes, initializer=single_threaded):
@@ -312,7 +326,12 @@ class Row:
 
 
 def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
-    """One row an arm, in the arms' order; epsilon is the largest over the seeds."""
+    """One row an arm, in the arms' order; epsilon is the largest over the seeds.
+
+    Args:
+        comparison: The settings.
+        cells: Its cells, in any order; an arm without a cell has no row.
+    """
     rows = []
     for arm in comparison.arms():
         own = sorted((cell for cell in cells if cell.arm == arm.name), key=lambda cell: cell.seed)
@@ -366,7 +385,12 @@ def who_sees(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def as_record(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
-    """The comparison as a JSON object."""
+    """The comparison as a JSON object.
+
+    Args:
+        comparison: The settings.
+        rows: The rows of its table, as `summarize` makes them.
+    """
     return {
         "settings": asdict(comparison),
         "base": to_mapping(comparison.config(Arm("FedAvg", "federated"), 0)),

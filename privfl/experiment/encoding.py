@@ -37,9 +37,15 @@ def build_mechanism(config: Config) -> Mechanism:
 def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, population: int) -> SurvivorRule:
     """The fewest survivors of a round.
 
-    A server that sees every vector and adds the noise itself opens whatever arrives: a minimum would protect nobody,
-    and a round that is skipped for it would reveal who was there. Distributed noise gets a floor, because noise shares
-    are sized for the fewest survivors before anybody is sampled.
+    A server that sees every vector and adds the noise itself opens every vector that arrives. A minimum would protect
+    nobody there, and a round skipped because of the minimum would reveal who was there. Distributed noise gets a floor,
+    because noise shares are sized for the fewest survivors before anybody is sampled.
+
+    Args:
+        config: The settings: `cohort.min_survivor_fraction` and `privacy.placement`.
+        scheme: The sum, which states what its server sees.
+        sampling: How cohorts are sampled.
+        population: The number of clients that exist.
     """
     fraction, placement = config.cohort.min_survivor_fraction, config.privacy.placement
     if placement == "central" and scheme.views["server"] == "vectors":
@@ -51,7 +57,15 @@ def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, p
 
 
 def build_clip(config: Config, layers: Sequence[int]) -> UpdateClip:
-    """What bounds an update of `layers` entries each: privacy.clip_norm, or each entry where no norm is given."""
+    """The clip that bounds an update: to `privacy.clip_norm`, or each entry where no norm is given.
+
+    Args:
+        config: The settings: `privacy` and `sum.clip_entries`.
+        layers: The entries of each layer of the model.
+
+    Raises:
+        ConfigError: If settings say how to clip to a norm, and no norm is given.
+    """
     privacy, length = config.privacy, sum(layers)
     if privacy.clip_norm is None:
         if privacy.clip != "flat" or privacy.clip_quantile is not None:
@@ -74,7 +88,7 @@ def build_encoding(
     sizes: Sequence[int],
     clip: UpdateClip | None = None,
 ) -> tuple[UpdateEncoding, RangeRule | None]:
-    """How updates become integers: the finest scale, a power of two, at which every cohort fits the ring.
+    """The encoding of updates as integers: the finest scale, a power of two, at which every cohort fits the ring.
 
     Args:
         config: The settings.
@@ -149,7 +163,7 @@ def _check_slots(config: Config) -> None:
 
 
 def _with_side_slots(config: Config, encoding: UpdateEncoding, expected: float) -> UpdateEncoding:
-    """The encoding with the noised slots beside the update, scaled to its integers: loss and clip indicator."""
+    """The encoding with the noised slots next to the update, scaled to its integers: loss and clip indicator."""
     privacy = config.privacy
     loss, adaptive = privacy.loss_bound is not None, privacy.clip_quantile is not None
     if not (loss or adaptive) or privacy.noise_multiplier is None:

@@ -206,12 +206,12 @@ class Experiment:
 
     @property
     def encoding(self) -> UpdateEncoding:
-        """How updates become integers."""
+        """The encoding of updates as integers."""
         return self.parts.encoding
 
     @property
     def private(self) -> bool:
-        """Whether noise is added."""
+        """True if noise is added."""
         return self.parts.private
 
     @property
@@ -314,7 +314,7 @@ class Experiment:
         return self.parts.accountant(observer, delta=delta).report(History(self.parts.unit))
 
     def _is_started(self) -> bool:
-        """Whether the folder holds this run; raises `StateError` where it holds another one."""
+        """True if the folder holds this run; raises `StateError` where it holds another one."""
         if not self.files.exists:
             return False
         self.files.check_same(self.config, self._identity)

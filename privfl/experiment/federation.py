@@ -23,7 +23,12 @@ MAX_NAMED: Final = 5
 
 
 def build_federation(config: Config, dataset: Dataset | FederatedData | None) -> FederatedData:
-    """The clients and their rows, as the configuration says; a federation that is given is taken as it is."""
+    """The clients and their examples, as the configuration says.
+
+    Args:
+        config: The settings: `data`, the seed, and whether the run claims privacy.
+        dataset: A data set to split, or a federation, which is taken as it is; None loads the set of `data.name`.
+    """
     if isinstance(dataset, FederatedData):
         return dataset
     settings = config.data
@@ -58,7 +63,17 @@ def with_public_test(federation: FederatedData) -> FederatedData:
 def prepare(
     federation: FederatedData, config: Config, scheme: SecureSum, credentials: Mapping[ClientId, Any] | None
 ) -> FederatedData:
-    """Standardize the features as the configuration says; see `Data`."""
+    """Standardize the features as the configuration says; see `Data`.
+
+    Args:
+        federation: The clients and their examples.
+        config: The settings; `data.standardize` chooses the way.
+        scheme: The sum that adds up the clients' statistics if `data.standardize` is "exact".
+        credentials: The clients' credentials for that sum; None where it needs none.
+
+    Raises:
+        ConfigError: If an exact standardization would release means and variances in a run that claims privacy.
+    """
     how = config.data.standardize
     if how == "none":
         return federation
@@ -71,7 +86,7 @@ def prepare(
             "data.standardize = 'exact' would release means and variances without noise in a run that claims privacy; "
             "use 'public' or 'local'"
         )
-    context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, whatever runs came before
+    context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, after any earlier run
     channel = Channel(scheme, Ring(config.sum.bits or NARROW_BITS), context=context, credentials=credentials)
     return data.standardize(federation, data.exact_standardizer(federation, channel))
 

@@ -1,4 +1,4 @@
-"""A name and a hash of an object that a program gave, which tell a resumed run that it is another one."""
+"""A name and a hash of an object that a program gave, which show a resumed run that it is another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Description = tuple[str, object, tuple[object, ...]]
 
 
 def name_of(value: object) -> str:
-    """Where an object, or its class, is defined: module and qualified name."""
+    """The module and the qualified name that define an object, or its class."""
     if isinstance(value, functools.partial):
         return name_of(value.func)
     if isinstance(value, MethodType):

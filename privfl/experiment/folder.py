@@ -1,4 +1,4 @@
-"""The folder of a run: the only truth about it, which whoever opens it reads from it."""
+"""The folder of a run: the only truth about it, which every program that opens the run reads from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KEY_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a run is beside its configuration.
+    """The identity of a run, next to its configuration.
 
     Attributes:
         data: The SHA-256 of the examples and of who holds which, 64 hex digits.
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder holds a run."""
+        """True if the folder holds a run."""
         return (self.path / CONFIG).is_file()
 
     @property
@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def identity(self) -> Identity:
-        """What the run was started with; raises `StateError` where that is lost."""
+        """The data and objects that the run was started with; raises `StateError` where the record is lost."""
         path = self.path / IDENTITY
         try:
             record = read_json(path.read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ class RunFolder:
 
     @property
     def nonce(self) -> bytes:
-        """16 random bytes that tell this run from every other."""
+        """16 random bytes that distinguish this run from every other."""
         return self.identity.nonce
 
     @property
@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def ledger_path(self) -> Path:
-        """Where the ledger is, in a run that adds noise."""
+        """The path of the ledger, in a run that adds noise."""
         return self.path / LEDGER
 
     @property
@@ -144,7 +144,7 @@ class RunFolder:
         atomic_write(self.path / METRICS, b"".join(canonical_json(report.record()) + b"\n" for report in reports))
 
     def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
-        """The epsilon of the rounds so far, from the ledger; no setting of whoever asks plays a part.
+        """The epsilon of the rounds so far, from the ledger; no setting of the caller plays a part.
 
         Args:
             observer: Against whom.
@@ -188,7 +188,15 @@ class RunFolder:
         return secret
 
     def check_same(self, config: Config, identity: Identity) -> None:
-        """Raise `StateError` unless the run was started with these settings, data and objects."""
+        """Check that the run was started with these settings, data and objects.
+
+        Args:
+            config: The settings, which must agree in their `essence`.
+            identity: The data, the number of clients and the fingerprints of the objects.
+
+        Raises:
+            StateError: If settings, data or an object differ.
+        """
         if essence(self.config) != essence(config):
             raise StateError(
                 f"{self.path} was started with other settings (see {self.path / CONFIG}): they cannot be mixed; use "
@@ -278,7 +286,15 @@ def find_runs(runs: Path | str) -> list[RunFolder]:
 
 
 def find_run(runs: Path | str, name: str) -> RunFolder:
-    """The run in the folder `runs` that is called `name`, or that is the folder `name`; raises `ConfigError`."""
+    """The run of a name.
+
+    Args:
+        runs: The folder of runs.
+        name: The name of a run in `runs`, or the path of a run's folder.
+
+    Raises:
+        ConfigError: If there is no such run.
+    """
     for path in (user_path(runs) / name, user_path(name)):
         if RunFolder(path).exists:
             return RunFolder(path)
@@ -287,7 +303,7 @@ def find_run(runs: Path | str, name: str) -> RunFolder:
 
 
 def essence(config: Config) -> Config:
-    """What a resumed run must have in common with the stored one: all but its length and where it is computed."""
+    """The settings that a resumed run shares with the stored one: all but its length and where it is computed."""
     data = dataclasses.replace(config.data, folder=None)
     return dataclasses.replace(config, rounds=1, data=data, engine=Engine())
 

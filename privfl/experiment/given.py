@@ -137,7 +137,7 @@ class Given:
                 raise ConfigError(f"`{name}` is called: give a function, not a {type(getattr(self, name)).__name__}")
 
     def applied(self, config: Config) -> Config:
-        """The configuration with what can be told of the objects in settings: the mechanism, and a clip's norm."""
+        """The configuration with the objects that settings can state: the mechanism, and a clip's norm."""
         privacy = config.privacy
         if (mechanism := self.mechanism) is not None:
             if type(mechanism) is not Mechanism or mechanism.discrete:

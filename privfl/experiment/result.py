@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a training led to, read from its folder; iterating it yields the reports of all rounds.
+    """The result of a training, read from its folder; iterating it yields the reports of all rounds.
 
     Attributes:
         experiment: The experiment, whose temporary folder lives as long as this.

@@ -1,8 +1,9 @@
 """The registry of sums: one description each, with everything that experiments and reports know of a sum by name.
 
 What a sum promises it states itself (`SecureSum`): its minimum, its shortfall, its opener, what each observer sees, its
-messages. This module adds what lies outside of a sum: how a configuration makes it, its clients' credentials, the words
-that reports use for it, and where a client's vector stands in its messages. A further sum is one entry of `SCHEMES`.
+messages. This module adds what lies outside of a sum: how a configuration makes it and its clients' credentials. It
+also adds the words that reports use for it, and where a client's vector stands in its messages. A further sum is one
+entry of `SCHEMES`.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ class SchemeDescription:
     looks_uniform: bool = True
 
     def views(self, config: Config) -> Views:
-        """What each observer sees of the sum that `config` makes."""
+        """The view that each observer has of the sum that `config` makes."""
         return self.build(config, MemoryDirectory({})).views
 
     @property
     def sentence(self) -> str:
-        """What the server sees, as the second half of a sentence."""
+        """The server's view, as the second half of a sentence."""
         return f"the server sees {self.sees['server']}"
 
 

@@ -50,7 +50,12 @@ def versions_here() -> dict[str, str]:
 
 
 def note_origin(folder: Path, next_round: int) -> None:
-    """Note in `folder` that `next_round` (counted from 1) and those after it are made with what is installed here."""
+    """Note that the next rounds of a run are made with the versions that are installed here.
+
+    Args:
+        folder: The folder of the run.
+        next_round: The first of these rounds, counted from 1.
+    """
     here, noted = Origin(next_round, versions_here()), read_origins(folder)
     if noted and noted[-1].versions == here.versions:
         return
@@ -59,7 +64,7 @@ def note_origin(folder: Path, next_round: int) -> None:
 
 
 def read_origins(folder: Path) -> tuple[Origin, ...]:
-    """What was noted, oldest first; empty for a run that was made before this was. Raises `StateError`."""
+    """The noted origins, oldest first; empty without a file. Raises `StateError` for a file of another form."""
     path = folder / VERSIONS
     if not path.exists():
         return ()

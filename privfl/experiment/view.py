@@ -1,4 +1,4 @@
-"""What the server sees of one client: a tap on the wire that keeps the message with the client's vector in it."""
+"""The server's view of one client: a tap on the wire that keeps the message with the client's vector in it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sighting:
 
     @property
     def words(self) -> str:
-        """What the server saw, in a phrase."""
+        """The server's view, in a phrase."""
         return self.scheme.sees["server"]
 
 
@@ -60,7 +60,7 @@ class Watcher:
                 self._message = message
 
     def sighting(self, encoding: UpdateEncoding) -> Sighting:
-        """What was seen; raises `StateError` when the client sent no vector of `encoding`."""
+        """The vector that was seen; raises `StateError` when the client sent no vector of `encoding`."""
         if self._message is None:
             raise StateError(f"client {self.client} sent no vector")
         _, body = peek(self._message, max_length=_LONGEST)

@@ -1,4 +1,4 @@
-"""What the worker processes of an experiment or a comparison do before their first work."""
+"""The preparation of an experiment's or a comparison's worker processes, before their first work."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def section(name: str) -> Callable[[type[_T]], type[_T]]:
 
 
 def descriptions(of: type) -> dict[str, str]:
-    """What each field of a section means, in the order of the fields."""
+    """The description of each field of a section, in the order of the fields."""
     return {key: str(info.description) for key, info in _fields(of).items()}
 
 
