@@ -175,7 +175,7 @@ def load_credentials(path: Path | str) -> Credentials:
         path: The file. A symbolic link to it counts as the file.
 
     Raises:
-        StateError: The file is none of credentials; or others than its owner may read or write it; or it has a second
+        StateError: The file is none of credentials, or others than its owner may read or write it. Or it has a second
             name (a hard link), which would keep a record of tasks of its own.
     """
     try:

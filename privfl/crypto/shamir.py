@@ -102,8 +102,8 @@ class Combiner:
     def combine(self, shares: Sequence[int], accept: Accept) -> Opened:
         """Return the secret, and the points whose shares are wrong.
 
-        Up to (m - threshold) / 2 wrong shares of m are always found (Gao 2003), and more of them where trying subsets
-        finds `threshold` right ones: all subsets where these are few, else a thousand. Where fewer than `threshold`
+        Up to (m - threshold) / 2 wrong shares of m are always found (Gao 2003). More of them are found where trying
+        subsets finds `threshold` right ones: all subsets if these are few, else a thousand. If fewer than `threshold`
         shares are right, or more than (m - threshold + 1) / 2 are wrong, the points named may be those of right shares.
 
         Args:

@@ -1,9 +1,10 @@
 """A client's side: five messages out, four in, and the rules that no server can bypass.
 
 It enters each task once (privfl/crypto/memory.py) and answers each step once, in order; the rules that all sessions
-share are those of privfl/sums/session.py. It reveals shares for one list of survivors only, in one message: of each
-dealer either the share of its self-mask seed (if it survived) or that of its mask key (if it dropped out), so that no
-client ever gives both. In signed mode it does so only once `threshold` of its holders have signed that same list.
+share are those of privfl/sums/session.py. It reveals shares for one list of survivors only, in one message. If a dealer
+survived, the client gives the share of the dealer's self-mask seed; if the dealer dropped out, the share of its mask
+key. No client ever gives both. In signed mode it gives shares only once `threshold` of its holders have signed that
+same list.
 """
 
 from __future__ import annotations
@@ -59,12 +60,26 @@ class _Secrets:
 
     @property
     def public(self) -> bytes:
-        """What is advertised."""
+        """Both public keys, as the client advertises them."""
         return self.mask_key.public + self.box_key.public
 
 
 class MaskedClient(ClientMachine):
-    """One client's session; see `MaskedSum.client`."""
+    """One client's session; see `MaskedSum.client`.
+
+    Args:
+        terms: The terms of the sum.
+        me: The client's identity.
+        vector: int64 `[task.length]`, checked against the task.
+        signing: The client's signing key in signed mode, else None.
+        directory: The verify keys of all clients in signed mode, else None.
+        tasks: The memory that refuses a task begun before; None keeps no memory.
+        entropy: A function from n to n random bytes.
+        threads: The number of threads that expand masks, at least 1.
+
+    Raises:
+        ConfigError: Signed terms come without a key or a directory, or semi-honest terms with one.
+    """
 
     def __init__(
         self,
@@ -174,7 +189,7 @@ class MaskedClient(ClientMachine):
         return self._share()
 
     def _graph(self) -> Graph:
-        """Made anew when it is needed: its permutation is as long as the roster."""
+        """Made again when it is needed: its permutation is as long as the roster."""
         return Graph(self._size, self._terms.degree, self._keys.ring())
 
     def _share(self) -> ShareKeys:

@@ -1,14 +1,14 @@
-"""Who spoiled a share: what follows from the pairs of a dealer and a holder that contradict each other.
+"""The blame for spoiled shares, derived from the pairs of a dealer and a holder that contradict each other.
 
 One of the two clients of a *disputed* pair is corrupt, because an honest dealer's share at an honest holder is right.
 An honest client is thus in dispute with corrupt clients only. So a client that is in dispute with more clients than can
 be corrupt is corrupt itself; all other pairs stay undecided, and nobody is named for them.
 
-A pair is disputed when the holder gave no share ("missing"); when its share is off the polynomial of the accepted
-secret ("wrong"); and when the shares of `threshold` + `max_corrupt` holders, of whom at least `threshold` are honest,
-lie on one polynomial whose secret is not accepted ("unopened"). The first and the last are certain. Wrong shares, w of
-them among s, are disputed where w is at most (s - threshold + 1) / 2: to put others in the wrong, more clients than w,
-namely s - w - threshold + 2, would have to agree on another polynomial with the same secret.
+A pair is disputed in three cases. "missing": the holder gave no share. "wrong": its share is off the polynomial of the
+accepted secret. "unopened": the shares of `threshold` + `max_corrupt` holders, of whom at least `threshold` are honest,
+lie on one polynomial whose secret is not accepted. The first and the last are certain. Wrong shares, w of them among s,
+are disputed where w is at most (s - threshold + 1) / 2. To put others in the wrong, s - w - threshold + 2 clients,
+which is more than w, would have to agree on another polynomial with the same secret.
 """
 
 from __future__ import annotations
@@ -35,23 +35,40 @@ class Disputes:
         self._noted: set[Dispute] = set()
 
     def missing(self, dealer: ClientId, holder: ClientId) -> None:
-        """A holder gave no share of a dealer that shared."""
+        """Record that a holder gave no share of a dealer that shared.
+
+        Args:
+            dealer: The client whose secret was shared.
+            holder: The client that owed the share.
+        """
         self._disputed.add(Dispute(dealer, holder, "missing"))
 
     def wrong(self, dealer: ClientId, holders: Collection[ClientId], shares: int) -> None:
-        """The shares of these holders, of `shares` in all, are off the polynomial of the accepted secret."""
+        """Record shares that are off the polynomial of the accepted secret.
+
+        Args:
+            dealer: The client whose secret was shared.
+            holders: The clients that gave these shares.
+            shares: The number of all shares of the dealer that were given.
+        """
         clear = 2 * len(holders) <= shares - self._threshold + 1
         (self._disputed if clear else self._noted).update(Dispute(dealer, holder, "wrong") for holder in holders)
 
     def unopened(self, dealer: ClientId, holders: Iterable[ClientId], consistent: Collection[ClientId]) -> None:
-        """The shares of these holders do not give the secret, though those of `consistent` lie on one polynomial."""
+        """Record shares that do not give the secret.
+
+        Args:
+            dealer: The client whose secret was shared.
+            holders: The clients that gave shares.
+            consistent: The holders whose shares lie on one polynomial; empty if no such polynomial was found.
+        """
         clear = len(consistent) >= self._threshold + self._max_corrupt
         for holder in holders:
             pairs = self._disputed if clear and holder in consistent else self._noted
             pairs.add(Dispute(dealer, holder, "unopened"))
 
     def is_bad_dealer(self, dealer: ClientId) -> bool:
-        """Whether it is certain that `dealer` dealt bad shares."""
+        """True if it is certain that `dealer` dealt bad shares."""
         pairs = [pair for pair in self._disputed if pair.dealer == dealer and pair.kind != "wrong"]
         return len({pair.holder for pair in pairs}) > self._max_corrupt
 

@@ -1,7 +1,7 @@
 """Every key and every signed text of a masked sum, in one place.
 
-`session` is the digest of the terms (privfl/secagg/terms.py), 32 bytes; `roster` the digest of the roster,
-SHA-256(framed("privfl/1 masked-sum roster", session, entries)); identities stand as u32 little-endian; framed() and
+`session` is the digest of the terms (privfl/secagg/terms.py), 32 bytes. `roster` is the digest of the roster,
+SHA-256(framed("privfl/1 masked-sum roster", session, entries)). Identities stand as u32 little-endian. framed() and
 derive() are those of privfl/crypto/kdf.py.
 
     pairwise mask    derive(X25519(mask keys),  "masked-sum pairwise mask", session, roster, lower id, higher id)

@@ -17,8 +17,8 @@ Up is client to server, down is server to client. A *place* is an index into the
     0x0209  Unmask         up    given: bitmap over the dealers whose share is due; shares: blob, 33 bytes for each
 
 A bitmap is count u32 | ceil(count / 8) bytes; member i is bit i mod 8 (least first) of byte i / 8, and the bits behind
-the last member are zero. A box holds share of the mask key 33 | share of the self-mask seed 33;
-the shares of the holder with identity i are the polynomials' values at i + 1 (privfl/crypto/shamir.py).
+the last member are zero. A box holds share of the mask key 33 | share of the self-mask seed 33.
+The shares of the holder with identity i are the polynomials' values at i + 1 (privfl/crypto/shamir.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a masked sum will cost and promise, worked out before anybody starts one: the figures of `privfl plan`."""
+"""The costs and the guarantees of a masked sum, computed before it starts: the figures of `privfl plan`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ _LENGTH: Final = 8  # of a blob
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds that one core takes: a byte of mask expanded and added, an agreement with its key derivation, a
-    signature verified, one multiplication in the sharing's field. The defaults are those of a cloud core of 2020.
+    """The seconds that one core takes for each operation. The defaults are those of a cloud core of 2020.
+
+    Attributes:
+        mask_byte: Seconds to expand and add one byte of mask.
+        agreement: Seconds for one key agreement with its key derivation.
+        verification: Seconds to verify one signature.
+        multiplication: Seconds for one multiplication in the sharing's field.
     """
 
     mask_byte: float = 0.5e-9
@@ -43,11 +48,26 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class SumPlan:
-    """One sum with everybody there, but for the `server_seconds`, which count the dropouts planned for.
+    """The estimated costs and the guarantees of one sum in which no client drops out.
 
-    Bytes and messages are a client's, headers included; bytes are exact. `security_bits` is the smaller of 128 and
-    the ring's at the roster where they are fewest; `correctness_bits` is infinite in a complete graph, where the
-    threshold alone decides. Fewer than `min_roster` advertisements start nothing.
+    Attributes:
+        protocol: The protocol, its mode and its graph, in words.
+        clients: The number of clients.
+        length: The number of values of a vector.
+        bits: The bits of the ring.
+        degree: The neighbors of each client.
+        share_threshold: The shares that open a secret.
+        min_roster: The fewest advertisements that start the sum.
+        max_dropouts: The most dropouts with which a complete graph still opens; on a ring, the dropouts planned for.
+        messages_up: Messages that one client sends.
+        messages_down: Messages that one client receives.
+        bytes_up: Exact bytes that one client sends, headers included.
+        bytes_down: Exact bytes that one client receives, headers included.
+        client_seconds: Seconds of one core at one client.
+        server_seconds: Seconds of one core at the server, where the clients planned to drop out do.
+        security_bits: The smaller of 128 and the ring's bits at the roster where they are fewest.
+        correctness_bits: Infinite in a complete graph, where the threshold alone decides.
+        assumptions: The assumptions of the plan, in words.
     """
 
     protocol: str
@@ -84,9 +104,24 @@ def plan_sum(
     correctness_bits: int = 20,
     speed: Speed = Speed(),
 ) -> SumPlan:
-    """The plan for `clients` (1 to 10^8) vectors of `length` values; the other arguments are those of `MaskedSum`.
+    """The plan of one masked sum. Arguments that `MaskedSum` has too mean the same here.
 
-    Raises `ConfigError` with the reason for settings that cannot be met.
+    Args:
+        clients: The number of clients, 1 to 10^8.
+        length: The number of values of a vector, at least 1.
+        bits: The bits of the ring, 8 to 64; 32 by default.
+        corrupt: The fraction of corrupt clients.
+        dropout: The fraction of clients that drop out.
+        mode: "signed" or "semi-honest".
+        graph: "complete", an even degree, or "auto".
+        packed: True sends exactly `bits` bits a value; False, the default, sends whole words.
+        share_threshold: The shares that open a secret, or None.
+        security_bits: The bits of security that a ring must reach.
+        correctness_bits: The bits of correctness that a ring must reach.
+        speed: The seconds of each operation on one core.
+
+    Raises:
+        ConfigError: The settings cannot be met; the error gives the reason.
     """
     check_type("clients", clients, int)
     check_type("length", length, int)

@@ -29,15 +29,23 @@ _WORD_BITS: Final = 32
 class MaskedSum:
     """Secure aggregation by pairwise masks, after Bonawitz et al. 2017 (complete graph) and Bell et al. 2020 (ring).
 
-    `directory` tells whose signing key is whose; it must not come from the server. Without one there is only
-    `mode="semi-honest"`, which must be asked for by name and promises nothing against a server that lies.
+    Args:
+        directory: The signing key of each client; it must not come from the server. Without one there is only
+            `mode="semi-honest"`.
+        mode: "signed", or "semi-honest", which must be named and promises nothing against a server that lies.
+        share_threshold: The holders that open a secret. By default floor(2m/3) + 1 of m holders in signed mode,
+            floor(m/2) + 1 in the semi-honest mode, and the planner's on a ring.
+        graph: "complete", an even degree, or "auto": complete up to 100 clients, planned beyond.
+        corrupt: The fraction of the cohort, in [0, 1), that may collude with the server.
+        dropout: The fraction of the cohort, in [0, 1), that may drop out.
+        security_bits: The bits of security that a ring must reach.
+        correctness_bits: The bits of correctness that a ring must reach.
+        packed: True sends exactly `bits` bits a value, False whole words; "wide" packs only in rings above 32 bits.
+        threads: The number of threads that expand masks.
+        min_vectors: Fewer vectors are never opened. A sum of fewer than 3 carries a caveat.
 
-    `share_threshold` holders open a secret; the default is floor(2m/3) + 1 of m holders in signed mode, floor(m/2) + 1
-    in the semi-honest one, and the planner's on a ring. `graph` is "complete", an even degree, or "auto": complete up
-    to 100 clients, planned beyond. `corrupt` and `dropout` are the fractions of the cohort planned for. `packed` sends
-    exactly `bits` bits a value instead of whole words, always or, if it is "wide", in rings above 32 bits; `threads`
-    expand masks. Fewer than `min_vectors` vectors are never opened; below 3 the result of such a sum carries a caveat.
-    Raises `ConfigError`.
+    Raises:
+        ConfigError: An argument is outside its range, or the mode and the directory do not fit.
     """
 
     name: str = "masked-sum/1"
@@ -150,7 +158,7 @@ class MaskedSum:
         return max(min_survivors, threshold, self._min_vectors), ring
 
     def terms(self, task: SumTask) -> Terms:
-        """What all parties of `task` will agree on."""
+        """The terms that all parties of `task` agree on."""
         check_type("task", task, SumTask)
         return resolve(
             task,
@@ -174,12 +182,22 @@ class MaskedSum:
         entropy: Entropy = os.urandom,
         tasks: TaskMemory | None = None,
     ) -> MaskedClient:
-        """A client's session over int64 `[task.length]`, |entry| <= task.bound.
+        """A client's session.
 
-        `credentials` are its `Credentials` in signed mode; the opening is the server's. `tasks` remembers what this
-        client took part in, so that `start` refuses a task begun before; the credentials' own memory, if there are
-        credentials and no other is given. Raises `ConfigError`, and `PlanRejected` when the task or the thresholds are
-        below `policy`.
+        Args:
+            task: The task of the sum.
+            me: The client.
+            vector: int64 `[task.length]`, |entry| <= task.bound.
+            credentials: The client's `Credentials` in signed mode.
+            policy: What this client insists on.
+            opening: Ignored here; it is the server's.
+            entropy: A function from n to n random bytes.
+            tasks: The memory of this client's tasks, because of which `start` refuses a task begun before. By default
+                the credentials' own memory, if there are credentials.
+
+        Raises:
+            ConfigError: The vector, the credentials or another argument does not fit the task.
+            PlanRejected: The task or the thresholds are below `policy`.
         """
         terms, me = self.terms(task), check_client(me)
         check_type("policy", policy, SumPolicy)
@@ -236,13 +254,24 @@ class MaskedSum:
         return client
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> MaskedServer:
-        """The server's session; it holds one running total, whatever the number of clients."""
+        """The server's session; it holds one running total for any number of clients.
+
+        Args:
+            task: The task of the sum.
+            opening: The function that the server applies to the sum before it is released; by default the identity.
+        """
         return MaskedServer(self.terms(task), directory=self._directory, opening=opening, threads=self._threads)
 
     def resume(self, task: SumTask, state: bytes, *, opening: Opening = identity) -> MaskedServer:
         """The server's session that `MaskedServer.to_bytes` wrote, in another process perhaps.
 
-        Raises `StateError` for bytes that were altered, cut short, or belong to other terms.
+        Args:
+            task: The task of the session.
+            state: The saved bytes.
+            opening: As in `server`.
+
+        Raises:
+            StateError: The bytes were altered, cut short, or belong to other terms.
         """
         server = self.server(task, opening=opening)
         load_state(server.state, state)

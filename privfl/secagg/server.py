@@ -51,7 +51,17 @@ _PROBE = AgreementKey(b"\x01" * KEY_BYTES)
 
 
 class MaskedServer(ServerMachine):
-    """The server's session; see `MaskedSum.server`. It holds one vector, whatever the number of clients."""
+    """The server's session; see `MaskedSum.server`. It holds one vector for any number of clients.
+
+    Args:
+        terms: The terms of the sum.
+        directory: The verify keys of all clients in signed mode, else None.
+        opening: The function applied to the sum before it is released.
+        threads: The number of threads that expand masks, at least 1.
+
+    Raises:
+        ConfigError: Signed terms come without a directory, or semi-honest terms with one.
+    """
 
     def __init__(self, terms: Terms, *, directory: KeyDirectory | None, opening: Opening, threads: int) -> None:
         if terms.signed != (directory is not None):
@@ -73,7 +83,7 @@ class MaskedServer(ServerMachine):
         """Everything that `MaskedSum.resume` needs.
 
         Save it after each `receive()` whose message must not be lost, and after `advance()` before its messages are
-        sent. A client answers a step once: a message that was taken after the last save, and lost with the process,
+        sent. A client answers a step once. If a message was taken after the last save and lost with the process, it
         comes again only if the server's message is sent to that client again.
 
         Raises `StateError` when the sum is over.
@@ -178,7 +188,7 @@ class MaskedServer(ServerMachine):
     def _send_boxes(self) -> dict[ClientId, bytes]:
         sharers = self._members(set(self.state.boxes))
         inboxes: dict[int, list[bytes]] = {place: [] for place in sharers}
-        for dealer in sharers:  # in increasing order, so that every inbox is in order too
+        for dealer in sharers:  # in increasing order, and so is every inbox
             boxes = self.state.boxes[self._clients[dealer]]
             for index, holder in enumerate(self._graph.neighbors(dealer)):
                 if holder in inboxes:
@@ -279,7 +289,7 @@ class MaskedServer(ServerMachine):
         return {}
 
     def _settle(self, disputes: Disputes) -> None:
-        """Blame those that are guilty, beside those whose messages were refused, and keep what is undecided."""
+        """Blame those that are guilty, next to those whose messages were refused; keep what is undecided."""
         blamed = self.state.blamed
         for client, reason in disputes.guilty().items():
             blamed[client] = f"{blamed[client]}; {reason}" if client in blamed else reason
@@ -289,7 +299,7 @@ class MaskedServer(ServerMachine):
         return message.to_bytes(sender=SERVER, task=self.state.session)
 
     def _max_length(self, kind: Kind) -> int:
-        """A bound on an honest message of this kind, so that nothing larger is even parsed."""
+        """A bound on an honest message of this kind; nothing larger is even parsed."""
         task = self._terms.task
         if kind is MaskedInput:
             return HEADER_BYTES + TAG_BYTES + 8 + task.ring.packed_bytes(task.length, dense=self._terms.packed)

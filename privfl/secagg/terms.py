@@ -1,7 +1,7 @@
-"""What the parties of one masked sum agree on beyond the task, resolved and checked before anything runs.
+"""The terms that the parties of one masked sum agree on beyond the task, checked before anything runs.
 
 The digest of the terms, called `session` everywhere else, stands in the header of every message, in every signature
-and in every derived key: SHA-256("privfl/1 masked-sum terms" | the fields of `_TermsForm` below, as in wire.py).
+and in every derived key. It is SHA-256("privfl/1 masked-sum terms" | the fields of `_TermsForm` below, as in wire.py).
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ _COUNT: Final = Uint(4, MAX_CLIENTS)
 class Terms:
     """One masked sum's parameters.
 
-    `degree` 0 is the complete graph; `threshold` counts a client's holders (all clients, or its neighbors);
-    `arc` is the least number of survivors among any degree / 2 consecutive places (0 without a ring); fewer than
-    `min_roster` advertisements start nothing; fewer than `min_vectors` vectors are never opened.
+    Attributes:
+        task: The task.
+        signed: True in signed mode, False in the semi-honest mode.
+        packed: True if masked vectors take exactly the ring's bits a value, False if whole words.
+        degree: The neighbors of a client on the ring; 0 is the complete graph.
+        threshold: The holders of a client (all clients, or its neighbors) that open a secret.
+        arc: The least number of survivors among any degree / 2 consecutive places; 0 without a ring.
+        min_roster: Fewer advertisements start nothing.
+        min_vectors: Fewer vectors are never opened.
     """
 
     task: SumTask
@@ -71,7 +77,7 @@ class Terms:
         return self.session
 
     def in_cohort(self, clients: npt.NDArray[Any]) -> bool:
-        """Whether all of these identities are."""
+        """True if all of these identities are in the cohort."""
         places = np.searchsorted(self._cohort, clients)
         return bool((places < len(self._cohort)).all() and (self._cohort[places] == clients).all())
 
@@ -106,7 +112,14 @@ class _TermsForm:
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a masked sum is planned for: fractions of the cohort that collude with the server and that drop out."""
+    """The conditions that a masked sum is planned for.
+
+    Attributes:
+        corrupt: The fraction of the cohort, in [0, 1), that colludes with the server.
+        dropout: The fraction of the cohort, in [0, 1), that drops out.
+        security_bits: A ring breaks security with probability at most 2^-security_bits.
+        correctness_bits: A ring fails to open with probability at most 2^-correctness_bits.
+    """
 
     corrupt: float
     dropout: float
@@ -133,7 +146,20 @@ def resolve(
     assume: Assumptions,
     min_vectors: int,
 ) -> Terms:
-    """The terms of `task`; raises `ConfigError` for thresholds under which the scheme would promise nothing."""
+    """The terms of a task.
+
+    Args:
+        task: The task.
+        signed: True in signed mode, where the server may lie.
+        packed: True for exactly the ring's bits a value, False for whole words.
+        graph: As in `choose_graph`.
+        threshold: The share threshold, or None for the default.
+        assume: The conditions that the sum is planned for.
+        min_vectors: Fewer vectors are never opened.
+
+    Raises:
+        ConfigError: The sum could never open, or the scheme would promise nothing under these thresholds.
+    """
     cohort = len(task.clients)
     if task.min_survivors < 1:
         raise ConfigError("a masked sum opens at least 1 vector: set min_survivors of its task to 1 or more")
@@ -154,7 +180,21 @@ def resolve(
 def share_threshold(
     cohort: int, *, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
 ) -> tuple[int, bool]:
-    """(the shares that open a secret among `cohort` clients, whether the graph is a ring); raises `ConfigError`."""
+    """The share threshold of a cohort, and the kind of its graph.
+
+    Args:
+        cohort: The number of clients.
+        signed: True in signed mode, where the server may lie.
+        graph: As in `choose_graph`.
+        threshold: The share threshold, or None for the default.
+        assume: The conditions that the sum is planned for.
+
+    Returns:
+        The shares that open a secret, and True if the graph is a ring.
+
+    Raises:
+        ConfigError: No graph or threshold meets the conditions.
+    """
     plan = choose_graph(cohort, signed, graph, threshold, assume)
     if plan is None:
         return complete_threshold(cohort, signed, threshold, assume), False
@@ -228,7 +268,14 @@ def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: As
 def complete_threshold(cohort: int, signed: bool, threshold: int | None, assume: Assumptions) -> int:
     """The share threshold of a complete graph, given or by default.
 
-    Raises `ConfigError` outside its range, and when the dropouts that are planned for would leave fewer clients.
+    Args:
+        cohort: The number of clients.
+        signed: True in signed mode, where the server may lie.
+        threshold: The share threshold, or None for the default.
+        assume: The conditions that the sum is planned for.
+
+    Raises:
+        ConfigError: The threshold is outside its range, or the planned dropouts would leave fewer clients than it.
     """
     colluding = math.floor(assume.corrupt * cohort + 1e-9)
     low = (cohort + colluding) // 2 + 1 if signed else colluding + 1

@@ -26,7 +26,15 @@ _MAX_FAILURES: Final = 4
 
 
 def check_unmask(message: Unmask, due: int) -> list[int]:
-    """The shares of a message that owes `due` of them; raises `WireError` unless all are canonical."""
+    """The shares of a message.
+
+    Args:
+        message: A client's last message.
+        due: The number of dealers whose shares the message owes.
+
+    Raises:
+        WireError: The message is about another number of dealers, or a share is not canonical.
+    """
     if message.given.count != due:
         raise WireError(f"shares of {message.given.count} dealers, where {due} are due")
     return [share_from_bytes(share) for share in pieces(message.shares, SHARE_BYTES, len(message.given), "shares")]
@@ -43,7 +51,16 @@ def _attempts(everybody: Holders, trusted: Holders) -> Iterator[tuple[Holders, H
 
 
 class Opener:
-    """One opening: every dealer's secret from its holders' shares, then all masks off `state.total`."""
+    """One opening: every dealer's secret from its holders' shares, then all masks off `state.total`.
+
+    Args:
+        terms: The terms of the sum.
+        state: The server's state, with the messages of all steps.
+        graph: The graph over the places of the roster.
+        clients: The roster's identities, by place.
+        keys: The keys bound to the roster.
+        threads: The number of threads that expand masks, at least 1.
+    """
 
     def __init__(
         self,
@@ -82,7 +99,7 @@ class Opener:
         return [other for other in near if other in self._state.uploaded]
 
     def _collect(self, place: int, holder: ClientId) -> None:
-        """Lay one holder's shares beside those of the others, dealer by dealer."""
+        """Lay one holder's shares next to those of the others, dealer by dealer."""
         due = [dealer for dealer in (self._clients[i] for i in self._graph.holders(place)) if dealer in self._shares]
         message = read_fields(Unmask, Reader(self._state.unmasks[holder]))
         found = iter(check_unmask(message, len(due)))
@@ -120,7 +137,12 @@ class Opener:
         return plus, minus
 
     def unmask(self, plus: list[bytes], minus: list[bytes]) -> None:
-        """Take every mask off the total, in place."""
+        """Take every mask off the total, in place.
+
+        Args:
+            plus: The keys of the streams to add.
+            minus: The keys of the streams to subtract.
+        """
         add_keystreams(self._state.total, plus, minus, threads=self._threads)
 
     def _self_check(self, client: ClientId) -> Accept:

@@ -212,7 +212,7 @@ def blake2xb(seed, counter):
 
 
 def expand(seed, plan):
-    """The random half of one ciphertext: 64-bit words of the stream, reduced; the topmost words are drawn again."""
+    """The random half of one ciphertext: 64-bit words of the stream, reduced; the topmost words are sampled again."""
     words, counter = [], 0
     limit = MASK - MASK % plan.q - 1
     while len(words) < plan.degree or any(word >= limit for word in words[: plan.degree]):

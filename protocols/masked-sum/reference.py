@@ -310,7 +310,7 @@ class Terms:
 
 
 class View:
-    """What follows from the roster: places, the graph, and every key that is bound to it."""
+    """The consequences of a roster: places, the graph, and every key that is bound to it."""
 
     def __init__(self, terms: Terms, entries: bytes) -> None:
         size = 132 if terms.signed else 68
@@ -517,7 +517,7 @@ class Client:
 
 @dataclass
 class Server:
-    """`take` one message at a time; `close` a step: the messages of the next one, or at last `result`."""
+    """`take` one message at a time; `close` a step: the messages of the next one, or finally `result`."""
 
     terms: Terms
     directory: dict[int, bytes]

@@ -24,7 +24,7 @@ STEPS = ["AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmas
 
 
 class Entropy:
-    """Public bytes: SHA-256 of name, client and counter; what was drawn is recorded."""
+    """Public bytes: SHA-256 of name, client and counter; the bytes given are recorded."""
 
     def __init__(self, name: str, client: int) -> None:
         self.label, self.counter, self.left, self.drawn = f"privfl masked-sum {name} {client}", 0, b"", b""
@@ -46,7 +46,7 @@ def terms(clients: list[int], threshold: int, **more: Any) -> Any:
 
 
 class Play:
-    """One run: `drop` maps clients to the step at which they fall silent; the tampers alter what is sent."""
+    """One run: `drop` maps clients to the step at which they drop out; the tampers alter what is sent."""
 
     def __init__(
         self,
@@ -275,7 +275,7 @@ def signatures(change: Callable[[Play, list[int], list[bytes]], tuple[list[int],
 
 
 def refusals() -> list[Play]:
-    """What client 1 of five must refuse. A step is named after the message with which the client would answer."""
+    """The messages that client 1 of five must refuse. A step is named after the message that would answer it."""
     own_keys = roster(lambda play, r: [r[0], advert(play, 1, b"\x09" * 32 + b"\x0a" * 32), *r[2:]])
     low_order = roster(lambda play, r: [*r[:2], advert(play, 2, bytes(32) + r[2][36:68]), *r[3:]])
     twice = roster(lambda play, r: [*r[:2], advert(play, 2, r[3][4:68]), *r[3:]])
@@ -368,7 +368,7 @@ def refusals() -> list[Play]:
 
 
 def blamed() -> list[Play]:
-    """What a server must refuse from client 1 of five, and go on without it; or give up."""
+    """The messages that a server must refuse from client 1 of five, and go on without it; or give up."""
     double = from_client("AdvertiseKeys", lambda p, c, o: signed_advert(p, c, o[:32] * 2))
     low = from_client("AdvertiseKeys", lambda p, c, o: signed_advert(p, c, o[:32] + bytes(32)))
     stolen = from_client("AdvertiseKeys", lambda p, c, o: signed_advert(p, c, p.clients[0].public[:32] + o[32:64]))
