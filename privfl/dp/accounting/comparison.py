@@ -1,27 +1,28 @@
 """Integer noise judged as the Gaussian that it resembles: the two noise laws are compared once for a whole run.
 
-*Statement.* Let M be Skellam noise of variance m >= 1024 (integer units squared), G a Gaussian of variance m that is
-rounded to integers, and l(k) = ln M(k)/G(k), summed over the n noise coordinates of a set of releases. If (eps,
+*Statement.* Let M be Skellam noise of variance m >= 1024 (integer units squared), and G a Gaussian of variance m that
+is rounded to integers. Let l(k) = ln M(k)/G(k), summed over the n noise coordinates of a set of releases. If (eps,
 delta_G) holds for the run with Gaussian noise of the same standard deviations, then for the run with Skellam noise
 
     (eps + g1 + g2,  e^g1 (delta_G + t2 e^eps) + t1)   holds,   t1 >= P_M[sum l > g1],   t2 >= P_G[-sum l > g2].
 
-*Proof.* Write the transcript as F(D, W, N): D the data, W all coins (cohorts, dropouts, training), N the n noise
-values, independent of D and W; releases may depend on earlier ones inside F. For fixed W and every event S, M^n(F^-1
-S) <= e^g1 G^n(F^-1 S) + t1 and G^n(F^-1 S) <= e^g2 M^n(F^-1 S) + t2, and the mean over W keeps both. So for neighbors
-P, Q: P_M <= e^g1 P_G + t1 <= e^g1 (e^eps Q_G + delta_G) + t1 <= e^g1 (e^eps (e^g2 Q_M + t2) + delta_G) + t1. W holds
-every client's coin, so any sampling and adjacency that the Gaussian has is covered. Rounded Gaussian noise on
-integers is post-processing of Gaussian noise. A round that was skipped counts with its noise imagined.
+*Proof.* Write the transcript as F(D, W, N). D is the data and W holds all coins (cohorts, dropouts, training). N,
+independent of D and W, holds the n noise values. Inside F, releases may depend on earlier ones. For fixed W and every
+event S, M^n(F^-1 S) <= e^g1 G^n(F^-1 S) + t1 and G^n(F^-1 S) <= e^g2 M^n(F^-1 S) + t2. The mean over W keeps both
+bounds. So for neighbors P, Q: P_M <= e^g1 P_G + t1 <= e^g1 (e^eps Q_G + delta_G) + t1 <= e^g1 (e^eps (e^g2 Q_M + t2)
++ delta_G) + t1. W holds every client's coin, so any sampling and adjacency that the Gaussian has is covered. Rounded
+Gaussian noise on integers is post-processing of Gaussian noise. A round that was skipped counts with its noise
+imagined.
 
 *Facts*, for m >= 1024 and x = k/sqrt(m), x^2 <= m/4:
 
     (x^4 - 7x^2 + 4)/(24 m) - (x^6/80 + .29 x^2 + .05)/m^2 <= l <= (x^4 - 7x^2 + 4)/(24 m) + (.127 x^4 + .075)/m^2.
 
-Hence the root of the second moment of l is at most .22/m under both laws (the limit is sqrt(26)/24 = .2125), the mean
-is at most the second moment, -l <= 3/(8m) on all integers, and |l| <= X^4/(24 m) for |x| <= X. M/G itself is not
-bounded, so the sum above is cut at |x| <= X, and Bernstein's inequality bounds both sums. Binary64 rounds the
-variances of shares, so Skellam noise may be a relative 2^-49 off: the terms with `uneven`, which is 0 for noise that
-one party draws. The discrete Gaussian keeps the same facts.
+Hence the root of the second moment of l is at most .22/m under both laws (the limit is sqrt(26)/24 = .2125). The
+mean of l is at most the second moment. On all integers -l <= 3/(8m), and where |x| <= X, |l| is at most X^4/(24 m).
+M/G itself is not bounded, so the sum above is cut at |x| <= X, and Bernstein's inequality bounds both sums. Binary64
+rounds the variances of shares, so Skellam noise may be a relative 2^-49 off: the terms with `uneven`, which is 0 for
+noise that one party draws. The discrete Gaussian keeps the same facts.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ Group = tuple[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How far integer noise and Gaussian noise are apart, with probability `t1` and `t2` of more.
+    """Bounds of the distance of integer noise from Gaussian noise, exceeded with probability at most `t1` and `t2`.
 
     Attributes:
-        g1: Bound of the sum of ln(M/G), integer noise over Gaussian noise.
+        g1: Bound of the sum of ln(M/G), integer noise divided by Gaussian noise.
         g2: Bound of the sum of ln(G/M).
         own: What the samplers of the noise may add to delta.
     """
@@ -121,6 +122,6 @@ def compared_epsilon(
 
 
 def _bernstein(bound: float, log_inverse: float, second: float) -> float:
-    """What a sum of terms below `bound`, of second moments `second`, exceeds with probability e^-log_inverse."""
+    """The excess, of probability e^-log_inverse, of a sum of terms below `bound` with second moments `second`."""
     linear = bound * log_inverse / 3
     return linear + math.sqrt(linear**2 + 2 * second * log_inverse)

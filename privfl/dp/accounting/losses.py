@@ -1,10 +1,11 @@
 """The privacy loss of one Gaussian event, sampled or not, as probabilities on a grid that dominate it.
 
-An event has a pair of neighboring outputs P and Q, mixtures of Gaussians of one standard deviation whose loss ln(P/Q)
-increases with the output x. A grid cell is the set of outputs between two losses; its probabilities under P and Q are
-computed in closed form, in logarithms and from the nearer tail, and put on the two ends of the cell so that both are
-kept ("connect the dots", Doroshenko et al. 2022). Nothing here is the difference of two nearly equal numbers, so the
-tails are exact at any delta. What rounding can do is added on the side of caution.
+An event has a pair of neighboring outputs P and Q. Both are mixtures of Gaussians of one standard deviation, and the
+loss ln(P/Q) increases with x, the output. A grid cell is the set of outputs between two losses. The probabilities of
+a cell under P and Q are computed in closed form, in logarithms and from the nearer tail. Each cell is put on its two
+ends in the way that keeps both probabilities ("connect the dots", Doroshenko et al. 2022). Nothing here is the
+difference of two nearly equal numbers, so the tails are exact at any delta. The effect of rounding is added on the
+side of caution.
 """
 
 from __future__ import annotations
@@ -113,7 +114,13 @@ class GaussianPair:
         return math.log(self.p[first] / self.q[first]) if self.p[first] > 0 else -math.inf
 
     def quantile(self, weights: Sequence[float], log_tail: float, *, upper: bool) -> float:
-        """An output beyond which a mixture with `weights` has probability at most e^log_tail, above or below."""
+        """An output beyond which a mixture has probability at most e^log_tail, above or below.
+
+        Args:
+            weights: The weights of the components, each at least 0.
+            log_tail: Logarithm of the probability.
+            upper: The tail is the one above the output, not the one below.
+        """
         parts = [(s, w) for s, w in zip(self.shifts, weights, strict=True) if w > 0]
         found = []
         for s, w in parts:
@@ -123,7 +130,13 @@ class GaussianPair:
         return max(found) if upper else min(found)
 
     def log_tail(self, weights: Sequence[float], x: float, *, upper: bool) -> float:
-        """Logarithm of the probability above (or below) `x`."""
+        """Logarithm of the probability of a mixture above or below `x`.
+
+        Args:
+            weights: The weights of the components, each at least 0.
+            x: An output.
+            upper: The tail is the one above `x`, not the one below.
+        """
         sign = -1.0 if upper else 1.0
         terms = [
             math.log(w) + float(special.log_ndtr(sign * (x - s) / self.z))
@@ -133,7 +146,12 @@ class GaussianPair:
         return float(np.logaddexp.reduce(terms))
 
     def masses(self, weights: Sequence[float], edges: Floats) -> tuple[Floats, Floats]:
-        """Logarithms of the probabilities between neighboring `edges`, and bounds of their relative errors."""
+        """Logarithms of the probabilities of a mixture between neighboring edges, and bounds of their relative errors.
+
+        Args:
+            weights: The weights of the components, each at least 0.
+            edges: Increasing outputs; the first may be -inf and the last inf.
+        """
         total = np.full(len(edges) - 1, -np.inf)
         error = np.zeros(len(edges) - 1)
         for s, w in zip(self.shifts, weights, strict=True):
@@ -143,7 +161,12 @@ class GaussianPair:
         return total, error + 4 * UNIT
 
     def log_density(self, weights: Sequence[float], x: Floats) -> Floats:
-        """Logarithm of a mixture's density, without the constant."""
+        """Logarithm of a mixture's density, without the constant.
+
+        Args:
+            weights: The weights of the components, each at least 0.
+            x: Outputs.
+        """
         exponents = [
             math.log(w) - 0.5 * ((x - s) / self.z) ** 2 for s, w in zip(self.shifts, weights, strict=True) if w > 0
         ]
@@ -235,7 +258,12 @@ class Loss:
         return all_losses[there], all_weights[there]
 
     def cells(self, h: float, log_tail: float) -> Cells:
-        """Probabilities on the grid of step `h`, the tail above e^log_tail as infinite loss."""
+        """Probabilities of the loss on a grid, with the upper tail as infinite loss.
+
+        Args:
+            h: The step of the grid, positive.
+            log_tail: Logarithm of the probability of that tail.
+        """
         parts = [(math.log(share), cells) for share, pair in self.pairs for cells in self._cells(pair, h, log_tail)]
         low = min(cells.low for _, cells in parts)
         high = max(cells.low + len(cells.log_p) for _, cells in parts)
@@ -310,7 +338,7 @@ def _dots(low: int, log_p: Floats, log_q: Floats, error: Floats, h: float) -> Fl
 
 
 def _edge_error(pair: GaussianPair, edges: Floats, losses: Floats) -> float:
-    """How far the losses at `edges` may be from `losses`: what is measured, and the rounding of the measurement."""
+    """Bound of the distance of the losses at `edges` from `losses`: measured, plus the rounding of the measurement."""
     there = np.isfinite(edges)
     x, wanted = edges[there], losses[there]
     if not len(x):

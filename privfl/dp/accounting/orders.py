@@ -1,8 +1,9 @@
 """From events to the two orders of the neighbors whose losses are composed.
 
-`profiles` derives the pairs: under replace_one with Poisson sampling (1-q) N(0) + q N(C) against (1-q) N(0) + q N(-C);
-for fixed size (1-q) N(0) + q N(2C) against N(0) at epsilon >= 0, in both orders alike. Truncated Poisson sampling is
-dp-accounting's mixture: where the cap is reached, given that the unit was sampled, it takes the place of another one.
+`profiles` derives the pairs. Under replace_one with Poisson sampling the pair is (1-q) N(0) + q N(C) against
+(1-q) N(0) + q N(-C). For fixed size it is (1-q) N(0) + q N(2C) against N(0) at epsilon >= 0, in both orders alike.
+Truncated Poisson sampling is dp-accounting's mixture: where the cap is reached, given that the unit was sampled, it
+takes the place of another one.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def known_sampling(self) -> Sampling:
-        """How the cohort is sampled, as far as it protects against the observer."""
+        """The sampling of the cohort, as far as it protects against the observer."""
         if self.observer != "outsider" or (self.turn is None and self.unit.level == "client"):
             return EVERYONE
         return known_sampling(self.unit, self.placement, self.sampling)
@@ -363,8 +363,8 @@ def _clearly(epsilon: float) -> float:
 def _least(cost: Callable[[int, bool], float], target: float, low: int, high: int) -> int:
     """The least n in (low, high] with cost(n) <= target, for a falling cost that is above it at `low`, not at `high`.
 
-    cost(n, True) is quick and never below cost(n, False). The quick root is found first by interpolation; the fine
-    figure there, over the slope, says how far below it the fine root is; a gallop from there ends the search.
+    cost(n, True) is quick and never below cost(n, False). Interpolation finds the quick root first. The fine figure
+    there, divided by the slope, states the distance of the fine root below it. A gallop from there ends the search.
     """
     bad, sure, even = low, high, False
     left, right = cost(low, True), cost(high, True)

@@ -1,7 +1,7 @@
 """Renyi accounting, for the integer mechanisms that have no privacy loss distribution in high dimension.
 
-One release. For a contribution x with |x|_1 <= L1, |x|_2 <= L2 and Skellam noise of variance m, Agarwal, Kairouz and
-Liu (2021, corollary 3.6) bound the Renyi divergence of integer order a > 1 by
+One release. Let |x|_1 <= L1 and |x|_2 <= L2 for a contribution x, and let m be the variance of the Skellam noise.
+Agarwal, Kairouz and Liu (2021, corollary 3.6) bound the Renyi divergence of integer order a > 1 by
 
     R(a) = a L2^2/(2m) + min(((2a-1) L2^2 + 6 L1)/(4 m^2), 3 L1/(2m)).
 
@@ -11,19 +11,19 @@ For the discrete Gaussian of parameter s, Canonne, Kamath and Steinke (2020, the
 a L2^2/(2 s^2), the Gaussian's own figure, coordinates adding up. (Its hockey-stick divergence is not bounded by the
 Gaussian's: at z = 1 and delta 1e-5 the true epsilon is 4.4079 for s = 2, where the Gaussian's is 4.3772.)
 
-Poisson sampling with probability q, for outsiders, under add_remove or zero_out, derived in full in
-protocols/privacy-ledger, section 9, with what it asks of the noise: that its law does not depend on the cohort, so that
-nothing but the shift tells whether a client was drawn. Let Q be the noise and Q' the noise shifted by x. (1) exp((a-1)
-D_a) is jointly convex, so that the random choice of the others costs nothing. (2) Writing out the a-th power,
-E_Q[((1-q) + q Q'/Q)^a] = sum_k C(a,k) (1-q)^(a-k) q^k E_Q[(Q'/Q)^k], and E_Q[(Q'/Q)^k] <= exp((k-1) R(k)) for k >= 2 (1
-for k = 0, 1). (3) That is the direction "present against absent". The reflection v(y) = x - y maps the integers to
-themselves, is its own inverse, and exchanges Q and Q' because Q is symmetric; theorem 5 of Mironov, Talwar and Zhang
-(2019) then says that "absent against present" is no larger. No constant is lost against the sampled Gaussian: the
-excess over it is R's second term.
+Poisson sampling with probability q, for outsiders, under add_remove or zero_out. The full derivation is in
+protocols/privacy-ledger, section 9, with its condition on the noise. The law of the noise must not depend on the
+cohort, so nothing but the shift reveals whether a client was sampled. Let Q be the noise and Q' the noise shifted by
+x. (1) exp((a-1) D_a) is jointly convex, so the random choice of the others costs nothing. (2) Writing out the a-th
+power, E_Q[((1-q) + q Q'/Q)^a] = sum_k C(a,k) (1-q)^(a-k) q^k E_Q[(Q'/Q)^k], and E_Q[(Q'/Q)^k] <= exp((k-1) R(k)) for
+k >= 2 (1 for k = 0, 1). (3) That is the direction "present against absent". The reflection v(y) = x - y maps the
+integers to themselves and is its own inverse. It exchanges Q and Q' because Q is symmetric. Theorem 5 of Mironov,
+Talwar and Zhang (2019) then states that "absent against present" is no larger. No constant is lost against the
+sampled Gaussian: the excess over it is R's second term.
 
-Conversion to (epsilon, delta): proposition 12 of Canonne, Kamath and Steinke (2020). It is this step that a privacy
-loss distribution would avoid, and which costs the 10 to 15 % by which these figures exceed a Gaussian's; a tighter
-figure would need a pair that dominates all integer shifts of given norms in d dimensions at once, and none is known.
+Conversion to (epsilon, delta): proposition 12 of Canonne, Kamath and Steinke (2020). A privacy loss distribution would
+avoid this step, which costs the 10 to 15 % by which these figures exceed a Gaussian's. A tighter figure would need a
+pair that dominates all integer shifts of given norms in d dimensions at once, and none is known.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ _UP: Final = 1 + 1e-12
 
 
 def renyi(look: Noise, order: int, factor: int) -> float:
-    """Renyi divergence bound of integer `order` of one look, sensitivity `factor` times the norm bound."""
+    """Renyi divergence bound of one look.
+
+    Args:
+        look: The noise of the look, with its bounds.
+        order: Order of the divergence, an integer above 1.
+        factor: Sensitivity divided by the norm bound, at least 1.
+    """
     z = look.noise_multiplier / factor
     gaussian = order / (2.0 * z * z)
     if look.law != "skellam":  # the discrete Gaussian's divergence is at most the Gaussian's, see above
@@ -60,7 +66,13 @@ def renyi(look: Noise, order: int, factor: int) -> float:
 def rdp_epsilon(events: Iterable[tuple[Event, int]], delta: float, *, factor: int) -> float:
     """The least epsilon over all integer orders for a composition of events, never below the truth.
 
-    Raises `UnsupportedRelease` for sampling other than Poisson, and for sampling under replace_one.
+    Args:
+        events: The events, each with its count.
+        delta: Probability in (0, 1) with which the promise may fail.
+        factor: Sensitivity divided by the norm bound, at least 1.
+
+    Raises:
+        UnsupportedRelease: An event is sampled other than by Poisson sampling, or with a `factor` that is not 1.
     """
     total, orders = _total(events, factor), np.array(_ORDERS, np.float64)
     epsilons = total + np.log1p(-1.0 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1.0)
@@ -70,7 +82,12 @@ def rdp_epsilon(events: Iterable[tuple[Event, int]], delta: float, *, factor: in
 def rdp_log_delta(events: Iterable[tuple[Event, int]], factor: int) -> Callable[[float], float]:
     """ln of the least delta over all integer orders, as a function of epsilon, never below the truth.
 
-    Raises `UnsupportedRelease` for sampling other than Poisson, and for sampling under replace_one.
+    Args:
+        events: The events, each with its count.
+        factor: Sensitivity divided by the norm bound, at least 1.
+
+    Raises:
+        UnsupportedRelease: An event is sampled other than by Poisson sampling, or with a `factor` that is not 1.
     """
     total, orders = _total(events, factor), np.array(_ORDERS, np.float64)
     curve = (total + np.log1p(-1.0 / orders)) * _UP + 1e-12

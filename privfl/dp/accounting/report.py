@@ -38,7 +38,12 @@ def format_epsilon(epsilon: float, digits: int = 4) -> str:
 
 
 def delta_caveat(delta: float, population: int) -> str:
-    """A sentence on a `delta` that is too large for `population` units to mean anything, or an empty string."""
+    """A sentence on a delta that is too large to mean anything, or an empty string for a delta below 1/population.
+
+    Args:
+        delta: The delta of a claim, in (0, 1).
+        population: The number of units, at least 1.
+    """
     if delta * population < 1:
         return ""
     return f"delta {delta:g} is not below 1/{population}: publishing the data of a random unit keeps this promise"

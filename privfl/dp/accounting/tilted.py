@@ -135,6 +135,8 @@ class Composition:
         order: The events and their counts.
         log_delta: Logarithm of the least delta that is asked for.
         points: Grid points in the smallest standard deviation of an event's loss.
+        tilt: The lambda for which the grid is planned; by default it is computed from `log_delta`.
+        coarser: Factor by which the step of the grid is multiplied, at least 1.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class Composition:
         self.shift = sum(count * cells.shift for cells, count in self.cells)
 
     def on(self, *, points: int, tilt: float | None = None, coarser: float = 1.0) -> Composition:
-        """The same on another grid, planned for `tilt`; by default for that of this one."""
+        """See `Composition`: the same events on another grid. By default `tilt` is the lambda of this composition."""
         return Composition(self.order, self.log_delta, points, self.tilt if tilt is None else tilt, coarser)
 
     def epsilon(self) -> tuple[float, float]:
@@ -307,10 +309,8 @@ class Transform:
     log_top: float
 
     def log_delta(self, epsilon: float) -> float:
-        """ln of delta at `epsilon`, rounded up; 0 below the window.
-
-        What is below the window wraps around to its top and adds to delta, if it is below `epsilon` too.
-        """
+        """ln of delta at `epsilon`, rounded up; 0 below the window. Losses below both the window and `epsilon` wrap
+        around to the top of the window and add to delta."""
         if epsilon < self.start * self.composition.h:
             return 0.0
         body, noise = self._sums(epsilon)
