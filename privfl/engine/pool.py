@@ -230,14 +230,18 @@ _PIPES: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()
 """The parent's ends of all pipes. Every forked child closes its copies, because a worker knows by the end of its pipe
 that its parent is gone or has closed the pool."""
 
-_STARTING = threading.Lock()  # two threads that start workers at a time would give each other's children their pipes
+# Two threads that start workers at a time would give each other's children their pipes. A pipe is closed under the same
+# lock: a child that is forked in the middle of a close would close a number that is another pipe's by then. The lock is
+# reentrant, because a finalizer may close pipes at any moment.
+_STARTING = threading.RLock()
 
 
 def _after_fork() -> None:
     global _STARTING  # noqa: PLW0603 (the lock may have been held by a thread that a child does not have)
-    _STARTING = threading.Lock()
+    _STARTING = threading.RLock()
     for pipe in list(_PIPES):
-        pipe.close()
+        with suppress(OSError):
+            pipe.close()
 
 
 if hasattr(os, "register_at_fork"):
@@ -291,8 +295,10 @@ def _end_all(pid: int, workers: Sequence[_Worker]) -> None:
     """An idle worker ends when its pipe closes; a busy one is terminated, and killed if it will not end."""
     if pid != os.getpid():
         return  # a forked copy of the pool: its workers are another process's children
+    with _STARTING:
+        for worker in workers:
+            worker.pipe.close()
     for worker in workers:
-        worker.pipe.close()
         if worker.requests:
             worker.process.terminate()
     for worker in workers:
