@@ -69,7 +69,7 @@ class OpacusTrain:
         optimizer: Makes the torch optimizer that takes the step.
         loss: The mean of losses of single examples. A loss whose denominator depends on other examples is refused.
         ledgers: The folder of one ledger for each client, written before its first step of a round, by every process
-            that trains; None takes a temporary folder, which is removed with this object.
+            that trains. None takes a temporary folder, which is removed with this object.
         device: "cpu", "cuda" or "cuda:1".
         threads: The number of torch's threads; None takes as many as torch has.
 
@@ -135,7 +135,7 @@ class OpacusTrain:
         return module.eval()
 
     def ledger(self, client: ClientId) -> Ledger:
-        """The example-level ledger of one client, whichever process has trained it."""
+        """The example-level ledger of one client, for every process that has trained it."""
         return self._ledgers.read(client)
 
     def report(self, client: ClientId, delta: float) -> EpsilonReport:
@@ -292,8 +292,15 @@ class OpacusTrain:
 def prv_epsilon(plan: Plan, delta: float) -> float:
     """A second opinion by Opacus's PRV accountant (Gopi et al. 2021): its own upper bound.
 
-    Only for Gaussian noise with Poisson or no sampling under add_remove or zero_out against the outsider; raises
-    `ConfigError` for other plans, and `MissingExtra` without opacus.
+    It serves only Gaussian noise with Poisson or no sampling under add_remove or zero_out against the outsider.
+
+    Args:
+        plan: The planned run.
+        delta: The delta at which epsilon is computed.
+
+    Raises:
+        ConfigError: The plan is of another kind.
+        MissingExtra: Opacus is not installed.
     """
     try:
         from opacus.accountants import PRVAccountant

@@ -52,7 +52,7 @@ EXAMPLE: Final = (
 
 
 class Wanted(StrEnum):
-    """What is to be found."""
+    """The quantity to find."""
 
     NOISE = "noise"
     ROUNDS = "rounds"

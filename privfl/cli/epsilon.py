@@ -48,7 +48,7 @@ UNITS: Final = 1 << 20
 
 
 class SamplingName(StrEnum):
-    """How a cohort is drawn."""
+    """The sampling of a cohort."""
 
     POISSON = "poisson"
     TRUNCATED_POISSON = "truncated-poisson"
@@ -57,7 +57,7 @@ class SamplingName(StrEnum):
 
 
 class Adjacency(StrEnum):
-    """What the presence of a unit means."""
+    """The meaning of a unit's presence."""
 
     ADD_REMOVE = "add_remove"
     REPLACE_ONE = "replace_one"
@@ -65,14 +65,14 @@ class Adjacency(StrEnum):
 
 
 class Level(StrEnum):
-    """Whose presence is hidden."""
+    """The unit whose presence is hidden."""
 
     CLIENT = "client"
     EXAMPLE = "example"
 
 
 class PlacementName(StrEnum):
-    """Where the noise is added."""
+    """The place at which the noise is added."""
 
     CENTRAL = "central"
     DISTRIBUTED = "distributed"
@@ -88,7 +88,7 @@ class ObserverName(StrEnum):
     KEY_HOLDER = "key_holder"
 
 
-SamplingOption = Annotated[SamplingName | None, typer.Option("--sampling", help="How cohorts are drawn.")]
+SamplingOption = Annotated[SamplingName | None, typer.Option("--sampling", help="How cohorts are sampled.")]
 Population = Annotated[int | None, typer.Option("--population", min=1, help="Clients that exist.")]
 Cohort = Annotated[int | None, typer.Option("--cohort", min=1, help="Clients of one round, on average or exactly.")]
 Cap = Annotated[int | None, typer.Option("--cap", min=1, help="Most clients of a round (truncated-poisson).")]
@@ -140,7 +140,7 @@ def epsilon(
     cap: Cap = None,
     noise_multiplier: Annotated[
         float | None,
-        typer.Option("--noise-multiplier", help="Noise deviation over the norm bound of one contribution."),
+        typer.Option("--noise-multiplier", help="Noise stddev divided by the norm bound of one contribution."),
     ] = None,
     rounds: Rounds = None,
     dataset_size: DatasetSize = None,
@@ -222,7 +222,13 @@ def epsilon(
 
 
 def slots_of(placement: PlacementName, length: int | None, units: int | None) -> tuple[Slot, ...]:
-    """The vector of a planned run, which only distributed noise is judged by; raises `ConfigError` without it."""
+    """The vector of a planned run, which only distributed noise is judged by; raises `ConfigError` without it.
+
+    Args:
+        placement: The place at which the noise is added.
+        length: The number of entries of the vector, of `--length`; needed for distributed noise only.
+        units: Integer units of one clip norm, of `--units`; None takes `UNITS`.
+    """
     if placement is not PlacementName.DISTRIBUTED:
         _refuse({"--length": length, "--units": units}, f"--placement {placement.value}")
         return ()
@@ -231,7 +237,7 @@ def slots_of(placement: PlacementName, length: int | None, units: int | None) ->
 
 
 def views_of(name: str | None) -> Views | None:
-    """What each observer sees of the sum of this name, such as "masked"; None without a name."""
+    """The views of each observer of the sum of this name, such as "masked"; None without a name."""
     if name is None:
         return None
     from privfl.experiment.config import Config
@@ -248,7 +254,13 @@ def _distinct(paths: Sequence[Path]) -> Sequence[Path]:
 
 
 def draw_ledgers(history: History, report: EpsilonReport, path: Path) -> Path:
-    """Epsilon of ledgers over their rounds and over delta, as a PNG at `path`."""
+    """Plot the epsilon of ledgers over their rounds and over delta.
+
+    Args:
+        history: The releases of the ledgers.
+        report: The report, which gives the observer, the delta and the caption.
+        path: The PNG that is written.
+    """
     from privfl.report.epsilon import plot_epsilon
 
     def spent(rounds: int, delta: float) -> float:
@@ -284,7 +296,14 @@ def choose_delta(delta: float | None, units: int | None, *, allow_large: bool) -
 
 
 def draw(plan: Plan, delta: float, path: Path, *, budget: float | None = None) -> Path:
-    """Epsilon of `plan` over rounds and over delta, as a PNG at `path`."""
+    """Plot the epsilon of a plan over rounds and over delta.
+
+    Args:
+        plan: The planned run.
+        delta: The delta of the curve over rounds.
+        path: The PNG that is written.
+        budget: The epsilon to mark; None marks none.
+    """
     from privfl.report.epsilon import plot_epsilon
 
     rounds = sorted({max(1, round(plan.rounds * share / 12)) for share in range(1, 13)})

@@ -31,7 +31,7 @@ def look(r: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsider") -> float:
-    """What the ledgers (from `read`) guarantee together at `delta`, rounded up."""
+    """The epsilon that the ledgers (from `read`) guarantee together at `delta`, rounded up."""
     demand(len({tuple(ledger["unit"]) for ledger in ledgers}) == 1, "ledgers of different units do not add up")
     level, adjacency = ledgers[0]["unit"]
     client, factor = level == "client", 2 if adjacency == "replace_one" else 1
@@ -158,7 +158,7 @@ def renyi_epsilon(profile: Profile, delta: float, factor: int) -> float:
 def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any, float]:
     """Cells of the loss between multiples of h: the first multiple, P and Q of each cell, and P above the last.
 
-    P = (1-q) N(0) + q N(1) of deviation z; Q = N(0), or (1-q) N(0) + q N(-1) where a unit is `replaced`.
+    P = (1-q) N(0) + q N(1) of stddev z; Q = N(0), or (1-q) N(0) + q N(-1) where a unit is `replaced`.
     """
     rest, log_q = (math.log1p(-q) if q < 1 else -math.inf), math.log(q)
     loss = lambda x, sign=1: np.logaddexp(rest, log_q + (2 * sign * x - 1) / (2 * z * z))
@@ -186,7 +186,7 @@ def mixture(q: float, z: float, h: float, replaced: bool) -> tuple[int, Any, Any
 
 
 def dots(first: int, p: Any, q: Any, h: float) -> tuple[int, Any]:
-    """Mass of P on multiples of h so that P and Q of each cell are kept: "connect the dots", rounded up."""
+    """Mass of P on multiples of h that keeps P and Q of each cell: "connect the dots", rounded up."""
     with np.errstate(divide="ignore", invalid="ignore"):
         share = -np.expm1(np.log(q) - np.log(p) + (first + np.arange(len(p))) * h) / -np.expm1(-h)
     share = np.clip(np.nan_to_num(share, nan=1.0) + 1e-13 / h, 0.0, 1.0)

@@ -27,7 +27,7 @@ def publish(data: bytes) -> bytes:
     attempts: dict[int, list[int]] = {}
     openings: Counter[tuple[int, int]] = Counter()
     shown = []
-    for r in state["charged"]:  # numbered anew, so that they do not count retries
+    for r in state["charged"]:  # numbered again from 0: they do not count retries
         known = attempts.setdefault(r["round"], [])
         known += [r["attempt"]] if r["attempt"] not in known else []
         place = r["round"], known.index(r["attempt"])

@@ -3,7 +3,7 @@
 from privfl.errors import MissingExtra
 
 try:
-    import torch  # noqa: F401 - so that its absence is told here, once, with the line that installs it
+    import torch  # noqa: F401 - its absence is reported here, once, with the line that installs it
 except ModuleNotFoundError as error:
     raise MissingExtra("torch", "torch") from error
 

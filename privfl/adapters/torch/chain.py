@@ -1,9 +1,10 @@
 """Forward and backward of small chains of plain layers in closed form.
 
-The step of a small MLP on ten rows is some 15 operations of a microsecond or two. To record them as a graph and to walk
-it backward takes torch several times as long, so a `Sequential` of linear layers and activations under one of our own
-losses is differentiated here by the chain rule itself, in numpy, on the memory of the flat vector. It is taken only
-where every product is so small that it needs one thread, and where the result is autograd's up to rounding.
+The step of a small MLP on ten examples is some 15 operations of a microsecond or two. Torch takes several times as long
+to record them as a graph and to walk it backward. A `Sequential` of linear layers and activations under one of our own
+losses is differentiated here by the chain rule itself, in numpy, on the memory of the flat vector. The chain is taken
+only where every product is so small that it needs one thread, and where the result is autograd's up to
+rounding.
 """
 
 from __future__ import annotations
@@ -66,7 +67,14 @@ _ACTIVATIONS: Final[dict[type[nn.Module], _Activation]] = {
 
 
 class Chain:
-    """The chain that a `FlatModule` holds."""
+    """The chain that a `FlatModule` holds.
+
+    Args:
+        layers: The linear layers and activations, in order.
+        flattens: True where the first layer flattens all but the first axis.
+        loss: The mean loss, one of `privfl.adapters.torch.losses`.
+        flat: The module, whose values and gradient the chain shares.
+    """
 
     def __init__(self, layers: list[_Linear | _Activation], flattens: bool, loss: BatchMean, flat: FlatModule) -> None:
         self._layers, self._flattens, self._dtype = layers, flattens, flat.layout.dtype
@@ -78,7 +86,12 @@ class Chain:
 
     @classmethod
     def of(cls, flat: FlatModule, loss: BatchMean) -> Chain | None:
-        """The chain of a module on the CPU, or None where it is anything else."""
+        """The chain of a module on the CPU, or None where it is anything else.
+
+        Args:
+            flat: The module.
+            loss: The mean loss.
+        """
         parts = _parts(flat.module)
         buffers = flat.layout.parameters != flat.layout.size
         if parts is None or loss not in _LOSSES or flat.device.type != "cpu" or buffers:
@@ -103,7 +116,13 @@ class Chain:
         return (rows, last.weight.shape[0])
 
     def takes(self, features: npt.NDArray[Any], targets: npt.NDArray[Any], rows: int) -> bool:
-        """Whether batches of up to `rows` of these rows are small, flat, and numbered or valued as the loss needs."""
+        """True where batches of these examples are small, flat, and numbered or valued as the loss needs.
+
+        Args:
+            features: All features.
+            targets: All targets: class numbers, or values.
+            rows: The largest number of examples of one batch.
+        """
         flat = features.ndim == 2 or (self._flattens and features.ndim > 2)
         if not flat or features.dtype.kind != "f" or targets.ndim != 1 or rows * self._size > LARGEST:
             return False
@@ -117,7 +136,15 @@ class Chain:
         return features.reshape(len(features), -1).astype(self._dtype, copy=False)
 
     def gradient(self, x: Floats, targets: npt.NDArray[Any]) -> tuple[float, Floats]:
-        """Fill the flat gradient as `loss(module(x), targets).backward()` would; returns (mean loss, output)."""
+        """Fill the flat gradient as `loss(module(x), targets).backward()` would.
+
+        Args:
+            x: The prepared features `[n, inputs]`.
+            targets: Their targets.
+
+        Returns:
+            The mean loss, and the output.
+        """
         values = [x]
         for layer in self._layers:
             x = layer.forward(x)
@@ -140,7 +167,12 @@ class Chain:
 
 
 def accuracy(output: Floats, targets: npt.NDArray[Any]) -> float:
-    """What `losses.accuracy` says, of arrays."""
+    """The accuracy of `losses.accuracy`, for arrays.
+
+    Args:
+        output: The module's output `[n, outputs]`.
+        targets: Class numbers, or two classes where there is one output for each target.
+    """
     right = (output.reshape(-1) > 0) == (targets > 0) if output.size == targets.size else output.argmax(1) == targets
     return np.count_nonzero(right) / len(targets)
 

@@ -1,4 +1,4 @@
-"""Where each tensor of a module lies in the one flat vector.
+"""The place of each tensor of a module in the one flat vector.
 
 The rule. Parameters come first, in the order of `named_parameters`, then the buffers; tied weights have one place.
 - Parameters that are trained are part of the vector. With `trainable="only"`, the default, frozen ones
@@ -37,7 +37,15 @@ DTYPES: Final[dict[torch.dtype, np.dtype[Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor: the vector's entries from `start` up to `stop`, in row-major order."""
+    """One tensor: the vector's entries from `start` up to `stop`, in row-major order.
+
+    Attributes:
+        name: The tensor's name in the module.
+        shape: Its shape.
+        start: Its first entry.
+        stop: The entry after its last.
+        kind: "parameter" or "buffer".
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -100,7 +108,12 @@ class Layout:
         return vector
 
     def load(self, vector: Vector, module: nn.Module) -> None:
-        """Copy a vector `[size]` into the tensors of `module`; float64 is rounded where the module is float32."""
+        """Copy a vector into the tensors of a module.
+
+        Args:
+            vector: The vector `[size]`; float64 is rounded where the module is float32.
+            module: The module whose tensors are overwritten.
+        """
         values = self.checked(vector)
         for entry, tensor in self.tensors(module):
             part = values[entry.start : entry.stop].astype(self.dtype)  # a copy: torch warns of read-only memory
@@ -144,7 +157,16 @@ Named = tuple[str, torch.Tensor, Literal["parameter", "buffer"]]
 
 
 def named_tensors(module: nn.Module, buffers: Buffers, trainable: Trainable) -> list[Named]:
-    """The tensors of `module` that belong to the vector, in its order."""
+    """The tensors of `module` that belong to the vector, in its order.
+
+    Args:
+        module: The module.
+        buffers: Which buffers are in the vector.
+        trainable: "only" takes the parameters that are trained; "all" takes frozen ones too.
+
+    Raises:
+        ConfigError: `trainable` is another word, or a tensor of the module has no shape or no values yet.
+    """
     check_choice("trainable", trainable, ("only", "all"))
     every: list[tuple[str, torch.Tensor]] = [*module.named_parameters(), *module.named_buffers()]
     for name, tensor in every:

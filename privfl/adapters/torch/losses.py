@@ -72,7 +72,15 @@ def accuracy(output: torch.Tensor, targets: torch.Tensor, *, ignored: int | None
 
 
 def matched(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`output` in the shape of `targets`; raises `ConfigError` unless there are as many: nothing is broadcast."""
+    """`output` in the shape of `targets`: nothing is broadcast.
+
+    Args:
+        output: The module's output.
+        targets: The targets.
+
+    Raises:
+        ConfigError: The numbers of outputs and of targets differ.
+    """
     if output.numel() != targets.numel():
         raise ConfigError(
             f"the module gives outputs of shape {tuple(output.shape)} for targets of shape {tuple(targets.shape)}: "

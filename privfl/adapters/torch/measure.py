@@ -1,4 +1,4 @@
-"""What a model is worth on a client's own rows: a `Measure`."""
+"""A `Measure`: the loss and the metrics of a model on a client's own examples."""
 
 from __future__ import annotations
 

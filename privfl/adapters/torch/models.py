@@ -11,10 +11,17 @@ from privfl.errors import ConfigError
 
 
 def build(kind: str, inputs: int, hidden: tuple[int, ...], outputs: int, *, seed: int) -> nn.Module:
-    """ "mlp": ReLU layers of `hidden` widths; "cnn": for square gray images of `inputs` = side^2 pixels.
+    """A new network; torch's own random state stays as it was.
 
-    `outputs` logits (or one prediction); the first weights are drawn from `seed`, and torch's own state stays as it
-    was. Raises `ConfigError` for inputs that are not a square image of at least 8 x 8 pixels ("cnn").
+    Args:
+        kind: "mlp" has ReLU layers; every other kind is the "cnn", for square gray images.
+        inputs: The number of features; for "cnn" side^2 pixels.
+        hidden: The widths of the hidden layers of "mlp", each at least 1.
+        outputs: The number of logits; 1 for one prediction.
+        seed: The seed from which the first weights are sampled.
+
+    Raises:
+        ConfigError: A width is below 1, or `inputs` is not a square image of at least 8 x 8 pixels ("cnn").
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -20,8 +20,13 @@ OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 class Sgd:
     """torch.optim.SGD's rule, in a few operations over the whole flat vector instead of a few for each tensor.
 
-    `learning_rate` is positive; `momentum` in [0, 1); `weight_decay` at least 0. Unlike torch's it also decays a
-    parameter that did not take part in the forward pass.
+    Unlike torch's it also decays a parameter that did not take part in the forward pass.
+
+    Attributes:
+        learning_rate: Positive and finite.
+        momentum: In [0, 1).
+        weight_decay: Finite and at least 0.
+        nesterov: Nesterov's form of momentum, which needs a momentum above 0.
     """
 
     learning_rate: float
@@ -40,7 +45,13 @@ class Sgd:
 
 
 class FlatStep:
-    """One client's `Sgd`: `zero` before a backward pass, `step` after it."""
+    """One client's `Sgd`: `zero` before a backward pass, `step` after it.
+
+    Args:
+        rule: The optimizer's constants.
+        flat: The module to train.
+        rate: The learning rate, in place of the rule's.
+    """
 
     def __init__(self, rule: Sgd, flat: FlatModule, rate: float) -> None:
         self._rule, self._rate, self._gradient = rule, rate, flat.gradient
@@ -74,7 +85,13 @@ class FlatStep:
 
 
 class TorchStep:
-    """One client's torch optimizer, with the same two methods."""
+    """One client's torch optimizer, with the same two methods.
+
+    Args:
+        factory: Maps the trained parameters to an optimizer.
+        flat: The module to train.
+        rate: The learning rate; None keeps the optimizer's own.
+    """
 
     def __init__(self, factory: OptimizerFactory, flat: FlatModule, rate: float | None) -> None:
         self._optimizer = factory(flat.trained)

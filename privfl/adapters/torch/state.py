@@ -1,4 +1,4 @@
-"""What torch keeps for a whole process, borrowed for the time of one client and given back."""
+"""The state that torch keeps for a whole process, borrowed for the time of one client and given back."""
 
 from __future__ import annotations
 
@@ -129,6 +129,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """torch's own randomness (dropout and the like) starts from `seed` inside, and goes on as before afterwards.
 
     Other threads of this process that train wait for their turn: torch has one generator for all of them.
+
+    Args:
+        seed: The seed of all of torch's generators inside.
+        device: The device of the training; the generator of a CUDA device is seeded too.
     """
     with _process:
         generators = [torch.default_generator]

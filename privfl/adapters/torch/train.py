@@ -34,9 +34,9 @@ class TorchTrain:
 
     All of torch's randomness comes from the client's own generator, and torch's global state is as before afterwards;
     trainings in several threads wait for each other. With `threads=1` a CPU training is repeatable bit by bit. A client
-    that holds no examples returns a zero delta and no metrics. NaN goes into the delta; the encoding rejects it. Where
-    a batch has one value for each channel of a BatchNorm, as a last batch of one example may have, that layer uses its
-    running statistics, because torch has no variance for it.
+    that holds no examples returns a zero delta and no metrics. NaN goes into the delta; the encoding rejects it. A
+    batch may have one value for each channel of a BatchNorm, as a last batch of one example may. That layer then uses
+    its running statistics, because torch has no variance for it.
 
     Args:
         module: The user's module, which is left alone.
@@ -51,8 +51,8 @@ class TorchTrain:
         steps: The number of minibatches, in place of `epochs`.
         batch_size: The number of examples of a minibatch; None takes all.
         drop_last: Leave out the last minibatch of a pass where it is smaller than the others.
-        update: "delta", or "gradient" for FedSGD: the delta of a parameter is minus the gradient of the mean loss over
-            all examples, taken `batch_size` at a time with no step in between.
+        update: "delta", or "gradient" for FedSGD. The delta of a parameter is then minus the gradient of the mean loss
+            over all examples, taken `batch_size` at a time with no step in between.
         buffers: Which buffers are in the vector; see `privfl.adapters.torch.buffers`.
         trainable: "only": frozen parameters are neither sent nor noised; "all": they are in the vector too.
         device: "cpu", "cuda" or "cuda:1".
@@ -99,7 +99,7 @@ class TorchTrain:
 
     @property
     def layout(self) -> Layout:
-        """Where each tensor lies in the vector."""
+        """The place of each tensor in the vector."""
         return self._flat.layout
 
     def initial(self) -> Vector:
@@ -212,7 +212,7 @@ class TorchTrain:
         rows, loss_sum, right_sum = 0, 0.0, 0.0
         with np.errstate(all="ignore"):  # an overflow shows in the delta, as it does with torch
             for batch in batches:
-                whole = len(batch) == len(targets)  # all rows need no copy, whatever their order
+                whole = len(batch) == len(targets)  # all examples need no copy, in any order
                 x, y = (features, targets) if whole else (features[batch], targets[batch])
                 loss, output = chain.gradient(x, y)
                 step()
@@ -259,7 +259,17 @@ class TorchTrain:
 
 
 def trained_module(module: nn.Module, buffers: Buffers, device: str, trainable: Trainable) -> FlatModule:
-    """The flat module of a training, in training mode; raises `ConfigError` where nothing of it is trained."""
+    """The flat module of a training, in training mode.
+
+    Args:
+        module: The user's module.
+        buffers: Which buffers are in the vector.
+        device: "cpu", "cuda" or "cuda:1".
+        trainable: Which parameters are in the vector.
+
+    Raises:
+        ConfigError: Nothing of the module is trained.
+    """
     if not any(parameter.requires_grad for parameter in module.parameters()):
         reason = "all its parameters are frozen" if any(True for _ in module.parameters()) else "it has no parameters"
         raise ConfigError(
@@ -284,7 +294,7 @@ class _Job:
 
 
 class _Tally:
-    """Batch means, kept on their device until the end, so that a GPU need not wait for them."""
+    """Batch means, kept on their device until the end: a GPU need not wait for them."""
 
     def __init__(self, metrics: Mapping[str, BatchMean], labels: Labels) -> None:
         self._metrics, self._labels = metrics, labels
