@@ -31,6 +31,7 @@ from typing import Final
 import numpy as np
 
 from privfl.errors import ConfigError
+from privfl.sums.shortfall import binomial_shortfall
 
 GRINDING_BITS: Final = 64
 """Work, in bits, that a lying server may spend on choosing advertisements."""
@@ -168,6 +169,30 @@ def assess_graph(
     late = _tail(clients - 1, silent, degree)(degree - threshold + 1) + budget
     thin = _tail(clients - 1, silent, half)(half - arc + 1) + budget
     return GraphPlan(clients, clients, degree, threshold, arc, security, -max(late, thin))
+
+
+def ring_shortfall(plan: GraphPlan, min_vectors: int, dropout: float) -> float:
+    """A bound on the probability that a ring opens nothing when each client drops out at any step, independently.
+
+    A client stays if it answers every step. The sum opens if enough clients stay, no arc of degree / 2 places has fewer
+    than `plan.arc` of them, and every client has `plan.threshold` neighbors among them: who stays is on every list that
+    is judged. The ring's order does not depend on who drops out after it, so each of the three is a binomial tail, the
+    last two once for each client.
+
+    Args:
+        plan: The ring of the cohort.
+        min_vectors: The fewest vectors that the sum opens.
+        dropout: The probability that one client drops out.
+
+    Returns:
+        A probability, rounded up, that does not decrease in `dropout`.
+    """
+    few = binomial_shortfall(plan.clients, max(min_vectors, plan.min_roster), dropout)
+    thin = binomial_shortfall(plan.degree // 2, plan.arc, dropout)
+    late = binomial_shortfall(plan.degree, plan.threshold, dropout)
+    return min(
+        1.0, math.nextafter(few + plan.clients * math.nextafter(thin + late, 2.0), math.inf) if thin + late else few
+    )
 
 
 def smallest_roster(clients: int, dropout: float, degree: int) -> int:

@@ -14,9 +14,10 @@ from privfl.errors import ConfigError
 from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.secagg.client import MaskedClient
+from privfl.secagg.planner import GraphPlan, ring_shortfall
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.state import load_state
-from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, resolve, share_threshold
+from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, graph_and_threshold, resolve
 from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, identity
 from privfl.sums.checks import checked_vector
 from privfl.sums.shortfall import binomial_shortfall, check_dropout
@@ -118,7 +119,7 @@ class MaskedSum:
         Raises:
             ConfigError: A sum of `cohort` clients never opens.
         """
-        least = self._fewest(cohort, min_survivors)[0]
+        least = self._fewest(cohort, min_survivors)[1]
         if least > cohort:
             raise ConfigError(f"a masked sum of {cohort} clients never opens, because it needs {least} vectors")
         return least
@@ -128,7 +129,7 @@ class MaskedSum:
         return self.min_survivors_of(len(task.clients), task.min_survivors)
 
     def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
-        """The probability that fewer than `min_survivors_of` clients stay; None for a ring, which can fail otherwise.
+        """A bound on the probability that a sum of a cohort opens nothing; see `ring_shortfall` for a ring.
 
         Args:
             cohort: The number of clients of the sum, at least 0.
@@ -143,19 +144,19 @@ class MaskedSum:
         """
         check_dropout(dropout)
         try:
-            least, ring = self._fewest(cohort, min_survivors)
+            ring, least = self._fewest(cohort, min_survivors)
         except ConfigError:
             return 1.0
-        return None if ring else binomial_shortfall(cohort, least, dropout)
+        return binomial_shortfall(cohort, least, dropout) if ring is None else ring_shortfall(ring, least, dropout)
 
-    def _fewest(self, cohort: int, min_survivors: int) -> tuple[int, bool]:
-        """(the fewest vectors that open, whether the graph is a ring)."""
+    def _fewest(self, cohort: int, min_survivors: int) -> tuple[GraphPlan | None, int]:
+        """(the ring if the graph is one, the fewest vectors that open)."""
         if cohort < 1:
             raise ConfigError(f"a masked sum has at least 1 client, not {cohort}")
-        threshold, ring = share_threshold(
+        ring, threshold = graph_and_threshold(
             cohort, signed=self._signed, graph=self._graph, threshold=self._threshold, assume=self._assume
         )
-        return max(min_survivors, threshold, self._min_vectors), ring
+        return ring, max(min_survivors, threshold, self._min_vectors)
 
     def terms(self, task: SumTask) -> Terms:
         """The terms that all parties of `task` agree on."""

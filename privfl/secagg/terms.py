@@ -177,10 +177,10 @@ def resolve(
     return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least, min_vectors)
 
 
-def share_threshold(
+def graph_and_threshold(
     cohort: int, *, signed: bool, graph: GraphChoice, threshold: int | None, assume: Assumptions
-) -> tuple[int, bool]:
-    """The share threshold of a cohort, and the kind of its graph.
+) -> tuple[GraphPlan | None, int]:
+    """The ring of a cohort, or None for the complete graph, and the shares that open a secret.
 
     Args:
         cohort: The number of clients.
@@ -189,16 +189,11 @@ def share_threshold(
         threshold: The share threshold, or None for the default.
         assume: The conditions that the sum is planned for.
 
-    Returns:
-        The shares that open a secret, and True if the graph is a ring.
-
     Raises:
         ConfigError: No graph or threshold meets the conditions.
     """
     plan = choose_graph(cohort, signed, graph, threshold, assume)
-    if plan is None:
-        return complete_threshold(cohort, signed, threshold, assume), False
-    return plan.threshold, True
+    return plan, complete_threshold(cohort, signed, threshold, assume) if plan is None else plan.threshold
 
 
 def choose_graph(
@@ -226,7 +221,7 @@ def choose_graph(
     return _explicit(cohort, signed, graph, 2 * graph // 3 + 1 if threshold is None else threshold, assume)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1 << 12)  # the shortfall of a sampled cohort asks for every size
 def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan:
     try:
         return plan_graph(
@@ -245,7 +240,7 @@ def _planned(cohort: int, signed: bool, assume: Assumptions) -> GraphPlan:
         raise ConfigError(f"{error}. {remedy}") from error
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1 << 12)
 def _explicit(cohort: int, signed: bool, degree: int, threshold: int, assume: Assumptions) -> GraphPlan:
     low = degree // 2 + 1 if signed else 1
     if not low <= threshold <= degree:

@@ -46,8 +46,8 @@ def test_central_noise(z: float, epsilon: float, accuracy: float) -> None:
     assert reports[-1].evaluation["accuracy"] >= accuracy
 
 
-# One run gave accuracy 0.9003 (the noise is fresh in each); an outsider's epsilon is that of central noise and a little
-# more, and the server's above 30: 3.5 s a round on an idle core, 12 s beside others.
+# One run gave accuracy 0.9003 (the noise is fresh in each). An outsider's epsilon is that of central noise and what the
+# comparison of the noise laws and skipped rounds cost; the server's is above 30.
 def test_distributed_noise_inside_the_masked_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     # A hundred clients in one process check the same signatures of each other: each is verified once, not a hundred
     # times, which was two fifths of a round. Everything else is done by every client for itself.
@@ -58,6 +58,6 @@ def test_distributed_noise_inside_the_masked_sum(monkeypatch: pytest.MonkeyPatch
     assert spent is not None
     assert server is not None
     central = what_if(sampling=Poisson(0.1), noise_multiplier=0.9360, rounds=100, delta=1e-5).epsilon
-    assert central < spent.epsilon < 1.2 * central
+    assert central < spent.epsilon < 1.01 * central
     assert spent.epsilon < server.epsilon < float("inf")
     assert reports[-1].evaluation["accuracy"] >= 0.88

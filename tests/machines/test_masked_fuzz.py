@@ -58,12 +58,12 @@ class Table:
         self.up = {}
 
     def deliver_down(self) -> None:
-        """A client that refuses a message is silent from then on."""
+        """A client that refuses a message, or ignores it as one of an earlier step, sends nothing from then on."""
         for client, message in self.down.items():
             with contextlib.suppress(ProtocolError, WireError):
                 answer = self.clients[client].receive(message)
-                assert answer is not None
-                self.up[client] = answer
+                if answer is not None:
+                    self.up[client] = answer
         self.down = {}
 
     def finish(self) -> bool:

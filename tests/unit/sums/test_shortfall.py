@@ -127,12 +127,88 @@ def test_a_cohort_that_can_never_open_falls_short_with_certainty() -> None:
         PlainSum().min_survivors_of(3, 4)
 
 
-def test_a_ring_states_a_minimum_and_no_bound() -> None:
+def test_a_ring_states_its_minimum_and_a_bound_of_three_tails() -> None:
     ring = MaskedSum(mode="semi-honest", graph=4, share_threshold=3, corrupt=0.0)
-    assert ring.shortfall(9, 0.1) is None
     assert ring.min_survivors_of(9, 1) == 3
     assert ring.min_survivors_of(9, 7) == 7
     assert MaskedSum(mode="semi-honest", graph=2, share_threshold=1, corrupt=0.0).min_survivors_of(9, 1) == 3
+    terms = ring.terms(SumTask(b"", tuple(range(9)), 1, 1, Ring(16), 1))
+    for dropout in (0.0, 1e-6, 0.01, 0.1, 0.5, 1.0):
+        tails = truth(9, max(3, terms.min_roster), dropout)
+        tails += 9 * (truth(2, terms.arc, dropout) + truth(4, terms.threshold, dropout))
+        found = ring.shortfall(9, dropout)
+        assert found is not None
+        assert min(Fraction(1), tails) <= Fraction(found) <= 1
+        assert found == pytest.approx(min(1.0, float(tails)), rel=1e-6)
+
+
+def test_the_bound_of_a_planned_ring_is_small_where_few_drop_out() -> None:
+    for scheme in (MaskedSum(DIRECTORY), MaskedSum(mode="semi-honest")):
+        for cohort in (101, 150, 400):
+            figures = [scheme.shortfall(cohort, p) for p in (0.0, 0.01, 0.02, 0.05, 0.2, 1.0)]
+            assert figures == sorted(figures)
+            assert figures[0] == 0.0
+            assert figures[1] < 1e-4
+            assert figures[-1] == 1.0
+
+
+class Watched(MaskedSum):
+    """A masked sum that keeps its last server session, for its ring."""
+
+    def server(self, task: SumTask, **arguments: Any) -> Any:
+        self.session = super().server(task, **arguments)
+        return self.session
+
+
+def conditions_hold(scheme: Watched, terms: Any, stay: set[int]) -> bool:
+    """The three conditions of `ring_shortfall`, on the ring of the last sum."""
+    session, half = scheme.session, terms.degree // 2
+    if len(session.state.adverts) < terms.min_roster:
+        return False
+    ring = [session._clients[place] in stay for place in session._graph._order]
+    arcs = [sum(ring[(first + step) % len(ring)] for step in range(half)) for first in range(len(ring))]
+    near = [arcs[place - half] + arcs[(place + 1) % len(ring)] for place in range(len(ring))]
+    return sum(ring) >= max(3, terms.threshold) and min(arcs) >= terms.arc and min(near) >= terms.threshold
+
+
+def count_aborts(scheme: Watched, steps: int, dropout: float, tries: int) -> int:
+    """The sums that open nothing. A sum opens wherever the three conditions hold."""
+    rng, failed = np.random.default_rng(7), 0
+    for _ in range(tries):
+        task = SumTask(os.urandom(8), tuple(range(8)), 1, 1, Ring(16), 1)
+        leaves = np.where(rng.random(8) < dropout, rng.integers(0, steps, 8), steps)
+        try:
+            run_sum(
+                scheme,
+                task,
+                dict.fromkeys(task.clients, np.ones(1, np.int64)),
+                credentials=CREDENTIALS,
+                drop=lambda c, s, at=leaves: s >= at[c],
+            )
+        except TooFewSurvivors:
+            failed += 1
+            assert not conditions_hold(scheme, scheme.terms(task), {c for c in range(8) if leaves[c] == steps})
+    return failed
+
+
+RINGS = {
+    "signed": (lambda: Watched(DIRECTORY, graph=4, share_threshold=3, corrupt=0.0, dropout=0.1), 5),
+    "semi-honest": (lambda: Watched(mode="semi-honest", graph=6, share_threshold=2, corrupt=0.0, dropout=0.3), 4),
+}
+
+
+@pytest.mark.parametrize("mode", RINGS)
+@pytest.mark.parametrize(
+    ("dropout", "tries"),
+    [(0.02, 40), (0.3, 40), *(pytest.param(p, 1500, marks=pytest.mark.slow) for p in (0.005, 0.02, 0.06))],
+)
+def test_rings_abort_no_more_often_than_the_bound_says(mode: str, dropout: float, tries: int) -> None:
+    make, steps = RINGS[mode]
+    scheme = make()
+    bound = scheme.shortfall(8, dropout)
+    failed = count_aborts(scheme, steps, dropout, tries)
+    assert failed <= tries * bound + 4 * math.sqrt(tries * bound)
+    assert failed > 0 or dropout < 0.3  # many drop out: the conditions are tried
 
 
 def test_a_plain_sum_may_open_whatever_arrives() -> None:
