@@ -1,7 +1,7 @@
 """Frames between a server and a site: signed bytes that any transport may carry, one down and one up in each step.
 
 A frame is a canonical message (privfl/wire.py) with an Ed25519 signature over its SHA-256 behind it. The header names
-the sender and, in the place of a task, the digest of the charter. Whoever opens a frame checks length, kind, sender and
+the sender and, in the place of a task, the digest of the charter. A receiver checks length, kind, sender and
 charter, then the signature, and parses the fields last. The model travels next to the first frame as raw bytes, because
 the plan in the frame names its hash.
 
@@ -191,7 +191,7 @@ def seal_up(up: Up, key: SigningKey, *, charter: bytes, me: ClientId) -> bytes:
 
 
 def open_up(
-    frame: bytes, key: VerifyKey, *, charter: bytes, client: ClientId, asked: bytes, max_bytes: int = MAX_FRAME_BYTES
+    frame: bytes, key: VerifyKey, *, charter: bytes, client: ClientId, request: bytes, max_bytes: int = MAX_FRAME_BYTES
 ) -> Up:
     """Return the verified answer of a site to one frame.
 
@@ -200,11 +200,11 @@ def open_up(
         key: The site's key, from the directory.
         charter: The digest of the charter.
         client: The site that was asked.
-        asked: The frame that it was asked with.
+        request: The frame that it answers.
         max_bytes: The largest frame that is read.
 
     Raises:
-        RemoteProtocolError: The site refused, or this is not its answer to `asked`. Only this client drops out.
+        RemoteProtocolError: The site refused, or this is not its answer to `request`. Only this client drops out.
     """
     if frame == REFUSAL:
         raise RemoteProtocolError("the site refuses; the log of the site states the reason", sender=client)
@@ -213,7 +213,7 @@ def open_up(
         up = Up.from_body(body)
     except WireError as error:
         raise RemoteProtocolError(f"not an answer of this site: {error}", sender=client) from error
-    if up.request != frame_hash(asked):
+    if up.request != frame_hash(request):
         raise RemoteProtocolError("the site answered another frame", sender=client)
     return up
 

@@ -36,7 +36,7 @@ def test_a_frame_and_its_answer_come_back_as_they_were_sealed() -> None:
     opened = open_down(FRAME, SERVER_KEY.public, charter=CHARTER, me=7)
     assert replace(opened, body=bytes(opened.body)) == DOWN
     assert charter_of(FRAME) == charter_of(ANSWER) == CHARTER
-    up = open_up(ANSWER, SITE_KEY.public, charter=CHARTER, client=7, asked=FRAME)
+    up = open_up(ANSWER, SITE_KEY.public, charter=CHARTER, client=7, request=FRAME)
     assert (bytes(up.body), up.request) == (b"answer", frame_hash(FRAME))
     assert seal_down(DOWN, SERVER_KEY, charter=CHARTER) == FRAME  # the same content, the same bytes
 
@@ -54,7 +54,7 @@ def test_any_altered_byte_of_an_answer_is_blamed_on_its_site_alone(at: int) -> N
     altered = bytearray(ANSWER)
     altered[at] ^= 1
     with pytest.raises(RemoteProtocolError) as caught:
-        open_up(bytes(altered), SITE_KEY.public, charter=CHARTER, client=7, asked=FRAME)
+        open_up(bytes(altered), SITE_KEY.public, charter=CHARTER, client=7, request=FRAME)
     assert caught.value.sender == 7
 
 
@@ -78,11 +78,11 @@ def test_an_answer_to_another_frame_and_a_refusal_drop_the_site() -> None:
     with pytest.raises(RemoteProtocolError, match="another frame"):
         open_up(ANSWER, SITE_KEY.public, charter=CHARTER, client=7, asked=other)
     with pytest.raises(RemoteProtocolError, match="refuses") as caught:
-        open_up(REFUSAL, SITE_KEY.public, charter=CHARTER, client=7, asked=FRAME)
+        open_up(REFUSAL, SITE_KEY.public, charter=CHARTER, client=7, request=FRAME)
     assert caught.value.sender == 7
     forged = seal_up(UP, SERVER_KEY, charter=CHARTER, me=7)  # a relay that holds some key, but not the site's
     with pytest.raises(RemoteProtocolError, match="does not verify"):
-        open_up(forged, SITE_KEY.public, charter=CHARTER, client=7, asked=FRAME)
+        open_up(forged, SITE_KEY.public, charter=CHARTER, client=7, request=FRAME)
 
 
 def test_an_invitation_has_one_form() -> None:
