@@ -20,6 +20,10 @@ PrivflError
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+
 
 class PrivflError(Exception):
     """The root: `except PrivflError` catches everything that privfl raises on purpose.
@@ -51,9 +55,12 @@ class StateError(PrivflError):
 class ClientFailed(PrivflError):
     """A client's training raised an error, or its process died.
 
+    The message holds the type of the error and the place that raised it. The error's own text may hold a value of the
+    client's data: it is in `__cause__`, which Python prints with a traceback and privfl prints and stores nowhere.
+
     Args:
         client: The client whose training failed.
-        reason: The error, as text.
+        reason: The reason, without the text of an error that is not privfl's own; see `reason_of`.
     """
 
     def __init__(self, client: int, reason: str) -> None:
@@ -159,3 +166,24 @@ class MissingExtra(PrivflError, ImportError):
 
     def __str__(self) -> str:
         return f"{self.package} is not installed; run: pip install 'privfl[{self.extra}]'"
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason that an error gives, without any text that may hold a value of somebody's data.
+
+    Args:
+        error: An error that was caught, with its traceback.
+
+    Returns:
+        Type and text of an error that privfl raised on purpose. Of any other error the type and the place: the last
+        line of code outside installed packages, by function, file and line.
+    """
+    kind, frames, here = type(error).__name__, traceback.extract_tb(error.__traceback__), str(Path(__file__).parent)
+    if not frames:
+        return kind
+    if isinstance(error, PrivflError) and frames[-1].filename.startswith(here):
+        return f"{kind}: {error}"
+    installed = [here, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    own = [frame for frame in frames if not frame.filename.startswith(tuple(installed))]
+    place = (own or frames)[-1]
+    return f"{kind} in {place.name} ({Path(place.filename).name}, line {place.lineno})"

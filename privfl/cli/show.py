@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.table import Table
 
 from privfl.dp import format_epsilon
+from privfl.fl.faults import in_words
 from privfl.fl.report import RoundReport
 
 
@@ -80,14 +81,23 @@ def facts(report: RoundReport, budget: float | None) -> str:
     """
     parts = [f"{name} {value:.4g}" for name, value in headline(report.evaluation).items()]
     if report.status == "skipped":
-        parts.append("[yellow]skipped: too few survived[/]")
+        parts.append(f"[yellow]skipped: {_why_skipped(report)}[/]")
     if report.epsilon is not None:
         share = f" of {budget:g}" if budget is not None else ""
         label = "epsilon" if report.secure else "epsilon if the noise were secure"
         parts.append(f"{label} {format_epsilon(report.epsilon, 2)}{share}")
     if report.dropouts:
-        parts.append(f"[yellow]{len(report.dropouts)} dropped out[/]")
+        errors = f" ({in_words(report.client_errors)})" if report.client_errors else ""
+        parts.append(f"[yellow]{len(report.dropouts)} dropped out{errors}[/]")
+    if report.rejected_updates:
+        parts.append(f"[yellow]{report.rejected_updates} rejected[/]")
     return "  ".join(parts)
+
+
+def _why_skipped(report: RoundReport) -> str:
+    if not report.cohort:
+        return "nobody was sampled"
+    return "no update counted" if report.survivors else "too few survived"
 
 
 def headline(evaluation: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.engine.loop import describe
+from privfl.errors import reason_of
 
 Handle = Callable[[int, bytes, bytes], bytes]
 """(place, common, request) -> answer."""
@@ -99,7 +99,7 @@ def _failure_of(initializer: Callable[[], None]) -> bytes | None:
 
 def _failure(error: Exception) -> bytes:
     trace = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-    return b"f" + json.dumps([describe(error), os.getpid(), trace]).encode()
+    return b"f" + json.dumps([reason_of(error), os.getpid(), trace]).encode()
 
 
 def follow_parent() -> Callable[[], None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors
+from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors, reason_of
 from privfl.fl.client import Work
 from privfl.ring import Ints
 from privfl.wire import ClientId
@@ -39,7 +39,7 @@ class LoopExecutor:
             try:
                 contribution = perform(work, lent, client, order)
             except Exception as error:
-                raise ClientFailed(client, describe(error)) from error
+                raise ClientFailed(client, reason_of(error)) from error
             yield client, contribution
         if empty:
             raise TooFewSurvivors(0, 1)
@@ -65,8 +65,3 @@ def perform(work: Work, model: Vector, client: ClientId, order: bytes) -> Ints:
         found = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
         raise ConfigError(f"a contribution is a flat int64 array, not {found}")
     return result
-
-
-def describe(error: Exception) -> str:
-    """Return the kind and the sentence of an error."""
-    return f"{type(error).__name__}: {error}"

@@ -57,9 +57,9 @@ class Failure:
     """The reason why a request has no answer.
 
     Attributes:
-        reason: One sentence: the error that was raised, or how the process ended.
+        reason: Type and place of the error that was raised, or how the process ended.
         pid: The worker's process, None where no worker was left to ask.
-        traceback: The worker's own traceback; empty where its process ended.
+        traceback: The worker's own traceback, for the eyes of the process's owner; empty where its process ended.
     """
 
     reason: str

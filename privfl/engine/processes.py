@@ -29,6 +29,17 @@ SLOTS: Final = 2
 """Contributions a worker may have under way: it trains one client while the server still reads the one before."""
 
 
+class WorkerTraceback(Exception):
+    """The traceback of an error in a worker process, as the `__cause__` of the `ClientFailed` it led to.
+
+    Args:
+        failure: What the worker sent.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"in worker process {failure.pid}:\n{failure.traceback}")
+
+
 class ProcessExecutor:
     """Runs clients in worker processes, which are forked at the first round and kept while the work stays the same.
 
@@ -121,7 +132,8 @@ class ProcessExecutor:
         requests = [str(int(client)).encode() for client in cohort]
         for index, got in pool.map(requests, known.read, common=order):
             if isinstance(got, Failure):
-                raise _failed(cohort[index], got)
+                cause = WorkerTraceback(got) if got.traceback else None
+                raise ClientFailed(cohort[index], got.reason) from cause
             yield cohort[index], got
 
     def _ready(self, work: Work, model: Vector) -> tuple[_Clients, Pool]:
@@ -168,13 +180,6 @@ class _Clients:
     def read(self, place: int, answer: bytes) -> Ints:
         """In the server: the contribution, copied out of its slot."""
         return self.slots[place, : int(answer)].copy()
-
-
-def _failed(client: ClientId, failure: Failure) -> ClientFailed:
-    error = ClientFailed(client, failure.reason)
-    if failure.traceback:
-        error.add_note(f"In worker process {failure.pid}:\n{failure.traceback}")
-    return error
 
 
 def _share(size: int) -> mmap.mmap:

@@ -18,9 +18,9 @@ from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, load_config, to_toml
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
+from privfl.fl.payment import check_charged
 from privfl.fl.plan import RUN_NONCE_BYTES
 from privfl.fl.report import RoundReport
-from privfl.fl.run import check_charged
 from privfl.fl.store import ModelStore
 from privfl.lock import sole_writer
 from privfl.observers import OBSERVERS

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Self
 
-import numpy as np
-
 from privfl.checks import check_choice
 from privfl.codec import Vector
-from privfl.errors import ConfigError
+from privfl.errors import ClientFailed, ConfigError
 from privfl.fl.client import OnClientError, Train, client_rng
+from privfl.fl.faults import fault, fault_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.saved import SavedParty, resuming, session_bytes
@@ -31,7 +30,7 @@ class Contribution:
     Args:
         train: The local training.
         scheme: The sum.
-        on_client_error: "raise" lets an error of the training pass; "drop" makes it a contribution of no entries.
+        on_client_error: "raise" lets an error of the training pass; "drop" returns its type in place of a contribution.
     """
 
     def __init__(self, train: Train, scheme: SecureSum, on_client_error: OnClientError = "raise") -> None:
@@ -48,7 +47,7 @@ class Contribution:
             order: The bytes of the round's plan.
 
         Returns:
-            int64 `[plan.encoding.total_length]`; int64 `[0]` of a client that drops out by an error.
+            int64 `[plan.encoding.total_length]`; of a client that drops out by an error, what `fault_of` reads.
         """
         plan = self._plan
         if plan is None or plan.to_bytes() != order:
@@ -57,10 +56,10 @@ class Contribution:
         try:
             update = self.train(model, client, plan.round, rng)  # 2: train
             vector = plan.encoding.encode(update, rng)  # 3: clip and encode
-        except Exception:
+        except Exception as error:
             if not self._drops:
                 raise
-            return np.zeros(0, np.int64)
+            return fault(error)
         return plan.add_noise(self.scheme, client, vector)  # 4: noise contribution
 
 
@@ -131,6 +130,7 @@ class ClientRound:
             WireError: If the bytes are not a plan.
             PlanRejected: If the policy refuses the plan.
             ConfigError: If the model is not the plan's, or the plan does not ask this client.
+            ClientFailed: If the training raised an error, and the contribution lets such clients drop out.
         """
         plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
         policy.check(plan, scheme)
@@ -138,6 +138,8 @@ class ClientRound:
         if me not in plan.cohort:
             raise ConfigError(f"client {me} is not in the cohort of round {plan.round}")
         vector = contribution(model, me, order)
+        if (kind := fault_of(vector)) is not None:
+            raise ClientFailed(me, kind)
         return cls(plan, me, vector, scheme=scheme, credentials=credentials, policy=policy, entropy=entropy)
 
     @classmethod

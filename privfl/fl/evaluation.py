@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.errors import ConfigError
+from privfl.errors import ClientFailed, ConfigError, reason_of
 from privfl.fl.limbs import Floats, Limbs
-from privfl.fl.metrics import Evaluation, Measure, Total, checked_sums, figures_of
+from privfl.fl.metrics import Evaluation, Measure, MetricSums, Total, checked_sums, figures_of
 from privfl.ring import Ints, Ring
 from privfl.sums import SecureSum, SumTask, run_sum
 from privfl.wire import ClientId
@@ -51,8 +51,9 @@ def evaluate(
 
     Raises:
         ConfigError: A measure does not return its number of examples, or sums of other lengths than another client's.
+        ClientFailed: A measure raised an error.
     """
-    checked = {client: checked_sums(measure(model, client)) for client in clients}
+    checked = {client: checked_sums(_measured(measure, model, client)) for client in clients}
     form = _Form.of(checked, ring.bits - 1 - len(clients).bit_length())
     vectors = {client: form.encode(*own) for client, own in checked.items()}
     task = SumTask(context, clients, len(clients), form.length, ring, form.bound)
@@ -60,6 +61,13 @@ def evaluate(
     totals, rows = form.decode(result.total)
     found = figures_of(totals, rows)
     return Evaluation(found.metrics, (*found.caveats, *result.caveats))
+
+
+def _measured(measure: Measure, model: Vector, client: ClientId) -> MetricSums:
+    try:
+        return measure(model, client)
+    except Exception as error:
+        raise ClientFailed(client, reason_of(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from privfl.dp import Accountant, Budget, Draw, Ledger, Release
 from privfl.dp.ledger import Token
 from privfl.errors import PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.plan import RoundPlan
+from privfl.fl.store import ModelStore
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
@@ -92,3 +93,29 @@ class Payment:
         """
         if token is not None and not error.opened:
             self.ledger.refund(token, "too_few_survivors")
+
+
+def check_charged(store: ModelStore, ledger: Ledger) -> None:
+    """Raise `StateError` unless the ledger holds the draw of each stored round, and the charge of each trained one.
+
+    A ledger that was lost or cut short has a sound chain, and would give a figure that is too small. Secure noise is
+    settled before its model is stored, so the newest charge of a trained round is a settled one.
+
+    Args:
+        store: The stored rounds with their reports.
+        ledger: The privacy ledger of the run.
+    """
+    newest = {release.round: release for release in sorted(ledger.releases, key=lambda r: (r.round, r.attempt))}
+    unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}
+    for round in store.rounds():
+        report = store.load(round).report
+        if report and ledger.unit.level == "client" and ledger.draw_of(round) is None:
+            raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
+        if report.get("ledger") is not None and not ledger.holds(report["ledger"]):
+            raise StateError(
+                f"a line about round {round} is not in the ledger, which was cut short or is another run's"
+            )
+        if report.get("status") != "trained":
+            continue
+        if round not in newest or (round, newest[round].attempt) in unsettled:
+            raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")

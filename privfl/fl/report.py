@@ -19,8 +19,9 @@ COHORT_DEPENDENT: Final = frozenset(
         "bytes_up",
         "bytes_down",
         "seconds",
-        "caveats",
+        "round_caveats",
         "rejected_updates",
+        "client_errors",
         "ledger",
     }
 )
@@ -49,7 +50,8 @@ class RoundReport:
             only the figure that secure noise would have, and its record says so in the key.
         metrics: The mean training metrics.
         evaluation: The metrics of the model after the round, where they were due.
-        caveats: What the sum does not promise, and what the round did to the clients' numbers.
+        round_caveats: What the sum does not promise, and what the round did to the clients' numbers.
+        evaluation_caveats: What the evaluation leaves out, and why a metric is absent.
         secure: Whether all noise came from a cryptographic stream.
         clip_norm: The clip norm of this round, where it is adaptive.
         ledger: The hash of the ledger's last line when the model was stored; None for a run without a ledger. Another
@@ -58,6 +60,8 @@ class RoundReport:
             which does not count them.
         bits: The bits of the ring of this round's sum.
         entry_bound: The bound of each entry of an update in this round; None where a clip norm bounds it.
+        client_errors: The number of clients that dropped out because their training raised an error, by the type of
+            the error, in the last attempt.
     """
 
     round: int
@@ -75,13 +79,20 @@ class RoundReport:
     epsilon: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
-    caveats: tuple[str, ...] = ()
+    round_caveats: tuple[str, ...] = ()
     secure: bool = True
     clip_norm: float | None = None
     ledger: str | None = None
     rejected_updates: int | None = None
     bits: int = 0
     entry_bound: float | None = None
+    evaluation_caveats: tuple[str, ...] = ()
+    client_errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """The caveats of the round and of its evaluation."""
+        return (*self.round_caveats, *self.evaluation_caveats)
 
     def record(self) -> dict[str, Any]:
         """The report as a JSON object; without secure noise it has no key `epsilon`."""
@@ -102,6 +113,6 @@ class RoundReport:
         values = dict(record)
         if IF_SECURE in values:
             values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
-        for name in ("dropouts", "caveats"):
+        for name in ("dropouts", "round_caveats", "evaluation_caveats"):
             values[name] = tuple(values[name])
         return cls(**values)

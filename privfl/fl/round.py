@@ -23,6 +23,7 @@ from typing import Any
 from privfl.errors import ClientFailed
 from privfl.fl.client import Executor, OnClientError, Train
 from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.faults import counted, fault_of, in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
@@ -69,6 +70,7 @@ def run_round(
     payment: Payment | None = None,
     drop: Drop = never,
     tap: Tap = ignore,
+    failed: dict[ClientId, str] | None = None,
 ) -> ServerRound:
     """Run `plan` on `state`: one in-process driver of the two halves of a round.
 
@@ -79,6 +81,7 @@ def run_round(
         payment: Where the round is charged.
         drop: The simulated dropouts.
         tap: Sees every message.
+        failed: Receives the type of the error of each client that drops out because its training raised one.
 
     Returns:
         The server's half, with its `outcome`; call `settle()` once the outcome is stored.
@@ -96,19 +99,20 @@ def run_round(
     server = ServerRound(state, plan, scheme=scheme, optimizer=parts.optimizer, payment=payment)
     if plan.cohort:
         vectors = parts.executor.run(parts.contribution, state.model, plan.cohort, order=plan.to_bytes())
-        failed: set[ClientId] = set()
+        failed = {} if failed is None else failed
 
         def clients() -> Iterator[tuple[ClientId, ClientRound]]:
             for me, vector in vectors:
-                if len(vector):
+                if (kind := fault_of(vector)) is None:
                     yield me, ClientRound(plan, me, vector, scheme=scheme, credentials=keys.get(me), policy=policy)
                 else:
-                    failed.add(me)
+                    failed[me] = kind
             if len(failed) == len(plan.cohort):
                 raise ClientFailed(
-                    min(failed), "so did every other client's training: set cohort.on_client_error = 'raise' to see why"
+                    min(failed),
+                    f"the training of every client of round {plan.round} raised an error "
+                    f"({in_words(counted(failed.values()))}). Set cohort.on_client_error = 'raise' to see where",
                 )
 
         drive(server, clients(), drop=drop, tap=tap)
-        server.failed = frozenset(failed)
     return server

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from privfl.codec import Vector
-from privfl.dp import AdaptiveClip, ElementClip, Everyone, Ledger, Mechanism
+from privfl.dp import AdaptiveClip, ElementClip, Everyone, Mechanism
 from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.faults import caveat, counted
 from privfl.fl.metrics import Evaluation
-from privfl.fl.payment import Payment
+from privfl.fl.payment import Payment, check_charged
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
@@ -187,7 +188,7 @@ class FederatedRun:
         if draws is not None:
             self._draw(latest.state, start, draws, round)
         cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
-        server, attempts, state, said = self._attempt(latest.state, start, round, cohort, traffic)
+        server, attempts, state, said, failed = self._attempt(latest.state, start, round, cohort, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
         if draws is not None:
@@ -211,7 +212,9 @@ class FederatedRun:
             epsilon=self._spent(),
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=dict(evaluation.metrics),
-            caveats=(*(outcome.caveats if outcome else ()), *_failures(server), *said, *evaluation.caveats),
+            round_caveats=(*(outcome.caveats if outcome else ()), *said),
+            evaluation_caveats=evaluation.caveats,
+            client_errors=failed,
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,
             ledger=self.payment.ledger.head if self.payment is not None and self.mechanism.claims else None,
@@ -226,22 +229,26 @@ class FederatedRun:
 
     def _attempt(
         self, state: ServerState, start: Start, round: int, cohort: tuple[ClientId, ...], tap: Tap
-    ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...]]:
+    ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...], dict[str, int]]:
         """Try a round until its sum opens, and repeat it where its range was too small; a cohort is sampled once.
 
         No share or message of one client can end the run. The charge of a sum that did not open stands, and a client
         that is proven to be at fault is not heard in the attempts that follow. Returned are the last attempt that
-        opened, the number of attempts, the state after the round, and caveats.
+        opened, the number of attempts, the state after the round, caveats, and the errors of the last attempt by type.
         """
         named: set[ClientId] = set()
         server: ServerRound | None = None
-        failures, repeats, number, after, said = 0, 0, 0, state, list[str]()
+        failures, repeats, number, after = 0, 0, 0, state
+        said, errors = list[str](), dict[str, int]()
         while failures <= self.retries:
             plan = self.plan(state, start, round, self._next_attempt(start, round, number), cohort)
             drop, number = _without(named, self.dropouts(round, number)), number + 1
+            failed = dict[ClientId, str]()
             try:
-                server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap)
+                server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap, failed=failed)
             except (TooFewSurvivors, RemoteProtocolError) as error:
+                errors = counted(failed.values())
+                said += caveat(errors)
                 refused = isinstance(error, RemoteProtocolError)
                 if refused:
                     said.append(f"attempt {number} of round {round} was not opened: {error}")
@@ -253,8 +260,8 @@ class FederatedRun:
                     named.add(error.sender)
                 failures += 1
                 continue
-            outcome = server.outcome
-            after = outcome.state
+            outcome, errors = server.outcome, counted(failed.values())
+            after, said = outcome.state, [*said, *caveat(errors)]
             if self.range_rule is None or outcome.counts is None:
                 break
             wanted, why = self.range_rule.after(
@@ -266,7 +273,7 @@ class FederatedRun:
             state = dataclasses.replace(state, range=wanted)
             said.append(why)
             repeats += 1
-        return server, number, after, tuple(said)
+        return server, number, after, tuple(dict.fromkeys(said)), errors
 
     def _next_attempt(self, start: Start, round: int, number: int) -> int:
         """The number of the next attempt of a round, which no attempt before had, not even one that was killed.
@@ -341,32 +348,6 @@ class FederatedRun:
         return self.evaluate(model) if self.evaluate is not None and due else Evaluation()
 
 
-def check_charged(store: ModelStore, ledger: Ledger) -> None:
-    """Raise `StateError` unless the ledger holds the draw of each stored round, and the charge of each trained one.
-
-    A ledger that was lost or cut short has a sound chain, and would give a figure that is too small. Secure noise is
-    settled before its model is stored, so the newest charge of a trained round is a settled one.
-
-    Args:
-        store: The stored rounds with their reports.
-        ledger: The privacy ledger of the run.
-    """
-    newest = {release.round: release for release in sorted(ledger.releases, key=lambda r: (r.round, r.attempt))}
-    unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}
-    for round in store.rounds():
-        report = store.load(round).report
-        if report and ledger.unit.level == "client" and ledger.draw_of(round) is None:
-            raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
-        if report.get("ledger") is not None and not ledger.holds(report["ledger"]):
-            raise StateError(
-                f"a line about round {round} is not in the ledger, which was cut short or is another run's"
-            )
-        if report.get("status") != "trained":
-            continue
-        if round not in newest or (round, newest[round].attempt) in unsettled:
-            raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")
-
-
 def _without(named: Collection[ClientId], drop: Drop) -> Drop:
     """The dropouts of `drop`, and those who are not heard."""
     return (lambda client, step: client in named or drop(client, step)) if named else drop
@@ -385,10 +366,3 @@ class _Traffic:
         else:
             self.down += len(message)
         self._behind(direction, client, message)
-
-
-def _failures(server: ServerRound | None) -> tuple[str, ...]:
-    """The caveat about clients whose training raised an error."""
-    if server is None or not server.failed:
-        return ()
-    return (f"the training of {len(server.failed)} of the cohort's clients raised an error, and they dropped out",)

@@ -90,7 +90,6 @@ class ServerRound:
         self._session, self._empty, self._token, self._outcome = None, None, None, None
         self._settled = self._opened = self._restored = False
         self._heard: set[ClientId] = set()
-        self.failed: frozenset[ClientId] = frozenset()  # whose training raised an error, in the process of the server
 
     def _open(self, total: Ints, survivors: frozenset[ClientId]) -> Ints:
         """The opening at a server: secure noise is paid for, durably, before it is sampled.

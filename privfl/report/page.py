@@ -82,9 +82,12 @@ def render(run: RunRecord, *, public: bool = False) -> str:
 
 
 def _caveats(run: RunRecord, *, public: bool) -> str:
-    """The caveats of all rounds, each once; not for outsiders, because some depend on the cohorts."""
-    found = dict.fromkeys(caveat for report in run.reports for caveat in report.caveats)
-    if not found or (public and run.epsilons):
+    """The caveats of all rounds, each once; for outsiders those of the evaluation, which depend on no cohort."""
+    outside = public and bool(run.epsilons)
+    found = dict.fromkeys(
+        caveat for report in run.reports for caveat in (report.evaluation_caveats if outside else report.caveats)
+    )
+    if not found:
         return ""
     return _section("Caveats", "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>")
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from privfl.codec import FixedPoint
 from privfl.data import Dataset, FederatedData, partition
 from privfl.data.folder import number
 from privfl.data.shakespeare import encode_text, speeches
-from privfl.errors import PrivflError
+from privfl.errors import ClientFailed, ConfigError, PrivflError
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
 from privfl.fl.metrics import MetricSums, measure_predictions, measure_scores
@@ -112,6 +113,51 @@ BROKEN: dict[str, Callable[[], Any]] = {
 def test_an_error_holds_no_value_of_a_client(what: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     assert_clean(message_of(BROKEN[what]), caplog.text)
+
+
+class Own(ConfigError):
+    """A program may derive an error of its own from privfl's."""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["raise", "drop"])
+@pytest.mark.parametrize("kind", [KeyError, ValueError, Own, OSError])
+def test_a_clients_own_error_does_not_leave_it(
+    tmp_path: Path, kind: type[Exception], how: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its type, place and number do. Its text is in `__cause__` alone, which no copy of the error carries along."""
+    caplog.set_level(logging.DEBUG)
+
+    def train(model: np.ndarray, client: int, round: int, rng: Any) -> ClientUpdate:
+        if client == 1:
+            raise kind(f"no entry {PLANTED} for {NAME}")
+        return ClientUpdate(rng.normal(size=3), 10)
+
+    settings = {"cohort.on_client_error": how, "engine.workers": workers}
+    run = Experiment(rounds=2, runs=tmp_path, train=train, initial=np.zeros(3), clients=5, overrides=settings)
+    if how == "drop":
+        reports = list(run.run())
+        assert [report.client_errors for report in reports] == [{kind.__name__: 1}] * 2
+        assert_clean(*(json.dumps(report.record()) for report in reports))
+    else:
+        with pytest.raises(ClientFailed) as caught:
+            run.run()
+        error = caught.value
+        assert NAME in str(error.__cause__)
+        assert_clean(str(error), repr(error), *getattr(error, "__notes__", ()), pickle.dumps(error), repr(vars(error)))
+        assert f"{kind.__name__} in train (test_no_personal_value.py, line " in str(error)
+    assert_clean(caplog.text, *_files(tmp_path))
+
+
+@pytest.mark.parametrize("scheme", ["plain", "masked"])
+def test_an_error_of_a_measure_names_the_client_and_no_value(tmp_path: Path, scheme: str) -> None:
+    def measure(model: np.ndarray, client: int) -> MetricSums:
+        return MetricSums({"rows": np.ones(1), "mine": np.array([{}[f"{PLANTED} {NAME}"]])})
+
+    settings = {"sum.scheme": scheme}
+    with pytest.raises(ClientFailed, match="client 0 failed: KeyError in measure") as caught:
+        Experiment(rounds=1, runs=tmp_path, measure=measure, overrides=settings, **one_update(np.zeros(3))).run()
+    assert_clean(str(caught.value), repr(caught.value), *_files(tmp_path))
 
 
 def _files(folder: Path) -> list[bytes]:

@@ -1,7 +1,10 @@
 """Errors keep their fields and their sentence, also when they cross from one process to another."""
 
 import copy
+import json
+import re
 
+import numpy as np
 import pytest
 
 from privfl import errors
@@ -17,7 +20,9 @@ from privfl.errors import (
     RemoteProtocolError,
     TooFewSurvivors,
     WireError,
+    reason_of,
 )
+from privfl.ring import Ring
 
 SAMPLES = [
     ConfigError("a"),
@@ -46,6 +51,31 @@ def test_the_sentences_name_what_was_found_and_what_is_allowed() -> None:
     assert "1.5000, above the budget of 1.0000" in str(BudgetExceeded(1.5, 1.0))
     assert "pip install 'privfl[torch]'" in str(MissingExtra("torch", "torch"))
     assert str(ClientFailed(4, "x")) == "client 4 failed: x"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("Smith"), ValueError("Smith"), type("Own", (ConfigError,), {})("Smith"), OSError(2, "Smith")]
+)
+def test_the_reason_of_an_error_holds_no_text_but_privfls_own(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    assert reason_of(error) == type(error).__name__  # never raised: no place
+    with pytest.raises(type(error)) as caught:
+        fails()
+    assert re.fullmatch(type(error).__name__ + r" in fails \(test_errors.py, line \d+\)", reason_of(caught.value))
+
+
+def test_the_reason_names_the_last_line_outside_installed_packages() -> None:
+    with pytest.raises(ValueError, match="Smith") as caught:
+        np.array(["Smith"]).astype(float)
+    assert re.fullmatch(r"ValueError in test_the_reason_\w+ \(test_errors.py, line \d+\)", reason_of(caught.value))
+    with pytest.raises(ValueError, match="Expecting value") as caught:
+        json.loads("Smith")
+    assert re.fullmatch(r"JSONDecodeError in test_the_\w+ \(test_errors.py, line \d+\)", reason_of(caught.value))
+    with pytest.raises(ConfigError) as ours:
+        Ring(0)
+    assert reason_of(ours.value) == "ConfigError: a ring has 8 to 64 bits, not 0"
 
 
 def test_bad_values_are_value_errors_and_a_missing_extra_is_an_import_error() -> None:

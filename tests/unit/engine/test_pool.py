@@ -102,7 +102,7 @@ def test_an_error_is_an_answer_and_the_worker_goes_on(pool: Callable[..., Pool])
     assert got[0] == got[2] != str(HERE)
     failure = got[1]
     assert isinstance(failure, Failure)
-    assert failure.reason == "ValueError: b'1' is odd"
+    assert failure.reason == "ValueError in odd (test_pool.py, line 98)"
     assert failure.pid == int(str(got[0]))
     assert "in odd" in failure.traceback
 
@@ -130,7 +130,9 @@ def test_an_error_of_the_initializer_answers_every_request(pool: Callable[..., P
         raise ConfigError("set something")
 
     got = dict(pool(pid, 2, initializer=broken).map([b"0", b"1", b"2"], text))
-    assert [getattr(failure, "reason", None) for failure in got.values()] == ["ConfigError: set something"] * 3
+    assert [getattr(failure, "reason", None) for failure in got.values()] == [
+        "ConfigError in broken (test_pool.py, line 130)"
+    ] * 3
 
 
 def test_pools_do_not_keep_each_others_workers_alive(pool: Callable[..., Pool]) -> None:

@@ -212,4 +212,7 @@ def test_the_page_lists_each_caveat_once(tmp_path):
     result = Experiment(rounds=2, evaluate_every=1, name="r", runs=tmp_path, overrides=private).run()
     page = render(read_run(result.folder))
     assert page.count("nothing is evaluated: the test examples belong to clients") == 1
-    assert "nothing is evaluated" not in render(read_run(result.folder), public=True)
+    shown = render(read_run(result.folder), public=True)
+    assert "nothing is evaluated" in shown  # an outsider reads why a figure is absent
+    assert "counts as zero" in page  # and nothing of the rounds
+    assert "counts as zero" not in shown
