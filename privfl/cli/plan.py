@@ -9,6 +9,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from privfl.cli.noise import (
+    FailureOption,
+    MembersOption,
+    MinMembersOption,
+    NoiseFlag,
+    SpareOption,
+    check_no_noise_flags,
+    tell_noise,
+)
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output, size
 from privfl.crypto import MemoryDirectory
@@ -22,7 +31,8 @@ from privfl.secagg.plan import Speed, measure_speed
 
 EXAMPLE: Final = (
     "Example: [bold]privfl plan --clients 1000 --dropout 0.1 --corrupt 0.05 --length 100000[/]\n\n"
-    "Example: [bold]privfl plan --sum ckks --clients 100 --length 1000000 --bits 23[/]"
+    "Example: [bold]privfl plan --sum ckks --clients 100 --length 1000000 --bits 23[/]\n\n"
+    "Example: [bold]privfl plan --noise --clients 5 --dropout 0.05 --spare 1 --length 10000[/]"
 )
 
 
@@ -59,9 +69,26 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Masked only: measure this machine for the seconds.")
     ] = False,
+    noise: NoiseFlag = False,
+    spare: SpareOption = None,
+    failure: FailureOption = None,
+    members: MembersOption = None,
+    min_members: MinMembersOption = None,
     as_json: Json = False,
 ) -> None:
-    """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, security; masked: seconds."""
+    """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, security; masked: seconds.
+
+    With --noise, plan the noise inside a masked sum instead: what each way of adding it costs.
+    """
+    if noise:
+        if sum_ is Sum.CKKS:
+            raise ConfigError("--noise plans noise inside a masked sum, and --sum is ckks; leave --sum out")
+        tell_noise(
+            clients, length, dropout=dropout, corrupt=corrupt, semi_honest=semi_honest, measure=measure, spare=spare,
+            failure=failure, members=members, min_members=min_members, as_json=as_json,
+        )  # fmt: skip
+        return
+    check_no_noise_flags(spare=spare, failure=failure, members=members, min_members=min_members)
     if sum_ is Sum.CKKS:
         _refuse_masked_flags(degree, corrupt, semi_honest=semi_honest, measure=measure)
         ckks = plan_ckks(length, clients, Ring(NARROW_BITS if bits is None else bits))

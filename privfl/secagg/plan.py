@@ -15,6 +15,7 @@ from privfl.crypto import AgreementKey, SigningKey, add_keystreams
 from privfl.crypto.sealed import TAG_BYTES
 from privfl.crypto.shamir import SHARE_BYTES
 from privfl.crypto.signing import SIGNATURE_BYTES
+from privfl.dp.noise.skellam import skellam
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 from privfl.secagg.messages import BOX_BYTES, HASH_BYTES, KEYS_BYTES
@@ -38,12 +39,14 @@ class Speed:
         agreement: Seconds for one key agreement with its key derivation.
         verification: Seconds to verify one signature.
         multiplication: Seconds for one multiplication in the sharing's field.
+        noise_value: Seconds to sample one value of noise.
     """
 
     mask_byte: float = 0.5e-9
     agreement: float = 60e-6
     verification: float = 120e-6
     multiplication: float = 0.25e-6
+    noise_value: float = 0.1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,7 @@ def measure_speed() -> Speed:
         mask_byte=best(lambda: add_keystreams(words, [key.secret]), 8) / words.nbytes,
         agreement=best(lambda: key.agree(peer.public), 50),
         verification=best(lambda: signing.public.verify(signature, "measure"), 50),
+        noise_value=best(lambda: skellam(2.0**30, 1 << 15), 3) / (1 << 15),
     )
 
 

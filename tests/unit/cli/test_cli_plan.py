@@ -12,6 +12,7 @@ from privfl.fl.range import NARROW_BITS
 from privfl.he import CkksSum, plan_ckks
 from privfl.ring import Ring
 from privfl.secagg import plan_sum
+from privfl.secagg.noiseplan import plan_noise
 from privfl.sums import SumTask, run_sum
 
 CKKS = ["plan", "--sum", "ckks", "--clients", "100", "--length", "409600"]
@@ -151,3 +152,28 @@ def test_an_impossible_plan_says_why(capsys):
     assert capsys.readouterr().err.startswith("privfl: ")
     assert run(["plan", "--sum", "ckks", "--clients", "10", "--length", "5", "--bits", "60"]) == 2
     assert "43 bits" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_noise_plan_is_the_planner_s(capsys):
+    command = ["plan", "--noise", "--clients", "5", "--dropout", "0.05", "--length", "1000"]
+    assert run([*command, "--json"]) == 0
+    record, plan = said(capsys), plan_noise(5, dropout=0.05, length=1000)
+    assert [one["way"] for one in record["prices"]] == ["mesh", "shares", "groups", "add-then-remove"]
+    assert record["prices"][0]["mean_variance"] == plan.mesh.mean_variance
+    assert run([*command, "--measure", "--semi-honest"]) == 0
+    assert "members = 5, min_members_to_open = 3" in shown(capsys)
+    assert run([*command, "--members", "4", "--min-members", "3"]) == 0
+    assert "all of these may be members" in shown(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--noise", "--min-members", "2"], "below the minimum share threshold of 3"),
+        (["--noise", "--sum", "ckks"], "masked sum"),
+        (["--spare", "1"], "add --noise"),
+    ],
+)
+def test_noise_that_cannot_be_planned_is_refused(flags, reason, capsys):
+    assert run(["plan", "--clients", "5", "--length", "10", *flags]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
