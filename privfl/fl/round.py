@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from privfl.errors import ClientFailed
 from privfl.fl.client import Executor, OnClientError, Train
@@ -60,6 +60,24 @@ class Parts:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contribution", Contribution(self.train, self.scheme, self.on_client_error))
+
+
+class RoundDriver(Protocol):
+    """Carries the messages of one round between its two halves, as `run_round` does in one process."""
+
+    def __call__(
+        self,
+        state: ServerState,
+        plan: RoundPlan,
+        parts: Parts,
+        *,
+        payment: Payment | None = None,
+        drop: Drop = never,
+        tap: Tap = ignore,
+        failed: dict[ClientId, str] | None = None,
+    ) -> ServerRound:
+        """Run `plan` on `state`; see `run_round` for arguments, result and errors."""
+        ...
 
 
 def run_round(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from privfl.codec import Vector
 from privfl.dp import AdaptiveClip, ElementClip, Everyone, Mechanism
@@ -24,13 +24,14 @@ from privfl.fl.payment import Payment, check_charged
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
-from privfl.fl.round import Parts, run_round
+from privfl.fl.round import Parts, RoundDriver, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
 from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore, Start, Version
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
-from privfl.sums import Drop, Tap
+from privfl.fl.traffic import Traffic, without
+from privfl.sums import Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
@@ -39,6 +40,25 @@ _MAX_REPEATS: Final = 2
 
 Evaluate = Callable[[Vector], Evaluation]
 """Model -> metrics, computed on public data or through a secure sum, and the reasons for those that are absent."""
+
+
+def _nothing_interrupted(round: int) -> RoundPlan | None:
+    return None
+
+
+@dataclass(slots=True)
+class Progress:
+    """The position of a run between two rounds.
+
+    Attributes:
+        latest: The latest stored version. A server that lets somebody else make the next model replaces it.
+        start: This start of the run.
+        draws: The draws of the cohorts so far; None for a run without a ledger.
+    """
+
+    latest: Version
+    start: Start
+    draws: DrawNotes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +83,9 @@ class FederatedRun:
         evaluate_every: The model is evaluated every so many rounds; 0 evaluates it only after the last.
         uniforms: The coins of a round's cohort, by (seed, round).
         tap: Sees every message.
+        driver: Carries the messages of one round: in this process, or over a network.
+        interrupted: Returns the plan of a round that the driver was stopped in and can go on with; None if there is
+            none.
     """
 
     population: int
@@ -82,6 +105,8 @@ class FederatedRun:
     evaluate_every: int = 1
     uniforms: Callable[[int, int], Uniforms] = seeded_uniforms
     tap: Tap = ignore
+    driver: RoundDriver = run_round
+    interrupted: Callable[[int], RoundPlan | None] = _nothing_interrupted
 
     def __post_init__(self) -> None:
         if self.population < 1:
@@ -110,14 +135,38 @@ class FederatedRun:
             BudgetExceeded: Before the first round that could cost too much; the model of the last paid round is
                 stored.
         """
+        progress = self.begin(initial)
+        for round in range(progress.latest.round + 1, rounds + 1):
+            yield self.next(progress, last=round == rounds)
+
+    def begin(self, initial: Vector) -> Progress:
+        """Start the run, or resume it where its store ends; `run` calls this.
+
+        Args:
+            initial: The model of a new run, flat; a stored run must have started from an equal one.
+
+        Raises:
+            StateError: If the store holds another run.
+        """
         latest = self.store.latest() or self.store.save(0, self._initial_state(initial), parent="", report={})
         self._check_start(latest, initial)
         start = self.store.begin(latest.round + 1, tries=self.retries + 1 + _MAX_REPEATS, nonce=self.nonce)
         self._settle_stored(latest, start)
-        draws = self._draws()
-        for round in range(latest.round + 1, rounds + 1):
-            latest, report = self._round(latest, start, draws, round, last=round == rounds)
-            yield report
+        return Progress(latest, start, self._draws())
+
+    def next(self, progress: Progress, *, last: bool) -> RoundReport:
+        """Run one round after the latest that is stored, and return its report.
+
+        Args:
+            progress: The state from `begin`; its latest version is replaced.
+            last: Whether the model is evaluated because no round follows.
+
+        Raises:
+            BudgetExceeded: If the round could cost too much; no client was asked.
+        """
+        round = progress.latest.round + 1
+        progress.latest, report = self._round(progress.latest, progress.start, progress.draws, round, last=last)
+        return report
 
     def plan(
         self, state: ServerState, start: Start, round: int, attempt: int, cohort: tuple[ClientId, ...]
@@ -184,7 +233,7 @@ class FederatedRun:
     def _round(
         self, latest: Version, start: Start, draws: DrawNotes | None, round: int, *, last: bool
     ) -> tuple[Version, RoundReport]:
-        started, traffic = time.perf_counter(), _Traffic(self.tap)
+        started, traffic = time.perf_counter(), Traffic(self.tap)
         if draws is not None:
             self._draw(latest.state, start, draws, round)
         cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
@@ -241,11 +290,13 @@ class FederatedRun:
         failures, repeats, number, after = 0, 0, 0, state
         said, errors = list[str](), dict[str, int]()
         while failures <= self.retries:
-            plan = self.plan(state, start, round, self._next_attempt(start, round, number), cohort)
-            drop, number = _without(named, self.dropouts(round, number)), number + 1
+            plan = (None if number else self.interrupted(round)) or self.plan(
+                state, start, round, self._next_attempt(start, round, number), cohort
+            )
+            drop, number = without(named, self.dropouts(round, number)), number + 1
             failed = dict[ClientId, str]()
             try:
-                server = run_round(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap, failed=failed)
+                server = self.driver(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap, failed=failed)
             except (TooFewSurvivors, RemoteProtocolError) as error:
                 errors = counted(failed.values())
                 said += caveat(errors)
@@ -346,23 +397,3 @@ class FederatedRun:
     def _measure(self, model: Vector, round: int, *, last: bool) -> Evaluation:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)
         return self.evaluate(model) if self.evaluate is not None and due else Evaluation()
-
-
-def _without(named: Collection[ClientId], drop: Drop) -> Drop:
-    """The dropouts of `drop`, and those who are not heard."""
-    return (lambda client, step: client in named or drop(client, step)) if named else drop
-
-
-class _Traffic:
-    """A tap that counts bytes, in front of another tap."""
-
-    def __init__(self, behind: Tap) -> None:
-        self.up = self.down = 0
-        self._behind = behind
-
-    def __call__(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
-        if direction == "up":
-            self.up += len(message)
-        else:
-            self.down += len(message)
-        self._behind(direction, client, message)

@@ -1,0 +1,387 @@
+"""The server of a federation whose sites are elsewhere: an experiment's run folder, ledger and rounds, without data.
+
+A `FederationServer` keeps the folder that an `Experiment` keeps, so `privfl report`, `privfl epsilon` and `privfl runs`
+read it. Its rounds go through a `Transport`, which an engine's adapter supplies. Every exchange is saved before it
+leaves, so a server that opens the same folder again goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.crypto import KeyDirectory, SigningKey
+from privfl.dp import Ledger
+from privfl.engine import LoopExecutor
+from privfl.errors import ConfigError, StateError
+from privfl.experiment import schemes
+from privfl.experiment.assemble import Assembly, assemble
+from privfl.experiment.config import Config
+from privfl.experiment.folder import Identity, RunFolder
+from privfl.experiment.given import Given, first_vector
+from privfl.fl.charter import Charter
+from privfl.fl.client import ClientUpdate
+from privfl.fl.encoding import Metric
+from privfl.fl.exchange import LIFETIME, FrameDriver, ReceiptBook, StepRecord, Transport
+from privfl.fl.payment import Payment
+from privfl.fl.plan import model_hash
+from privfl.fl.range import WIDE_BITS, Range
+from privfl.fl.report import RoundReport
+from privfl.fl.round import Parts
+from privfl.fl.run import Evaluate, FederatedRun, Progress
+from privfl.fl.sampling import CohortSampler, Uniforms, secret_uniforms, seeded_uniforms
+from privfl.sums import Tap
+from privfl.sums.driver import ignore
+from privfl.wire import ClientId
+
+CHARTER: Final = "charter.privfl"
+EXCHANGE: Final = "exchange.state"
+RECEIPTS: Final = "receipts.json"
+STEPS: Final = "steps.jsonl"
+
+MAX_EXAMPLES: Final = 1 << 10
+"""The weight of a client that a run without noise has room for at first. A larger client repeats the first round."""
+
+_UNBOUNDED: Final = 2.0**64
+
+
+class SiteDirectory(KeyDirectory, Protocol):
+    """The sites of a federation and their keys."""
+
+    @property
+    def clients(self) -> tuple[ClientId, ...]:
+        """The sites, in increasing order."""
+        ...
+
+    def digest(self) -> str:
+        """64 hexadecimal digits over the whole directory; charter and sites name it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTraining:
+    """The training of sites, as the server knows it: by the digest that the charter states.
+
+    Attributes:
+        digest: The digest of the training function; empty if each site chooses its own.
+    """
+
+    digest: str = ""
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+        """Raise `ConfigError`: nothing is trained where the server runs."""
+        raise ConfigError("the sites train, not the server: run the round through a transport")
+
+    def fingerprint(self) -> str:
+        """The digest."""
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSampler:
+    """A sampler of places 0 to n - 1, for sites that have identities of their own.
+
+    Attributes:
+        inner: Samples and declares.
+        clients: The identity at each place, increasing.
+    """
+
+    inner: CohortSampler
+    clients: tuple[ClientId, ...]
+
+    def declare(self, population: int) -> Any:
+        """See `CohortSampler.declare`."""
+        return self.inner.declare(population)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """See `CohortSampler.sample`."""
+        return tuple(self.clients[place] for place in self.inner.sample(population, uniforms))
+
+
+@dataclass(slots=True)
+class _Open:
+    """What a server has while it is the only writer of its folder."""
+
+    run: FederatedRun
+    driver: FrameDriver
+    progress: Progress
+    reports: list[RoundReport] = field(default_factory=list)
+    confirmed: bool = False
+
+
+class FederationServer:
+    """The server of one run; a context manager, which is the folder's only writer while it is entered.
+
+    The clients of the run are the sites of the directory. A folder that holds the run is resumed.
+
+    Args:
+        folder: The run's folder; the folder around it exists.
+        config: The settings. `data`, `model`, `client` and `engine` play no part: sites have their own.
+        initial: The first model, float `[d]`.
+        directory: The sites and their keys.
+        key: The server's signing key, which sites pin in their policy.
+        metrics: The training metrics that are summed in a run without noise, by their names in `ClientUpdate.metrics`.
+        training: The digest of the training function that sites must have approved; empty lets each site choose.
+        layout: The digest of the model's layout that sites must expect; empty pins none.
+        min_interval: The least seconds between two rounds, which sites enforce.
+        evaluate: Evaluates a model on public examples; None evaluates nothing.
+        lifetime: The seconds in which a site may take a frame for the first time.
+        tap: Sees every frame.
+
+    Raises:
+        ConfigError: When settings contradict each other.
+        PrivacyError: When they would make an epsilon untrue.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        config: Config,
+        *,
+        initial: Vector,
+        directory: SiteDirectory,
+        key: SigningKey,
+        metrics: tuple[str, ...] = ("loss",),
+        training: str = "",
+        layout: str = "",
+        min_interval: float = 0.0,
+        evaluate: Evaluate | None = None,
+        lifetime: float = LIFETIME,
+        tap: Tap = ignore,
+    ) -> None:
+        self.files = RunFolder(folder)
+        self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
+        self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
+        config = dataclasses.replace(config, name=self.files.name)
+        if config.server.weighting is None and config.privacy.placement == "none":
+            config = config.with_overrides({"server.weighting": "examples"})
+        clients = len(directory.clients)
+        given = Given(
+            clients=clients,
+            train=SiteTraining(training),
+            initial=first_vector(initial),
+            sum=schemes.describe(config.sum.scheme).build(config, directory),
+            credentials={client: directory.verify_key(client) for client in directory.clients},
+        )
+        settings = config.with_overrides({"sum.scheme": "plain", "sum.key_sums": 1})  # the object says the same
+        parts = assemble(settings, given, noise_multiplier=self.files.calibrated_noise(config))
+        self.config = dataclasses.replace(parts.config, sum=config.sum)
+        self.parts: Assembly = _federated(parts, directory.clients, metrics)
+        self._open: _Open | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.parts.check_claim()
+        self._stack.enter_context(self.files.writing(self.config, self._identity(), resume=True))
+        try:
+            self._open = self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = None
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def charter(self) -> Charter:
+        """The charter of the run, which each site approves by its digest. It can be read without entering the server.
+
+        Raises:
+            StateError: If the folder holds no run yet: enter the server once.
+        """
+        return Charter.read(self.files.path / CHARTER)
+
+    @property
+    def clients(self) -> tuple[ClientId, ...]:
+        """The sites, in increasing order."""
+        return self._directory.clients
+
+    @property
+    def round(self) -> int:
+        """The last round that is stored; 0 before the first."""
+        return self._entered.progress.latest.round
+
+    @property
+    def rounds(self) -> int:
+        """The last round that the charter allows."""
+        return self.config.rounds
+
+    @property
+    def model(self) -> Vector:
+        """The latest global model, float `[d]`."""
+        return self._entered.progress.latest.model
+
+    @property
+    def reports(self) -> tuple[RoundReport, ...]:
+        """The reports of all rounds so far, oldest first."""
+        return tuple(self._entered.reports)
+
+    def train_round(self, transport: Transport, model: Vector | None = None) -> RoundReport:
+        """Run the next round, or go on with the one that was interrupted.
+
+        Args:
+            transport: Carries the frames.
+            model: The model to train on, where somebody else makes the next model from each mean, such as a strategy of
+                an engine. None takes the latest stored one.
+
+        Returns:
+            The report of the round. In a skipped round the model stays as it was.
+
+        Raises:
+            BudgetExceeded: If the round could cost too much; the model of the last paid round is stored.
+            StateError: If all rounds of the charter are done, or the first `model` after a start is not the stored one.
+        """
+        entered = self._entered
+        if self.round >= self.rounds:
+            raise StateError(f"all {self.rounds} rounds of this charter are done: set rounds, and start another run")
+        if model is not None:
+            self.adopt(model)
+        entered.driver.transport = transport
+        report = entered.run.next(entered.progress, last=self.round + 1 == self.rounds)
+        entered.driver.forget()
+        entered.reports.append(report)
+        self.files.write_reports(entered.reports)
+        entered.confirmed = True
+        return report
+
+    def adopt(self, model: Vector) -> None:
+        """Store the model that somebody else made from the mean of the last round.
+
+        Args:
+            model: The model that the next round trains on, float `[d]`.
+
+        Raises:
+            ConfigError: If it has another length than the run's model.
+            StateError: If no round was run since this start, and it is not the stored model.
+        """
+        entered = self._entered
+        latest = entered.progress.latest
+        if model.shape != latest.model.shape:
+            raise ConfigError(f"the model has {model.shape} entries, and this run's has {latest.model.shape}")
+        model = np.ascontiguousarray(model, latest.model.dtype)
+        digest = model_hash(model)
+        if digest == latest.hash:
+            entered.confirmed = True
+            return
+        if not entered.confirmed:
+            raise StateError(
+                f"the first model of this start is not the stored one of round {latest.round}: start from the model "
+                "of the run's folder"
+            )
+        state = dataclasses.replace(latest.state, model=model)
+        report = dict(latest.report) | {"model": digest}
+        entered.progress.latest = self.files.store.save(latest.round, state, parent=latest.parent, report=report)
+        entered.reports[-1] = dataclasses.replace(entered.reports[-1], model=digest)
+        self.files.write_reports(entered.reports)
+
+    @property
+    def _entered(self) -> _Open:
+        if self._open is None:
+            raise StateError("enter the server first: `with FederationServer(...) as server:`")
+        return self._open
+
+    def _identity(self) -> Identity:
+        note = {"name": "privfl.experiment.server.SiteTraining", "fingerprint": self._training}
+        sites = {"name": f"{len(self.clients)} sites", "fingerprint": self._directory.digest()}
+        return Identity(self.parts.federation.fingerprint(), self.parts.clients, {"train": note, "data": sites})
+
+    def _begin(self) -> _Open:
+        parts, payment = self.parts, self._payment()
+        driver = FrameDriver(
+            key=self._key,
+            charter=b"",
+            sites={client: self._directory.verify_key(client) for client in self.clients},
+            saved=self.files.path / EXCHANGE,
+            receipts=ReceiptBook(self.files.path / RECEIPTS),
+            ledger=payment.ledger if payment else Ledger(parts.unit),
+            lifetime=self._lifetime,
+            log=self._log,
+        )
+        run = FederatedRun(
+            population=parts.clients,
+            parts=Parts(SiteTraining(self._training), parts.scheme, LoopExecutor(), parts.optimizer, parts.credentials),
+            encoding=parts.encoding,
+            range_rule=parts.range_rule,
+            mechanism=parts.mechanism,
+            sampler=parts.sampler,
+            store=self.files.store,
+            seed=self.config.seed,
+            nonce=self.files.nonce,
+            survivor_rule=parts.survivor_rule,
+            retries=parts.retries,
+            payment=payment,
+            evaluate=self._evaluate,
+            evaluate_every=self.config.evaluate_every,
+            uniforms=self._uniforms,
+            tap=self._tap,
+            driver=driver,
+            interrupted=driver.interrupted,
+        )
+        progress = run.begin(parts.learner.initial)
+        driver.charter = self._charter(run, progress).digest()
+        reports = [RoundReport.read(version.report) for version in self.files.store.lineage() if version.report]
+        self.files.write_reports(reports)
+        return _Open(run, driver, progress, reports)
+
+    def _charter(self, run: FederatedRun, progress: Progress) -> Charter:
+        """The charter: written at the first start, and compared with these settings from then on."""
+        plan = run.plan(self.files.store.load(0).state, progress.start, 0, 0, self.clients)
+        charter = Charter(
+            name=self.files.name,
+            terms=Charter.terms_of(plan),
+            rounds=self.rounds,
+            members=self.clients,
+            directory=self._directory.digest(),
+            server=self._key.public.public.hex(),
+            layout=self._layout,
+            training=self._training,
+            min_interval=self._interval,
+        )
+        path = self.files.path / CHARTER
+        if not path.exists():
+            charter.write(path)
+        elif Charter.read(path) != charter:
+            raise StateError(
+                f"{path} states other terms than these settings, and sites approved it: use the settings of the run, "
+                "or start another run"
+            )
+        return charter
+
+    def _log(self, record: StepRecord) -> None:
+        line = json.dumps(dataclasses.asdict(record), separators=(",", ":"))
+        with (self.files.path / STEPS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _payment(self) -> Payment | None:
+        parts = self.parts
+        if not parts.private:
+            return None
+        return Payment(Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.budget())
+
+    def _uniforms(self, seed: int, round: int) -> Uniforms:
+        if not self.parts.private or self.config.privacy.noise == "simulation":
+            return seeded_uniforms(seed, round)
+        return secret_uniforms(self.files.key(), round)
+
+
+def _federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[str, ...]) -> Assembly:
+    """The parts of a run whose clients have identities, sizes and metrics that the settings do not know."""
+    encoding, rule = parts.encoding, parts.range_rule
+    if rule is not None:
+        summed = tuple(Metric(name, _UNBOUNDED) for name in metrics)
+        sizes = (MAX_EXAMPLES,) * len(clients) if rule.sizes else ()
+        rule = dataclasses.replace(rule, bits=rule.bits or WIDE_BITS, sizes=sizes)  # a repeated round costs more
+        encoding = rule.encoding(dataclasses.replace(encoding, metrics=summed), Range(), len(clients))
+    return dataclasses.replace(parts, encoding=encoding, range_rule=rule, sampler=NamedSampler(parts.sampler, clients))

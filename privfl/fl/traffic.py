@@ -1,0 +1,34 @@
+"""Taps and dropouts of a round: counting its bytes, and leaving out clients that were found at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from privfl.sums import Drop, Tap
+from privfl.wire import ClientId
+
+
+def without(named: Collection[ClientId], drop: Drop) -> Drop:
+    """Return the dropouts of `drop`, and those clients that are not heard.
+
+    Args:
+        named: The clients that were found at fault in an earlier attempt of the round.
+        drop: (client, step) -> whether the client drops out from that message on.
+    """
+    return (lambda client, step: client in named or drop(client, step)) if named else drop
+
+
+class Traffic:
+    """A tap that counts bytes, in front of another tap."""
+
+    def __init__(self, behind: Tap) -> None:
+        self.up = self.down = 0
+        self._behind = behind
+
+    def __call__(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
+        if direction == "up":
+            self.up += len(message)
+        else:
+            self.down += len(message)
+        self._behind(direction, client, message)

@@ -1,0 +1,162 @@
+"""A federation in this process for tests: sites that speak frames, a directory, and a transport that misbehaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import privfl
+from privfl.codec import Vector
+from privfl.crypto import Credentials, MemoryDirectory, SigningKey
+from privfl.crypto.identity import generate_identities
+from privfl.experiment.config import Config
+from privfl.experiment.schemes import describe
+from privfl.experiment.server import FederationServer
+from privfl.fl.client import ClientUpdate, Train
+from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.frames import REFUSAL, Invitation, Up, charter_of, frame_hash, model_from_bytes, open_down, seal_up
+from privfl.fl.plan import RoundPlan
+from privfl.fl.receipts import Receipt
+from privfl.wire import ClientId
+
+SERVER_KEY = SigningKey.generate()
+
+
+class Directory(MemoryDirectory):
+    """A directory in memory with a digest."""
+
+    def digest(self) -> str:
+        whole = b"".join(b"%d" % client + self.verify_key(client).public for client in self.clients)
+        return hashlib.sha256(whole).hexdigest()
+
+
+def train(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+    """An update that depends on everything that it may depend on."""
+    step = rng.normal(size=len(model)) * 0.1 + 0.01 * (client + 1) - 0.05 * model
+    return ClientUpdate(step.astype(model.dtype), 10 * (client + 1), {"loss": 1.0 / (client + round + 1)})
+
+
+@dataclass
+class PlainSite:
+    """The smallest site: no policy and no ledger. It answers equal bytes equally, in one process or after a restart."""
+
+    own: Credentials
+    directory: Directory
+    config: Config
+    train: Train = train
+    answers: dict[bytes, bytes] = field(default_factory=dict)
+    half: ClientRound | bytes | None = None
+    entered: list[tuple[int, int]] = field(default_factory=list)
+    number: int = 0
+
+    def answer(self, frame: bytes, model: bytes) -> bytes:
+        """See `SiteEndpoint.answer`."""
+        digest = hashlib.sha256(frame).digest()
+        if digest not in self.answers:
+            try:
+                self.answers[digest] = self._answer(frame, model)
+            except Exception:  # noqa: BLE001 - a site has one refusal, whatever went wrong
+                return REFUSAL
+        return self.answers[digest]
+
+    def restart(self) -> None:
+        """Keep what a site saves, and nothing else."""
+        if isinstance(self.half, ClientRound):
+            self.half = self.half.to_bytes()
+
+    def _answer(self, frame: bytes, model: bytes) -> bytes:
+        me, scheme = self.own.client, describe(self.config.sum.scheme).build(self.config, self.directory)
+        charter = charter_of(frame)
+        down = open_down(frame, SERVER_KEY.public, charter=charter, me=me)
+        if down.step == 0:
+            invited = Invitation.from_bytes(down.body)
+            order = bytes(invited.plan)
+            plan = RoundPlan.from_bytes(order)
+            self.half = ClientRound.trained(
+                order,
+                model_from_bytes(model, plan),
+                me,
+                contribution=Contribution(self.train, scheme),
+                credentials=self.own,
+            )
+            body: bytes | None = self.half.start()
+            self.entered.append((down.round, down.attempt))
+        else:
+            if isinstance(self.half, bytes):
+                self.half = ClientRound.restore(self.half, me, scheme=scheme, credentials=self.own)
+            assert isinstance(self.half, ClientRound)
+            body = self.half.receive(bytes(down.body))
+        assert body is not None
+        receipt = b""
+        if down.step == 0:
+            self.number += 1
+            stated = Receipt(
+                client=me,
+                number=self.number,
+                kind="entered",
+                charter=charter.hex(),
+                round=down.round,
+                attempt=down.attempt,
+                plan=plan.digest().hex(),
+                transcript=frame_hash(frame).hex(),
+                spent=None,
+                software=privfl.__version__,
+            )
+            receipt = stated.signed(self.own.signing).to_bytes()
+        up = Up(down.round, down.attempt, down.step, frame_hash(frame), body, receipt)
+        return seal_up(up, self.own.signing, charter=charter, me=me)
+
+
+@dataclass
+class Federation:
+    """Sites of a directory, and the settings of a server for them."""
+
+    folder: Path
+    config: Config
+    sites: dict[ClientId, PlainSite]
+    directory: Directory
+    initial: Vector
+
+    def server(self, **options: object) -> FederationServer:
+        """A server over the folder; enter it."""
+        return FederationServer(
+            self.folder, self.config, initial=self.initial, directory=self.directory, key=SERVER_KEY, **options
+        )
+
+
+def federation(
+    folder: Path, count: int = 5, *, initial: Vector | None = None, settings: Mapping[str, object] | None = None
+) -> Federation:
+    """Five sites with fresh keys."""
+    credentials, known = generate_identities(range(count))
+    directory = Directory({client: known.verify_key(client) for client in known.clients})
+    config = Config(rounds=3).with_overrides({"sum.scheme": "masked"} | dict(settings or {}))
+    sites = {client: PlainSite(own, directory, config) for client, own in credentials.items()}
+    return Federation(folder, config, sites, directory, np.zeros(6) if initial is None else initial)
+
+
+Change = Callable[[int, ClientId, bytes], Iterable[tuple[ClientId, bytes]]]
+"""(step, client, answer) -> what the server gets in its place."""
+
+
+@dataclass
+class Wire:
+    """A transport to the sites of a federation that loses, repeats, and delays what `change` says."""
+
+    sites: Mapping[ClientId, PlainSite]
+    change: Change = lambda step, client, answer: [(client, answer)]
+    lost: Callable[[int, ClientId], bool] = lambda step, client: False
+    step: int = -1
+    frames: list[bytes] = field(default_factory=list)
+
+    def exchange(self, frames: Mapping[ClientId, bytes], model: bytes) -> Iterable[tuple[ClientId, bytes]]:
+        """See `Transport.exchange`."""
+        self.step = 0 if model else self.step + 1
+        self.frames += frames.values()
+        for client, frame in frames.items():
+            if not self.lost(self.step, client):
+                yield from self.change(self.step, client, self.sites[client].answer(frame, model))
