@@ -108,7 +108,7 @@ class NamedSampler:
 
 @dataclass(slots=True)
 class _Open:
-    """What a server has while it is the only writer of its folder."""
+    """The state of a server while it is the only writer of its folder."""
 
     run: FederatedRun
     driver: FrameDriver

@@ -1,8 +1,8 @@
 """The rounds of a server whose sites are elsewhere: signed frames over any transport, saved before they leave.
 
 `FrameDriver` is a `RoundDriver`: a `FederatedRun` with it runs over a network what it runs with `run_round` in one
-process. In each step the driver saves the server's half of the round and the frames, sends the frames, verifies the
-answers, and closes the step: sites that have not answered have dropped out. After a crash the driver sends the saved
+process. In each step the driver saves the server's half of the round and the frames, and sends the frames. It verifies
+the answers and closes the step: sites that have not answered have dropped out. After a crash the driver sends the saved
 frames again, and sites give equal bytes the same answer, so a round goes on where it stood and costs nothing more.
 """
 
@@ -86,14 +86,14 @@ class LocalTransport:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What is logged about one step of a round: one line of a file that monitoring reads. It holds no personal value.
+    """The log of one step of a round: one line of a file that monitoring reads. It holds no personal value.
 
     Attributes:
         round: The round.
         attempt: The attempt of the round.
         step: The step, from 0.
-        asked: The number of sites that were asked.
-        answered: The number of sites whose answer was verified and taken.
+        requests: The number of sites that were asked.
+        answers: The number of sites whose answer was verified and taken.
         rejected: The number of answers that were not, repeats excepted.
         bytes_down: Bytes of the frames.
         bytes_up: Bytes of the answers that were taken.
@@ -104,8 +104,8 @@ class StepRecord:
     round: int
     attempt: int
     step: int
-    asked: int
-    answered: int
+    requests: int
+    answers: int
     rejected: int
     bytes_down: int
     bytes_up: int
@@ -333,18 +333,18 @@ class FrameDriver:
         tap: Tap,
     ) -> None:
         """Send the frames of one step, and give the half what comes back and verifies."""
-        asked = {client: frame for client, frame in frames.items() if not drop(client, step)}
+        requests = {client: frame for client, frame in frames.items() if not drop(client, step)}
         model = model_to_bytes(state.model) if step == 0 else b""
         began, taken, rejected, up = time.perf_counter(), dict[ClientId, bytes](), 0, 0
         receipts: list[Receipt] = []
-        for client, frame in asked.items():
+        for client, frame in requests.items():
             tap("down", client, frame)
-        for client, answer in self.transport.exchange(asked, model):
+        for client, answer in self.transport.exchange(requests, model):
             known = taken.get(client)
             if known is not None and known == frame_hash(answer):
                 continue  # the transport repeated it
             try:
-                receipts += self._take(half, step, asked, client, answer)
+                receipts += self._take(half, step, requests, client, answer)
             except (RemoteProtocolError, WireError):
                 rejected += 1
                 continue
@@ -357,23 +357,23 @@ class FrameDriver:
                 round=half.plan.round,
                 attempt=half.plan.attempt,
                 step=step,
-                asked=len(asked),
-                answered=len(taken),
+                requests=len(requests),
+                answers=len(taken),
                 rejected=rejected,
-                bytes_down=sum(map(len, asked.values())),
+                bytes_down=sum(map(len, requests.values())),
                 bytes_up=up,
-                bytes_model=len(model) * len(asked),
+                bytes_model=len(model) * len(requests),
                 seconds=time.perf_counter() - began,
             )
         )
 
     def _take(
-        self, half: ServerRound, step: int, asked: Mapping[ClientId, bytes], client: ClientId, answer: bytes
+        self, half: ServerRound, step: int, requests: Mapping[ClientId, bytes], client: ClientId, answer: bytes
     ) -> list[Receipt]:
         """Give the half one verified answer; return the receipt in it, if there is one."""
-        if client not in asked:
+        if client not in requests:
             raise RemoteProtocolError(f"nothing was asked of client {client}", sender=client)
-        up = open_up(answer, self.sites[client], charter=self.charter, client=client, asked=asked[client])
+        up = open_up(answer, self.sites[client], charter=self.charter, client=client, request=requests[client])
         if (up.round, up.attempt, up.step) != (half.plan.round, half.plan.attempt, step):
             raise RemoteProtocolError("the answer names another step", sender=client)
         receipts = [Receipt.from_bytes(up.receipt)] if len(up.receipt) else []

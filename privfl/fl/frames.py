@@ -11,8 +11,8 @@ A transport, or an app that a server delivers, needs no key: it cannot make a fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
@@ -23,7 +23,6 @@ from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import RemoteProtocolError, WireError
 from privfl.fl.plan import RoundPlan
 from privfl.fl.planwire import MAX_PLAN_BYTES
-from privfl.fl.state import Outcome
 from privfl.wire import (
     CLIENT,
     HEADER_BYTES,
@@ -255,44 +254,6 @@ class SiteEndpoint(Protocol):
             frame: A server's frame.
             model: The model's bytes with a frame of step 0; empty later.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """The frames of one step, as they leave the server.
-
-    Attributes:
-        frames: The frame for each site that is asked.
-        model: The model's bytes, which go to every site with a frame of step 0; empty later.
-    """
-
-    frames: Mapping[ClientId, bytes]
-    model: bytes = field(default=b"", repr=False)
-
-
-class FederationServer(Protocol):
-    """The server's side, as an engine drives it; the exchanges are saved before they are returned."""
-
-    def begin(self, available: Sequence[ClientId]) -> Exchange | Outcome:
-        """Start the next round, or take up one that was interrupted.
-
-        Args:
-            available: The sites that the engine can reach.
-        """
-        ...
-
-    def receive(self, client: ClientId, frame: bytes) -> None:
-        """Take one site's frame of the present exchange. A `RemoteProtocolError` means that this site drops out.
-
-        Args:
-            client: The site, as the engine authenticated it.
-            frame: Its bytes.
-        """
-        ...
-
-    def advance(self) -> Exchange | Outcome:
-        """Close the present exchange: the sites that have not answered have dropped out."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Receipts: what a site signs about each round, so a restored backup cannot take back what was spent.
 
 A site's receipts are numbered, and each names the hash of the one before. The first of a round states what the round
-costs in the worst case, and is made before anything of it leaves the site; the second ends the round and states the
+costs in the worst case, and is made before anything of it leaves the site. The second ends the round and states the
 digest of all frames. The server keeps the newest receipt of every site and shows them all in every invitation. A site
 that is shown a receipt of its own that it does not hold was rolled back: it refuses until it has taken up what it lost.
 """

@@ -76,7 +76,7 @@ def test_a_frame_of_another_key_charter_site_or_kind_is_refused() -> None:
 def test_an_answer_to_another_frame_and_a_refusal_drop_the_site() -> None:
     other = seal_down(replace(DOWN, step=3), SERVER_KEY, charter=CHARTER)
     with pytest.raises(RemoteProtocolError, match="another frame"):
-        open_up(ANSWER, SITE_KEY.public, charter=CHARTER, client=7, asked=other)
+        open_up(ANSWER, SITE_KEY.public, charter=CHARTER, client=7, request=other)
     with pytest.raises(RemoteProtocolError, match="refuses") as caught:
         open_up(REFUSAL, SITE_KEY.public, charter=CHARTER, client=7, request=FRAME)
     assert caught.value.sender == 7
