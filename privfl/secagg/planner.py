@@ -174,10 +174,10 @@ def assess_graph(
 def ring_shortfall(plan: GraphPlan, min_vectors: int, dropout: float) -> float:
     """A bound on the probability that a ring opens nothing when each client drops out at any step, independently.
 
-    A client stays if it answers every step. The sum opens if enough clients stay, no arc of degree / 2 places has fewer
-    than `plan.arc` of them, and every client has `plan.threshold` neighbors among them: who stays is on every list that
-    is judged. The ring's order does not depend on who drops out after it, so each of the three is a binomial tail, the
-    last two once for each client.
+    A client stays if it answers every step, and is then on every list that is judged. The sum opens under three
+    conditions: enough clients stay, every arc of degree / 2 places holds `plan.arc` of them, and every client has
+    `plan.threshold` neighbors among them. The ring's order does not depend on who drops out after it. So each condition
+    fails with a binomial tail, the last two once for each client.
 
     Args:
         plan: The ring of the cohort.
