@@ -19,11 +19,11 @@ from privfl.sums import Entropy, Opening, SumPolicy, SumTask
 from privfl.sums.base import MIN_VECTORS, identity
 from privfl.sums.checks import checked_vector
 from privfl.sums.session import SteadyDirectory
-from privfl.sums.shortfall import binomial_shortfall, check_dropout
+from privfl.sums.shortfall import OpensByCount
 from privfl.wire import ClientId, check_client
 
 
-class CkksSum:
+class CkksSum(OpensByCount):
     """Sums vectors that the server cannot read, and that one of the clients opens.
 
     More than half of the cohort must sign one survivor list before a sum is opened. Every client needs credentials.
@@ -82,30 +82,6 @@ class CkksSum:
                 "lower min_vectors if it need not hide them from each other"
             )
         return needed
-
-    def min_survivors_to_open(self, task: SumTask) -> int:
-        """Return `min_survivors_of` the cohort and the `min_survivors` of `task`."""
-        return self.min_survivors_of(len(task.clients), task.min_survivors)
-
-    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
-        """Return the probability that fewer than `min_survivors_of` clients stay.
-
-        Args:
-            cohort: The number of clients of the sum, at least 0.
-            dropout: The probability that one client drops out at any step, independently of all others.
-            min_survivors: The number in its task.
-
-        Returns:
-            A probability that does not decrease in `dropout`; 1 where a sum of `cohort` clients can never open.
-
-        Raises:
-            ConfigError: `dropout` is not a probability.
-        """
-        check_dropout(dropout)
-        try:
-            return binomial_shortfall(cohort, self.min_survivors_of(cohort, min_survivors), dropout)
-        except ConfigError:
-            return 1.0
 
     def terms(self, task: SumTask) -> Terms:
         """Return the public parameters of the sum of `task`; raises as `plan_ckks`, and for a sum that never opens."""

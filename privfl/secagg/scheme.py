@@ -20,14 +20,14 @@ from privfl.secagg.state import load_state
 from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, graph_and_threshold, resolve
 from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, identity
 from privfl.sums.checks import checked_vector
-from privfl.sums.shortfall import binomial_shortfall, check_dropout
+from privfl.sums.shortfall import OpensByCount
 from privfl.wire import ClientId, check_client
 
 _WORD_BITS: Final = 32
 """A wider ring has words of 64 bits, of which packing saves a part."""
 
 
-class MaskedSum:
+class MaskedSum(OpensByCount):
     """Secure aggregation by pairwise masks, after Bonawitz et al. 2017 (complete graph) and Bell et al. 2020 (ring).
 
     Args:
@@ -124,30 +124,19 @@ class MaskedSum:
             raise ConfigError(f"a masked sum of {cohort} clients never opens, because it needs {least} vectors")
         return least
 
-    def min_survivors_to_open(self, task: SumTask) -> int:
-        """`min_survivors_of` the cohort and the `min_survivors` of `task`."""
-        return self.min_survivors_of(len(task.clients), task.min_survivors)
-
     def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
-        """A bound on the probability that a sum of a cohort opens nothing; see `ring_shortfall` for a ring.
+        """The bound of `OpensByCount`, and of `ring_shortfall` on a ring.
 
         Args:
             cohort: The number of clients of the sum, at least 0.
             dropout: The probability that one client drops out at any step, independently of all others.
             min_survivors: What its task asks for.
-
-        Returns:
-            A probability that does not decrease in `dropout`; 1 where a sum of `cohort` clients can never open.
-
-        Raises:
-            ConfigError: `dropout` is not a probability.
         """
-        check_dropout(dropout)
-        try:
-            ring, least = self._fewest(cohort, min_survivors)
-        except ConfigError:
-            return 1.0
-        return binomial_shortfall(cohort, least, dropout) if ring is None else ring_shortfall(ring, least, dropout)
+        few = super().shortfall(cohort, dropout, min_survivors=min_survivors)
+        if few is None or few == 1:
+            return few
+        ring, least = self._fewest(cohort, min_survivors)
+        return few if ring is None else ring_shortfall(ring, least, dropout)
 
     def _fewest(self, cohort: int, min_survivors: int) -> tuple[GraphPlan | None, int]:
         """(the ring if the graph is one, the fewest vectors that open)."""

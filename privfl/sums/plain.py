@@ -15,7 +15,7 @@ from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, id
 from privfl.sums.checks import checked_total, checked_vector
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind, Table, Transition
-from privfl.sums.shortfall import binomial_shortfall, check_dropout
+from privfl.sums.shortfall import OpensByCount
 from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, wired
 
 _LABEL = b"privfl/1 plain-sum transcript"
@@ -33,7 +33,7 @@ class Upload(Message):
 _TABLE: Final[Table] = (Transition("upload", Upload, None, "opened"),)
 
 
-class PlainSum:
+class PlainSum(OpensByCount):
     """Sums vectors that the server sees: for tests, for trusted servers, and as a baseline."""
 
     name: str = "plain-sum/1"
@@ -63,24 +63,6 @@ class PlainSum:
         if not 0 <= min_survivors <= cohort:
             raise ConfigError(f"min_survivors must be in [0, {cohort}], not {min_survivors}: lower it")
         return min_survivors
-
-    def min_survivors_to_open(self, task: SumTask) -> int:
-        """`min_survivors` of `task`."""
-        return self.min_survivors_of(len(task.clients), task.min_survivors)
-
-    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
-        """The probability that fewer than `min_survivors` of `cohort` clients send their vector.
-
-        Args:
-            cohort: The number of clients of the sum, at least 0.
-            dropout: The probability that one client drops out, independently of all others.
-            min_survivors: What its task asks for; 0 always opens, so the result is 0.
-
-        Raises:
-            ConfigError: `dropout` is not a probability.
-        """
-        check_dropout(dropout)
-        return binomial_shortfall(cohort, min_survivors, dropout)
 
     def client(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
 from privfl.errors import ConfigError
+from privfl.sums.base import SumTask
 
 _GRID_BITS: Final = 44
 """Dropout probabilities are rounded up to multiples of 2^-44, which keeps every power of them an exact integer."""
@@ -20,6 +22,46 @@ def check_dropout(dropout: float) -> None:
     """Raise `ConfigError` unless `dropout` is a probability."""
     if not 0 <= dropout <= 1:
         raise ConfigError(f"dropout must be a probability in [0, 1], not {dropout!r}")
+
+
+class OpensByCount(ABC):
+    """The part of a sum that follows from the number of vectors that it needs."""
+
+    @abstractmethod
+    def min_survivors_of(self, cohort: int, min_survivors: int) -> int:
+        """The fewest vectors that a sum of `cohort` clients opens; see `SecureSum`.
+
+        Args:
+            cohort: The number of clients of the sum.
+            min_survivors: What its task asks for.
+
+        Raises:
+            ConfigError: A sum of `cohort` clients never opens.
+        """
+
+    def min_survivors_to_open(self, task: SumTask) -> int:
+        """`min_survivors_of` the cohort and the `min_survivors` of `task`."""
+        return self.min_survivors_of(len(task.clients), task.min_survivors)
+
+    def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
+        """The probability that fewer than `min_survivors_of` clients stay, rounded up.
+
+        Args:
+            cohort: The number of clients of the sum, at least 0.
+            dropout: The probability that one client drops out at any step, independently of all others.
+            min_survivors: What its task asks for.
+
+        Returns:
+            A probability that does not decrease in `dropout`; 1 where a sum of `cohort` clients can never open.
+
+        Raises:
+            ConfigError: `dropout` is not a probability.
+        """
+        check_dropout(dropout)
+        try:
+            return binomial_shortfall(cohort, self.min_survivors_of(cohort, min_survivors), dropout)
+        except ConfigError:
+            return 1.0
 
 
 @lru_cache(maxsize=1 << 14)  # a ledger asks for every size of a cohort, in every round
