@@ -239,13 +239,13 @@ class Ledger:
         if self.unit.level == "example":
             raise StateError("a ledger of examples notes no draws: each of its releases states how it was sampled")
         if draw.round in self._draws:
-            raise StateError(f"round {draw.round} was drawn before: a cohort is never drawn again")
+            raise StateError(f"round {draw.round} was sampled before: a cohort is never sampled again")
 
     def _check_new(self, release: Release) -> None:
         if self.unit.level == "client":
             draw = self._draws.get(release.round)
             if draw is None or draw.sampling != release.sampling:
-                found = "was not drawn" if draw is None else f"was drawn otherwise ({draw.sampling.describe()})"
+                found = "was not sampled" if draw is None else f"was sampled otherwise ({draw.sampling.describe()})"
                 raise StateError(
                     f"round {release.round} {found}: note its draw, with the sampling of its releases, before its "
                     "cohort is sampled"

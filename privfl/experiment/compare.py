@@ -77,10 +77,19 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One arm under one seed, among `clients`.
+    """One arm under one seed.
 
-    Bytes and seconds are of a round, on average; epsilons are None where none is claimed, and infinite where one is
-    claimed that promises nothing against that observer.
+    Attributes:
+        arm: The arm's name.
+        seed: The seed of the run.
+        accuracy: The accuracy after the last round, in [0, 1].
+        curve: The accuracy after each round.
+        epsilon: The outsider's epsilon; None where none is claimed, infinite where the claim promises nothing.
+        server_epsilon: The server's epsilon, in the same way.
+        bytes_up: The bytes that one client sends in a round, on average.
+        seconds: The seconds of a round, on average.
+        model: The hash of the last model.
+        clients: The number of clients.
     """
 
     arm: str
@@ -311,7 +320,20 @@ def _private(placement: str, multiplier: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One arm over its seeds: what a line of the table says. `deviation` is 0 with a single seed."""
+    """One arm over its seeds: a line of the table.
+
+    Attributes:
+        arm: The arm's name.
+        seeds: The number of its runs.
+        accuracy: The mean accuracy after the last round, in [0, 1].
+        deviation: The standard deviation of that accuracy over the seeds; 0 with one seed.
+        epsilon: The largest epsilon of an outsider; None where none is claimed.
+        server_epsilon: The largest epsilon of the server; None where none is claimed.
+        bytes_up: The mean of the bytes that one client sends in a round.
+        seconds: The mean seconds of a round.
+        sees: What the server sees, in words.
+        clients: The number of clients.
+    """
 
     arm: str
     seeds: int

@@ -211,7 +211,7 @@ class RunFolder:
             before, now = stored.parts.get(part), identity.parts.get(part)
             if before != now:
                 raise StateError(
-                    f"{self.path} was started with {_told(part, before)}, not with {_told(part, now)}: give the same "
+                    f"{self.path} was started with {_described(part, before)}, not with {_described(part, now)}: give the same "
                     "object, or another name"
                 )
 
@@ -308,7 +308,7 @@ def essence(config: Config) -> Config:
     return dataclasses.replace(config, rounds=1, data=data, engine=Engine())
 
 
-def _told(part: str, note: Mapping[str, str] | None) -> str:
+def _described(part: str, note: Mapping[str, str] | None) -> str:
     if note is None:
         return f"the built-in {part}"
     return f"the {part} {note['name']} ({note['fingerprint'] or 'by its hash'})"

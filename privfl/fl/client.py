@@ -36,12 +36,12 @@ class ClientUpdate:
         if self.delta.ndim != 1:
             raise ConfigError(f"a delta is a flat vector, not an array of shape {self.delta.shape}")
         if type(self.examples) is not int:
-            object.__setattr__(self, "examples", _whole(self.examples))
+            object.__setattr__(self, "examples", _integer(self.examples))
         if self.examples < 0:
             raise ConfigError(f"examples must be at least 0, not {self.examples}")
 
 
-def _whole(examples: object) -> int:
+def _integer(examples: object) -> int:
     """`examples` as an int; weights that are no whole numbers would be rounded, so they are refused."""
     try:
         whole = int(examples)  # type: ignore[call-overload]

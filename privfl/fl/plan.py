@@ -128,9 +128,9 @@ class RoundPlan:
 
     def _check_sampling(self) -> None:
         """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
-        if (drawn_from := getattr(self.sampling, "population", self.population)) != self.population:
+        if (declared := getattr(self.sampling, "population", self.population)) != self.population:
             raise ConfigError(
-                f"the cohort is declared as drawn from {drawn_from} clients, and {self.population} exist: the sampler "
+                f"the cohort is declared as sampled from {declared} clients, and {self.population} exist: the sampler "
                 "must declare the population that it was given"
             )
         if len(self.cohort) not in self.sampling.sizes(self.population):

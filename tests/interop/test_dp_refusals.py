@@ -63,13 +63,13 @@ def test_amplification_for_a_cohort_that_was_not_poisson_sampled():
     with pytest.raises(PrivacyError, match="never replaced"):
         ledger.reserve(release(attempt=1, participants=(4, 5)))
     # One draw has one sampling, and no more take part than were drawn.
-    with pytest.raises(StateError, match="drawn otherwise"):
+    with pytest.raises(StateError, match="sampled otherwise"):
         ledger.reserve(release(attempt=1, sampling=Everyone()))
     for sampling in (FixedSize(2, 100), TruncatedPoisson(0.1, 2, 100)):
         with pytest.raises(PrivacyError, match="3 took part"):
             release(sampling=sampling)
     # Without its draw a release of a client could not be told from one of a cohort chosen afterwards.
-    with pytest.raises(StateError, match="was not drawn"):
+    with pytest.raises(StateError, match="was not sampled"):
         Ledger(UNIT).reserve(release())
 
 

@@ -187,8 +187,8 @@ def named_tensors(module: nn.Module, buffers: Buffers, trainable: Trainable) -> 
     return found
 
 
-def _check_types(found: list[Named]) -> None:
-    for name, tensor, kind in found:
+def _check_types(tensors: list[Named]) -> None:
+    for name, tensor, kind in tensors:
         if tensor.layout != torch.strided:
             raise ConfigError(f"{name} is {tensor.layout}, and a vector holds dense tensors: call to_dense() on it")
         if tensor.dtype not in DTYPES:
@@ -197,9 +197,9 @@ def _check_types(found: list[Named]) -> None:
                 f"{name} is {tensor.dtype}, and a module is trained in float32 or float64: convert the module with "
                 f"float(), or {remedy}"
             )
-        if tensor.dtype != found[0][1].dtype:
+        if tensor.dtype != tensors[0][1].dtype:
             raise ConfigError(
-                f"{name} is {tensor.dtype} and {found[0][0]} is {found[0][1].dtype}: a module is trained in one of "
+                f"{name} is {tensor.dtype} and {tensors[0][0]} is {tensors[0][1].dtype}: a module is trained in one of "
                 "float32 and float64; convert it with float() or double()"
             )
 

@@ -57,10 +57,10 @@ class SeparateLoss:
         return mean
 
     @staticmethod
-    def _compare(mean: torch.Tensor, whole: torch.Tensor) -> None:
+    def _compare(mean: torch.Tensor, batch: torch.Tensor) -> None:
         """Raise `ConfigError` where the loss of a batch is not the mean of its examples' losses."""
-        both = bool(torch.isfinite(mean)) and bool(torch.isfinite(whole))
-        if both and bool((mean - whole).abs() > _TOLERANCE * (1 + mean.abs())):
+        both = bool(torch.isfinite(mean)) and bool(torch.isfinite(batch))
+        if both and bool((mean - batch).abs() > _TOLERANCE * (1 + mean.abs())):
             raise ConfigError(
                 "the loss of a batch is not the mean of the losses of its examples, so one example would change the "
                 "gradients of others: leave out class weights and ignored labels, and divide by the number of examples"

@@ -230,7 +230,7 @@ def calibrate(
     def cost(steps: int, quick: bool) -> float:
         return plan(steps * unit_step).epsilon(delta, quick=quick)
 
-    steps = _least(cost, epsilon, math.floor(low / unit_step), math.ceil(high / unit_step))
+    steps = _min_root(cost, epsilon, math.floor(low / unit_step), math.ceil(high / unit_step))
     return plan(float(f"{steps * unit_step:.5g}"))
 
 
@@ -258,7 +258,7 @@ def max_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
         if top >= MAX_ROUNDS:
             raise ConfigError(f"{MAX_ROUNDS} rounds stay within epsilon {epsilon:g}: ask for less noise")
         top *= 4
-    return -_least(cost, epsilon, -top, -1)
+    return -_min_root(cost, epsilon, -top, -1)
 
 
 def min_population(
@@ -290,7 +290,7 @@ def min_population(
         if top >= MAX_POPULATION:
             raise ConfigError(f"no population is large enough for epsilon {epsilon:g}: add noise or run fewer rounds")
         low, top = top if value > _clearly(epsilon) else low, 4 * top
-    return _least(cost, epsilon, low, top)
+    return _min_root(cost, epsilon, low, top)
 
 
 def over_rounds(plan: Plan, delta: float, rounds: Iterable[int]) -> list[tuple[int, float]]:
@@ -360,7 +360,7 @@ def _clearly(epsilon: float) -> float:
     return 1.001 * epsilon + 0.002
 
 
-def _least(cost: Callable[[int, bool], float], target: float, low: int, high: int) -> int:
+def _min_root(cost: Callable[[int, bool], float], target: float, low: int, high: int) -> int:
     """The least n in (low, high] with cost(n) <= target, for a falling cost that is above it at `low`, not at `high`.
 
     cost(n, True) is quick and never below cost(n, False). Interpolation finds the quick root first. The fine figure

@@ -248,7 +248,7 @@ class Privacy:
 
 @section("engine")
 class Engine:
-    """Where a run is computed. No result depends on it."""
+    """The place where a run is computed. No result depends on it."""
 
     workers: int = setting(
         default=0, ge=0, description="The processes that train clients; 0 trains one after another in this process."

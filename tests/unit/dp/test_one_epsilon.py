@@ -115,12 +115,12 @@ def test_a_budget_counts_the_draw_that_comes_next():
 def test_every_release_has_a_draw_before_it():
     ledger = Ledger(UNIT)
     worst = worst_case(a_plan(), round=0, sampling=Poisson(0.1), views=MASKED, cohort=range(6))
-    with pytest.raises(StateError, match="was not drawn"):
+    with pytest.raises(StateError, match="was not sampled"):
         ledger.reserve(worst)
     ledger.draw(0, Poisson(0.2), 0.0)
-    with pytest.raises(StateError, match="drawn otherwise"):
+    with pytest.raises(StateError, match="sampled otherwise"):
         ledger.reserve(worst)
-    with pytest.raises(StateError, match="drawn before"):
+    with pytest.raises(StateError, match="sampled before"):
         ledger.draw(0, Poisson(0.1), 0.0)
     with pytest.raises(StateError, match="no draws"):
         Ledger(PrivacyUnit("example")).draw(0, Poisson(0.1), None)
