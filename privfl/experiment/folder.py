@@ -211,8 +211,8 @@ class RunFolder:
             before, now = stored.parts.get(part), identity.parts.get(part)
             if before != now:
                 raise StateError(
-                    f"{self.path} was started with {_described(part, before)}, not with {_described(part, now)}: give the same "
-                    "object, or another name"
+                    f"{self.path} was started with {_described(part, before)}, not with {_described(part, now)}: "
+                    "give the same object, or another name"
                 )
 
     def calibrated_noise(self, config: Config) -> float | None:
