@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs compat compat-torch package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs compat compat-torch flower package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -46,6 +46,9 @@ compat: $(VENV)/.release ## part of the suite with lowest and newest versions, a
 
 compat-torch: $(VENV)/.release ## the adapters with the lowest versions; downloads torch
 	$(BIN)/python -m tools.compat lowest-torch
+
+flower: | $(BIN)/python ## the Flower adapter, in an environment of its own
+	$(BIN)/python -m tools.flower
 
 package: $(VENV)/.release ## wheel and source archive, each installed where nothing else is
 	$(BIN)/python -m tools.package

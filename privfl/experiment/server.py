@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.crypto import KeyDirectory, SigningKey
+from privfl.crypto import SigningKey
 from privfl.dp import Ledger
 from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, StateError
@@ -27,17 +28,27 @@ from privfl.experiment.assemble import Assembly, assemble
 from privfl.experiment.config import Config
 from privfl.experiment.folder import Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
+from privfl.experiment.sites import (
+    MAX_EXAMPLES,
+    REPEATS,
+    UNBOUNDED,
+    NamedSampler,
+    SiteDirectory,
+    SiteTraining,
+    evaluate_at_sites,
+)
 from privfl.fl.charter import Charter
-from privfl.fl.client import ClientUpdate
 from privfl.fl.encoding import Metric
 from privfl.fl.exchange import LIFETIME, FrameDriver, ReceiptBook, StepRecord, Transport
+from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
-from privfl.fl.plan import model_hash
+from privfl.fl.plan import EVALUATION, model_hash
 from privfl.fl.range import WIDE_BITS, Range
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import Evaluate, FederatedRun, Progress
-from privfl.fl.sampling import CohortSampler, Uniforms, secret_uniforms, seeded_uniforms
+from privfl.fl.sampling import Uniforms, secret_uniforms, seeded_uniforms
+from privfl.fl.state import ServerState
 from privfl.sums import Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
@@ -47,63 +58,7 @@ EXCHANGE: Final = "exchange.state"
 RECEIPTS: Final = "receipts.json"
 STEPS: Final = "steps.jsonl"
 
-MAX_EXAMPLES: Final = 1 << 10
-"""The weight of a client that a run without noise has room for at first. A larger client repeats the first round."""
-
-_UNBOUNDED: Final = 2.0**64
-
-
-class SiteDirectory(KeyDirectory, Protocol):
-    """The sites of a federation and their keys."""
-
-    @property
-    def clients(self) -> tuple[ClientId, ...]:
-        """The sites, in increasing order."""
-        ...
-
-    def digest(self) -> str:
-        """64 hexadecimal digits over the whole directory; charter and sites name it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SiteTraining:
-    """The training of sites, as the server knows it: by the digest that the charter states.
-
-    Attributes:
-        digest: The digest of the training function; empty if each site chooses its own.
-    """
-
-    digest: str = ""
-
-    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-        """Raise `ConfigError`: nothing is trained where the server runs."""
-        raise ConfigError("the sites train, not the server: run the round through a transport")
-
-    def fingerprint(self) -> str:
-        """The digest."""
-        return self.digest
-
-
-@dataclass(frozen=True, slots=True)
-class NamedSampler:
-    """A sampler of places 0 to n - 1, for sites that have identities of their own.
-
-    Attributes:
-        inner: Samples and declares.
-        clients: The identity at each place, increasing.
-    """
-
-    inner: CohortSampler
-    clients: tuple[ClientId, ...]
-
-    def declare(self, population: int) -> Any:
-        """See `CohortSampler.declare`."""
-        return self.inner.declare(population)
-
-    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """See `CohortSampler.sample`."""
-        return tuple(self.clients[place] for place in self.inner.sample(population, uniforms))
+_EPOCH: Final = 1_767_225_600  # 2026-01-01; the numbers of evaluations last until 2094
 
 
 @dataclass(slots=True)
@@ -115,6 +70,7 @@ class _Open:
     progress: Progress
     reports: list[RoundReport] = field(default_factory=list)
     confirmed: bool = False
+    evaluations: int = 0
 
 
 class FederationServer:
@@ -133,6 +89,7 @@ class FederationServer:
         layout: The digest of the model's layout that sites must expect; empty pins none.
         min_interval: The least seconds between two rounds, which sites enforce.
         evaluate: Evaluates a model on public examples; None evaluates nothing.
+        evaluation: The metrics that sites may sum over their own test examples in a run without noise.
         lifetime: The seconds in which a site may take a frame for the first time.
         tap: Sees every frame.
 
@@ -154,11 +111,13 @@ class FederationServer:
         layout: str = "",
         min_interval: float = 0.0,
         evaluate: Evaluate | None = None,
+        evaluation: tuple[str, ...] = (),
         lifetime: float = LIFETIME,
         tap: Tap = ignore,
     ) -> None:
         self.files = RunFolder(folder)
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
+        self._evaluation = evaluation
         self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
         config = dataclasses.replace(config, name=self.files.name)
         if config.server.weighting is None and config.privacy.placement == "none":
@@ -280,10 +239,49 @@ class FederationServer:
                 f"the first model of this start is not the stored one of round {latest.round}: start from the model "
                 "of the run's folder"
             )
-        state = dataclasses.replace(latest.state, model=model)
-        report = dict(latest.report) | {"model": digest}
+        self._replace(dataclasses.replace(latest.state, model=model), model=digest)
+
+    def evaluate(self, transport: Transport, model: Vector | None = None) -> Evaluation:
+        """Sum the metrics of a model over the sites' own test examples: a secure sum of its own, after a round.
+
+        Args:
+            transport: Carries the frames.
+            model: The model that the strategy made from the mean of the last round; None takes the latest stored one.
+
+        Returns:
+            The means over all test examples, which the report of the round then holds.
+
+        Raises:
+            ConfigError: If this server was made without `evaluation`.
+        """
+        if not self._evaluation:
+            raise ConfigError("name the metrics that sites may evaluate: FederationServer(evaluation=('accuracy',))")
+        if model is not None:
+            self.adopt(model)
+        entered = self._entered
+        entered.driver.transport = transport
+        # Numbers follow the clock, so a restarted server goes on above those of its earlier starts.
+        entered.evaluations = max(entered.evaluations + REPEATS, EVALUATION + int(time.time() - _EPOCH))
+        found = evaluate_at_sites(
+            entered.run, entered.progress, self.clients, self._evaluation, first=entered.evaluations
+        )
+        entered.driver.forget()
+        if self.round:
+            report = entered.reports[-1]
+            self._replace(
+                entered.progress.latest.state,
+                evaluation={**report.evaluation, **found.metrics},
+                evaluation_caveats=[*report.evaluation_caveats, *found.caveats],
+            )
+        return found
+
+    def _replace(self, state: ServerState, **values: object) -> None:
+        """Store the last round again with another state, or with more in its report."""
+        entered = self._entered
+        latest = entered.progress.latest
+        report = dict(latest.report) | values if latest.report else {}
         entered.progress.latest = self.files.store.save(latest.round, state, parent=latest.parent, report=report)
-        entered.reports[-1] = dataclasses.replace(entered.reports[-1], model=digest)
+        entered.reports[-1:] = [RoundReport.read(report)] if report else []
         self.files.write_reports(entered.reports)
 
     @property
@@ -293,7 +291,7 @@ class FederationServer:
         return self._open
 
     def _identity(self) -> Identity:
-        note = {"name": "privfl.experiment.server.SiteTraining", "fingerprint": self._training}
+        note = {"name": "privfl.experiment.sites.SiteTraining", "fingerprint": self._training}
         sites = {"name": f"{len(self.clients)} sites", "fingerprint": self._directory.digest()}
         return Identity(self.parts.federation.fingerprint(), self.parts.clients, {"train": note, "data": sites})
 
@@ -348,6 +346,7 @@ class FederationServer:
             layout=self._layout,
             training=self._training,
             min_interval=self._interval,
+            evaluation=self._evaluation,
         )
         path = self.files.path / CHARTER
         if not path.exists():
@@ -380,7 +379,7 @@ def _federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[st
     """The parts of a run whose clients have identities, sizes and metrics that the settings do not know."""
     encoding, rule = parts.encoding, parts.range_rule
     if rule is not None:
-        summed = tuple(Metric(name, _UNBOUNDED) for name in metrics)
+        summed = tuple(Metric(name, UNBOUNDED) for name in metrics)
         sizes = (MAX_EXAMPLES,) * len(clients) if rule.sizes else ()
         rule = dataclasses.replace(rule, bits=rule.bits or WIDE_BITS, sizes=sizes)  # a repeated round costs more
         encoding = rule.encoding(dataclasses.replace(encoding, metrics=summed), Range(), len(clients))

@@ -16,6 +16,7 @@ from typing import Any, Final
 from privfl.checks import check_count
 from privfl.crypto import VerifyKey
 from privfl.dp import AdaptiveClip
+from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, PlanRejected, PrivacyError, StateError, WireError
 from privfl.files import atomic_write, canonical_json, read_json, user_path
 from privfl.fl.plan import RoundPlan
@@ -44,6 +45,7 @@ class Charter:
         layout: The digest of the model's layout, 64 hexadecimal digits; empty if the run pins none.
         training: The digest of the training function, 64 hexadecimal digits; empty if each site chooses its own.
         min_interval: The least time between the first frames of two rounds, in seconds, at least 0.
+        evaluation: The metrics that may be summed over the sites' test examples, without noise; by default none.
 
     Raises:
         ConfigError: A value is out of range.
@@ -58,6 +60,7 @@ class Charter:
     layout: str = ""
     training: str = ""
     min_interval: float = 0.0
+    evaluation: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isprintable() or not 1 <= len(self.name) <= _MAX_TEXT:
@@ -77,6 +80,8 @@ class Charter:
         if type(self.min_interval) not in (int, float) or not 0 <= self.min_interval < 1 << 32:
             raise ConfigError(f"min_interval must be a number of seconds in [0, 2^32), not {self.min_interval!r}")
         VerifyKey(bytes.fromhex(self.server))
+        if self.evaluation and self.terms.mechanism.claims:
+            raise ConfigError("evaluation sums metrics without noise, and the terms claim privacy: evaluate elsewhere")
 
     @staticmethod
     def terms_of(plan: RoundPlan) -> RoundPlan:
@@ -89,7 +94,7 @@ class Charter:
             raise PlanRejected(f"the plan is of round {plan.round}, and the charter has rounds 1 to {self.rounds}")
         if not set(plan.cohort) <= set(self.members):
             raise PlanRejected("the plan asks a client that is not a member of the charter")
-        terms = self._in_round(plan)
+        terms = self._evaluating(plan) if plan.evaluates else self._in_round(plan)
         expected = replace(
             terms, round=plan.round, attempt=plan.attempt, model_hash=plan.model_hash, cohort=plan.cohort
         )
@@ -110,11 +115,23 @@ class Charter:
             return replace(self.terms, encoding=theirs)
         return self.terms
 
+    def _evaluating(self, plan: RoundPlan) -> RoundPlan:
+        """The terms with the encoding of a plan that evaluates; raises `PlanRejected` if it sums anything else."""
+        encoding = plan.encoding
+        names = {metric.name for metric in encoding.metrics}
+        if not names or not names <= set(self.evaluation):
+            allowed = ", ".join(self.evaluation) or "none"
+            raise PlanRejected(f"the plan evaluates {', '.join(sorted(names)) or 'nothing'}, and the charter {allowed}")
+        if encoding.length != 1 or encoding.weighting != "examples" or encoding.rotation is not None:
+            raise PlanRejected("a plan that evaluates sums metrics by examples, and an update of one entry")
+        return replace(self.terms, encoding=encoding, sampling=Everyone())
+
     def to_bytes(self) -> bytes:
         """The canonical bytes: a label line, then canonical JSON with the terms as an object."""
         record = {name: getattr(self, name) for name in _FIELDS} | {
             "terms": read_json(self.terms.to_bytes()[len(PREFIX) :]),
             "members": list(self.members),
+            "evaluation": list(self.evaluation),
             "min_interval": float(self.min_interval),
         }
         return _PREFIX + canonical_json(record)
@@ -129,6 +146,7 @@ class Charter:
             values = dict(record)
             values["terms"] = RoundPlan.from_bytes(PREFIX + canonical_json(values["terms"]))
             values["members"] = tuple(values["members"])
+            values["evaluation"] = tuple(values["evaluation"])
             charter = cls(**values)
             written = charter.to_bytes()
         except (ConfigError, PrivacyError, StateError) as error:
@@ -175,6 +193,7 @@ class Charter:
             "noise": stated if terms.mechanism.claims else "none",
             "colluders tolerated": str(noise["colluders"]),
             "sampling": terms.sampling.describe(),
+            "evaluated without noise": ", ".join(self.evaluation) or "nothing",
             "training function": self.training or "each site's own",
             "layout": self.layout or "not pinned",
             "directory": self.directory,

@@ -35,6 +35,9 @@ from privfl.wire import SERVER, ClientId
 RUN_NONCE_BYTES: Final = 16
 NO_NOISE: Final = Mechanism("none")
 
+EVALUATION: Final = 1 << 31
+"""The first attempt number of plans that evaluate a model. Attempts that train have lower numbers."""
+
 _LABEL: Final = b"privfl/1 round-plan digest"
 _MODEL_HASH_DIGITS: Final = 64
 
@@ -63,7 +66,8 @@ class RoundPlan:
     Attributes:
         run: The nonce of the run, 16 random bytes made with the run's folder.
         round: The round, from 1.
-        attempt: The attempt of the round, from 0; the same number stands in the ledger.
+        attempt: The attempt of the round, from 0; the same number stands in the ledger. A plan from attempt
+            `EVALUATION` on evaluates the model.
         model_hash: The `model_hash` of the global model, 64 hexadecimal digits.
         cohort: The clients that are asked, increasing.
         population: The number of clients that exist.
@@ -139,6 +143,11 @@ class RoundPlan:
             )
 
     # --- what follows from the plan alone ---------------------------------------------------------------------------
+
+    @property
+    def evaluates(self) -> bool:
+        """True for a plan by which clients measure the model and train nothing: its update has one entry, zero."""
+        return self.attempt >= EVALUATION
 
     @property
     def min_survivors(self) -> int:

@@ -12,7 +12,7 @@ from privfl.errors import BudgetExceeded, ConfigError, StateError
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.experiment.server import FederationServer
-from privfl.fl.client import client_rng
+from privfl.fl.client import ClientUpdate, client_rng
 from privfl.fl.exchange import LocalTransport
 
 PRIVATE = {
@@ -262,3 +262,33 @@ def test_a_model_of_another_length_is_refused(tmp_path: Path) -> None:
     fed = federation(tmp_path / "run")
     with fed.server() as server, pytest.raises(ConfigError, match="entries"):
         server.train_round(LocalTransport(fed.sites), np.zeros(7))
+
+
+def measure(model: np.ndarray, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+    """What a site's evaluation returns: a zero of one entry, test examples and means over them."""
+    return ClientUpdate(np.zeros(1), 1000 * client, {"error": float(np.abs(model - client).mean())})
+
+
+def test_sites_evaluate_through_a_sum_of_its_own(tmp_path: Path) -> None:
+    fed = federation(tmp_path / "run")
+    with fed.server(evaluation=("error",)) as server:
+        server.train_round(LocalTransport(fed.sites))
+        for site in fed.sites.values():
+            site.train = measure
+        found = server.evaluate(LocalTransport(fed.sites))
+        errors = [np.abs(server.model - client).mean() for client in range(5)]
+        expected = np.average(errors, weights=[0, 1, 2, 3, 4])
+        assert found.metrics == pytest.approx({"error": expected}, rel=1e-6)
+        assert server.reports[-1].evaluation == found.metrics
+        sites = {client: site for client, site in fed.sites.items() if client < 2}
+        assert "nothing is evaluated" in server.evaluate(LocalTransport(sites)).caveats[0]
+        for site in fed.sites.values():
+            site.train = train
+        assert server.train_round(LocalTransport(fed.sites)).status == "trained"
+    assert RunFolder(tmp_path / "run").reports()[0].evaluation == found.metrics
+
+
+def test_an_evaluation_that_no_charter_states_is_refused(tmp_path: Path) -> None:
+    fed = federation(tmp_path / "run")
+    with fed.server() as server, pytest.raises(ConfigError, match="name the metrics"):
+        server.evaluate(LocalTransport(fed.sites))

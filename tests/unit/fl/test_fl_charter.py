@@ -9,11 +9,11 @@ import pytest
 from builders import a_plan, an_encoding
 
 from privfl.crypto import SigningKey
-from privfl.dp import AdaptiveClip, FlatClip, Mechanism
+from privfl.dp import AdaptiveClip, ElementClip, Everyone, FlatClip, Mechanism
 from privfl.errors import ConfigError, PlanRejected, StateError, WireError
 from privfl.fl.charter import Charter
-from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.plan import RoundPlan
+from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.plan import EVALUATION, RoundPlan
 from privfl.ring import Ring
 from privfl.sums import PlainSum
 
@@ -82,3 +82,26 @@ def test_a_charter_of_impossible_values_is_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             a_charter(plan, **changes)
+
+
+def test_a_charter_states_what_may_be_evaluated() -> None:
+    plan = a_plan(PlainSum(), MODEL)
+    metric = replace(
+        an_encoding(1), clip=ElementClip(1.0, 1), weighting="examples", max_weight=10, metrics=(Metric("error"),)
+    )
+    asked = replace(plan, round=1, attempt=EVALUATION + 5, encoding=metric, sampling=Everyone())
+    with pytest.raises(PlanRejected, match="the charter none"):
+        a_charter(plan).check(asked)
+    charter = a_charter(plan, evaluation=("error", "accuracy"))
+    charter.check(asked)
+    assert Charter.from_bytes(charter.to_bytes()) == charter
+    assert charter.in_words()["evaluated without noise"] == "error, accuracy"
+    for other in (
+        replace(asked, encoding=replace(metric, metrics=(Metric("age"),))),
+        replace(asked, encoding=replace(metric, metrics=())),
+        replace(asked, encoding=replace(plan.encoding, metrics=(Metric("error"),))),
+        replace(asked, attempt=5),
+        replace(asked, seed=plan.seed + 1),
+    ):
+        with pytest.raises(PlanRejected):
+            charter.check(other)

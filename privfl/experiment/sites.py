@@ -1,0 +1,137 @@
+"""Sites as a server knows them: their directory, their training by its digest, and their secure evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from privfl.codec import FixedPoint, Vector
+from privfl.crypto import KeyDirectory
+from privfl.dp import ElementClip
+from privfl.dp.unit import Everyone
+from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors
+from privfl.fl.client import ClientUpdate
+from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.metrics import Evaluation
+from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
+from privfl.fl.range import WIDE_BITS, Range, RangeRule
+from privfl.fl.run import FederatedRun, Progress
+from privfl.fl.sampling import CohortSampler, Uniforms
+from privfl.fl.state import ServerState
+from privfl.ring import Ring
+from privfl.wire import ClientId
+
+MAX_EXAMPLES: Final = 1 << 10
+"""The weight of a client that a run without noise has room for at first. A larger client repeats the first round."""
+
+UNBOUNDED: Final = 2.0**64
+"""A metric without noise is averaged as it was reported, up to here."""
+
+REPEATS: Final = 3
+"""The most attempts of one evaluation: it is repeated with more room for weights."""
+
+
+class SiteDirectory(KeyDirectory, Protocol):
+    """The sites of a federation and their keys."""
+
+    @property
+    def clients(self) -> tuple[ClientId, ...]:
+        """The sites, in increasing order."""
+        ...
+
+    def digest(self) -> str:
+        """64 hexadecimal digits over the whole directory; charter and sites name it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTraining:
+    """The training of sites, as the server knows it: by the digest that the charter states.
+
+    Attributes:
+        digest: The digest of the training function; empty if each site chooses its own.
+    """
+
+    digest: str = ""
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+        """Raise `ConfigError`: nothing is trained where the server runs."""
+        raise ConfigError("the sites train, not the server: run the round through a transport")
+
+    def fingerprint(self) -> str:
+        """The digest."""
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSampler:
+    """A sampler of places 0 to n - 1, for sites that have identities of their own.
+
+    Attributes:
+        inner: Samples and declares.
+        clients: The identity at each place, increasing.
+    """
+
+    inner: CohortSampler
+    clients: tuple[ClientId, ...]
+
+    def declare(self, population: int) -> Any:
+        """See `CohortSampler.declare`."""
+        return self.inner.declare(population)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """See `CohortSampler.sample`."""
+        return tuple(self.clients[place] for place in self.inner.sample(population, uniforms))
+
+
+def evaluate_at_sites(
+    run: FederatedRun, progress: Progress, clients: tuple[ClientId, ...], names: tuple[str, ...], *, first: int
+) -> Evaluation:
+    """Sum the metrics of the latest model over the sites' own test examples.
+
+    Args:
+        run: The run, whose driver carries the frames.
+        progress: The position of the run.
+        clients: The sites that are asked: all of them.
+        names: The metrics.
+        first: The number of the first attempt, above those of all earlier evaluations: no site enters one task twice,
+            or goes back. Up to `REPEATS` numbers are used.
+
+    Returns:
+        The means over all test examples; none where too few sites answered.
+    """
+    metrics = tuple(Metric(name, UNBOUNDED) for name in names)
+    base = UpdateEncoding(
+        1, FixedPoint(1.0, Ring(WIDE_BITS)), ElementClip(1.0, 1), weighting="examples", metrics=metrics
+    )
+    rule = RangeRule(entries=False, bits=WIDE_BITS, sizes=(MAX_EXAMPLES,) * len(clients))
+    model, room = progress.latest.model, Range()
+    for attempt in range(first, first + REPEATS):
+        plan = RoundPlan(
+            run=progress.start.nonce,
+            round=max(1, progress.latest.round),
+            attempt=attempt,
+            model_hash=model_hash(model),
+            cohort=clients,
+            population=run.population,
+            sampling=Everyone(),
+            survivor_rule=run.survivor_rule,
+            encoding=rule.encoding(base, room, len(clients)),
+            mechanism=NO_NOISE,
+            scheme=run.parts.scheme.name,
+            parameters=run.parts.scheme.parameters,
+            seed=run.seed,
+        )
+        try:
+            result = run.driver(ServerState(model), plan, run.parts, tap=run.tap).result
+        except (TooFewSurvivors, RemoteProtocolError) as error:
+            return Evaluation({}, (f"nothing is evaluated: {error}",))
+        if result is None:
+            break
+        decoded = plan.decode(result.total, len(result.survivors))
+        if decoded.counts is None or not decoded.counts.excess:
+            return Evaluation(decoded.metrics, result.caveats)
+        room, _ = rule.after(plan.encoding, room, decoded.counts, largest=1.0, floor=float("inf"))
+    return Evaluation({}, ("nothing is evaluated: the sites' numbers of test examples kept growing",))

@@ -1,0 +1,46 @@
+"""The Flower adapter in an environment of its own, with the versions of constraints-flower.txt.
+
+`make flower` runs its tests. flwr 1.42 holds uv and certifi at other versions than constraints.txt, so the two sets do
+not fit one environment. Flower's telemetry is off.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+from tools.common import ROOT, output_of
+
+FOLDER: Final = ROOT / "build" / "flower"
+PINS: Final = ROOT / "constraints-flower.txt"
+TESTS: Final = ("tests/adapters/test_flower_grid.py",)
+
+
+def environment() -> Path:
+    """The interpreter of the environment; it is made where it is absent, or holds other versions."""
+    inside, mark = FOLDER / "bin" / "python", FOLDER / "pins.txt"
+    if mark.exists() and mark.read_bytes() == PINS.read_bytes():
+        return inside
+    venv.create(FOLDER, clear=True, with_pip=True)
+    output_of([inside, "-m", "pip", "install", "--quiet", "--requirement", PINS])
+    mark.write_bytes(PINS.read_bytes())
+    return inside
+
+
+def variables() -> dict[str, str]:
+    """The variables of a process in that environment: this checkout first, one thread, and no telemetry."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+
+
+def main() -> int:
+    """Run the adapter's tests; 1 if one fails."""
+    command = [environment(), "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
+    return subprocess.run([str(part) for part in command], cwd=ROOT, env=variables(), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
