@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
@@ -165,16 +164,17 @@ class Release:
         return replace(self, participants=None, realized_stddev=self.declared_stddev)
 
     def covers(self, other: Release) -> bool:
-        """True when this (reserved) release is a worst case of `other` (settled): same terms, no less noise."""
-        same = ("round", "attempt", "opening", "placement", "law", "secure", "sampling", "views")
+        """True when this (reserved) release is a worst case of `other` (settled).
+
+        All terms are the same, the declared noise and the bounds of a contribution included. Only the participants and
+        the steps may be fewer, and the noise that was realized may exceed what was declared.
+        """
+        free = ("realized_stddev", "participants", "count")
+        same = (field.name for field in fields(self) if field.name not in free)
         mine, theirs = self.participants, other.participants
         return (
             all(getattr(self, name) == getattr(other, name) for name in same)
-            and other.noise_multiplier >= self.noise_multiplier
-            and _l1_ratio(other) <= _l1_ratio(self)
             and other.count <= self.count
-            and other.length <= self.length
-            and other.declared_stddev >= self.declared_stddev
             and (mine is None or (theirs is not None and set(theirs) <= set(mine)))
         )
 
@@ -187,7 +187,3 @@ def _checked_views(views: Views) -> Views:
         check_choice("views' observer", observer, OBSERVERS)
         check_choice(f"the view of the {observer}", view, VIEWS)
     return {observer: views[observer] for observer in sorted(views)}
-
-
-def _l1_ratio(release: Release) -> float:
-    return 0.0 if release.l1_bound is None else release.l1_bound / max(release.declared_stddev, math.ulp(0.0))

@@ -18,8 +18,7 @@ from ledger import OBSERVERS, demand, read
 from scipy import optimize, special, stats
 
 Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound, length)
-EVERYONE = (("kind", "everyone"),)
-MAX_POINTS = 2**20
+EVERYONE, MAX_POINTS = (("kind", "everyone"),), 2**20
 ORDERS = sorted({*range(2, 65), *(round(64 * 1.08**i) for i in range(46))})
 
 
@@ -39,17 +38,20 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
     for r in releases:
         demand(observer in r["views"], "this sum has no such observer")
         demand(observer == "outsider" or not client or r["participants"] is not None, "participants are withheld")
-    seen = {(r["placement"], r["views"][observer]) for r in releases}
+    seen = ((r["placement"], r["views"][observer]) for r in releases)
     if any(p == "none" or (p == "central" and v != "release") or (p, v) == ("distributed", "vectors") for p, v in seen):
         return math.inf
-    always: Profile = Counter()
-    profiles: defaultdict[int, Profile] = defaultdict(Counter)
-    for r in releases:
+    always, units = Counter(), [defaultdict(Counter) for _ in ledgers]
+    for n, r in ((n, r) for n, ledger in enumerate(ledgers) for r in ledger["charged"]):
         always[EVERYONE, (look(r),)] += r["count"]
         for unit in (r["participants"] or ()) if client else (0,):
-            profiles[unit][EVERYONE, (look(r),)] += r["count"]
+            units[n][unit][EVERYONE, (look(r),)] += r["count"]
     if observer != "outsider":
-        return max((compose(profile, delta, adjacency, factor) for profile in profiles.values()), default=0.0)
+        profiles = list(next(filter(None, units), {}).values())
+        if sum(map(bool, units)) > 1:  # each numbers its clients itself: any client of one may be any client of another
+            joint = [Counter({e: max(p[e] for p in k.values()) for p in k.values() for e in p}) for k in units]
+            profiles = [sum(joint, Counter())]
+        return max((compose(profile, delta, adjacency, factor) for profile in profiles), default=0.0)
     draws = {(n, d["round"]): d for n, ledger in enumerate(ledgers) for d in ledger["draws"]}
     void = [any("void" in d for d in ledger["draws"]) for ledger in ledgers]  # it takes back all turns of its ledger
     turns = {key: None if void[key[0]] else d["turn"] for key, d in draws.items()}
@@ -289,11 +291,10 @@ def on_grid(parts: list[Any], h: float, delta: float) -> tuple[float, int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Recompute the epsilon of privacy ledgers.")
-    parser.add_argument("ledger", nargs="+", type=Path)
+    parser.add_argument("ledger", nargs="+", type=lambda path: read(Path(path).read_bytes()))
     parser.add_argument("--delta", type=float, required=True)
     parser.add_argument("--observer", choices=OBSERVERS, default="outsider")
     asked = parser.parse_args()
-    ledgers = [read(path.read_bytes()) for path in asked.ledger]
-    secure = all(r["secure"] or r["placement"] == "none" for ledger in ledgers for r in ledger["charged"])
+    secure = all(r["secure"] or r["placement"] == "none" for ledger in asked.ledger for r in ledger["charged"])
     words = "" if secure else " if the noise were secure"
-    print(f"epsilon{words} {epsilon(ledgers, asked.delta, asked.observer):.6f} at delta {asked.delta:g}")
+    print(f"epsilon{words} {epsilon(asked.ledger, asked.delta, asked.observer):.6f} at delta {asked.delta:g}")

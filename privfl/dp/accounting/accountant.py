@@ -31,6 +31,7 @@ UNBOUNDED: Final = (
     "sampling is not counted where nothing bounds the probability that one client decides whether a round is skipped"
 )
 ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
+SEVERAL: Final = "each ledger numbers its clients by itself: the client that took part most in each is taken to be one"
 ALWAYS: Final = "the figure of a client in every round, which is smaller here than what sampling gives"
 
 
@@ -247,6 +248,8 @@ def _caveats(judgment: _Judgment, observer: Observer) -> tuple[str, ...]:
         caveats.append("the participant's own noise and that of the tolerated colluders is not counted")
     if observer != "outsider":
         caveats.append(f"without amplification by sampling, for the {unit.level} that took part most")
+        if unit.level == "client" and judgment.history.ledgers > 1:
+            caveats.append(SEVERAL)
     elif judgment.always:
         caveats.append(ALWAYS)
     elif judgment.excess:

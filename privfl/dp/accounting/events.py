@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from privfl.checks import check_choice
 from privfl.dp.accounting.history import EVERYONE, History
@@ -148,7 +150,8 @@ def exposure(history: History, observer: Observer) -> Exposure:
 
     The outsider does not know the cohorts, so each round counts with its sampling and no unit is special; participants
     are not looked at. All others know the cohorts: each client has a profile of the rounds in which it took part,
-    without amplification, and those that another one dominates are left out.
+    without amplification, and those that another one dominates are left out. Several ledgers number their clients each
+    by itself, so the worst of each is taken to be one client.
 
     Args:
         history: The releases, with the sampling that protects.
@@ -172,13 +175,17 @@ def exposure(history: History, observer: Observer) -> Exposure:
     if history.unit.level == "example":
         # An observer who knows the batches knows in which steps an example was: the worst example is in all of them.
         return Exposure((in_every_release(history),))
-    clients: defaultdict[ClientId, Profile] = defaultdict(Counter)
+    ledgers: defaultdict[int, defaultdict[ClientId, Profile]] = defaultdict(lambda: defaultdict(Counter))
     for drawn, times in history.rounds:
         for release in drawn.releases:
             event = _event([release], EVERYONE)
             for client in release.participants or ():
-                clients[client][event] += release.count * times
-    return Exposure(_undominated(list(clients.values()) or [Counter()]))
+                ledgers[drawn.ledger][client][event] += release.count * times
+    profiles = [list(clients.values()) for clients in ledgers.values()] or [[Counter()]]
+    if len(profiles) > 1:  # any client of one ledger may be any client of another
+        every: Iterator[Profile] = (reduce(or_, known, Counter()) for known in profiles)
+        profiles = [[sum(every, Counter())]]
+    return Exposure(_undominated(profiles[0]))
 
 
 def in_every_release(history: History) -> Profile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,10 +25,13 @@ class DrawnRound:
     Attributes:
         draw: The draw as the ledger notes it; None at level "example", where each release states its sampling.
         releases: Attempts and openings that share the draw; empty for a round that was skipped.
+        ledger: Which of the ledgers that are judged together the round stands in, from 0. Each numbers its clients by
+            itself.
     """
 
     draw: Draw | None
     releases: tuple[Release, ...]
+    ledger: int = 0
 
     @property
     def unbounded(self) -> bool:
@@ -64,7 +67,7 @@ class History:
             raise UnsupportedRelease(
                 f"ledgers of {units} do not add up to one number: ask for the epsilon of each ledger by itself"
             )
-        return cls(histories[0].unit, tuple(pair for history in histories for pair in history.rounds))
+        return cls(histories[0].unit, tuple(pair for pairs in _apart(histories) for pair in pairs))
 
     @classmethod
     def hypothetical(cls, unit: PrivacyUnit, releases: Iterable[Release], *, turn: float | None = 0.0) -> History:
@@ -113,6 +116,11 @@ class History:
         return sum(times for drawn, times in self.rounds if drawn.releases)
 
     @property
+    def ledgers(self) -> int:
+        """The number of ledgers that are judged together."""
+        return 1 + max((drawn.ledger for drawn, _ in self.rounds), default=0)
+
+    @property
     def turn(self) -> float:
         """The sum of q(S) t over all draws with a bounded t, rounded up: what skipped rounds take of delta."""
         terms = [
@@ -151,6 +159,14 @@ class History:
             return entry if entry.draw is None else replace(entry, draw=replace(entry.draw, turn=None))
 
         return History(self.unit, tuple((known(drawn), times) for drawn, times in self.rounds))
+
+
+def _apart(histories: Iterable[History]) -> Iterator[list[tuple[DrawnRound, int]]]:
+    """The rounds of each history, with the ledgers counted on from one history to the next."""
+    first = 0
+    for history in histories:
+        yield [(replace(drawn, ledger=first + drawn.ledger), times) for drawn, times in history.rounds]
+        first += history.ledgers
 
 
 def _of_ledger(ledger: Ledger) -> History:

@@ -66,6 +66,32 @@ def test_settling_more_than_was_reserved_is_refused():
             ledger.settle(token, bad)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"declared_stddev": 1e9, "realized_stddev": 1e9},
+        {"norm_bound": 1.0},
+        {"l1_bound": 1.0},
+        {"length": 1},
+        {"sampling": {"kind": "poisson", "probability": 1e-9}},
+        {"views": {"outsider": "release"}},
+        {"secure": False},
+        {"opening": 1},
+    ],
+)
+def test_settling_cannot_lower_what_was_reserved(tmp_path, change):
+    """A settlement that claims more noise, or a smaller contribution, would turn a paid round to nothing."""
+    ledger = drawn(tmp_path / "l")
+    token = ledger.reserve(release(0))
+    before, size = epsilon(ledger, 1e-5).epsilon, (tmp_path / "l").stat().st_size
+    with pytest.raises(PrivacyError, match="not covered"):
+        ledger.settle(token, release(0, **change))
+    assert epsilon(ledger, 1e-5).epsilon == before > 0.0
+    assert (tmp_path / "l").stat().st_size == size
+    ledger.settle(token, release(0, ids=(1, 3), realized_stddev=1e9))
+    assert epsilon(ledger, 1e-5).epsilon == before
+
+
 def test_another_unit_cannot_resume(tmp_path):
     drawn(tmp_path / "l").reserve(release(0))
     for other in (PrivacyUnit("example"), PrivacyUnit("client", "replace_one")):

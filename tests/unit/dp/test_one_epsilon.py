@@ -10,6 +10,7 @@ from privfl.dp import (
     Draw,
     Everyone,
     FixedSize,
+    History,
     Ledger,
     Mechanism,
     Plan,
@@ -186,6 +187,38 @@ def test_several_ledgers_are_judged_together(tmp_path):
     for other in (ZERO_OUT, PrivacyUnit("example")):
         with pytest.raises(UnsupportedRelease, match="one number"):
             epsilon([first, Ledger(other)], DELTA)
+
+
+@pytest.mark.parametrize(("observer", "views"), [("server", PLAIN), ("participant", MASKED), ("key_holder", CKKS)])
+def test_a_client_of_one_ledger_may_be_any_client_of_another(observer, views):
+    """Runs number their clients by themselves: client 0 here and client 5 there may be one hospital."""
+    placement = "local" if views is PLAIN else "distributed"
+    whole, one, other, nobody = (
+        a_ledger(Everyone(), 2, placement=placement, views=views, absent=gone)
+        for gone in ((), (0, 1), (4, 5), tuple(range(6)) if placement == "local" else ())
+    )
+    together = figure([one, other], observer=observer)
+    assert together == figure([whole, whole], observer=observer)
+    assert together == figure(a_ledger(Everyone(), 4, placement=placement, views=views), observer=observer)
+    assert together > figure(one, observer=observer) == figure(other, observer=observer)
+    assert figure([one, History.of([other, one])], observer=observer) > together
+    caveat = "numbers its clients by itself"
+    assert caveat in str(epsilon([one, other], DELTA, observer=observer).caveats)
+    assert caveat not in str(epsilon(one, DELTA, observer=observer).caveats)
+    if placement == "local":
+        assert figure([nobody, one], observer=observer) == figure(one, observer=observer)
+
+
+def test_the_worst_of_each_ledger_is_counted_event_by_event():
+    """Client 0 is alone in a round with much noise, client 1 in one with little: no client of the ledger is in both."""
+    mixed = Ledger(ZERO_OUT)
+    for round, (z, client) in enumerate([(1.0, 0), (3.0, 1)]):
+        mixed.draw(round, Everyone(), 0.0)
+        plan = a_plan("local", z)
+        mixed.reserve(worst_case(plan, round=round, sampling=Everyone(), views=PLAIN, cohort=[client]))
+    alone = figure(mixed, observer="server")
+    assert figure([mixed, Ledger(ZERO_OUT)], observer="server") >= alone
+    assert figure([mixed, mixed], observer="server") > alone
 
 
 def test_a_void_draw_speaks_of_its_own_ledger_only():
