@@ -171,7 +171,14 @@ def mean_shortfall(sampling: Sampling, population: int, shortfall: Shortfall) ->
 
 
 def plausible(
-    sampling: Sampling, population: int, *, rounds: int, skipped: int, participants: int, shortfall: float
+    sampling: Sampling,
+    population: int,
+    *,
+    rounds: int,
+    skipped: int,
+    participants: int,
+    shortfall: float,
+    max_times: int = 0,
 ) -> bool:
     """False where finished rounds refute what their draws declared, at a probability below 1e-9.
 
@@ -185,9 +192,11 @@ def plausible(
         skipped: How many of them were skipped.
         participants: Clients that took part, summed over the rounds.
         shortfall: The largest `mean_shortfall` of these rounds.
+        max_times: The largest number of these cohorts that one client was in.
     """
-    refuted = _rare(rounds, shortfall, skipped)
-    return not (refuted or _rare(rounds * population, sampled_share(sampling), participants))
+    share = sampled_share(sampling)
+    refuted = _rare(rounds, shortfall, skipped) or _rare(rounds * population, share, participants)
+    return not (refuted or _rare(rounds, share, max_times, among=population))
 
 
 def _checked(value: float | None) -> float | None:
@@ -257,8 +266,8 @@ def _log_pmf(n: int, p: float, k: int) -> float:
     return chosen + k * math.log(p) + (n - k) * math.log1p(-p) + 2.0**-49 * total + _TINY
 
 
-def _rare(n: int, p: float, minimum: int) -> bool:
-    """P(Bin(n, p) >= minimum) < IMPLAUSIBLE."""
+def _rare(n: int, p: float, minimum: int, *, among: int = 1) -> bool:
+    """P(Bin(n, p) >= minimum) < IMPLAUSIBLE / among."""
     if minimum <= n * p:
         return False
     if p == 0.0:
@@ -266,7 +275,7 @@ def _rare(n: int, p: float, minimum: int) -> bool:
     term, total = math.exp(_log_pmf(n, p, minimum)), 0.0
     for k in range(minimum, n + 1):  # each term is smaller than the one before by a factor that falls
         total += term
-        if total >= IMPLAUSIBLE or term < 1e-17 * total:
+        if total >= IMPLAUSIBLE / among or term < 1e-17 * total:
             break
         term *= (n - k) / (k + 1) * (p / (1 - p))
-    return total < IMPLAUSIBLE
+    return total < IMPLAUSIBLE / among

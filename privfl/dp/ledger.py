@@ -7,6 +7,7 @@ refunded only when it is proven that nothing was opened. Specification and vecto
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from privfl.dp.release import Release
 from privfl.dp.unit import PrivacyUnit, Sampling
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
+from privfl.wire import ClientId
 
 VERSION: Final = 2
 RefundReason = Literal["never_asked", "too_few_survivors", "aborted_before_opening"]
@@ -131,6 +133,14 @@ class Ledger:
     def next_attempt(self, round: int) -> int:
         """The number of the next attempt of a round: above every attempt that was ever charged, refunded or not."""
         return self._attempts.get(round, -1) + 1
+
+    def first_undrawn(self, round: int) -> int:
+        """The first round from `round` on that has no draw yet."""
+        return next(number for number in itertools.count(round) if number not in self._draws)
+
+    def participants(self, round: int) -> frozenset[ClientId]:
+        """The clients that the charges of a round name; none where they are withheld."""
+        return frozenset().union(*(release.participants or () for release in self._in_round(round)))
 
     def charged(self, release: Release) -> bool:
         """True when this opening of this round and attempt is charged already."""

@@ -35,7 +35,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.range import RangeRule
-from privfl.fl.sampling import CohortSampler
+from privfl.fl.sampling import CohortSampler, declared
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -123,7 +123,7 @@ class Assembly:
 
     def worst_case(self) -> tuple[Draw, Release]:
         """The draw of any round, and the worst that the round can release."""
-        sampling, rule = self.sampler.declare(self.clients), self.survivor_rule
+        sampling, rule = declared(self.sampler, self.clients), self.survivor_rule
         dropout = getattr(self.dropouts, "probability", None)
         draws = DrawNotes(
             sampling,
@@ -209,7 +209,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         check_complete(federation, private=config.privacy.placement != "none")
     learner = _learner(config, given, federation)
     sampler = given.sampler or build.build_sampler(config.cohort)
-    sampling = sampler.declare(clients)
+    sampling = declared(sampler, clients)
     privacy = config.privacy
     if privacy.placement != "none" and privacy.delta is None:
         config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})

@@ -25,7 +25,7 @@ from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, RoundDriver, run_round
-from privfl.fl.sampling import CohortSampler, Uniforms, seeded_uniforms
+from privfl.fl.sampling import CohortSampler, Uniforms, declared, sampled, seeded_uniforms
 from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore, Start, Version
@@ -117,7 +117,7 @@ class FederatedRun:
             )
         if not self.mechanism.claims or self.payment is None or self.mechanism.source == "simulation":
             return
-        if self.uniforms is seeded_uniforms and not isinstance(self.sampler.declare(self.population), Everyone):
+        if self.uniforms is seeded_uniforms and not isinstance(declared(self.sampler, self.population), Everyone):
             raise PrivacyError(
                 "the cohorts are sampled from the seed, which is no secret, and an epsilon that counts on sampling "
                 "would rest on them: give `uniforms` from a secret, such as `secret_uniforms`"
@@ -152,7 +152,11 @@ class FederatedRun:
         self._check_start(latest, initial)
         start = self.store.begin(latest.round + 1, tries=self.retries + 1 + _MAX_REPEATS, nonce=self.nonce)
         self._settle_stored(latest, start)
-        return Progress(latest, start, self._draws())
+        draws = self._draws()
+        repeated = self.mechanism.source == "simulation" and not self.parts.credentials  # to the last bit
+        if draws is not None and self.payment is not None and not repeated:
+            draws.note_interrupted(self.payment.ledger, latest.round + 1)
+        return Progress(latest, start, draws)
 
     def next(self, progress: Progress, *, last: bool) -> RoundReport:
         """Run one round after the latest that is stored, and return its report.
@@ -187,7 +191,7 @@ class FederatedRun:
             model_hash=model_hash(state.model),
             cohort=cohort,
             population=self.population,
-            sampling=self.sampler.declare(self.population),
+            sampling=declared(self.sampler, self.population),
             survivor_rule=self.survivor_rule,
             encoding=self._encoding(state, len(cohort)),
             mechanism=self.mechanism,
@@ -220,7 +224,7 @@ class FederatedRun:
 
     def _check_openable(self) -> None:
         """Refuse a run in which no cohort that the sampling can produce is large enough for the sum to open."""
-        rule, scheme, sizes = self.survivor_rule, self.parts.scheme, self.sampler.declare(self.population).sizes
+        rule, scheme, sizes = self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population).sizes
         top = max(sizes(self.population))
         if any(rule.opened(scheme, size) <= size for size in reversed(sizes(self.population))):
             return
@@ -236,12 +240,13 @@ class FederatedRun:
         started, traffic = time.perf_counter(), Traffic(self.tap)
         if draws is not None:
             self._draw(latest.state, start, draws, round)
-        cohort = self.sampler.sample(self.population, self.uniforms(self.seed, round))
+        coins = self.uniforms(self.seed, round)
+        cohort = sampled(self.sampler, self.population, coins, private=draws is not None)
         server, attempts, state, said, failed = self._attempt(latest.state, start, round, cohort, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
-        if draws is not None:
-            self._tally(draws, round, skipped=server is None, cohort=len(cohort))
+        if draws is not None and self.payment is not None:
+            draws.finish(self.payment.ledger, round, skipped=server is None, cohort=cohort)
         survivors = outcome.survivors if outcome else frozenset[ClientId]()
         encoding = server.plan.encoding if server else self._encoding(state, len(cohort))
         evaluation = self._measure(state.model, round, last=last)
@@ -347,11 +352,12 @@ class FederatedRun:
         def shortfall(size: int) -> float | None:
             return rule.shortfall(scheme, size, dropout)
 
-        sampling, adjacency = self.sampler.declare(self.population), self.payment.ledger.unit.adjacency
+        sampling, adjacency = declared(self.sampler, self.population), self.payment.ledger.unit.adjacency
         draws = DrawNotes(sampling, self.population, shortfall, self.retries + 1, adjacency)
         for version in self.store.lineage():
             if version.report:
-                draws.tally(skipped=version.report["status"] == "skipped", cohort=version.report["cohort"])
+                skipped, size = version.report["status"] == "skipped", version.report["cohort"]
+                draws.tally(skipped=skipped, cohort=size, clients=self.payment.ledger.participants(version.round))
         return draws
 
     def _draw(self, state: ServerState, start: Start, draws: DrawNotes, round: int) -> None:
@@ -362,13 +368,6 @@ class FederatedRun:
         nominal = self.plan(state, start, round, 0, nominal_cohort(draw.sampling, self.population))
         self.payment.check(nominal.worst_case(self.parts.scheme), draw)
         self.payment.ledger.draw(round, draw.sampling, draw.turn, void=draw.void)
-
-    def _tally(self, draws: DrawNotes, round: int, *, skipped: bool, cohort: int) -> None:
-        """Count a finished round. If it refutes what was declared, the next draw is noted now: it may never come."""
-        draws.tally(skipped=skipped, cohort=cohort)
-        draw = draws.next(round + 1)
-        if draw.void and self.payment is not None and self.payment.ledger.draw_of(draw.round) is None:
-            self.payment.ledger.draw(draw.round, draw.sampling, draw.turn, void=True)
 
     def _settle_stored(self, latest: Version, start: Start) -> None:
         """Settle the round that was stored, but not yet settled, when the run was killed."""

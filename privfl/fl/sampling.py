@@ -6,9 +6,10 @@ A sampler of your own is a small class with `declare` and `sample`; the accounta
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from privfl.crypto import add_keystreams
 from privfl.crypto.kdf import derive
 from privfl.dp.unit import Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
-from privfl.errors import ConfigError
+from privfl.errors import ConfigError, PrivacyError
 from privfl.wire import ClientId
 
 Uniforms = Callable[[int], npt.NDArray[np.float64]]
@@ -24,7 +25,7 @@ Uniforms = Callable[[int], npt.NDArray[np.float64]]
 
 
 class CohortSampler(Protocol):
-    """Samples cohorts, and declares how."""
+    """Samples cohorts, and declares how. The attribute `clients` lists clients other than 0 to population - 1."""
 
     def declare(self, population: int) -> Sampling:
         """Return how this sampler samples clients 0 .. population-1, in the accountant's terms."""
@@ -38,6 +39,58 @@ class CohortSampler(Protocol):
             uniforms: n -> n independent uniforms in [0, 1), the only randomness.
         """
         ...
+
+
+def declared(sampler: CohortSampler, population: int) -> Sampling:
+    """The declaration of a sampler; raises `ConfigError` for anything but one of the declarations of `privfl.dp`.
+
+    Args:
+        sampler: The sampler.
+        population: The number of clients.
+    """
+    sampling = sampler.declare(population)
+    if type(sampling) not in get_args(Sampling):
+        allowed = ", ".join(kind.__name__ for kind in get_args(Sampling))
+        raise ConfigError(f"declare() of a sampler returns one of {allowed}, not a {type(sampling).__name__}")
+    return sampling
+
+
+def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, private: bool = False) -> tuple[int, ...]:
+    """One cohort of a sampler, checked.
+
+    Args:
+        sampler: The sampler.
+        population: The number of clients.
+        uniforms: n -> n independent uniforms in [0, 1).
+        private: Whether a claim rests on the cohort, which then must have been sampled with these coins.
+
+    Raises:
+        ConfigError: The cohort is not an increasing sequence of clients from 0 to population - 1.
+        PrivacyError: The sampler declares that it samples, and took no coin.
+    """
+    taken = 0
+
+    def counted(count: int) -> npt.NDArray[np.float64]:
+        nonlocal taken
+        taken += count
+        return uniforms(count)
+
+    found = sampler.sample(population, counted)
+    try:
+        cohort = tuple(operator.index(client) for client in found)
+    except TypeError as error:
+        raise ConfigError("a cohort is a tuple of integers, the clients in increasing order") from error
+    clients = getattr(sampler, "clients", None)
+    known = range(population) if clients is None else frozenset(clients)
+    if list(cohort) != sorted(set(cohort)) or any(client not in known for client in cohort):
+        raise ConfigError(f"a cohort must hold some of the {population} clients, each once and in increasing order")
+    sampling = declared(sampler, population)
+    if private and not taken and not isinstance(sampling, Everyone):
+        raise PrivacyError(
+            f"the sampler declares {type(sampling).__name__}, and took none of the coins that it was given: no epsilon "
+            "can count on it; take the coins from `uniforms`, or declare Everyone()"
+        )
+    return cohort
 
 
 @dataclass(frozen=True, slots=True)

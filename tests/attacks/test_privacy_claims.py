@@ -263,6 +263,7 @@ class AllDeclaredAsFew:
         return Poisson(0.1)
 
     def sample(self, population: int, uniforms: Any) -> tuple[int, ...]:
+        uniforms(population)  # takes the coins, and does not use them
         return tuple(range(population))
 
 
