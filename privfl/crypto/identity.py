@@ -16,6 +16,7 @@ from privfl.checks import check_type
 from privfl.crypto.agreement import AgreementKey
 from privfl.crypto.kdf import check_key
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
+from privfl.crypto.passphrase import is_protected, protect, unprotect
 from privfl.crypto.signing import SigningKey, VerifyKey
 from privfl.errors import ConfigError, RemoteProtocolError, StateError
 from privfl.files import atomic_write, canonical_json, read_json, user_path
@@ -71,7 +72,7 @@ class FileDirectory(MemoryDirectory):
     def __init__(self, path: Path | str) -> None:
         path = user_path(path)
         try:
-            entries = _load(path, _DIRECTORY_FORMAT)
+            entries = _parsed(path.read_bytes(), _DIRECTORY_FORMAT)
             if any(str(int(client)) != client for client in entries):
                 raise ValueError("an identity is not in decimal")
             super().__init__({int(client): VerifyKey(bytes.fromhex(key)) for client, key in entries.items()})
@@ -87,7 +88,8 @@ class FileDirectory(MemoryDirectory):
             keys: The public signing key of each client.
         """
         MemoryDirectory(keys)
-        _save(user_path(path), _DIRECTORY_FORMAT, {str(client): key.public.hex() for client, key in keys.items()})
+        entries = {str(client): key.public.hex() for client, key in keys.items()}
+        atomic_write(user_path(path), _written(_DIRECTORY_FORMAT, entries))
         return FileDirectory(path)
 
 
@@ -151,21 +153,23 @@ def generate_identities(
     return credentials, MemoryDirectory({client: own.signing.public for client, own in credentials.items()})
 
 
-def save_credentials(path: Path | str, own: Credentials) -> None:
+def save_credentials(path: Path | str, own: Credentials, *, passphrase: str | None = None) -> None:
     """Write the keys to a file that only its owner may read (mode 0600).
 
     Args:
         path: The file.
         own: The credentials. Their task memory is not written: `load_credentials` makes one next to the file.
+        passphrase: Seals the file; None writes it in the clear.
     """
     check_type("own", own, Credentials)
     keys = {"client": str(own.client), "signing": own.signing.secret.hex(), "box": own.box.secret.hex()}
     if own.session_key is not None:
         keys["session_key"] = own.session_key.hex()
-    _save(user_path(path), _CREDENTIALS_FORMAT, keys)
+    data = _written(_CREDENTIALS_FORMAT, keys)
+    atomic_write(user_path(path), data if passphrase is None else protect(data, passphrase))
 
 
-def load_credentials(path: Path | str) -> Credentials:
+def load_credentials(path: Path | str, *, passphrase: str | None = None) -> Credentials:
     """Return the keys that `save_credentials` wrote.
 
     Their tasks are recorded from then on in a folder next to the file, `<16 digits of the public key>.tasks`. Neither a
@@ -173,15 +177,16 @@ def load_credentials(path: Path | str) -> Credentials:
 
     Args:
         path: The file. A symbolic link to it counts as the file.
+        passphrase: The passphrase under which it was saved; not used for a file in the clear.
 
     Raises:
         StateError: The file is none of credentials, or others than its owner may read or write it. Or it has a second
-            name (a hard link), which would keep a record of tasks of its own.
+            name (a hard link), which would keep a record of tasks of its own. Or the passphrase is missing or another.
     """
     try:
         real = user_path(path).resolve(strict=True)
         _check_private(real)
-        keys = _load(real, _CREDENTIALS_FORMAT)
+        keys = _parsed(_in_the_clear(real, passphrase), _CREDENTIALS_FORMAT)
         client = int(keys.pop("client"))
         secrets = {name: bytes.fromhex(value) for name, value in keys.items()}
         signing, box = SigningKey(secrets.pop("signing")), AgreementKey(secrets.pop("box"))
@@ -214,12 +219,21 @@ def _first(entry: tuple[ClientId, object]) -> ClientId:
     return entry[0]
 
 
-def _save(path: Path, form: str, keys: Mapping[str, str]) -> None:
-    atomic_write(path, canonical_json({"format": form, "keys": dict(keys)}) + b"\n")
+def _in_the_clear(path: Path, passphrase: str | None) -> bytes:
+    data = path.read_bytes()
+    if not is_protected(data):
+        return data
+    if passphrase is None:
+        raise StateError(f"{path} is sealed under a passphrase: give the passphrase")
+    return unprotect(data, passphrase)
 
 
-def _load(path: Path, form: str) -> dict[str, Any]:
-    content = read_json(path.read_bytes())
+def _written(form: str, keys: Mapping[str, str]) -> bytes:
+    return canonical_json({"format": form, "keys": dict(keys)}) + b"\n"
+
+
+def _parsed(data: bytes, form: str) -> dict[str, Any]:
+    content = read_json(data)
     if not isinstance(content, dict) or content.get("format") != form or not isinstance(content.get("keys"), dict):
         raise ValueError("another format")
     keys: dict[str, Any] = content["keys"]

@@ -65,6 +65,10 @@ class TasksInFolder:
         self._folder, self._capacity = folder, _checked(capacity)
         self._count: int | None = None
 
+    def __contains__(self, task: object) -> bool:
+        """True if the task with this digest was begun."""
+        return isinstance(task, bytes) and (self._folder / task.hex()).exists()
+
     def begin(self, task: bytes) -> None:
         """Record a task. Raises `PlanRejected` for one that was begun before, and at `capacity`.
 

@@ -178,6 +178,11 @@ class ClientRound:
         )
         return half
 
+    @staticmethod
+    def plan_of(state: bytes) -> RoundPlan:
+        """The plan in saved bytes, for a site that makes its sum from it; raises `StateError` for other bytes."""
+        return SavedParty.from_bytes(_CLIENT, state).plan
+
     def to_bytes(self) -> bytes:
         """Everything that `restore` needs, without the client's long-term keys; as secret as the contribution.
 
@@ -185,6 +190,11 @@ class ClientRound:
         keeps such bytes.
         """
         return SavedParty(self.plan.to_bytes(), session_bytes(self._session), b"").to_bytes(_CLIENT)
+
+    @property
+    def finished(self) -> bool:
+        """True once the last message of the round has been sent."""
+        return self._session.finished
 
     def start(self) -> bytes:
         """The first message to the server."""

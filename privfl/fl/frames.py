@@ -89,7 +89,7 @@ class Up(Message):
         step: The step of that frame.
         request: The SHA-256 of that frame, its nonce included.
         body: The message of the sum's client.
-        receipt: A `Receipt` where the step made one, else empty: in step 0 and in the last step.
+        receipts: The receipts that the step made, oldest first: one in step 0 and one in the last step.
     """
 
     KIND: ClassVar[int] = 0x0402
@@ -98,7 +98,7 @@ class Up(Message):
     step: int = wired(U8)
     request: bytes = wired(Fixed(_HASH_BYTES))
     body: bytes | memoryview = wired(Blob(MAX_FRAME_BYTES))
-    receipt: bytes | memoryview = wired(Blob(MAX_RECEIPT_BYTES))
+    receipts: Sequence[bytes | memoryview] = wired(ListOf(Blob(MAX_RECEIPT_BYTES), 2))
 
 
 @dataclass(frozen=True, slots=True)

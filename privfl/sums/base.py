@@ -222,6 +222,11 @@ class SumPolicy:
 class ClientSession(Protocol):
     """One client's side of one sum: bytes in, bytes out; aborted for good after an error in a step it accepted."""
 
+    @property
+    def finished(self) -> bool:
+        """True once the last message has been sent; an aborted session never is."""
+        ...
+
     def start(self) -> bytes:
         """The first message."""
         ...

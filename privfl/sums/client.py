@@ -132,6 +132,11 @@ class ClientMachine(ABC):
         return self._state
 
     @property
+    def finished(self) -> bool:
+        """True once the last message has been sent; an aborted session never is."""
+        return self._state != ABORTED and all(row.state != self._state for row in self._table)
+
+    @property
     def last_message(self) -> bytes | None:
         """The last message that this session sent: a restored session may have to send it again."""
         with self._guard:
@@ -264,7 +269,7 @@ class ClientMachine(ABC):
             self._abort()
             raise
         sent = self._answered(row.receives.KIND, message, answer, row.then)
-        if all(other.state != self._state for other in self._table):
+        if self.finished:
             self._forget()
         return sent
 

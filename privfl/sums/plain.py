@@ -99,6 +99,11 @@ class PlainClient:
         self._task, self._me = task, me
         self._vector: Ints | None = vector
 
+    @property
+    def finished(self) -> bool:
+        """True after the upload."""
+        return self._vector is None
+
     def start(self) -> bytes:
         """The upload."""
         if self._vector is None:

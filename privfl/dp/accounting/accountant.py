@@ -215,7 +215,14 @@ class Budget:
         self.epsilon = epsilon
         self.accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise)
 
-    def check(self, ledger: Ledger | History, draw: Draw | None, worst: Release) -> float:
+    def check(
+        self,
+        ledger: Ledger | History,
+        draw: Draw | None,
+        worst: Release,
+        *,
+        others: Sequence[Ledger | History] = (),
+    ) -> float:
         """Epsilon, at most, after a round more. Call it before the round's cohort is sampled and a client is asked.
 
         A figure on the edge is computed on finer grids before it is refused.
@@ -224,11 +231,12 @@ class Budget:
             ledger: The draws and releases before the round.
             draw: The draw of the round, in the ledger already or not; None at level "example".
             worst: The worst case of what the round releases.
+            others: Ledgers of other runs that the same budget pays for.
 
         Raises:
             BudgetExceeded: The round could cost too much.
         """
-        after = History.of(ledger).after(draw, worst)
+        after = History.of([History.of(ledger).after(draw, worst), *others])
         spent = self.accountant.spent(after, quick=True)
         if spent > self.epsilon:
             spent = self.accountant.spent(after)

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pydantic
 import tomli_w
@@ -26,11 +26,15 @@ __all__ = [
     "Privacy",
     "Server",
     "Sum",
+    "compose",
     "from_mapping",
     "load_config",
+    "read_toml",
     "to_mapping",
     "to_toml",
 ]
+
+_T = TypeVar("_T")
 
 SECTIONS: Final[Mapping[str, type]] = {
     "data": Data,
@@ -103,9 +107,14 @@ def load_config(path: Path | str) -> Config:
     Raises:
         ConfigError: When the file cannot be read, is not TOML, or holds a key or value that is not allowed.
     """
+    return from_mapping(read_toml(path))
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """The tables of a TOML file (UTF-8, with or without a byte order mark); raises `ConfigError` if it is none."""
     path = user_path(path)
     try:
-        return from_mapping(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -118,15 +127,29 @@ def load_config(path: Path | str) -> Config:
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
     """A configuration from nested dictionaries, as `tomllib` reads them."""
+    return compose(Config, SECTIONS, values)
+
+
+def compose(top: type[_T], sections: Mapping[str, type], values: Mapping[str, Any]) -> _T:
+    """A value of a class that `section` made, with its sections, from nested dictionaries.
+
+    Args:
+        top: The class of the top level.
+        sections: The class of each section, by its name.
+        values: The tables.
+
+    Raises:
+        ConfigError: For a key or a value that is not allowed.
+    """
     parts = dict(values)
-    for name, of in SECTIONS.items():
+    for name, of in sections.items():
         value = parts.get(name, {})
         if isinstance(value, of):
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name} must be a table, not {shown(value)}")
         parts[name] = of(**{str(key): item for key, item in value.items()})
-    return Config(**parts)
+    return top(**parts)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

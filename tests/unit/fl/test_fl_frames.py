@@ -28,7 +28,7 @@ SERVER_KEY, SITE_KEY, OTHER_KEY = (SigningKey(bytes([value]) * 32) for value in 
 CHARTER, OTHER_CHARTER = b"c" * 32, b"d" * 32
 DOWN = Down(round=3, attempt=1, step=2, client=7, expires=1_900_000_000, body=b"message")
 FRAME = seal_down(DOWN, SERVER_KEY, charter=CHARTER)
-UP = Up(round=3, attempt=1, step=2, request=frame_hash(FRAME), body=b"answer", receipt=b"")
+UP = Up(round=3, attempt=1, step=2, request=frame_hash(FRAME), body=b"answer", receipts=())
 ANSWER = seal_up(UP, SITE_KEY, charter=CHARTER, me=7)
 
 

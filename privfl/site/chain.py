@@ -1,0 +1,145 @@
+"""The receipts of a site: an append-only file from which rollback is detected, and the last round of each charter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from privfl.crypto import SigningKey, VerifyKey
+from privfl.errors import PrivflError, StateError
+from privfl.files import GENESIS, HashChain
+from privfl.fl.receipts import Receipt
+from privfl.wire import ClientId
+
+Place = tuple[int, int]
+"""(round, attempt); the places of a charter only grow."""
+
+NOWHERE: Final[Place] = (-1, -1)
+
+
+class ReceiptChain:
+    """The receipts that a site has signed, in a hash-chained file.
+
+    Args:
+        path: The file, made with the first receipt.
+        key: The public key of the site.
+
+    Raises:
+        StateError: The file was altered, or holds a receipt of another key.
+    """
+
+    def __init__(self, path: Path, key: VerifyKey) -> None:
+        self._file, self._key = HashChain(path), key
+        self._receipts: list[Receipt] = []
+        self._hashes: set[str] = {GENESIS}
+        self._times: dict[str, float] = {}
+        self._entered: dict[str, Receipt] = {}
+        for number, record in enumerate(self._file.records, start=1):
+            try:
+                receipt = Receipt(**record["receipt"])
+                receipt.verify(key)
+                self._take(receipt, float(record["time"]))
+            except (PrivflError, KeyError, TypeError, ValueError) as error:
+                raise StateError(f"{path}, line {number}: {error}") from error
+
+    def _take(self, receipt: Receipt, time: float) -> None:
+        if receipt.previous not in self._hashes:
+            raise StateError(f"receipt {receipt.number} does not follow one of this site's receipts")
+        self._receipts.append(receipt)
+        self._hashes.add(receipt.hash)
+        if receipt.kind == "entered" and place_of(receipt) > self.last_place(receipt.charter):
+            self._entered[receipt.charter], self._times[receipt.charter] = receipt, time
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """All receipts, in the order of the file."""
+        return tuple(self._receipts)
+
+    @property
+    def newest(self) -> Receipt | None:
+        """The last receipt; None before the first."""
+        return self._receipts[-1] if self._receipts else None
+
+    def holds(self, receipt: Receipt) -> bool:
+        """True if `receipt` is one of this chain."""
+        return receipt.hash in self._hashes
+
+    def entered(self, charter: str) -> Receipt | None:
+        """The receipt of the newest round that was entered under a charter; None before the first."""
+        return self._entered.get(charter)
+
+    def last_place(self, charter: str) -> Place:
+        """The round and attempt of that receipt; below every other place before the first."""
+        receipt = self._entered.get(charter)
+        return NOWHERE if receipt is None else place_of(receipt)
+
+    def entered_at(self, charter: str) -> float | None:
+        """The time at which that round was entered, in seconds since 1970; None before the first."""
+        return self._times.get(charter)
+
+    def append(self, receipt: Receipt, key: SigningKey, time: float) -> Receipt:
+        """Sign a receipt as the next one, and keep it durably.
+
+        Args:
+            receipt: The receipt; its number and its predecessor are set here.
+            key: The signing key of the site.
+            time: The present time, in seconds since 1970.
+
+        Returns:
+            The signed receipt.
+        """
+        last = self.newest
+        number, previous = (1, GENESIS) if last is None else (last.number + 1, last.hash)
+        signed = replace(receipt, number=number, previous=previous).signed(key)
+        self._keep(signed, time)
+        return signed
+
+    def adopt(self, lost: Iterable[Receipt], time: float) -> tuple[Receipt, ...]:
+        """Take up receipts that this site signed and lost, such as after a restored backup.
+
+        Args:
+            lost: The receipts, in any order; those that the chain holds are passed over.
+            time: The present time, in seconds since 1970.
+
+        Returns:
+            The receipts that were taken up, in order.
+
+        Raises:
+            StateError: They do not follow a receipt of this chain without a gap.
+            RemoteProtocolError: The site did not sign one of them.
+        """
+        missing: Mapping[int, Receipt] = {r.number: r for r in lost if not self.holds(r)}
+        ordered = [missing[number] for number in sorted(missing)]
+        known = set(self._hashes)
+        for receipt in ordered:
+            receipt.verify(self._key)
+            if receipt.previous not in known:
+                raise StateError(
+                    f"receipt {receipt.number} follows one that is missing: ask the server and the other sites for the "
+                    "receipts between"
+                )
+            known.add(receipt.hash)
+        for receipt in ordered:
+            self._keep(receipt, time)
+        return tuple(ordered)
+
+    def _keep(self, receipt: Receipt, time: float) -> None:
+        self._file.append({"receipt": receipt.record() | {"signature": receipt.signature}, "time": time})
+        self._take(receipt, time)
+
+
+def place_of(receipt: Receipt) -> Place:
+    """The round and the attempt of a receipt."""
+    return receipt.round, receipt.attempt
+
+
+def newest_of(receipts: Iterable[Receipt], client: ClientId) -> Receipt | None:
+    """Return the receipt of one site with the highest number, or None.
+
+    Args:
+        receipts: Receipts of any sites.
+        client: The site.
+    """
+    return max((r for r in receipts if r.client == client), key=lambda r: r.number, default=None)

@@ -1,0 +1,156 @@
+"""The folder of a site: keys, policy, directory, approved charters, ledgers, receipts, rounds in progress and log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from privfl.crypto import Credentials, SigningKey, load_credentials, save_credentials
+from privfl.crypto.agreement import AgreementKey
+from privfl.crypto.members import Members, SiteCard, check_name, client_of
+from privfl.crypto.passphrase import is_protected
+from privfl.errors import PlanRejected, StateError
+from privfl.files import atomic_write, existing_parent, sync_folder, user_path
+from privfl.fl.charter import Charter
+from privfl.site.policy import Policy, commented_policy, load_policy
+
+DAY: Final = 86400
+POLICY: Final = "policy.toml"
+KEYS: Final = "keys.json"
+DIRECTORY: Final = "directory.json"
+RECEIPTS: Final = "receipts.jsonl"
+LOG: Final = "log.jsonl"
+BEHIND: Final = "behind.json"
+PEERS: Final = "peers.json"
+LEDGERS: Final = "ledgers"
+CHARTERS: Final = "charters"
+ROUNDS: Final = "rounds"
+LOCK: Final = "lock"
+
+
+class SiteHome:
+    """A site's folder, opened.
+
+    Args:
+        folder: The folder that `SiteHome.make` made.
+
+    Raises:
+        StateError: It is not the folder of a site.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = user_path(folder).resolve()
+        cards = sorted(self.folder.glob("*.pub"))
+        if len(cards) != 1 or not (self.folder / POLICY).is_file() or not (self.folder / KEYS).is_file():
+            raise StateError(f"{folder} is not the folder of a site: make one with `privfl site new {folder}`")
+        self.card = SiteCard.read(cards[0])
+
+    @classmethod
+    def make(
+        cls,
+        folder: Path | str,
+        name: str,
+        *,
+        now: float,
+        days: int = 365,
+        passphrase: str | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> SiteHome:
+        """Make the folder of a new site, with fresh keys, a commented policy and no charter.
+
+        Args:
+            folder: The folder; it must not exist, or be empty.
+            name: The name of the site.
+            now: The present time, in seconds since 1970.
+            days: The days for which the key counts.
+            passphrase: Seals the keys; None writes them in the clear, for the owner alone.
+            entropy: A source of random bytes.
+
+        Raises:
+            StateError: There is something in the folder.
+            ConfigError: The name is not allowed.
+        """
+        path = existing_parent(folder)
+        check_name(name)
+        if path.exists() and any(path.iterdir()):
+            raise StateError(f"{path} is not empty: choose another folder for the new site")
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(0o700)
+        signing = SigningKey.generate(entropy)
+        own = Credentials(client_of(signing.public), signing, AgreementKey.generate(entropy))
+        save_credentials(path / KEYS, own, passphrase=passphrase)
+        atomic_write(path / POLICY, commented_policy().encode())
+        issued = int(now)
+        SiteCard.make(name, signing, issued=issued, expires=issued + days * DAY).write(path / f"{name}.pub")
+        sync_folder(path.parent)
+        return cls(path)
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of a file or folder in the site's folder."""
+        return self.folder / name
+
+    @property
+    def sealed(self) -> bool:
+        """True if the keys are under a passphrase."""
+        return is_protected((self / KEYS).read_bytes())
+
+    def policy(self) -> Policy:
+        """The policy, read and checked now."""
+        return load_policy(self / POLICY)
+
+    def credentials(self, passphrase: str | None = None) -> Credentials:
+        """The keys; raises `StateError` unless they are those of the card."""
+        own = load_credentials(self / KEYS, passphrase=passphrase)
+        if own.signing.public != self.card.key or own.client != self.card.client:
+            raise StateError(f"{self / KEYS} holds another key than the card of {self.card.name}")
+        return own
+
+    def members(self) -> Members:
+        """The directory that this site holds; raises `StateError` if there is none."""
+        if not (self / DIRECTORY).exists():
+            raise StateError(f"{self.folder} has no directory: install one with `privfl site sign`")
+        return Members.read(self / DIRECTORY)
+
+    def charters(self) -> dict[bytes, Charter]:
+        """The approved charters by digest."""
+        found = (Charter.read(path) for path in sorted((self / CHARTERS).glob("*.json")))
+        return {charter.digest(): charter for charter in found}
+
+    def approve(self, charter: Charter) -> None:
+        """Approve a charter, after the directory and the policy were compared with it.
+
+        Raises:
+            PlanRejected: The policy does not allow the run, or its directory is another one.
+        """
+        members = self.members()
+        if charter.directory != members.digest:
+            raise PlanRejected(
+                f"the charter names the directory {charter.directory[:16]}..., and this site holds "
+                f"{members.digest[:16]}...: install that directory, or ask for another charter"
+            )
+        if set(charter.members) != set(members.clients) or self.card.client not in charter.members:
+            raise PlanRejected("the members of the charter are not those of this site's directory")
+        self.policy().check_charter(charter)
+        (self / CHARTERS).mkdir(mode=0o700, exist_ok=True)
+        atomic_write(self / CHARTERS / f"{charter.digest().hex()}.json", charter.to_bytes())
+
+    def withdraw(self, digest: str) -> None:
+        """Take back an approval: from the next start of the agent on, no frame of that charter is read."""
+        path = self / CHARTERS / f"{digest}.json"
+        if not path.exists():
+            raise StateError(f"no charter {digest} is approved here; `privfl site show` lists those that are")
+        path.unlink()
+        sync_folder(path.parent)
+
+    def socket(self, policy: Policy) -> Path:
+        """The path of the agent's socket."""
+        return self.folder / policy.agent.socket
+
+    def peers(self) -> dict[str, dict[str, int]]:
+        """The number of the newest receipt of each other site that was shown under each charter."""
+        path = self / PEERS
+        found: dict[str, dict[str, int]] = json.loads(path.read_bytes()) if path.exists() else {}
+        return found

@@ -1,0 +1,387 @@
+"""`Site`: the whole of a site, bytes in and bytes out, over a client's half of each round."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+import privfl
+from privfl.codec import Vector
+from privfl.crypto import Credentials, TasksInFolder
+from privfl.crypto.members import Members
+from privfl.errors import PlanRejected, PrivflError, ProtocolError, StateError, WireError
+from privfl.fl.charter import Charter
+from privfl.fl.client import ClientUpdate, Train
+from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
+from privfl.fl.receipts import Kind, Receipt
+from privfl.lock import sole_writer
+from privfl.site.account import Account
+from privfl.site.chain import ReceiptChain
+from privfl.site.entry import Entry, Judge
+from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, SiteHome
+from privfl.site.log import SiteLog
+from privfl.site.record import OPEN, OVER, RoundRecord
+from privfl.sums.base import Entropy
+from privfl.wire import ClientId
+
+_START: Final = bytes(32)
+_MIB: Final = 1 << 20
+
+
+class Site:
+    """A site at work: it judges frames, trains, answers, and writes down everything before an answer leaves.
+
+    One process opens a site's folder at a time. All methods may be called from several threads.
+
+    Args:
+        home: The site's folder.
+        train: The training function.
+        passphrase: The passphrase of the keys, where they are under one.
+        clock: The time in seconds since 1970.
+        sleep: Waits a number of seconds.
+        entropy: A source of random bytes.
+
+    Raises:
+        StateError: The folder is not that of a site, was altered, or another process has it open.
+        ConfigError: The policy holds a key or a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        train: Train,
+        *,
+        passphrase: str | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self._home, self._train = SiteHome(home), train
+        self._clock, self._sleep, self._entropy = clock, sleep, entropy
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(sole_writer(self._home / LOCK))
+        try:
+            self._policy = self._home.policy()
+            self._own: Credentials = self._home.credentials(passphrase)
+            self.log = SiteLog(self._home / LOG, clock, max_bytes=self._policy.agent.max_log_mib * _MIB)
+            self._chain = ReceiptChain(self._home / RECEIPTS, self._home.card.key)
+            self._account = Account(self._home / LEDGERS, self._policy)
+            self._judge = Judge(self._home, self._policy, self._chain)
+        except BaseException:
+            self._closing.close()
+            raise
+        self._books = threading.Lock()  # of the account and the receipts
+        self._locks: defaultdict[bytes, threading.Lock] = defaultdict(threading.Lock)
+        self._charters: dict[bytes, Charter] = {}
+        self._records: dict[bytes, RoundRecord | None] = {}
+        self._live: dict[bytes, ClientRound] = {}
+        self._directory: tuple[object, Members] | None = None
+
+    @property
+    def client(self) -> ClientId:
+        """The identity of the site in every sum."""
+        return self._home.card.client
+
+    @property
+    def name(self) -> str:
+        """The name of the site."""
+        return self._home.card.name
+
+    def spent(self) -> float:
+        """Epsilon against the server, over all charters, by worst case."""
+        with self._books:
+            return self._account.spent()
+
+    def close(self) -> None:
+        """Give the folder back. Rounds in progress go on when it is opened again."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def answer(self, frame: bytes, model: bytes) -> bytes:
+        """Return the site's frame, or `REFUSAL`; the reason of a refusal stands in the log of the site alone.
+
+        Args:
+            frame: A server's frame.
+            model: The model's bytes with a frame of step 0; empty later.
+        """
+        try:
+            return self._answered(bytes(frame), model)
+        except (PrivflError, OSError) as error:
+            self.log.refuse(str(error), kind=type(error).__name__, bytes=len(frame))
+        except Exception as error:  # noqa: BLE001 (a fault of this software must not reach the relay either)
+            self.log.refuse(type(error).__name__, kind="fault", traceback=traceback.format_exc()[-2000:])
+        return REFUSAL
+
+    def is_known(self, frame: bytes) -> bool:
+        """True for a verified frame of a later step of the round in progress; nothing is changed."""
+        try:
+            digest = charter_of(frame)
+            down = self._opened(frame, digest)
+            record = self._records.get(digest)
+        except (PrivflError, OSError):
+            return False
+        return record is not None and record.place == (down.round, down.attempt) and down.step > 0
+
+    # --- one frame ---------------------------------------------------------------------------------------------------
+
+    def _opened(self, frame: bytes, digest: bytes) -> Down:
+        self._charter(digest)
+        return open_down(frame, self._policy.server_key, charter=digest, me=self.client)
+
+    def _answered(self, frame: bytes, model: bytes) -> bytes:
+        digest = charter_of(frame)
+        down = self._opened(frame, digest)
+        request = _Request(digest, down, frame_hash(frame))
+        with self._locks[digest]:
+            record = self._record(digest)
+            if record is not None and (*record.place, record.step) == (down.round, down.attempt, down.step):
+                return self._again(request, record)
+            now = self._clock()
+            if not now <= down.expires <= now + self._policy.server.max_ahead:
+                when = "expired" if down.expires < now else "is valid for longer than server.max_ahead"
+                raise PlanRejected(f"the frame {when}: compare the clocks of server and site")
+            if down.step == 0:
+                if record is not None and (down.round, down.attempt) <= record.place:
+                    raise PlanRejected("this round is past its first step, or over")
+                return self._enter(request, model, now)
+            return self._go_on(request, record)
+
+    def _again(self, request: _Request, record: RoundRecord) -> bytes:
+        """The saved answer, for the bytes that it answers."""
+        if record.request != request.hash:
+            raise PlanRejected("other bytes for a step that is answered")
+        if not record.answer:
+            raise PlanRejected("this round was aborted at this site")
+        if record.step == 0:
+            self._remember(record.task)
+            self._wait(request.charter)
+        return bytes(record.answer)
+
+    def _enter(self, request: _Request, model: bytes, now: float) -> bytes:
+        """Step 0: judge, charge, train, and send the first message."""
+        digest = request.charter
+        with self._books:
+            entry = self._judge.entry(request.down, self._charter(digest), self._members(), model, now)
+            task = entry.task.digest()
+            if task in self._tasks:
+                raise PlanRejected("this task was begun before")
+            release = self._account.charge(digest.hex(), entry.plan, entry.scheme)
+            entered = self._chain.entered(digest.hex()) if entry.resumed else None
+            if entered is None:
+                spent = self._account.spent() if release is not None else np.inf
+                charged = None if release is None else release.withheld().record()
+                entered = self._receipt(digest, entry, "entered", _START, spent=spent, release=charged)
+        self._live.pop(digest, None)
+        half = self._trained(entry)
+        body = half.start()
+        sent = self._finish(request, half, body, task, _START, entered)
+        self._remember(task)
+        self._wait(digest)
+        return sent
+
+    def _go_on(self, request: _Request, record: RoundRecord | None) -> bytes:
+        """A later step of the round in progress."""
+        down, digest = request.down, request.charter
+        if record is None or record.place != (down.round, down.attempt):
+            raise PlanRejected(f"round {down.round}, attempt {down.attempt}, is not in progress here")
+        if record.status != OPEN or down.step != record.step + 1:
+            raise PlanRejected(f"step {down.step} is not due in round {down.round}")
+        half = self._live.pop(digest, None) or self._restored(digest, record)
+        try:
+            body = half.receive(bytes(down.body))
+        except (ProtocolError, WireError) as error:
+            self._keep_if_alive(request, half, record)
+            raise error
+        answer = b"" if body is None else body
+        return self._finish(request, half, answer, record.task, record.transcript)
+
+    def _finish(
+        self, request: _Request, half: ClientRound, body: bytes, task: bytes, transcript: bytes, *receipts: Receipt
+    ) -> bytes:
+        """Write request, answer and next state as one record; only then may the answer leave."""
+        down, digest = request.down, request.charter
+        transcript = hashlib.sha256(transcript + request.hash + hashlib.sha256(body).digest()).digest()
+        over = half.finished
+        if over:
+            with self._books:
+                receipts = *receipts, self._receipt(digest, half, "ended", transcript, spent=self._account.spent())
+        up = Up(down.round, down.attempt, down.step, request.hash, body, tuple(r.to_bytes() for r in receipts))
+        sent = seal_up(up, self._own.signing, charter=digest, me=self.client)
+        state, status = (b"", OVER) if over else (half.to_bytes(), OPEN)
+        record = RoundRecord(down.round, down.attempt, down.step, task, request.hash, sent, transcript, status, state)
+        self._write(digest, record)
+        if not over:
+            self._live[digest] = half
+        facts = {"charter": digest.hex()[:16], "round": down.round, "attempt": down.attempt, "step": down.step}
+        self.log.note("answered", **facts, bytes=len(sent), over=over)
+        return sent
+
+    def _keep_if_alive(self, request: _Request, half: ClientRound, record: RoundRecord) -> None:
+        """After a refused message the session goes on if nothing has changed, and is over if it was aborted."""
+        try:
+            half.to_bytes()
+        except StateError:
+            ended = replace(record, step=request.down.step, request=request.hash, answer=b"", status=OVER, state=b"")
+            self._write(request.charter, ended)
+        else:
+            self._live[request.charter] = half
+
+    def _write(self, digest: bytes, record: RoundRecord) -> None:
+        record.write(self._path(digest), digest)
+        self._records[digest] = record
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _trained(self, entry: Entry) -> ClientRound:
+        """The client's half of the round. Where noise is added, a failed training contributes zeros and noise."""
+        try:
+            return self._half(entry, self._train)
+        except Exception as error:
+            self.log.note("training failed", error=type(error).__name__, traceback=traceback.format_exc()[-4000:])
+            if not entry.plan.mechanism.claims:
+                raise PlanRejected("the training failed, and a round without noise has nothing to send") from error
+        return self._half(entry, _nothing)
+
+    def _half(self, entry: Entry, train: Train) -> ClientRound:
+        return ClientRound.trained(
+            entry.plan.to_bytes(),
+            entry.model,
+            self.client,
+            contribution=Contribution(train, entry.scheme),
+            credentials=self._credentials(),
+            policy=self._policy.client,
+            entropy=self._entropy,
+        )
+
+    def _restored(self, digest: bytes, record: RoundRecord) -> ClientRound:
+        keys = self._members().current(self._clock())
+        state = bytes(record.state)
+        scheme = self._judge.scheme(ClientRound.plan_of(state), keys)
+        return ClientRound.restore(
+            state,
+            self.client,
+            scheme=scheme,
+            credentials=self._credentials(),
+            policy=self._policy.client,
+            entropy=self._entropy,
+        )
+
+    def _credentials(self) -> Credentials:
+        """The keys for one session. What may be begun and restored is decided by the record, not by the session."""
+        return replace(self._own, tasks=_OneSession())
+
+    @property
+    def _tasks(self) -> TasksInFolder:
+        tasks = self._own.tasks
+        assert isinstance(tasks, TasksInFolder)  # noqa: S101 - as load_credentials makes it
+        return tasks
+
+    def _remember(self, task: bytes) -> None:
+        """Note a task durably before its first answer leaves; it is never begun again."""
+        if task not in self._tasks:
+            self._tasks.begin(task)
+
+    def _wait(self, digest: bytes) -> None:
+        """Wait until the time at which first answers leave."""
+        entered, seconds = self._chain.entered_at(digest.hex()), self._policy.training.answer_after
+        left = 0.0 if entered is None else entered + seconds - self._clock()
+        if left > 0:
+            self._sleep(min(left, seconds))
+
+    def _receipt(
+        self,
+        digest: bytes,
+        of: Entry | ClientRound,
+        kind: Kind,
+        transcript: bytes,
+        *,
+        spent: float,
+        release: dict[str, object] | None = None,
+    ) -> Receipt:
+        receipt = Receipt(
+            client=self.client,
+            number=1,
+            kind=kind,
+            charter=digest.hex(),
+            round=of.plan.round,
+            attempt=of.plan.attempt,
+            plan=of.plan.digest().hex(),
+            transcript=transcript.hex(),
+            spent=float(spent) if np.isfinite(spent) else None,
+            release=release,
+            software=privfl.__version__,
+        )
+        return self._chain.append(receipt, self._own.signing, self._clock())
+
+    def _charter(self, digest: bytes) -> Charter:
+        """The approved charter of a digest; an approval that is withdrawn counts at once."""
+        path = self._home / CHARTERS / f"{digest.hex()}.json"
+        if not path.exists():
+            self._charters.pop(digest, None)
+            raise PlanRejected(f"no charter {digest.hex()[:16]} is approved here")
+        if digest not in self._charters:
+            charter = Charter.read(path)
+            if charter.digest() != digest:
+                raise StateError(f"{path} holds another charter than its name says")
+            self._charters[digest] = charter
+        return self._charters[digest]
+
+    def _members(self) -> Members:
+        status = (self._home / DIRECTORY).stat()
+        version = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if self._directory is None or self._directory[0] != version:
+            self._directory = version, self._home.members()
+        return self._directory[1]
+
+    def _record(self, digest: bytes) -> RoundRecord | None:
+        if digest not in self._records:
+            self._records[digest] = RoundRecord.read(self._path(digest), digest)
+        return self._records[digest]
+
+    def _path(self, digest: bytes) -> Path:
+        return self._home / ROUNDS / digest.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A verified frame: the digest of its charter, its content, and its hash."""
+
+    charter: bytes
+    down: Down
+    hash: bytes
+
+
+class _OneSession:
+    """The memory of one session in this process; the record on the disk keeps what must survive it."""
+
+    def __init__(self) -> None:
+        self._begun: set[bytes] = set()
+
+    def begin(self, task: bytes) -> None:
+        """Note a task or a state; raises `PlanRejected` the second time."""
+        if task in self._begun:
+            raise PlanRejected("this session was begun or restored before")
+        self._begun.add(task)
+
+
+def _nothing(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+    """The update of a training that failed: it counts as zeros and has no weight."""
+    return ClientUpdate(np.full(len(model), np.nan), 0)
