@@ -91,7 +91,7 @@ class PlainSite:
             assert isinstance(self.half, ClientRound)
             body = self.half.receive(bytes(down.body))
         assert body is not None
-        receipt = b""
+        receipts: list[bytes] = []
         if down.step == 0:
             self.number += 1
             stated = Receipt(
@@ -106,8 +106,8 @@ class PlainSite:
                 spent=None,
                 software=privfl.__version__,
             )
-            receipt = stated.signed(self.own.signing).to_bytes()
-        up = Up(down.round, down.attempt, down.step, frame_hash(frame), body, receipt)
+            receipts = [stated.signed(self.own.signing).to_bytes()]
+        up = Up(down.round, down.attempt, down.step, frame_hash(frame), body, receipts)
         return seal_up(up, self.own.signing, charter=charter, me=me)
 
 

@@ -370,13 +370,13 @@ class FrameDriver:
     def _take(
         self, half: ServerRound, step: int, requests: Mapping[ClientId, bytes], client: ClientId, answer: bytes
     ) -> list[Receipt]:
-        """Give the half one verified answer; return the receipt in it, if there is one."""
+        """Give the half one verified answer; return the receipts in it."""
         if client not in requests:
             raise RemoteProtocolError(f"nothing was asked of client {client}", sender=client)
         up = open_up(answer, self.sites[client], charter=self.charter, client=client, request=requests[client])
         if (up.round, up.attempt, up.step) != (half.plan.round, half.plan.attempt, step):
             raise RemoteProtocolError("the answer names another step", sender=client)
-        receipts = [Receipt.from_bytes(up.receipt)] if len(up.receipt) else []
+        receipts = [Receipt.from_bytes(receipt) for receipt in up.receipts]
         for receipt in receipts:
             if receipt.client != client:
                 raise RemoteProtocolError("the answer holds a receipt of another site", sender=client)
