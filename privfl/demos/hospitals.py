@@ -197,4 +197,4 @@ class Demo:
         """Recompute the watched client's vector of round 1 before masking: its randomness is keyed."""
         parts, seed = self.experiment.parts, self.config.seed
         rng = client_rng(seed, 1, WATCHED)
-        return parts.encoding.encode(parts.learner.train(self._initial, WATCHED, 1, rng), rng)
+        return parts.encoding.encode(parts.learner.plain_train(self._initial, WATCHED, 1, rng), rng)

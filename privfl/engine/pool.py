@@ -119,7 +119,12 @@ class Pool:
         return bool(self._workers) and self._pid == os.getpid()
 
     def map(
-        self, requests: Iterable[bytes], read: Callable[[int, bytes], T], *, common: bytes = b""
+        self,
+        requests: Iterable[bytes],
+        read: Callable[[int, bytes], T],
+        *,
+        common: bytes = b"",
+        lend: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, T | Failure]]:
         """Yield (number of the request, what `read` made of its answer) as each is ready.
 
@@ -129,6 +134,8 @@ class Pool:
             requests: What the workers are asked, in this order.
             read: Called as `read(place, answer)` in this process before anything else is asked of that place.
             common: Sent to each worker once, and handed to `handle` with every request of this call.
+            lend: Called as `lend(place, number of the request)` in this process before the request is sent, to write
+                into the memory of that place.
 
         Returns:
             An iterator over pairs, in the order of arrival. A request without an answer gives a `Failure`.
@@ -142,7 +149,7 @@ class Pool:
                 if worker.pid not in informed:
                     informed.add(worker.pid)
                     worker.send(b"c" + common)
-                worker.give(*waiting.popleft())
+                worker.give(*waiting.popleft(), lend)
 
         for _ in range(self._ahead):
             for worker in self._workers:
@@ -195,9 +202,11 @@ class _Worker:
         except OSError:
             return
 
-    def give(self, index: int, request: bytes) -> None:
+    def give(self, index: int, request: bytes, lend: Callable[[int, int], None] | None) -> None:
         """Ask for one more answer."""
         place = self.free.pop()
+        if lend is not None:
+            lend(place, index)
         self.requests.append((index, place))
         self.send(b"r" + place.to_bytes(4, "little") + request)
 

@@ -1,7 +1,8 @@
 """Clients in a pool of processes that share memory with the server.
 
 The model is written once a round into memory that all workers see, and a contribution comes back as int64 in a slot of
-such memory. Only the plan of the round and a few numbers per client cross a pipe. Sums are exact integers, and all
+such memory. A client's state goes to it through a place of such memory, and its new state comes back through a pipe.
+Otherwise only the plan of the round and a few numbers per client cross a pipe. Sums are exact integers, and all
 randomness is keyed by the plan and the client. The model therefore does not depend on the number of workers or on their
 order.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -21,7 +22,7 @@ from privfl.codec import Vector
 from privfl.engine.loop import LoopExecutor, perform
 from privfl.engine.pool import Failure, Pool, can_fork
 from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
-from privfl.fl.client import Work
+from privfl.fl.client import StatefulWork, Work
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -75,7 +76,13 @@ class ProcessExecutor:
         self._busy = False
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
+        self,
+        work: Work | StatefulWork,
+        model: Vector,
+        clients: Iterable[ClientId],
+        *,
+        order: bytes,
+        states: MutableMapping[ClientId, bytes] | None = None,
     ) -> Iterator[tuple[ClientId, Ints]]:
         """Yield each client's contribution as it is ready.
 
@@ -87,6 +94,7 @@ class ProcessExecutor:
             model: The model of this round, float `[d]`; workers see it read-only.
             clients: The cohort.
             order: The bytes of the round's plan.
+            states: The state of each client, which its new state replaces; None for clients without one.
 
         Returns:
             An iterator over (client, int64 `[length]`), in the order of arrival.
@@ -104,9 +112,9 @@ class ProcessExecutor:
             if not cohort:
                 raise TooFewSurvivors(0, 1)
             if can_fork():
-                yield from self._in_workers(work, model, cohort, order)
+                yield from self._in_workers(work, model, cohort, order, states)
             else:
-                yield from LoopExecutor().run(work, model, cohort, order=order)
+                yield from LoopExecutor().run(work, model, cohort, order=order, states=states)
             whole = True
         finally:
             self._busy = False
@@ -126,22 +134,37 @@ class ProcessExecutor:
         self.close()
 
     def _in_workers(
-        self, work: Work, model: Vector, cohort: Sequence[ClientId], order: bytes
+        self,
+        work: Work | StatefulWork,
+        model: Vector,
+        cohort: Sequence[ClientId],
+        order: bytes,
+        states: MutableMapping[ClientId, bytes] | None,
     ) -> Iterator[tuple[ClientId, Ints]]:
-        known, pool = self._ready(work, model)
-        requests = [str(int(client)).encode() for client in cohort]
-        for index, got in pool.map(requests, known.read, common=order):
+        known, pool = self._ready(work, model, max(map(len, states.values()), default=0) if states else 0)
+        # A request is the client, and the length of its state where clients have one.
+        requests = [f"{int(client)} {'' if states is None else len(states[client])}".encode() for client in cohort]
+
+        def lend(place: int, index: int) -> None:
+            if states is not None:
+                known.lend(place, states[cohort[index]])
+
+        for index, got in pool.map(requests, known.read, common=order, lend=lend):
             if isinstance(got, Failure):
                 cause = WorkerTraceback(got) if got.traceback else None
                 raise ClientFailed(cohort[index], got.reason) from cause
-            yield cohort[index], got
+            contribution, state = got
+            if states is not None:
+                states[cohort[index]] = state
+            yield cohort[index], contribution
 
-    def _ready(self, work: Work, model: Vector) -> tuple[_Clients, Pool]:
+    def _ready(self, work: Work | StatefulWork, model: Vector, state: int) -> tuple[_Clients, Pool]:
+        """The pool for this work, for models of this form, and for states of up to `state` bytes."""
         known, pool = self._clients, self._pool
-        if known is None or pool is None or not (pool.usable and known.fits(work, model)):
+        if known is None or pool is None or not (pool.usable and known.fits(work, model, state)):
             self.close()
             room = self._length or 2 * len(model) + 4096
-            known = self._clients = _Clients.of(work, model, self.workers * SLOTS, room)
+            known = self._clients = _Clients.of(work, model, self.workers * SLOTS, room, 2 * state)
             pool = self._pool = Pool(known, self.workers, ahead=SLOTS, initializer=self._initializer)
         np.copyto(known.model, model)
         return known, pool
@@ -151,35 +174,44 @@ class ProcessExecutor:
 class _Clients:
     """The clients' work, and the memory that it shares with the server: a model, and a slot a place of the pool."""
 
-    work: Work
+    work: Work | StatefulWork
     model: Vector
     slots: npt.NDArray[np.int64]
+    states: npt.NDArray[np.uint8]
 
     @classmethod
-    def of(cls, work: Work, model: Vector, places: int, room: int) -> _Clients:
+    def of(cls, work: Work | StatefulWork, model: Vector, places: int, room: int, state: int) -> _Clients:
         shared = np.frombuffer(_share(model.nbytes), model.dtype, len(model))
         slots = np.frombuffer(_share(8 * places * room), np.int64, places * room)
-        return cls(work, shared, slots.reshape(places, room))
+        states = np.frombuffer(_share(places * state), np.uint8, places * state)
+        return cls(work, shared, slots.reshape(places, room), states.reshape(places, state))
 
-    def fits(self, work: Work, model: Vector) -> bool:
-        """Report if these are for this `work` and for models of this form."""
-        same = _same(self.work, work)
+    def fits(self, work: Work | StatefulWork, model: Vector, state: int) -> bool:
+        """Report if these are for this `work`, for models of this form, and for states of up to `state` bytes."""
+        same = _same(self.work, work) and state <= self.states.shape[1]
         return same and (self.model.dtype, len(self.model)) == (model.dtype, len(model))
 
     def __call__(self, place: int, common: bytes, request: bytes) -> bytes:
-        """In a worker: one client's contribution into its slot; the answer is its length."""
+        """In a worker: one client's contribution into its slot; the answer is its length and the new state."""
         lent = self.model.view()
         lent.flags.writeable = False
-        result = perform(self.work, lent, int(request), common)
+        client, size = request.split(b" ")
+        state = self.states[place, : int(size)].tobytes() if size else None
+        result, after = perform(self.work, lent, int(client), common, state)
         room = self.slots.shape[1]
         if len(result) > room:
             raise ConfigError(f"a contribution has {len(result)} entries, and length is {room}")
         self.slots[place, : len(result)] = result
-        return str(len(result)).encode()
+        return b"%d " % len(result) + after
 
-    def read(self, place: int, answer: bytes) -> Ints:
-        """In the server: the contribution, copied out of its slot."""
-        return self.slots[place, : int(answer)].copy()
+    def read(self, place: int, answer: bytes) -> tuple[Ints, bytes]:
+        """In the server: the contribution, copied out of its slot, and the client's new state."""
+        size, _, state = answer.partition(b" ")
+        return self.slots[place, : int(size)].copy(), state
+
+    def lend(self, place: int, state: bytes) -> None:
+        """In the server: a client's state into the memory of the place where it will be trained."""
+        self.states[place, : len(state)] = np.frombuffer(state, np.uint8)
 
 
 def _share(size: int) -> mmap.mmap:

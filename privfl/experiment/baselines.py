@@ -52,7 +52,7 @@ def _alone(experiment: Experiment, holder: ClientRows, *, steps: int | None) -> 
     learner = build.build_learner(config, federation)
     model = learner.initial
     for round in range(1, config.rounds + 1):
-        model = model + learner.train(model, 0, round, client_rng(config.seed, round, 0)).delta
+        model = model + learner.plain_train(model, 0, round, client_rng(config.seed, round, 0)).delta
     if learner.public_measure is not None:
         return finish(learner.public_measure(model))
     return finish(learner.measure(model, 0)) if learner.measure is not None else {}

@@ -16,6 +16,7 @@ from privfl.errors import ConfigError
 from privfl.experiment.config import Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
 from privfl.fl.client import Executor, Train
+from privfl.fl.client_state import Stateful
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
@@ -42,10 +43,17 @@ class Learner:
     """
 
     initial: Vector
-    train: Train
+    train: Train | Stateful
     measure: Measure | None
     public_measure: Callable[[Vector], MetricSums] | None
     layers: tuple[int, ...]
+
+    @property
+    def plain_train(self) -> Train:
+        """The training of one client without a state; raises `ConfigError` for a `Stateful` one."""
+        if isinstance(self.train, Stateful):
+            raise ConfigError("training that keeps a state has no meaning outside of its run: give a `Train`")
+        return self.train
 
 
 def layers_of(train: object, length: int) -> tuple[int, ...]:

@@ -13,8 +13,9 @@ from privfl.dp.slots import side_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config
-from privfl.fl.encoding import Metric, UpdateClip, UpdateEncoding
+from privfl.fl.encoding import UpdateClip, UpdateEncoding
 from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, Range, RangeRule
+from privfl.fl.slots import Metric
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
 from privfl.ring import Ring
 from privfl.rotation import Rotation

@@ -38,6 +38,7 @@ from privfl.experiment.given import Given, first_vector
 from privfl.experiment.result import Result
 from privfl.files import user_path
 from privfl.fl.client import Executor, Train
+from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation, Measure, MetricSums
@@ -73,6 +74,7 @@ class Experiment:
         privacy: The `[privacy]` section.
         engine: The `[engine]` section.
         train: Your own local training, in place of the built-in models; it needs `initial`, and `data` or `clients`.
+            A `privfl.fl.Stateful` one keeps a state at each client.
         initial: The first model of `train`, float `[d]`; integers and lists become float64.
         clients: The number of clients of a `train` that has its own data.
         measure: Your own sums over a client's test examples, in place of the built-in evaluation.
@@ -110,7 +112,7 @@ class Experiment:
         sum: Sum | SecureSum | None = None,  # noqa: A002 - the section's name
         privacy: Privacy | None = None,
         engine: Engine | None = None,
-        train: Train | None = None,
+        train: Train | Stateful | None = None,
         initial: Vector | None = None,
         clients: int | None = None,
         measure: Measure | None = None,
@@ -329,7 +331,7 @@ class Experiment:
                 parts.scheme,
                 executor,
                 parts.optimizer,
-                parts.credentials,
+                credentials=parts.credentials,
                 on_client_error=parts.config.cohort.on_client_error,
             ),
             encoding=parts.encoding,
@@ -343,7 +345,7 @@ class Experiment:
             retries=parts.retries,
             payment=self._payment(),
             dropouts=parts.dropouts,
-            evaluate=self.evaluation,
+            evaluate=lambda model, _: self.evaluation(model),
             evaluate_every=config.evaluate_every,
             uniforms=self._uniforms,
             tap=self._tap,

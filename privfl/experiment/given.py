@@ -16,6 +16,7 @@ from privfl.errors import ConfigError
 from privfl.experiment.config import Config
 from privfl.experiment.fingerprint import fingerprint, name_of
 from privfl.fl.client import Executor, Train
+from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
 from privfl.fl.metrics import Measure, MetricSums
 from privfl.fl.optimizers import ServerOptimizer
@@ -89,7 +90,7 @@ class Given:
 
     data: Dataset | FederatedData | None = None
     clients: int | None = None
-    train: Train | None = None
+    train: Train | Stateful | None = None
     initial: Vector | None = None
     measure: Measure | None = None
     public_measure: Callable[[Vector], MetricSums] | None = None

@@ -38,16 +38,17 @@ from privfl.experiment.sites import (
     evaluate_at_sites,
 )
 from privfl.fl.charter import Charter
-from privfl.fl.encoding import Metric
 from privfl.fl.exchange import LIFETIME, FrameDriver, ReceiptBook, StepRecord, Transport
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import EVALUATION, model_hash
+from privfl.fl.progress import Evaluate, Progress
 from privfl.fl.range import WIDE_BITS, Range
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
-from privfl.fl.run import Evaluate, FederatedRun, Progress
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import Uniforms, secret_uniforms, seeded_uniforms
+from privfl.fl.slots import Metric
 from privfl.fl.state import ServerState
 from privfl.sums import Tap
 from privfl.sums.driver import ignore
@@ -280,7 +281,9 @@ class FederationServer:
         entered = self._entered
         latest = entered.progress.latest
         report = dict(latest.report) | values if latest.report else {}
-        entered.progress.latest = self.files.store.save(latest.round, state, parent=latest.parent, report=report)
+        entered.progress.latest = self.files.store.save(
+            latest.round, state, parent=latest.parent, report=report, live=latest.live
+        )
         entered.reports[-1:] = [RoundReport.read(report)] if report else []
         self.files.write_reports(entered.reports)
 
@@ -309,7 +312,13 @@ class FederationServer:
         )
         run = FederatedRun(
             population=parts.clients,
-            parts=Parts(SiteTraining(self._training), parts.scheme, LoopExecutor(), parts.optimizer, parts.credentials),
+            parts=Parts(
+                SiteTraining(self._training),
+                parts.scheme,
+                LoopExecutor(),
+                parts.optimizer,
+                credentials=parts.credentials,
+            ),
             encoding=parts.encoding,
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,

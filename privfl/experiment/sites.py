@@ -13,12 +13,14 @@ from privfl.dp import ElementClip
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors
 from privfl.fl.client import ClientUpdate
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
+from privfl.fl.progress import Progress
 from privfl.fl.range import WIDE_BITS, Range, RangeRule
-from privfl.fl.run import FederatedRun, Progress
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import CohortSampler, Uniforms
+from privfl.fl.slots import Metric
 from privfl.fl.state import ServerState
 from privfl.ring import Ring
 from privfl.wire import ClientId

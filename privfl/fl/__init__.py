@@ -2,6 +2,7 @@
 
 from privfl.fl.client import ClientUpdate, Executor, Train
 from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.client_state import ClientState, SiteState, Stateful, pack_state, unpack_state
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Measure, MetricSums, measure_predictions, measure_scores
 from privfl.fl.optimizers import FedAdagrad, FedAdam, FedYogi, ServerOptimizer, ServerSGD
@@ -26,6 +27,7 @@ from privfl.fl.survivors import SurvivorRule
 __all__ = [
     "ClientPolicy",
     "ClientRound",
+    "ClientState",
     "ClientUpdate",
     "CohortSampler",
     "Contribution",
@@ -49,6 +51,8 @@ __all__ = [
     "ServerRound",
     "ServerSGD",
     "ServerState",
+    "SiteState",
+    "Stateful",
     "SurvivorRule",
     "Train",
     "TruncatedPoissonSampler",
@@ -56,5 +60,7 @@ __all__ = [
     "measure_predictions",
     "measure_scores",
     "model_hash",
+    "pack_state",
     "run_round",
+    "unpack_state",
 ]

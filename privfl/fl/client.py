@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -23,6 +23,9 @@ class ClientUpdate:
         examples: The number of examples that it was trained on, a whole number of at least 0.
         metrics: Means over those examples (loss, accuracy ...), for the secure sum only: no metric leaves a client
             outside the sum.
+        blocks: Further vectors that the round sums next to the delta, by the names of the plan's blocks.
+        steps: The number of optimizer steps whose gradients `delta` adds up; with momentum the sum of the gradients'
+            factors. 0 where the training does not state it.
 
     Raises:
         ConfigError: If `delta` is not flat, or `examples` is not a whole number of at least 0.
@@ -31,6 +34,8 @@ class ClientUpdate:
     delta: Vector = field(repr=False)
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    blocks: Mapping[str, Vector] = field(repr=False, default_factory=dict)
+    steps: float = 0.0
 
     def __post_init__(self) -> None:
         if self.delta.ndim != 1:
@@ -62,6 +67,9 @@ Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]
 Work = Callable[[Vector, ClientId, bytes], Ints]
 """A whole contribution, (model, client, order) -> int64 `[length]`. `order` is the bytes of the round's plan."""
 
+StatefulWork = Callable[[Vector, ClientId, bytes, bytes], tuple[Ints, bytes]]
+"""(model, client, order, state) -> (contribution, new state), for clients that keep a state; see `client_state`."""
+
 
 OnClientError = Literal["raise", "drop"]
 """What an error of a client's training does: it ends the round, or the client drops out of it."""
@@ -71,7 +79,13 @@ class Executor(Protocol):
     """Executes the clients of a round. The result must not depend on it, down to the last bit."""
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
+        self,
+        work: Work | StatefulWork,
+        model: Vector,
+        clients: Iterable[ClientId],
+        *,
+        order: bytes,
+        states: MutableMapping[ClientId, bytes] | None = None,
     ) -> Iterator[tuple[ClientId, Ints]]:
         """Yield each client's contribution as it is ready, in any order; raise `ClientFailed` if a client fails.
 
@@ -80,6 +94,8 @@ class Executor(Protocol):
             model: The global model, float `[d]`.
             clients: Who takes part.
             order: The bytes of the round's plan: everything that changes from round to round.
+            states: The state of each client. It is replaced by the client's new state before the contribution is
+                yielded. None for a `Work`, whose clients keep no state.
         """
         ...
 

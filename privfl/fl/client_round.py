@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Self
 
+import numpy as np
+
 from privfl.checks import check_choice
 from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError
-from privfl.fl.client import OnClientError, Train, client_rng
+from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
+from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
 from privfl.fl.faults import fault, fault_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
@@ -28,12 +31,12 @@ class Contribution:
     """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
 
     Args:
-        train: The local training.
+        train: The local training; a `Stateful` one keeps a state at each client.
         scheme: The sum.
         on_client_error: "raise" lets an error of the training pass; "drop" returns its type in place of a contribution.
     """
 
-    def __init__(self, train: Train, scheme: SecureSum, on_client_error: OnClientError = "raise") -> None:
+    def __init__(self, train: Train | Stateful, scheme: SecureSum, on_client_error: OnClientError = "raise") -> None:
         check_choice("on_client_error", on_client_error, ("raise", "drop"))
         self.train, self.scheme, self._drops = train, scheme, on_client_error == "drop"
         self._plan: RoundPlan | None = None
@@ -42,25 +45,52 @@ class Contribution:
         """One client's contribution.
 
         Args:
-            model: The global model, float `[d]`; it is not changed.
+            model: The global model, float `[d]`, and what the server shares after it; it is not changed.
             client: Whose contribution this is.
             order: The bytes of the round's plan.
 
         Returns:
             int64 `[plan.encoding.total_length]`; of a client that drops out by an error, what `fault_of` reads.
         """
+        return self.with_state(model, client, order, b"")[0]
+
+    def with_state(self, model: Vector, client: ClientId, order: bytes, state: bytes) -> tuple[Ints, bytes]:
+        """One client's contribution and its new state, which counts once the client has survived the round.
+
+        Args:
+            model: The global model, float `[d]`, and what the server shares after it; it is not changed.
+            client: Whose contribution this is.
+            order: The bytes of the round's plan.
+            state: The client's state, as `privfl.fl.client_state.pack_state` gives it; b"" for none.
+
+        Returns:
+            The contribution, and the new state. An update that does not count leaves the state as it is.
+        """
         plan = self._plan
         if plan is None or plan.to_bytes() != order:
             plan = self._plan = RoundPlan.from_bytes(order)
         rng = client_rng(plan.seed, plan.round, client)
         try:
-            update = self.train(model, client, plan.round, rng)  # 2: train
+            update, after = self._trained(model, client, plan, rng, state)  # 2: train
             vector = plan.encoding.encode(update, rng)  # 3: clip and encode
         except Exception as error:
             if not self._drops:
                 raise
-            return fault(error)
-        return plan.add_noise(self.scheme, client, vector)  # 4: noise contribution
+            return fault(error), state
+        return plan.add_noise(self.scheme, client, vector), after  # 4: noise contribution
+
+    @property
+    def stateful(self) -> bool:
+        """True if the training keeps a state at each client."""
+        return isinstance(self.train, Stateful)
+
+    def _trained(
+        self, model: Vector, client: ClientId, plan: RoundPlan, rng: np.random.Generator, state: bytes
+    ) -> tuple[ClientUpdate, bytes]:
+        if not isinstance(self.train, Stateful):
+            return self.train(model, client, plan.round, rng), b""
+        update, after = self.train(model, client, plan.round, rng, unpack_state(state))
+        return update, pack_state(after) if plan.encoding.accepts(update) else state
 
 
 class ClientRound:
@@ -113,23 +143,27 @@ class ClientRound:
         contribution: Contribution,
         credentials: Any = None,
         policy: ClientPolicy = _OPEN_TO_ALL,
+        keeper: SiteState | None = None,
         entropy: Entropy = os.urandom,
     ) -> Self:
         """Judge a plan that arrived as bytes, and train on the model that came with it.
 
         Args:
             order: The plan's bytes, as they arrived.
-            model: The global model, float `[d]`, as it arrived.
+            model: The global model, float `[d]`, and what the server shares after it, as they arrived.
             me: This client.
             contribution: The client's training function and sum.
             credentials: The client's credentials.
             policy: What this client insists on; checked before it trains.
+            keeper: Where a client of `Stateful` training keeps its state between rounds.
             entropy: Where the sum's secrets come from.
 
         Raises:
             WireError: If the bytes are not a plan.
             PlanRejected: If the policy refuses the plan.
-            ConfigError: If the model is not the plan's, or the plan does not ask this client.
+            ConfigError: If the model is not the plan's, the plan does not ask this client, or a `Stateful` training has
+                no keeper.
+            StateError: If the keeper does not hold the state that the plan names.
             ClientFailed: If the training raised an error, and the contribution lets such clients drop out.
         """
         plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
@@ -137,9 +171,14 @@ class ClientRound:
         plan.check_model(model)
         if me not in plan.cohort:
             raise ConfigError(f"client {me} is not in the cohort of round {plan.round}")
-        vector = contribution(model, me, order)
+        if contribution.stateful != (keeper is not None):
+            raise ConfigError("`Stateful` training keeps its state in a SiteState: give `keeper`, and only then")
+        before = b"" if keeper is None else keeper.begin(plan)
+        vector, after = contribution.with_state(model, me, order, before)
         if (kind := fault_of(vector)) is not None:
             raise ClientFailed(me, kind)
+        if keeper is not None:
+            keeper.propose(plan, after)
         return cls(plan, me, vector, scheme=scheme, credentials=credentials, policy=policy, entropy=entropy)
 
     @classmethod

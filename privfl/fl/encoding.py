@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,52 +28,21 @@ from privfl.fl.counts import (
     range_entries,
     to_limbs,
 )
+from privfl.fl.slots import INDICATOR, UPDATE, WEIGHT, Block, Metric
 from privfl.ring import Ints
 from privfl.rotation import Rotation
 
 Weighting = Literal["uniform", "examples"]
 UpdateClip = FlatClip | LayerClip | ElementClip | AdaptiveClip
 
-UPDATE: Final = "update"
-INDICATOR: Final = "clip"
-WEIGHT: Final = "weight"
-
-_RESERVED: Final = frozenset({UPDATE, INDICATOR, WEIGHT, CLIPPED, RANGE, REJECTED, EXCESS})
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A training metric that travels in the summed vector.
-
-    Attributes:
-        name: The key of the metric in `ClientUpdate.metrics`.
-        bound: The largest absolute value. Larger values count as `bound`; where the encoding counts, as not reported.
-        units: The integer that `bound` becomes; None scales the metric as the update's entries are scaled. An encoding
-            that counts has metrics without units.
-    """
-
-    name: str
-    bound: float = 32.0
-    units: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.name in _RESERVED or not self.name:
-            raise ConfigError(f"a metric cannot be named {self.name!r}: that is another slot of the vector")
-        if not (math.isfinite(self.bound) and self.bound > 0) or (self.units is not None and self.units < 1):
-            raise ConfigError(f"a metric has a positive bound and units, not {self.bound!r} and {self.units!r}")
-
-    def entry_bound(self, codec: FixedPoint) -> int:
-        """The largest integer that the metric becomes."""
-        return codec.bound(self.bound) if self.units is None else self.units
-
-    def scale(self, codec: FixedPoint) -> float:
-        """Integer units per 1.0."""
-        return codec.scale if self.units is None else self.units / self.bound
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateEncoding:
-    """The encoding of an update as integers: named slots `update`, one per metric, `clip`, `weight`, in this order.
+    """The encoding of an update as integers: named slots in a fixed order.
+
+    The slots are `update`, one for each block, one for each metric, `clip` and `weight`. Blocks are vectors that an
+    algorithm sums next to the update. They share the update's scale, weights and clip: the clip bounds the update and
+    its blocks as one vector.
 
     With `weighting="examples"` a client with n examples contributes min(n, max_weight)/max_weight times its update
     and its metrics, and min(n, max_weight) as its weight. The mean over examples is then exact, and the contribution
@@ -85,7 +54,7 @@ class UpdateEncoding:
     slot `<name>.weight` next to it with the weight of the clients that reported it.
 
     Attributes:
-        length: Entries of the model.
+        length: Entries of the update and its blocks.
         codec: Scale and ring.
         clip: The bound of the update, by norm, by layer or by entry.
         weighting: "uniform" or "examples".
@@ -94,6 +63,7 @@ class UpdateEncoding:
             `max_weight`.
         count_bound: The largest entry of a slot that counts; 0 for an encoding that counts nothing.
         metrics: The training metrics that are summed.
+        blocks: The vectors that are summed next to the update; they are the last of the `length` entries.
         rounding: "nearest" or "stochastic".
         rotation: Turns the clipped update before it is rounded; None leaves it as it is.
 
@@ -109,6 +79,7 @@ class UpdateEncoding:
     max_total_weight: int = 0
     count_bound: int = 0
     metrics: tuple[Metric, ...] = ()
+    blocks: tuple[Block, ...] = ()
     rounding: Rounding = "nearest"
     rotation: Rotation | None = None
     _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -125,9 +96,7 @@ class UpdateEncoding:
         self._check_counts()
         if self.rotation is not None and self.rotation.length != self.length:
             raise ConfigError(f"the rotation is of {self.rotation.length} entries, the update has {self.length}")
-        names = [metric.name for metric in self.metrics] + [_weight_of(metric) for metric in self.metrics]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"metrics need distinct names, not {[metric.name for metric in self.metrics]}")
+        self._check_names()
         clip_length = {LayerClip: lambda c: c.cuts[-1], ElementClip: lambda c: c.length}.get(type(self.clip))
         if clip_length is not None and clip_length(self.clip) != self.length:
             raise ConfigError(f"the clip is for {clip_length(self.clip)} entries, the update has {self.length}")
@@ -136,6 +105,16 @@ class UpdateEncoding:
                 raise ConfigError("an adaptive clip needs uniform weights: set server.weighting = 'uniform'")
             if self.codec != self.clip.codec(self.codec.ring):
                 raise ConfigError("the codec is not the one of the adaptive clip: take clip.codec(ring)")
+
+    def _check_names(self) -> None:
+        names = [metric.name for metric in self.metrics] + [metric.weight for metric in self.metrics]
+        names += [block.name for block in self.blocks]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"metrics and blocks need distinct names, not {names}")
+        if self.blocks and (self.rotation is not None or isinstance(self.clip, AdaptiveClip)):
+            raise ConfigError("an update with blocks has no rotation and no adaptive clip: leave them out")
+        if self.model_length < 1:
+            raise ConfigError(f"the blocks leave no entry of {self.length} to the update: count them into the length")
 
     def _check_counts(self) -> None:
         for name, value in (("max_total_weight", self.max_total_weight), ("count_bound", self.count_bound)):
@@ -166,8 +145,13 @@ class UpdateEncoding:
         return dataclasses.replace(self, clip=clip, codec=clip.codec(self.codec.ring))
 
     @property
+    def model_length(self) -> int:
+        """Entries of the model: `length` without the blocks."""
+        return self.length - sum(block.length for block in self.blocks)
+
+    @property
     def width(self) -> int:
-        """Entries of the update's slot: its length, or the size of the rotated update."""
+        """Entries of the slots of the update and its blocks: their length, or the size of the rotated update."""
         return self.length if self.rotation is None else self.rotation.size
 
     @property
@@ -192,14 +176,19 @@ class UpdateEncoding:
         if isinstance(self.clip, AdaptiveClip):
             update, indicator = self.clip.slots(self.width)
             return (update, *metrics, indicator, *weight)
-        return (Slot(UPDATE, self.width, self.codec.scale, self.clip.clip_norm), *metrics, *weight)
+        return (*self._update_slots(), *metrics, *weight)
+
+    def _update_slots(self) -> list[Slot]:
+        scale, norm, blocks = self.codec.scale, self.clip.clip_norm, self.blocks
+        update = self.width if not blocks else self.model_length
+        return [Slot(UPDATE, update, scale, norm), *(Slot(block.name, block.length, scale, norm) for block in blocks)]
 
     def _counting_slots(self) -> tuple[Slot, ...]:
-        top, slots = float(self.count_bound), [Slot(UPDATE, self.width, self.codec.scale, self.clip.clip_norm)]
+        top, slots = float(self.count_bound), self._update_slots()
         for metric in self.metrics:
             limbs = limb_count(metric.bound, self.max_weight, self.count_bound)
             slots.append(Slot(metric.name, limbs, 1.0, top * math.sqrt(limbs)))
-            slots.append(Slot(_weight_of(metric), 1, 1.0, float(self.max_weight)))
+            slots.append(Slot(metric.weight, 1, 1.0, float(self.max_weight)))
         slots.append(Slot(CLIPPED, 1, 1.0, top))
         if isinstance(self.clip, ElementClip):
             slots.append(Slot(RANGE, RANGE_STEPS, 1.0, math.sqrt(RANGE_STEPS)))
@@ -248,16 +237,12 @@ class UpdateEncoding:
             int64 `[total_length]`.
 
         Raises:
-            ConfigError: If the update has another length than the model.
+            ConfigError: If the update has another length than the model, or other blocks than the encoding.
         """
-        if update.delta.shape != (self.length,):
-            raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.length}")
-        clipped = self.clip(update.delta)
+        joined, reported = self._joined(update), self._reported(update)
+        clipped = self.clip(joined)
         by_examples = self.weighting == "examples"
         weight = min(update.examples, self.max_weight) if by_examples else 1
-        reported = {
-            m.name: float(update.metrics[m.name]) for m in self.metrics if update.metrics.get(m.name) is not None
-        }
         finite = clipped.finite and all(map(math.isfinite, reported.values()))
         if not weight or not finite:
             zeros = np.zeros(self.total_length, np.int64)
@@ -269,9 +254,11 @@ class UpdateEncoding:
         if self.total_length == self.width:
             return delta
         out, places = np.zeros(self.total_length, np.int64), self.places
-        out[places[UPDATE]] = delta
+        out[: self.width] = delta
         if self.counts:
-            self._count(out, update, clipped, reported, weight)
+            self._count(out, joined, clipped, reported, weight)
+            if by_examples:
+                out[places[EXCESS]] = min(update.examples - weight, self.count_bound)
         else:
             for metric in self.metrics:
                 value = min(max(reported.get(metric.name, 0.0), -metric.bound), metric.bound)
@@ -283,25 +270,39 @@ class UpdateEncoding:
             out[places[WEIGHT]] = weight
         return out
 
-    def _count(
-        self, out: Ints, update: ClientUpdate, clipped: Clipped, reported: Mapping[str, float], weight: int
-    ) -> None:
-        """Fill the slots of the metrics, and those that count, except `rejected`."""
+    def accepts(self, update: ClientUpdate) -> bool:
+        """True if `encode` makes a contribution that counts: the update is finite, and has a weight."""
+        finite = np.isfinite(self._joined(update)).all() and all(map(math.isfinite, self._reported(update).values()))
+        return bool(finite) and (self.weighting == "uniform" or update.examples > 0)
+
+    def _joined(self, update: ClientUpdate) -> Vector:
+        """The update and its blocks as one vector, float `[length]`."""
+        if update.delta.shape != (self.model_length,):
+            raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.model_length}")
+        shapes = {name: vector.shape for name, vector in update.blocks.items()}
+        if shapes != {block.name: (block.length,) for block in self.blocks}:
+            raise ConfigError(f"an update with blocks of {shapes} came back, and the plan sums {list(self.blocks)}")
+        return np.concatenate([update.delta, *(update.blocks[b.name] for b in self.blocks)]) if shapes else update.delta
+
+    def _reported(self, update: ClientUpdate) -> dict[str, float]:
+        """The metrics of the encoding that the update has."""
+        return {m.name: float(update.metrics[m.name]) for m in self.metrics if update.metrics.get(m.name) is not None}
+
+    def _count(self, out: Ints, joined: Vector, clipped: Clipped, reported: Mapping[str, float], weight: int) -> None:
+        """Fill the slots of the metrics, and those that count, except `rejected` and `excess`."""
         places = self.places
         for metric in self.metrics:
             value = reported.get(metric.name)
             if value is not None and abs(value) <= metric.bound:
                 place = places[metric.name]
                 out[place] = to_limbs(value, weight, place.stop - place.start, self.count_bound)
-                out[places[_weight_of(metric)]] = weight
+                out[places[metric.weight]] = weight
         if not clipped.within:
             out[places[CLIPPED]] = 1
             if isinstance(self.clip, ElementClip):
-                sizes = np.abs(update.delta)
+                sizes = np.abs(joined)
                 out[places[CLIPPED]] = min(int(np.count_nonzero(sizes > self.clip.max_abs)), self.count_bound)
                 out[places[RANGE]] = range_entries(float(sizes.max()), self.clip.max_abs)
-        if self.weighting == "examples":
-            out[places[EXCESS]] = min(update.examples - weight, self.count_bound)
 
     def _encode_delta(self, clipped: Vector, fraction: float, rng: np.random.Generator) -> Ints:
         delta, draws = clipped, rng if self.rounding == "stochastic" else None
@@ -330,7 +331,7 @@ class UpdateEncoding:
         one = {name: int(total[place][0]) for name, place in places.items() if place.stop - place.start == 1}
         accepted = survivors - one[REJECTED]
         weight = one[WEIGHT] if self.weighting == "examples" else accepted
-        given = {metric.name: one[_weight_of(metric)] for metric in self.metrics}
+        given = {metric.name: one[metric.weight] for metric in self.metrics}
         return Counts(
             survivors=survivors,
             rejected=one[REJECTED],
@@ -341,30 +342,37 @@ class UpdateEncoding:
             without=tuple((name, weight - had) for name, had in given.items() if 0 < had < weight),
         )
 
-    def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
-        """The mean update and the mean metrics of an opened sum: step 9 of a round.
+    def denominator(self, total: Ints, clients: float) -> float:
+        """The number of contributions of full weight in an opened sum.
 
         Args:
             total: The opened sum, int64 `[total_length]`.
-            denominator: The number of clients, for uniform weights; those that an encoding counts as rejected are
-                taken off. Sums over examples bring their own.
+            clients: The number of clients, for uniform weights; those that an encoding counts as rejected are taken
+                off. Sums over examples bring their own.
+        """
+        if self.weighting == "examples":
+            return float(total[self.places[WEIGHT]][0]) / self.max_weight
+        return clients - float(total[self.places[REJECTED]][0]) if self.counts else clients
+
+    def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
+        """The mean update, its blocks after it, and the mean metrics of an opened sum: step 9 of a round.
+
+        Args:
+            total: The opened sum, int64 `[total_length]`.
+            denominator: The number of clients, for uniform weights; see `denominator`.
 
         Returns:
             float64 `[length]` and the metrics by name; zeros and no metrics where nothing was counted.
         """
-        places = self.places
-        if self.weighting == "examples":
-            denominator = float(total[places[WEIGHT]][0]) / self.max_weight
-        elif self.counts:
-            denominator -= float(total[places[REJECTED]][0])
+        places, denominator = self.places, self.denominator(total, denominator)
         if denominator <= 0:
             return np.zeros(self.length), {}
-        mean = self.codec.decode(total[places[UPDATE]])
+        mean = self.codec.decode(total[: self.width])
         mean /= denominator
         metrics = {}
         for metric in self.metrics:
             if self.counts:
-                weight = int(total[places[_weight_of(metric)]][0])
+                weight = int(total[places[metric.weight]][0])
                 if weight > 0:
                     metrics[metric.name] = from_limbs(total[places[metric.name]].tolist(), weight, self.count_bound)
             else:
@@ -390,7 +398,3 @@ class UpdateEncoding:
         if not isinstance(self.clip, AdaptiveClip):
             return None
         return self.clip.next(int(total[self.places[INDICATOR]][0]), denominator).clip_norm
-
-
-def _weight_of(metric: Metric) -> str:
-    return f"{metric.name}.weight"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import privfl
 from privfl.crypto import SigningKey, VerifyKey
@@ -232,6 +232,7 @@ class FrameDriver:
         parts: Parts,
         *,
         payment: Payment | None = None,
+        states: MutableMapping[ClientId, bytes] | None = None,
         drop: Drop = never,
         tap: Tap = ignore,
         failed: dict[ClientId, str] | None = None,
@@ -243,6 +244,7 @@ class FrameDriver:
             plan: The round's plan.
             parts: Sum and optimizer; training, keys and policies are at the sites.
             payment: Where the round is charged.
+            states: Left as they are: a client's state is at its site, and the plan names its round.
             drop: Clients that are not heard.
             tap: Sees every frame.
             failed: Receives nothing: the error of a site's training stays in the site's log.
@@ -293,15 +295,15 @@ class FrameDriver:
         self, state: ServerState, plan: RoundPlan, parts: Parts, payment: Payment | None
     ) -> tuple[ServerRound, int, Mapping[ClientId, bytes]]:
         """The half of the round, the step that is open, and its frames: saved before, or new and saved now."""
+        made: dict[str, Any] = {"scheme": parts.scheme, "optimizer": parts.optimizer, "payment": payment}
+        made["aggregation"] = parts.aggregation
         if self.saved.exists():
             saved = SavedExchange.from_bytes(self.saved.read_bytes())
             if saved.party.plan == plan:
-                half = ServerRound.restore(
-                    bytes(saved.half), state, scheme=parts.scheme, optimizer=parts.optimizer, payment=payment
-                )
+                half = ServerRound.restore(bytes(saved.half), state, **made)
                 return half, saved.step, {each.client: bytes(each.frame) for each in saved.frames}
             self.forget()
-        half = ServerRound(state, plan, scheme=parts.scheme, optimizer=parts.optimizer, payment=payment)
+        half = ServerRound(state, plan, **made)
         if half.result is not None:
             return half, 0, {}
         invitation = Invitation(
@@ -334,7 +336,7 @@ class FrameDriver:
     ) -> None:
         """Send the frames of one step, and give the half what comes back and verifies."""
         requests = {client: frame for client, frame in frames.items() if not drop(client, step)}
-        model = model_to_bytes(state.model) if step == 0 else b""
+        model = model_to_bytes(state.sent) if step == 0 else b""
         began, taken, rejected, up = time.perf_counter(), dict[ClientId, bytes](), 0, 0
         receipts: list[Receipt] = []
         for client, frame in requests.items():

@@ -48,12 +48,16 @@ class Decoded:
 
     Attributes:
         mean: The mean update, float64 `[d]`.
+        blocks: The mean of each block, float64, by name.
+        denominator: The number of contributions of full weight that the means divide by.
         metrics: The mean metrics, by name.
         clip_norm: The clip norm of the next round if it is adaptive, else None.
         counts: What the round counted about its updates; None where nothing is counted.
     """
 
     mean: npt.NDArray[np.float64] = field(repr=False)
+    blocks: Mapping[str, npt.NDArray[np.float64]] = field(repr=False)
+    denominator: float
     metrics: Mapping[str, float]
     clip_norm: float | None
     counts: Counts | None
@@ -70,6 +74,8 @@ class RoundPlan:
             `EVALUATION` on evaluates the model.
         model_hash: The `model_hash` of the global model, 64 hexadecimal digits.
         cohort: The clients that are asked, increasing.
+        state_rounds: For each client of the cohort the last round that it survived, from whose state it goes on; 0 for
+            a client without a state. Empty where clients keep no states.
         population: The number of clients that exist.
         sampling: How the cohort was sampled, as the sampler declares.
         survivor_rule: The fewest survivors that the round asks for, by the size of the cohort.
@@ -89,6 +95,7 @@ class RoundPlan:
     attempt: int = 0
     model_hash: str
     cohort: tuple[ClientId, ...]
+    state_rounds: tuple[int, ...] = ()
     population: int
     sampling: Sampling
     survivor_rule: SurvivorRule = SurvivorRule()
@@ -112,10 +119,7 @@ class RoundPlan:
                 raise ConfigError(f"{name} must be an integer in [{low}, {high}], not {value!r}")
         if len(self.model_hash) != _MODEL_HASH_DIGITS or set(self.model_hash) - set("0123456789abcdef"):
             raise ConfigError("model_hash must be 64 hexadecimal digits, from model_hash(model)")
-        if any(type(c) is not int or not 0 <= c < SERVER for c in self.cohort):
-            raise ConfigError("cohort must hold identities in [0, 2^32 - 2]")
-        if list(self.cohort) != sorted(set(self.cohort)):
-            raise ConfigError("cohort must be strictly increasing")
+        self._check_clients()
         self._check_sampling()
         if type(self.scheme) is not str or not isinstance(self.parameters, Mapping):
             raise ConfigError("scheme and parameters must be those of a sum: scheme.name and scheme.parameters")
@@ -125,10 +129,26 @@ class RoundPlan:
         if self.mechanism.claims:
             self._check_claim()
 
+    def _check_clients(self) -> None:
+        if any(type(c) is not int or not 0 <= c < SERVER for c in self.cohort):
+            raise ConfigError("cohort must hold identities in [0, 2^32 - 2]")
+        if list(self.cohort) != sorted(set(self.cohort)):
+            raise ConfigError("cohort must be strictly increasing")
+        if self.state_rounds and len(self.state_rounds) != len(self.cohort):
+            named, asked = len(self.state_rounds), len(self.cohort)
+            raise ConfigError(f"state_rounds must name a round for each of the {asked} clients, not {named}")
+        if any(type(r) is not int or not 0 <= r < max(1, self.round) for r in self.state_rounds):
+            raise ConfigError(f"state_rounds must hold rounds before round {self.round}, and 0 for no state")
+
     def _check_claim(self) -> None:
         check_weighting(self.encoding.weighting, None)
         if self.encoding.counts:
             raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
+        if self.encoding.blocks:
+            raise PrivacyError(
+                "blocks next to an update, such as control variates, are refused with noise: a clipped block is no "
+                "longer the sum of what the clients keep. Use an algorithm without blocks"
+            )
 
     def _check_sampling(self) -> None:
         """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
@@ -175,12 +195,29 @@ class RoundPlan:
             survivors: The number of vectors in it.
 
         Returns:
-            The mean update, the mean metrics, the next clip norm if it is adaptive, and what the round counted.
+            The means of the update, the blocks and the metrics, the next clip norm if it is adaptive, and the counts.
         """
-        denominator = float(survivors) if self.denominator is None else self.denominator
-        mean, metrics = self.encoding.decode(total, denominator)
-        clip_norm = self.encoding.next_clip_norm(total, denominator)
-        return Decoded(mean, metrics, clip_norm, self.encoding.counted(total, survivors))
+        encoding, clients = self.encoding, float(survivors) if self.denominator is None else self.denominator
+        whole, metrics = encoding.decode(total, clients)
+        clip_norm = encoding.next_clip_norm(total, clients)
+        at, blocks = encoding.model_length, dict[str, npt.NDArray[np.float64]]()
+        for block in encoding.blocks:
+            blocks[block.name] = whole[at : at + block.length]
+            at += block.length
+        mean, denominator = whole[: encoding.model_length], encoding.denominator(total, clients)
+        return Decoded(mean, blocks, denominator, metrics, clip_norm, encoding.counted(total, survivors))
+
+    def state_round(self, client: ClientId) -> int:
+        """The last round that a client of the cohort survived, from whose state it goes on; 0 for none.
+
+        Raises:
+            ConfigError: If the plan keeps no states, or does not ask this client.
+        """
+        if not self.state_rounds:
+            raise ConfigError(f"the plan of round {self.round} is of training without states: give a `Train`")
+        if client not in self.cohort:
+            raise ConfigError(f"client {client} is not in the cohort of round {self.round}")
+        return self.state_rounds[self.cohort.index(client)]
 
     def check_model(self, model: Vector) -> None:
         """Raise `ConfigError` unless `model` is the one that the plan names."""

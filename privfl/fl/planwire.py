@@ -16,7 +16,8 @@ from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.dp.unit import read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError, WireError
 from privfl.files import canonical_json
-from privfl.fl.encoding import Metric, UpdateClip, UpdateEncoding
+from privfl.fl.encoding import UpdateClip, UpdateEncoding
+from privfl.fl.slots import Block, Metric
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.rotation import Rotation
@@ -41,6 +42,7 @@ def write_plan(plan: RoundPlan) -> bytes:
             "attempt": plan.attempt,
             "model": plan.model_hash,
             "cohort": list(plan.cohort),
+            "state_rounds": list(plan.state_rounds),
             "population": plan.population,
             "sampling": sampling_record(plan.sampling),
             "survivors": {"fraction": float(plan.survivor_rule.fraction), "floor": plan.survivor_rule.floor},
@@ -75,6 +77,7 @@ def read_plan(of: type[_T], data: bytes) -> _T:
             attempt=record["attempt"],
             model_hash=record["model"],
             cohort=tuple(record["cohort"]),
+            state_rounds=tuple(record["state_rounds"]),
             population=record["population"],
             sampling=read_sampling(record["sampling"]),
             survivor_rule=SurvivorRule(**record["survivors"]),
@@ -105,6 +108,7 @@ def _encoding_record(encoding: UpdateEncoding) -> dict[str, Any]:
         "max_total_weight": encoding.max_total_weight,
         "count_bound": encoding.count_bound,
         "metrics": [{"name": m.name, "bound": float(m.bound), "units": m.units} for m in encoding.metrics],
+        "blocks": [{"name": block.name, "length": block.length} for block in encoding.blocks],
         "rounding": encoding.rounding,
         "rotation": None if encoding.rotation is None else encoding.rotation.seed,
     }
@@ -123,6 +127,7 @@ def _read_encoding(record: Mapping[str, Any]) -> UpdateEncoding:
         max_total_weight=record["max_total_weight"],
         count_bound=record["count_bound"],
         metrics=tuple(Metric(**metric) for metric in record["metrics"]),
+        blocks=tuple(Block(**block) for block in record["blocks"]),
         rounding=record["rounding"],
         rotation=None if rotation is None else Rotation(length, rotation),
     )

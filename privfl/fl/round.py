@@ -16,13 +16,15 @@ The ten steps, and where each is written:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from privfl.errors import ClientFailed
-from privfl.fl.client import Executor, OnClientError, Train
+from privfl.errors import ClientFailed, ConfigError
+from privfl.fl.aggregation import Aggregation, Mean
+from privfl.fl.client import Executor, OnClientError, StatefulWork, Train, Work
 from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.client_state import Stateful
 from privfl.fl.faults import counted, fault_of, in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
@@ -40,19 +42,21 @@ class Parts:
     """The code and the keys of a run, the same in every round. What the parties agree on is in the plan.
 
     Attributes:
-        train: The local training of a client.
+        train: The local training of a client; a `Stateful` one keeps a state at each client.
         scheme: The sum.
         executor: How the clients' training is executed.
         optimizer: How the mean update changes the model.
+        aggregation: How the round's means become the mean update of the optimizer; by default as they are.
         credentials: Each client's credentials; None for a plain sum.
         policy: What every client insists on.
         on_client_error: What an error of a client's training does: it ends the round, or the client drops out of it.
     """
 
-    train: Train
+    train: Train | Stateful
     scheme: SecureSum
     executor: Executor
     optimizer: ServerOptimizer = field(default_factory=ServerSGD)
+    aggregation: Aggregation = field(default_factory=Mean)
     credentials: Mapping[ClientId, Any] | None = None
     policy: ClientPolicy = field(default_factory=ClientPolicy)
     on_client_error: OnClientError = "raise"
@@ -72,6 +76,7 @@ class RoundDriver(Protocol):
         parts: Parts,
         *,
         payment: Payment | None = None,
+        states: MutableMapping[ClientId, bytes] | None = None,
         drop: Drop = never,
         tap: Tap = ignore,
         failed: dict[ClientId, str] | None = None,
@@ -86,6 +91,7 @@ def run_round(
     parts: Parts,
     *,
     payment: Payment | None = None,
+    states: MutableMapping[ClientId, bytes] | None = None,
     drop: Drop = never,
     tap: Tap = ignore,
     failed: dict[ClientId, str] | None = None,
@@ -97,6 +103,8 @@ def run_round(
         plan: The round's plan.
         parts: Training, sum, executor, optimizer, credentials and policy.
         payment: Where the round is charged.
+        states: The state of each client of the cohort, for `Stateful` training. New states replace them; those of the
+            outcome's survivors count once the outcome is stored.
         drop: The simulated dropouts.
         tap: Sees every message.
         failed: Receives the type of the error of each client that drops out because its training raised one.
@@ -109,14 +117,20 @@ def run_round(
         PlanRejected: If a client refuses the plan.
         BudgetExceeded: If the round could cost too much; no client was asked.
         ClientFailed: If a client's training raised, or every client's where such clients drop out.
+        ConfigError: If the training is `Stateful` and there are no states, or the other way round.
     """
+    if parts.contribution.stateful != (states is not None):
+        raise ConfigError("`Stateful` training takes the states of the cohort, and other training none: see `states`")
     scheme, policy, keys = parts.scheme, parts.policy, parts.credentials or {}
     plan.check_openable(scheme)
     if plan.cohort:
         policy.check(plan, scheme)  # before the round is charged
-    server = ServerRound(state, plan, scheme=scheme, optimizer=parts.optimizer, payment=payment)
+    server = ServerRound(
+        state, plan, scheme=scheme, optimizer=parts.optimizer, aggregation=parts.aggregation, payment=payment
+    )
     if plan.cohort:
-        vectors = parts.executor.run(parts.contribution, state.model, plan.cohort, order=plan.to_bytes())
+        work: Work | StatefulWork = parts.contribution if states is None else parts.contribution.with_state
+        vectors = parts.executor.run(work, state.sent, plan.cohort, order=plan.to_bytes(), states=states)
         failed = {} if failed is None else failed
 
         def clients() -> Iterator[tuple[ClientId, ClientRound]]:

@@ -22,12 +22,14 @@ from privfl.fl.faults import caveat, counted
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment, check_charged
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
+from privfl.fl.progress import Evaluate, Progress, nothing_interrupted
 from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, RoundDriver, run_round
 from privfl.fl.sampling import CohortSampler, Uniforms, declared, sampled, seeded_uniforms
 from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
+from privfl.fl.state_store import CohortStates
 from privfl.fl.store import ModelStore, Start, Version
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.fl.traffic import Traffic, without
@@ -37,28 +39,6 @@ from privfl.wire import ClientId
 
 _MAX_REPEATS: Final = 2
 """A round is repeated for its range, and again if what the first attempt could not show is still missing."""
-
-Evaluate = Callable[[Vector], Evaluation]
-"""Model -> metrics, computed on public data or through a secure sum, and the reasons for those that are absent."""
-
-
-def _nothing_interrupted(round: int) -> RoundPlan | None:
-    return None
-
-
-@dataclass(slots=True)
-class Progress:
-    """The position of a run between two rounds.
-
-    Attributes:
-        latest: The latest stored version. A server that lets somebody else make the next model replaces it.
-        start: This start of the run.
-        draws: The draws of the cohorts so far; None for a run without a ledger.
-    """
-
-    latest: Version
-    start: Start
-    draws: DrawNotes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +86,7 @@ class FederatedRun:
     uniforms: Callable[[int, int], Uniforms] = seeded_uniforms
     tap: Tap = ignore
     driver: RoundDriver = run_round
-    interrupted: Callable[[int], RoundPlan | None] = _nothing_interrupted
+    interrupted: Callable[[int], RoundPlan | None] = nothing_interrupted
 
     def __post_init__(self) -> None:
         if self.population < 1:
@@ -156,7 +136,10 @@ class FederatedRun:
         repeated = self.mechanism.source == "simulation" and not self.parts.credentials  # to the last bit
         if draws is not None and self.payment is not None and not repeated:
             draws.note_interrupted(self.payment.ledger, latest.round + 1)
-        return Progress(latest, start, draws)
+        memory = self.store.states(latest) if self.parts.contribution.stateful else None
+        if memory is not None:
+            memory.sweep()
+        return Progress(latest, start, draws, memory)
 
     def next(self, progress: Progress, *, last: bool) -> RoundReport:
         """Run one round after the latest that is stored, and return its report.
@@ -168,12 +151,18 @@ class FederatedRun:
         Raises:
             BudgetExceeded: If the round could cost too much; no client was asked.
         """
-        round = progress.latest.round + 1
-        progress.latest, report = self._round(progress.latest, progress.start, progress.draws, round, last=last)
+        progress.latest, report = self._round(progress, progress.latest.round + 1, last=last)
         return report
 
     def plan(
-        self, state: ServerState, start: Start, round: int, attempt: int, cohort: tuple[ClientId, ...]
+        self,
+        state: ServerState,
+        start: Start,
+        round: int,
+        attempt: int,
+        cohort: tuple[ClientId, ...],
+        *,
+        state_rounds: tuple[int, ...] = (),
     ) -> RoundPlan:
         """The plan of one attempt of a round.
 
@@ -183,13 +172,15 @@ class FederatedRun:
             round: The round, from 1.
             attempt: The attempt of the round, from 0.
             cohort: The clients that are asked, increasing.
+            state_rounds: The round of each client's state; empty where clients keep no states.
         """
         return RoundPlan(
             run=start.nonce,
             round=round,
             attempt=attempt,
-            model_hash=model_hash(state.model),
+            model_hash=model_hash(state.sent),
             cohort=cohort,
+            state_rounds=state_rounds,
             population=self.population,
             sampling=declared(self.sampler, self.population),
             survivor_rule=self.survivor_rule,
@@ -207,7 +198,8 @@ class FederatedRun:
 
     def _initial_state(self, initial: Vector) -> ServerState:
         clip = self.encoding.clip
-        return ServerState(initial, {}, clip.clip_norm if isinstance(clip, AdaptiveClip) else None)
+        norm = clip.clip_norm if isinstance(clip, AdaptiveClip) else None
+        return ServerState(initial, {}, norm, shared=self.parts.aggregation.start())
 
     def _check_start(self, latest: Version, initial: Vector) -> None:
         """Refuse another run's store, and releases that the accountant could not judge, before a client is asked."""
@@ -234,22 +226,23 @@ class FederatedRun:
             "survive. Lower cohort.min_survivor_fraction, or ask more clients"
         )
 
-    def _round(
-        self, latest: Version, start: Start, draws: DrawNotes | None, round: int, *, last: bool
-    ) -> tuple[Version, RoundReport]:
+    def _round(self, progress: Progress, round: int, *, last: bool) -> tuple[Version, RoundReport]:
+        latest, start, draws = progress.latest, progress.start, progress.draws
         started, traffic = time.perf_counter(), Traffic(self.tap)
         if draws is not None:
             self._draw(latest.state, start, draws, round)
         coins = self.uniforms(self.seed, round)
         cohort = sampled(self.sampler, self.population, coins, private=draws is not None)
-        server, attempts, state, said, failed = self._attempt(latest.state, start, round, cohort, traffic)
+        states = CohortStates(progress.memory, cohort)
+        server, attempts, state, said, failed = self._attempt(latest.state, start, round, states, traffic)
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
         if draws is not None and self.payment is not None:
             draws.finish(self.payment.ledger, round, skipped=server is None, cohort=cohort)
         survivors = outcome.survivors if outcome else frozenset[ClientId]()
         encoding = server.plan.encoding if server else self._encoding(state, len(cohort))
-        evaluation = self._measure(state.model, round, last=last)
+        states.settle(survivors if outcome and outcome.trained else frozenset())
+        evaluation = self._measure(state.model, states.read, round, last=last)
         report = RoundReport(
             round=round,
             status="trained" if outcome and outcome.trained else "skipped",
@@ -276,13 +269,15 @@ class FederatedRun:
             bits=encoding.codec.ring.bits,
             entry_bound=encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else None,
         )
-        version = self.store.save(round, state, parent=latest.hash, report=report.record())
+        live = states.write(round)
+        version = self.store.save(round, state, parent=latest.hash, report=report.record(), live=live)
+        states.commit(live)
         if server is not None:
             server.settle()
         return version, report
 
     def _attempt(
-        self, state: ServerState, start: Start, round: int, cohort: tuple[ClientId, ...], tap: Tap
+        self, state: ServerState, start: Start, round: int, states: CohortStates, tap: Tap
     ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...], dict[str, int]]:
         """Try a round until its sum opens, and repeat it where its range was too small; a cohort is sampled once.
 
@@ -290,18 +285,22 @@ class FederatedRun:
         that is proven to be at fault is not heard in the attempts that follow. Returned are the last attempt that
         opened, the number of attempts, the state after the round, caveats, and the errors of the last attempt by type.
         """
-        named: set[ClientId] = set()
+        named, cohort = set[ClientId](), states.cohort
         server: ServerRound | None = None
         failures, repeats, number, after = 0, 0, 0, state
         said, errors = list[str](), dict[str, int]()
         while failures <= self.retries:
+            attempt = self._next_attempt(start, round, number)
             plan = (None if number else self.interrupted(round)) or self.plan(
-                state, start, round, self._next_attempt(start, round, number), cohort
+                state, start, round, attempt, cohort, state_rounds=states.rounds
             )
             drop, number = without(named, self.dropouts(round, number)), number + 1
-            failed = dict[ClientId, str]()
+            failed, began = dict[ClientId, str](), states.begin()
             try:
-                server = self.driver(state, plan, self.parts, payment=self.payment, drop=drop, tap=tap, failed=failed)
+                server = self.driver(
+                    state, plan, self.parts, payment=self.payment, states=began, drop=drop, tap=tap, failed=failed
+                )
+                states.opened()
             except (TooFewSurvivors, RemoteProtocolError) as error:
                 errors = counted(failed.values())
                 said += caveat(errors)
@@ -393,6 +392,6 @@ class FederatedRun:
             return None
         return self.payment.accountant.spent(self.payment.ledger)
 
-    def _measure(self, model: Vector, round: int, *, last: bool) -> Evaluation:
+    def _measure(self, model: Vector, states: Callable[[ClientId], bytes], round: int, *, last: bool) -> Evaluation:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)
-        return self.evaluate(model) if self.evaluate is not None and due else Evaluation()
+        return self.evaluate(model, states) if self.evaluate is not None and due else Evaluation()

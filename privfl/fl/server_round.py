@@ -13,6 +13,7 @@ import numpy as np
 
 from privfl.dp.ledger import Token
 from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSurvivors
+from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
@@ -35,9 +36,10 @@ class ServerRound:
 
     Args:
         state: The server's state before the round.
-        plan: The round's plan; its model must be `state.model`.
+        plan: The round's plan; its model must be `state.sent`.
         scheme: The sum that the plan names.
         optimizer: How the mean update changes the model.
+        aggregation: How the round's means become that update; by default as they are.
         payment: Where the round is charged; None for a run that keeps no ledger.
 
     Raises:
@@ -47,6 +49,7 @@ class ServerRound:
     """
 
     _optimizer: ServerOptimizer
+    _aggregation: Aggregation
     _session: ServerSession | None
     _empty: SumResult | None
     _token: Token | None
@@ -59,9 +62,11 @@ class ServerRound:
         *,
         scheme: SecureSum,
         optimizer: ServerOptimizer | None = None,
+        aggregation: Aggregation | None = None,
         payment: Payment | None = None,
     ) -> None:
         self._bind(state, plan, scheme, optimizer, payment)
+        self._aggregation = aggregation or Mean()
         plan.check_openable(scheme)
         if plan.cohort:
             self._session = scheme.server(plan.task(scheme), opening=self._open)
@@ -79,7 +84,7 @@ class ServerRound:
         payment: Payment | None,
     ) -> None:
         """Take the parts of the round, after checking that they are the plan's."""
-        plan.check_model(state.model)
+        plan.check_model(state.sent)
         plan.check_scheme(scheme)
         if plan.encoding != plan.encoding.in_round(state.clip_norm):
             raise ConfigError(
@@ -126,6 +131,7 @@ class ServerRound:
         *,
         scheme: SecureSum,
         optimizer: ServerOptimizer | None = None,
+        aggregation: Aggregation | None = None,
         payment: Payment | None = None,
     ) -> Self:
         """The half that `to_bytes` saved, in another process perhaps.
@@ -137,6 +143,7 @@ class ServerRound:
             state: The server's state before the round.
             scheme: The sum that the plan names.
             optimizer: How the mean update changes the model.
+            aggregation: How the round's means become that update; by default as they are.
             payment: Where the round was charged; None only for a round that was not charged.
 
         Raises:
@@ -147,6 +154,7 @@ class ServerRound:
         saved = SavedParty.from_bytes(_SERVER, data)
         half = cls.__new__(cls)
         half._bind(state, saved.plan, scheme, optimizer, payment)
+        half._aggregation = aggregation or Mean()
         digest = bytes(saved.token).decode()
         if bool(digest) != (payment is not None and half.plan.mechanism.claims):
             raise StateError(
@@ -233,18 +241,22 @@ class ServerRound:
         decoded = self.plan.decode(summed.total, len(summed.survivors))  # 9: decode, mean
         mean, counts = decoded.mean, decoded.counts
         trained, said = True, tuple[str, ...]()
-        largest = float(np.abs(mean).max())
+        # The precision of each part counts against its own largest entry.
+        peaks = [float(np.abs(part).max()) for part in (mean, *decoded.blocks.values())]
+        largest = min((peak for peak in peaks if peak), default=0.0)
         floor = float(np.finfo(state.model.dtype).eps * np.abs(state.model).max())
         if counts is not None:
             trained = counts.weight > 0 and not overflows(encoding, counts)
             said = caveats(encoding, counts, largest=largest, floor=floor)
         elif self.plan.mechanism.claims:
             said = (ZERO_IF_NOT_FINITE,)
-        model, moments = state.model, state.moments
+        model, moments, shared = state.model, state.moments, state.shared
         if trained:
+            fraction = decoded.denominator / self.plan.population
+            mean, shared = self._aggregation.combine(decoded, shared, fraction=fraction)
             model, moments = self._optimizer.step(model, mean, moments)  # 10: server optimizer
         return Outcome(
-            state=ServerState(model, moments, decoded.clip_norm, state.range),  # the run moves the range on
+            state=ServerState(model, moments, decoded.clip_norm, state.range, shared),  # the run moves the range on
             metrics=decoded.metrics if trained else {},
             update_norm=math.sqrt(float(np.square(mean).sum())) if trained else 0.0,
             survivors=summed.survivors,

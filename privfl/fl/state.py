@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from privfl.codec import Vector
+from privfl.fl.aggregation import Shared, joined
 from privfl.fl.counts import Counts
 from privfl.fl.optimizers import Moments
 from privfl.fl.range import Range
@@ -18,6 +19,7 @@ class ServerState:
     Attributes:
         model: The global model, float `[d]`.
         moments: The server optimizer's memory by name, float64 `[d]` each; empty before the first step.
+        shared: The vectors that go to the clients after the model, by name, such as SCAFFOLD's control variate.
         clip_norm: The clip norm of the next round where it is adaptive; None where it is fixed in the encoding.
         range: The range of the next round's sum, where it follows the run.
     """
@@ -26,6 +28,12 @@ class ServerState:
     moments: Moments = field(repr=False, default_factory=dict)
     clip_norm: float | None = None
     range: Range = field(default_factory=Range)
+    shared: Shared = field(repr=False, default_factory=dict)
+
+    @property
+    def sent(self) -> Vector:
+        """The vector that goes to the clients, float: the model, and the shared vectors after it."""
+        return joined(self.model, self.shared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The folder of a run's models: one file a round, written atomically, from which everything else can be derived.
 
 `models/000012.safetensors` holds the server's state after round 12, and as metadata the model's hash, its parent's hash
-and the round's report. That one write is the moment at which a round has happened. `models/run.json` holds the run's
-nonce, and the round at which the run was started or resumed last.
+and the round's report. It also names the files of the clients' states (see `privfl/fl/state_store.py`). That one write
+is the moment at which a round has happened. `models/run.json` holds the run's nonce, and the round at which the run was
+started or resumed last.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from privfl.files import atomic_write, canonical_json, read_json
 from privfl.fl.plan import RUN_NONCE_BYTES, model_hash
 from privfl.fl.range import Range
 from privfl.fl.state import ServerState
+from privfl.fl.state_store import LiveFiles, StateStore, live_record, read_live
 
 _NAME: Final = re.compile(r"(\d{6})\.safetensors")
 _KEY: Final = "privfl"
@@ -41,6 +43,7 @@ class Version:
         hash: The model's hash.
         parent: The hash of the model before the round.
         report: The round's report as a JSON object.
+        live: The files of the clients' states that a run needs to go on after this round.
     """
 
     round: int
@@ -48,6 +51,7 @@ class Version:
     hash: str
     parent: str
     report: Mapping[str, Any] = field(default_factory=dict)
+    live: LiveFiles = ()
 
     @property
     def model(self) -> Vector:
@@ -110,7 +114,19 @@ class ModelStore:
         atomic_write(path, canonical_json(record) + b"\n")
         return start
 
-    def save(self, round: int, state: ServerState, *, parent: str, report: Mapping[str, Any]) -> Version:
+    @property
+    def states_folder(self) -> Path:
+        """The folder of the clients' states, in a run whose training keeps some."""
+        return self.folder / "states"
+
+    def states(self, version: Version | None = None) -> StateStore:
+        """The clients' states after a version; by default after the latest."""
+        version = version or self.latest()
+        return StateStore(self.states_folder, () if version is None else version.live)
+
+    def save(
+        self, round: int, state: ServerState, *, parent: str, report: Mapping[str, Any], live: LiveFiles = ()
+    ) -> Version:
         """Write the version of `round` in one atomic step, and return it.
 
         Args:
@@ -118,10 +134,12 @@ class ModelStore:
             state: The server's state.
             parent: The hash of the model before the round.
             report: The round's report, any JSON object.
+            live: The files of the clients' states that count from now on, which are on the disk already.
         """
-        version = Version(round, state, model_hash(state.model), parent, report)
+        version = Version(round, state, model_hash(state.model), parent, report, live)
         tensors = {"model": np.ascontiguousarray(state.model)}
         tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in state.moments.items()}
+        tensors |= {f"shared.{name}": np.ascontiguousarray(value) for name, value in state.shared.items()}
         atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
         return version
 
@@ -135,9 +153,13 @@ class ModelStore:
             tensors = load(data)
             facts = _metadata(data)
             model = tensors.pop("model")
-            moments = {name.removeprefix("moments."): value for name, value in tensors.items()}
-            state = ServerState(model, moments, facts["clip_norm"], Range.read(facts["range"]))
-            version = Version(facts["round"], state, model_hash(model), str(facts["parent"]), dict(facts["report"]))
+            moments = {name: tensors.pop(f"moments.{name}") for name in facts["moments"]}
+            shared = {name: tensors.pop(f"shared.{name}") for name, _ in facts["shared"]}
+            if tensors:
+                raise ValueError(f"it holds a tensor that no hash covers, {min(tensors)}")
+            state = ServerState(model, moments, facts["clip_norm"], Range.read(facts["range"]), shared)
+            report, live = dict(facts["report"]), read_live(facts["states"])
+            version = Version(facts["round"], state, model_hash(model), str(facts["parent"]), report, live)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StateError(f"{path} is not a model of privfl: {error}") from error
         if version.round != round or _facts(version) != facts:
@@ -175,6 +197,8 @@ def _facts(version: Version) -> dict[str, Any]:
         "hash": version.hash,
         "parent": version.parent,
         "moments": {name: model_hash(value) for name, value in version.state.moments.items()},
+        "shared": [[name, model_hash(value)] for name, value in version.state.shared.items()],  # in their order
+        "states": live_record(version.live),
         "clip_norm": version.state.clip_norm,
         "range": version.state.range.record(),
         "report": dict(version.report),

@@ -60,8 +60,12 @@ def keys(value: Any, names: str) -> None:
     demand(type(value) is dict and set(value) == set(names.split()), f"fields {names} expected")
 
 
+RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "excess", ""}
+
+
 def check(plan: dict[str, Any]) -> None:
-    keys(plan, "run round attempt model cohort population sampling survivors encoding mechanism scheme parameters seed")
+    fields = "run round attempt model cohort state_rounds population sampling survivors encoding mechanism scheme"
+    keys(plan, f"{fields} parameters seed")
     for name, digits in (("run", 32), ("model", 64)):
         demand(len(plan[name]) == digits and not set(plan[name]) - set("0123456789abcdef"), name)
     for name, low, high in (
@@ -74,6 +78,9 @@ def check(plan: dict[str, Any]) -> None:
     for client in plan["cohort"]:
         whole(client, 0, (1 << 32) - 2)
     demand(plan["cohort"] == sorted(set(plan["cohort"])), "the cohort is not increasing")
+    demand(len(plan["state_rounds"]) in (0, len(plan["cohort"])), "state_rounds")
+    for number in plan["state_rounds"]:
+        whole(number, 0, max(0, plan["round"] - 1))
     demand(len(plan["cohort"]) in sizes(plan), "the sampling cannot produce this cohort")
     keys(plan["survivors"], "fraction floor")
     real(plan["survivors"]["fraction"], positive=False)
@@ -87,6 +94,7 @@ def check(plan: dict[str, Any]) -> None:
     if plan["mechanism"]["placement"] != "none":
         demand(plan["encoding"]["weighting"] == "uniform", "noise and weights")
         demand(plan["encoding"]["count_bound"] == 0, "noise and counts")
+        demand(not plan["encoding"]["blocks"], "noise and blocks")
 
 
 def check_mechanism(mechanism: dict[str, Any]) -> None:
@@ -102,7 +110,8 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
 
 
 def check_encoding(encoding: dict[str, Any]) -> None:
-    keys(encoding, "length bits scale clip weighting max_weight max_total_weight count_bound metrics rounding rotation")
+    fields = "length bits scale clip weighting max_weight max_total_weight count_bound metrics blocks rounding rotation"
+    keys(encoding, fields)
     whole(encoding["length"], 1, 1 << 28)
     whole(encoding["bits"], 8, 64)
     real(encoding["scale"])
@@ -120,9 +129,18 @@ def check_encoding(encoding: dict[str, Any]) -> None:
     if encoding["rotation"] is not None:
         whole(encoding["rotation"], 0, (1 << 64) - 1)
     names = [metric["name"] for metric in encoding["metrics"]]
-    demand(not set(names) & {"update", "clip", "weight", "clipped", "range", "rejected", "excess", ""}, "metric names")
+    demand(not set(names) & RESERVED, "metric names")
     names += [f"{name}.weight" for name in names]
-    demand(len(set(names)) == len(names), "metric names")
+    for block in encoding["blocks"]:
+        keys(block, "name length")
+        demand(type(block["name"]) is str, "name")
+        demand(block["name"] not in RESERVED, "block names")
+        whole(block["length"], 1, 1 << 28)
+        names.append(block["name"])
+    demand(len(set(names)) == len(names), "names of metrics and blocks")
+    if encoding["blocks"]:
+        demand(encoding["rotation"] is None and encoding["clip"]["kind"] != "adaptive", "blocks")
+        demand(model_length(encoding) >= 1, "the blocks leave no update")
     for metric in encoding["metrics"]:
         keys(metric, "name bound units")
         demand(type(metric["name"]) is str, "name")
@@ -194,6 +212,10 @@ def digest(plan: dict[str, Any]) -> str:
     return hashlib.sha256(b"privfl/1 round-plan digest" + write(plan)).hexdigest()
 
 
+def model_length(encoding: dict[str, Any]) -> int:
+    return int(encoding["length"] - sum(block["length"] for block in encoding["blocks"]))
+
+
 def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
     """(name, length, scale, bound, largest entry) of each slot, without a rotation."""
     encoding = plan["encoding"]
@@ -212,6 +234,9 @@ def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
     else:
         norm = clip["max_abs"] * math.sqrt(length)
         found = [("update", length, scale, norm, units(clip["max_abs"]))]
+    name, _, own, bound, top = found[0]
+    found = [(name, model_length(encoding), own, bound, top)]
+    found += [(block["name"], block["length"], own, bound, top) for block in encoding["blocks"]]
     if encoding["count_bound"]:
         return found + counting_slots(encoding)
     for metric in encoding["metrics"]:
@@ -322,6 +347,7 @@ BASE: dict[str, Any] = {
     "attempt": 0,
     "model": hashlib.sha256(b"float32:4\n" + bytes(16)).hexdigest(),
     "cohort": [0, 1, 2, 5],
+    "state_rounds": [],
     "population": 4,
     "sampling": {"kind": "everyone"},
     "survivors": {"fraction": 0.5, "floor": 3},
@@ -335,6 +361,7 @@ BASE: dict[str, Any] = {
         "max_total_weight": 0,
         "count_bound": 0,
         "metrics": [],
+        "blocks": [],
         "rounding": "nearest",
         "rotation": None,
     },
@@ -411,6 +438,12 @@ VALID: dict[str, dict[str, Any]] = {
         encoding__scale=65536 / 0.3 if Fraction(65536 / 0.3) * Fraction(0.3) <= 65536
         else math.nextafter(65536 / 0.3, 0.0),
     ),
+    "states": changed(state_rounds=[2, 0, 1, 2]),
+    "blocks": changed(
+        encoding__count_bound=255, encoding__bits=11, encoding__scale=16.0, state_rounds=[0, 0, 0, 0],
+        encoding__blocks=[{"name": "control", "length": 1}, {"name": "other", "length": 2}],
+        encoding__clip={"kind": "entries", "max_abs": 8.0},
+    ),
     "nobody sampled": changed(
         cohort=[], population=9, sampling={"kind": "poisson", "probability": 1e-05},
         survivors={"fraction": 0.0, "floor": 0}, mechanism=NOISE | {"placement": "central"},
@@ -444,6 +477,12 @@ INVALID: dict[str, dict[str, Any]] = {
     "a metric named as a slot that counts": changed(
         encoding__metrics=[{"name": "rejected", "bound": 1.0, "units": None}]
     ),
+    "a state of the round itself": changed(state_rounds=[3, 0, 0, 0]),
+    "a state for some of the cohort": changed(state_rounds=[1, 1]),
+    "blocks that leave no update": changed(encoding__blocks=[{"name": "control", "length": 4}]),
+    "a block named as a slot": changed(encoding__blocks=[{"name": "weight", "length": 1}]),
+    "noise and blocks": changed(mechanism=NOISE, encoding__blocks=[{"name": "control", "length": 1}]),
+    "blocks and a rotation": changed(encoding__rotation=1, encoding__blocks=[{"name": "control", "length": 1}]),
     "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
     "a nested parameter": changed(parameters={"a": [1]}),
     "a seed of 65 bits": changed(seed=1 << 64),

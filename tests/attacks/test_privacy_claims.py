@@ -35,12 +35,13 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.experiment import Experiment
 from privfl.experiment.folder import find_runs
 from privfl.fl.client import ClientUpdate
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.payment import Payment
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import EveryoneSampler, PoissonSampler, secret_uniforms
+from privfl.fl.slots import Metric
 from privfl.fl.store import ModelStore
 from privfl.fl.survivors import SurvivorRule, noise_spread
 from privfl.he import CkksSum

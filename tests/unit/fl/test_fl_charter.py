@@ -12,8 +12,9 @@ from privfl.crypto import SigningKey
 from privfl.dp import AdaptiveClip, ElementClip, Everyone, FlatClip, Mechanism
 from privfl.errors import ConfigError, PlanRejected, StateError, WireError
 from privfl.fl.charter import Charter
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import EVALUATION, RoundPlan
+from privfl.fl.slots import Metric
 from privfl.ring import Ring
 from privfl.sums import PlainSum
 

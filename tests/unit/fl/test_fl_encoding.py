@@ -13,7 +13,8 @@ from privfl.codec import FixedPoint, square_norm
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Slot
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.slots import Metric
 from privfl.ring import Ring
 from privfl.rotation import Rotation
 

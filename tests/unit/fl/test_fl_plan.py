@@ -24,10 +24,11 @@ from privfl.dp import (
 )
 from privfl.errors import CapacityError, ConfigError, PlanRejected, PrivacyError, WireError
 from privfl.files import canonical_json
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.planwire import MAX_PLAN_BYTES, PREFIX
 from privfl.fl.policy import ClientPolicy
+from privfl.fl.slots import Metric
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.rotation import Rotation

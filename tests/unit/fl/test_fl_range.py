@@ -15,9 +15,10 @@ from privfl.dp import AdaptiveClip, ElementClip, FlatClip, Mechanism
 from privfl.errors import CapacityError, ConfigError, PrivacyError, RemoteProtocolError
 from privfl.fl.client import ClientUpdate
 from privfl.fl.counts import Counts, from_limbs, limb_bits, limb_count, to_limbs
-from privfl.fl.encoding import Metric, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.range import NARROW_BITS, TOLERANCE, WIDE_BITS, Range, RangeRule, caveats, overflows
 from privfl.fl.server_round import ServerRound
+from privfl.fl.slots import Metric
 from privfl.fl.state import ServerState
 from privfl.he.plan import plan_ckks
 from privfl.ring import Ring

@@ -244,9 +244,9 @@ def test_an_empty_cohort_without_noise_is_skipped(tmp_path: Path) -> None:
 
 
 def test_evaluation_happens_when_it_is_due(tmp_path: Path) -> None:
-    run = a_run(tmp_path, evaluate=lambda model: Evaluation({"size": float(np.abs(model).sum())}), evaluate_every=2)
+    run = a_run(tmp_path, evaluate=lambda model, _: Evaluation({"size": float(np.abs(model).sum())}), evaluate_every=2)
     assert [bool(report.evaluation) for report in run.run(np.zeros(3), 5)] == [False, True, False, True, True]
-    silent = a_run(tmp_path / "b", evaluate=lambda model: Evaluation({"size": 1.0}), evaluate_every=0)
+    silent = a_run(tmp_path / "b", evaluate=lambda model, _: Evaluation({"size": 1.0}), evaluate_every=0)
     assert [bool(report.evaluation) for report in silent.run(np.zeros(3), 3)] == [False, False, True]
 
 
