@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from privfl.checks import check_positive, unwrap_numpy
 from privfl.codec import Vector
 from privfl.errors import ConfigError
+
+_SMALL: Final = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,10 @@ def _scaled(update: Vector, norm: float, bound: float) -> Vector:
     if not math.isfinite(norm):
         largest = float(np.abs(update).max())
         update, norm = update / largest, float(np.linalg.norm(update.astype(np.float64) / largest))
-    scaled: Vector = np.multiply(update, bound / norm).astype(update.dtype)
+    factor = bound / norm
+    if factor < _SMALL:  # float32 has fewer digits of such a factor, or none
+        return (update.astype(np.float64) * factor).astype(update.dtype)
+    scaled: Vector = np.multiply(update, factor).astype(update.dtype)
     return scaled
 
 

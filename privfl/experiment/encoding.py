@@ -123,7 +123,7 @@ def build_encoding(
         max_entry = rotation.entry_bound(clip.clip_norm)
     if not private:
         rule = RangeRule(
-            entries=given_clip is None and config.sum.clip_entries is None,
+            entries=given_clip is None and privacy.clip_norm is None and config.sum.clip_entries is None,
             bits=config.sum.bits,
             sizes=tuple(sorted(map(int, sizes), reverse=True)) if weighting == "examples" else (),
         )

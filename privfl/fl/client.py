@@ -19,7 +19,8 @@ class ClientUpdate:
     """The result of one client's training.
 
     Attributes:
-        delta: local - global (for FedSGD: minus the gradient), float `[d]`.
+        delta: local - global (for FedSGD: minus the gradient), float `[d]`; integers and lists become float64, half
+            precision float32.
         examples: The number of examples that it was trained on, a whole number of at least 0.
         metrics: Means over those examples (loss, accuracy ...), for the secure sum only: no metric leaves a client
             outside the sum.
@@ -28,7 +29,7 @@ class ClientUpdate:
             factors. 0 where the training does not state it.
 
     Raises:
-        ConfigError: If `delta` is not flat, or `examples` is not a whole number of at least 0.
+        ConfigError: If `delta` is no flat vector of numbers, or `examples` is not a whole number of at least 0.
     """
 
     delta: Vector = field(repr=False)
@@ -38,12 +39,26 @@ class ClientUpdate:
     steps: float = 0.0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.delta, np.ndarray) and self.delta.dtype in (np.float32, np.float64)):
+            object.__setattr__(self, "delta", _floats(self.delta))
         if self.delta.ndim != 1:
             raise ConfigError(f"a delta is a flat vector, not an array of shape {self.delta.shape}")
         if type(self.examples) is not int:
             object.__setattr__(self, "examples", _integer(self.examples))
         if self.examples < 0:
             raise ConfigError(f"examples must be at least 0, not {self.examples}")
+
+
+def _floats(delta: object) -> Vector:
+    """A delta of other numbers as floats in which clipping and weighing it loses nothing: half precision as float32."""
+    try:
+        array = np.asarray(delta)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise ConfigError(f"a delta is a flat vector of numbers, not of {array.dtype}: give np.asarray(delta, float)")
+    with np.errstate(over="ignore"):  # what float64 cannot hold is infinite, and the update is rejected
+        return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
 
 
 def _integer(examples: object) -> int:

@@ -197,8 +197,9 @@ def figures_of(totals: Mapping[str, Total], rows: Fraction) -> Evaluation:
         totals: The total of each metric over the clients, by name.
         rows: The number of test examples of all clients; 0 gives no figure.
     """
-    if not rows:
-        return Evaluation({}, ("nothing is evaluated: there are no test examples",))
+    if not rows or not totals:
+        why = "the measure returned no sum but 'rows'" if rows else "there are no test examples"
+        return Evaluation({}, (f"nothing is evaluated: {why}",))
     metrics: dict[str, float] = {}
     caveats: list[str] = []
     usable: dict[str, Total] = {}

@@ -241,12 +241,19 @@ def caveats(encoding: UpdateEncoding, counts: Counts, *, largest: float, floor: 
         return tuple(said)
     error = encoding.rounding_error(counts)
     if error > floor and error > TOLERANCE * largest:
-        reached = f"{error / largest:.0e} of" if largest > error else "as large as"
+        share = error / (largest - error) if largest > error else 1.0  # the exact mean's entry may be smaller
+        reached = f"{_rounded_up(share):.0e} of" if share < 1 else "as large as"
         said.append(
             f"the precision of the sum is limited: rounding in a ring of {encoding.codec.ring.bits} bits may be "
             f"{reached} the largest entry of the mean update"
         )
     return tuple(said)
+
+
+def _rounded_up(value: float) -> float:
+    """A positive number with one digit, which is at least `value`."""
+    digit = 10.0 ** math.floor(math.log10(value))
+    return math.ceil(value / digit * (1 - 1e-12)) * digit
 
 
 def _scale(encoding: UpdateEncoding, cohort: int, share: Fraction) -> float:

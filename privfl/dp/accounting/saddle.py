@@ -36,6 +36,11 @@ class Moments:
         """Of the sum."""
         return math.sqrt(self.variance)
 
+    @property
+    def scale(self) -> float:
+        """The standard deviation, or a millionth of the mean for a loss that has one value only."""
+        return self.stddev or 1e-6 * max(1.0, abs(self.mean))
+
 
 def moments_of(nodes: Nodes, tilt: float) -> Moments:
     """Return the moments of the composed losses under a tilt.

@@ -158,7 +158,7 @@ class Composition:
         floors = [max(top - bottom for bottom, top in spans) / _MAX_STEP, (high - low) / (0.9 * _MAX_WINDOW)]
         step = min(*plain.stddevs, *tilted.stddevs) / points
         self.at_limit = step <= max(floors)
-        self.h = max(step, *floors) * coarser
+        self.h = (max(step, *floors) or plain.scale) * coarser
         self.cells = [(loss.cells(self.h, self.log_tail), count) for loss, count in order]
         infinite = [math.log(count) + cells.log_infinity for cells, count in self.cells]
         self.log_infinity = float(np.logaddexp.reduce(infinite))
@@ -195,8 +195,8 @@ class Composition:
         plain = self._moments(0.0)
         if plain.mean >= epsilon:
             return 0.0
-        high = 1.0 / plain.stddev
-        while (tilted := self._moments(high)).mean < epsilon and tilted.variance > 0 and high < 1e12 / plain.stddev:
+        high = 1.0 / plain.scale
+        while (tilted := self._moments(high)).mean < epsilon and tilted.variance > 0 and high < 1e12 / plain.scale:
             high *= 2.0
         return bisect(lambda tilt: self._moments(tilt).mean < epsilon, 0.0, high)
 
@@ -244,7 +244,7 @@ class Composition:
     def _plan(self) -> tuple[float, float]:
         """A tilt and an estimate of epsilon: the saddle point with a normal integral around it."""
         plain = self._moments(0.0)
-        mean, scale = plain.mean, plain.stddev
+        mean, scale = plain.mean, plain.scale
         if log_estimate(plain, 0.0, mean) <= self.log_delta:
             low = min(0.0, mean)
             if mean <= 0 or log_estimate(plain, 0.0, 0.0) <= self.log_delta:
@@ -278,7 +278,7 @@ class Composition:
             there = self._moments(tilt - power)
             return there.log - here.log + power * there.mean > -_BELOW
 
-        scale = 1.0 / max(here.stddev, 1e-300)
+        scale = 1.0 / here.scale
         above, below = first_power(too_near, scale), first_power(too_high, scale)
         return self._moments(tilt - below).mean, self._moments(tilt + above).mean, above
 

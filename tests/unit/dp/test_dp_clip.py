@@ -33,6 +33,16 @@ def test_norms_that_overflow_are_clipped_all_the_same():
         assert np.linalg.norm(vector) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1.0, 1e15, 1e37])
+@pytest.mark.parametrize("clip", [FlatClip(1e-3), LayerClip.of([6, 10], 1e-3), FlatClip(1e-30)])
+def test_a_clipped_vector_keeps_its_direction(clip, scale):
+    update = (np.random.default_rng(2).normal(size=16) * scale).astype(np.float32)
+    parts = np.split(update.astype(np.float64), [6] if isinstance(clip, LayerClip) else [])
+    norms = clip.norms if isinstance(clip, LayerClip) else [clip.clip_norm]
+    right = np.concatenate([p * min(1, norm / np.linalg.norm(p)) for p, norm in zip(parts, norms, strict=True)])
+    np.testing.assert_allclose(clip(update).vector, right, rtol=1e-6)
+
+
 def test_layers_share_the_norm():
     clip = LayerClip.of([2, 3, 4], 3.0)
     assert clip.clip_norm == pytest.approx(3.0)

@@ -1,10 +1,12 @@
 """What the main tests of accounting and mechanisms pass by."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ledgers import CKKS, MASKED, Judge, noise_of, realized, worst_case
+from scipy.stats import norm
 
 from privfl.dp import Everyone, Mechanism, Poisson, PrivacyUnit, Release, Slot, default_delta
 from privfl.dp.accounting.compose import discrete_gaussian_epsilon
@@ -109,3 +111,16 @@ def test_a_default_delta_is_rounded_down() -> None:
         delta, why = default_delta(population)
         assert 0.85 * min(1e-5, population**-1.1) < delta <= min(1e-5, population**-1.1)
         assert "by default" in why
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.6, 0.95])
+@pytest.mark.parametrize("multiplier", [0.005, 0.05])
+def test_hardly_any_noise_over_a_sampled_cohort_has_a_figure(probability: float, multiplier: float) -> None:
+    """Removing a client leaves one loss only, -ln(1 - q), when the two noises hardly overlap."""
+    event = release(0, sampling=Poisson(probability), declared_stddev=1024.0 * multiplier,
+                    realized_stddev=1024.0 * multiplier, participants=None)  # fmt: skip
+    one = Judge(PrivacyUnit(), 0.01).report([event]).epsilon
+    # The loss at which the probability above it, of a client that takes part with probability q, is delta; the term
+    # that delta subtracts lowers it by less than one.
+    loss = 0.5 / multiplier**2 + norm.isf(0.01 / probability) / multiplier + math.log(probability)
+    assert loss - 1.0 <= one <= loss + 1e-3

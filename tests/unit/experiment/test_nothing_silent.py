@@ -114,6 +114,17 @@ def test_a_bound_that_the_user_gave_is_kept_and_what_it_cut_is_counted() -> None
     assert said(report, "3 entries of updates were clipped to the bound of 8")
 
 
+@pytest.mark.parametrize("norm", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("scheme", ["plain", "masked"])
+def test_a_clip_norm_by_entries_is_kept_and_what_it_cut_is_counted(norm: float, scheme: str) -> None:
+    deltas = [[1e5, -1e5, 0.0, 0.0], [0.0, norm / 4, 0.0, 0.0], [-norm, 0.0, 0.0, 0.0]]
+    train = returning(deltas, [1, 1, 1])
+    model, report = one_round(train, 4, **{"privacy.clip_norm": norm, "privacy.clip": "entries", "sum.scheme": scheme})
+    np.testing.assert_allclose(model, np.array([0.0, -norm / 4, 0.0, 0.0]) / 3, atol=1e-5 * norm)
+    assert (report.attempts, report.entry_bound) == (1, norm / 2)
+    assert said(report, "3 entries of updates were clipped to the bound of")
+
+
 def test_updates_beyond_a_clip_norm_are_counted() -> None:
     train = returning([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0]], [1, 1, 1])
     model, report = one_round(train, 2, **{"privacy.clip_norm": 1.0})

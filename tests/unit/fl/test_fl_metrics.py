@@ -142,6 +142,12 @@ def test_without_examples_there_is_a_reason_and_no_figure() -> None:
         assert "no test examples" in evaluation_of(sums).caveats[0]
 
 
+def test_a_measure_that_returns_examples_alone_is_given_as_the_reason() -> None:
+    assert evaluation_of(MetricSums({"rows": np.array([5.0])})) == Evaluation(
+        {}, ("nothing is evaluated: the measure returned no sum but 'rows'",)
+    )
+
+
 def test_equal_targets_that_are_met_exactly_have_an_r2_of_one() -> None:
     assert finish(measure_predictions(np.full(3, 7.0), np.full(3, 7.0))) == {"mse": 0.0, "r2": 1.0}
 
