@@ -1,0 +1,238 @@
+"""One trial through the parties: real plans, sessions, sums and openings, seen with an observer's eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from privfl.codec import Vector
+from privfl.engine import LoopExecutor
+from privfl.errors import TooFewSurvivors
+from privfl.experiment.audit.canaries import Role, RoleTrain, role_in
+from privfl.experiment.audit.subject import CANARY, Subject
+from privfl.experiment.schemes import SCHEMES
+from privfl.experiment.view import Watcher
+from privfl.fl.client import Train, Work
+from privfl.fl.optimizers import ServerOptimizer, ServerSGD
+from privfl.fl.plan import RoundPlan, model_hash
+from privfl.fl.round import Parts, run_round
+from privfl.fl.state import ServerState
+from privfl.observers import Views
+from privfl.ring import Ints
+from privfl.sums import (
+    Drop,
+    Entropy,
+    Opening,
+    SecureSum,
+    ServerSession,
+    SumTask,
+)
+from privfl.sums.base import KeyedOpening, identity
+from privfl.wire import ClientId
+
+Look = Callable[[RoundPlan, Ints], None]
+"""Takes a round's plan and what the observer saw in it, int64 `[encoding.total_length]`."""
+
+
+class WatchedSum:
+    """A sum that keeps what its opener sees: the total before the opening. Everything else is the sum itself.
+
+    Args:
+        scheme: The sum.
+    """
+
+    def __init__(self, scheme: SecureSum) -> None:
+        self._scheme = scheme
+        self.opened: Ints | None = None
+
+    @property
+    def name(self) -> str:
+        """See `SecureSum.name`."""
+        return self._scheme.name
+
+    @property
+    def opener(self) -> Literal["server", "client"]:
+        """See `SecureSum.opener`."""
+        return self._scheme.opener
+
+    @property
+    def views(self) -> Views:
+        """See `SecureSum.views`."""
+        return self._scheme.views
+
+    @property
+    def parameters(self) -> Mapping[str, str | int | float | bool]:
+        """See `SecureSum.parameters`."""
+        return self._scheme.parameters
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheme, name)
+
+    def client(self, task: SumTask, me: ClientId, vector: Ints, *, opening: Opening = identity, **more: Any) -> Any:
+        """See `SecureSum.client`.
+
+        Args:
+            task: The task.
+            me: The client.
+            vector: Its contribution.
+            opening: Runs where the sum is opened, after its total was kept.
+            more: The other arguments.
+        """
+        watched = self._watch(opening) if self._scheme.opener == "client" else opening
+        return self._scheme.client(task, me, vector, opening=watched, **more)
+
+    def server(self, task: SumTask, *, opening: Opening = identity) -> ServerSession:
+        """See `SecureSum.server`.
+
+        Args:
+            task: The task.
+            opening: Runs where the sum is opened, after its total was kept.
+        """
+        watched = self._watch(opening) if self._scheme.opener == "server" else opening
+        return self._scheme.server(task, opening=watched)
+
+    def _watch(self, opening: Opening) -> Opening:
+        def keep(inner: Opening) -> Opening:
+            def run(total: Ints, survivors: frozenset[ClientId]) -> Ints:
+                self.opened = total.copy()
+                return inner(total, survivors)
+
+            return run
+
+        if isinstance(opening, KeyedOpening):
+            made = opening.make
+
+            def make(entropy: Entropy) -> Opening:
+                return keep(made(entropy))
+
+            return KeyedOpening(make)
+        return keep(opening)
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """An executor that adds up the contributions of the clients that an observer knows and that survive."""
+
+    known: frozenset[ClientId] = frozenset()
+    total: Any = 0
+    inner: LoopExecutor = field(default_factory=LoopExecutor)
+
+    def run(
+        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
+    ) -> Iterator[tuple[ClientId, Ints]]:
+        for client, vector in self.inner.run(work, model, clients, order=order):
+            if client in self.known:
+                self.total = self.total + vector
+            yield client, vector
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Trials:
+    """Trials of one subject through the parties.
+
+    Args:
+        subject: What is audited.
+        train: The training of all clients; by default every client but the canaries contributes zeros.
+        optimizer: The server optimizer.
+    """
+
+    def __init__(
+        self, subject: Subject, *, train: Train | None = None, optimizer: ServerOptimizer | None = None
+    ) -> None:
+        self.subject = subject
+        self._watched = WatchedSum(subject.scheme)
+        self._roles = RoleTrain(subject.encoding)
+        self._executor = _Recorder()
+        self._parts = Parts(
+            self._roles if train is None else train,
+            cast("SecureSum", self._watched),
+            self._executor,
+            ServerSGD() if optimizer is None else optimizer,
+            cast("Mapping[ClientId, Any] | None", subject.credentials),
+        )
+
+    def run(
+        self,
+        seed: int,
+        signs: Mapping[ClientId, int],
+        *,
+        initial: Vector | None = None,
+        look: Look,
+        before: Callable[[RoundPlan, ServerState], None] | None = None,
+    ) -> ServerState:
+        """Run one trial.
+
+        Args:
+            seed: The seed of the trial, in [0, 2^63).
+            signs: +1 or -1 for each canary that contributes; the others are not in the run, or contribute zeros.
+            initial: The first model; zeros by default.
+            look: Called after each round with what the observer saw: zeros after a round that did not open.
+            before: Called before each round.
+
+        Returns:
+            The server's state after the last round.
+        """
+        subject = self.subject
+        model = np.zeros(subject.encoding.length) if initial is None else initial
+        clip = subject.encoding.clip.clip_norm if subject.adaptive else None
+        state = ServerState(model, {}, clip)
+        for round in range(1, subject.rounds + 1):
+            encoding = subject.encoding.in_round(state.clip_norm)
+            cohort = subject.cohort(seed, round, frozenset(signs))
+            plan = subject.plan(cohort, round=round, seed=seed, encoding=encoding, model_hash=model_hash(state.model))
+            self._roles.encoding = encoding
+            self._roles.roles = roles_in(subject, round, signs)
+            if before is not None:
+                before(plan, state)
+            survivors = subject.survivors(cohort)
+            seen, state = self._round(plan, state, survivors)
+            look(plan, seen)
+        return state
+
+    def _round(self, plan: RoundPlan, state: ServerState, survivors: frozenset[ClientId]) -> tuple[Ints, ServerState]:
+        subject, watched = self.subject, self._watched
+        watched.opened, self._executor.total = None, np.zeros(plan.encoding.total_length, np.int64)
+        self._executor.known = subject.known & survivors
+        watcher = Watcher(CANARY, SCHEMES["plain"])
+        try:
+            server = run_round(state, plan, self._parts, drop=self._drop(survivors), tap=watcher)
+        except TooFewSurvivors:
+            return np.zeros(plan.encoding.total_length, np.int64), state
+        if subject.view == "vectors":
+            there = CANARY in survivors
+            seen = watcher.sighting(plan.encoding).values if there else np.zeros(plan.encoding.total_length, np.int64)
+        elif subject.view == "sum":
+            assert watched.opened is not None  # noqa: S101 - a round that opened called the opening
+            seen = watched.opened - self._executor.total
+        else:
+            result = server.result
+            assert result is not None  # noqa: S101 - the round opened
+            seen = result.total - self._executor.total
+        return seen, server.outcome.state
+
+    def _drop(self, survivors: frozenset[ClientId]) -> Drop:
+        first = self.subject.drop_step
+
+        def drop(client: ClientId, step: int) -> bool:
+            return client not in survivors and step >= first
+
+        return drop
+
+
+def roles_in(subject: Subject, round: int, signs: Mapping[ClientId, int]) -> dict[ClientId, Role]:
+    """The roles of a round: one canary takes its directions in turn, several have one direction each.
+
+    Args:
+        subject: What is audited.
+        round: The round.
+        signs: +1 or -1 for each canary that contributes.
+    """
+    axes = subject.axes
+    return {client: role_in(round, axes, sign, first=client) for client, sign in signs.items()}
+
+
