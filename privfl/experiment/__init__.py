@@ -1,5 +1,6 @@
 """The composition root and the Python API: a configuration in, reports and models out."""
 
+from privfl.experiment.audit import AuditPlan, AuditResult, audit
 from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model, Privacy, Server, Sum, load_config
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
@@ -7,6 +8,8 @@ from privfl.experiment.result import Result
 from privfl.fl.report import RoundReport
 
 __all__ = [
+    "AuditPlan",
+    "AuditResult",
     "Client",
     "Cohort",
     "Config",
@@ -20,5 +23,6 @@ __all__ = [
     "RunFolder",
     "Server",
     "Sum",
+    "audit",
     "load_config",
 ]

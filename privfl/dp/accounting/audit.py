@@ -27,9 +27,6 @@ FREE: Final = "assumes nothing about the shape"
 ONE_RUN: Final = "many canaries in one training; assumes the Gaussian's shape"
 
 _DOWN: Final = 1 - 4e-9  # `gaussian_epsilon` rounds up by 1e-9, a lower bound rounds down
-_THRESHOLDS: Final = 256
-_RIDGE: Final = 1e-9
-_FLOOR: Final = 1e-6
 _PRECISION: Final = 1e-6
 
 
@@ -63,6 +60,12 @@ class Errors:
         """The false and the true positive rate."""
         return self.false_positives / self.negatives, self.true_positives / self.positives
 
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        """The lower bound of the true positive rate and the upper one of the false, jointly at confidence 1 - alpha."""
+        low = clopper_pearson(self.true_positives, self.positives, alpha / 2)[0]
+        high = clopper_pearson(self.false_positives, self.negatives, alpha / 2)[1]
+        return float(low), float(high)
+
     @property
     def reverse(self) -> Errors:
         """The same guesses for the test that looks for trials without the unit."""
@@ -88,6 +91,24 @@ class LowerBound:
     confidence: float
     mu: float | None = None
     errors: Errors | None = None
+
+
+def highest_rates(bound: LowerBound, delta: float, rates: Floats) -> Floats:
+    """The highest true positive rates, float64 `[n]`, at false positive rates `[n]`, if `bound` were the epsilon.
+
+    Args:
+        bound: A lower bound: the curve of its Gaussian mechanism, or of its epsilon and `delta`.
+        delta: The delta of the bound.
+        rates: The false positive rates.
+    """
+    if bound.mu is not None:
+        from privfl.dp.accounting.special import ndtr, ndtri
+
+        gaussian: Floats = ndtr(ndtri(rates) + bound.mu)
+        return gaussian
+    growth = math.exp(min(bound.epsilon, 600.0))
+    free: Floats = np.clip(np.minimum(growth * rates + delta, 1 - (1 - delta - rates) / growth), 0.0, 1.0)
+    return free
 
 
 def clopper_pearson(successes: Any, trials: Any, alpha: float) -> tuple[Any, Any]:
@@ -122,7 +143,7 @@ def gaussian_bound(errors: Errors, *, delta: float, alpha: float = 0.05) -> Lowe
     from privfl.dp.accounting.special import ndtri
 
     check_delta(delta)
-    low, high = _rates(errors, alpha)
+    low, high = errors.bounds(alpha)
     mu = max(0.0, float(ndtri(low) - ndtri(high))) if low > 0 and high < 1 else 0.0
     return LowerBound(mu_epsilon(mu, delta), GAUSSIAN, 1 - alpha, mu, errors)
 
@@ -138,7 +159,7 @@ def free_bound(errors: Errors, *, delta: float, alpha: float = 0.05) -> LowerBou
         alpha: The probability in (0, 1) with which the bound may fail.
     """
     check_delta(delta)
-    low, high = _rates(errors, alpha)
+    low, high = errors.bounds(alpha)
     figure = max(0.0, math.log((low - delta) / high)) if low > delta else 0.0
     return LowerBound(figure, FREE, 1 - alpha, None, errors)
 
@@ -151,142 +172,6 @@ def mu_epsilon(mu: float, delta: float) -> float:
         delta: In (0, 1).
     """
     return gaussian_epsilon(1 / mu, delta) * _DOWN if mu > 1e-6 else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """The scores of all trials: a large score means that the trial looks like one with the unit.
-
-    Attributes:
-        without: The scores without the unit, float64 `[n]`.
-        present: The scores with the unit, float64 `[m]`.
-    """
-
-    without: Floats
-    present: Floats
-
-    def errors(self, threshold: float, *, above: bool = True) -> Errors:
-        """The guesses of the test that compares a score with `threshold`.
-
-        Args:
-            threshold: The threshold.
-            above: True to guess "with" above the threshold, False to look for trials without the unit below it.
-        """
-        found = Errors(
-            int(np.count_nonzero(self.present > threshold)),
-            len(self.present),
-            int(np.count_nonzero(self.without > threshold)),
-            len(self.without),
-        )
-        return found if above else found.reverse
-
-    def curve(self, points: int = 200) -> list[tuple[float, float]]:
-        """(false positive rate, true positive rate) at up to `points` thresholds, from the strictest."""
-        both = np.quantile(np.concatenate([self.without, self.present]), np.linspace(1.0, 0.0, points))
-        rates = [(_above(self.without, both), _above(self.present, both))]
-        return [(float(x), float(y)) for pair in rates for x, y in zip(*pair, strict=True)]
-
-
-def score_bounds(
-    training: Scores, test: Scores, *, delta: float, threshold: float = 0.5, alpha: float = 0.05
-) -> tuple[LowerBound, LowerBound]:
-    """The Gaussian's and the distribution-free bound of the scores of one audit.
-
-    Args:
-        training: Scores of the first half of the trials, in which the distribution-free threshold is chosen.
-        test: Scores of the second half, which are counted.
-        delta: In (0, 1).
-        threshold: The Gaussian's threshold, fixed beforehand: halfway between the expected scores of both worlds.
-        alpha: The probability with which each bound may fail.
-
-    Returns:
-        The Gaussian's bound and the distribution-free one.
-    """
-    cut, above = _best_threshold(training, delta, alpha)
-    return (
-        gaussian_bound(test.errors(threshold), delta=delta, alpha=alpha),
-        free_bound(test.errors(cut, above=above), delta=delta, alpha=alpha),
-    )
-
-
-def _best_threshold(scores: Scores, delta: float, alpha: float) -> tuple[float, bool]:
-    """The threshold and the direction whose distribution-free bound is largest on these trials."""
-    grid = np.linspace(0.0, 1.0, _THRESHOLDS)
-    # Half of the candidates lie in the tails, where a small false positive rate makes the bound large.
-    grid = np.unique(np.concatenate([grid, 10.0 ** np.linspace(-5, -1, 64), 1 - 10.0 ** np.linspace(-5, -1, 64)]))
-    cuts = np.unique(np.quantile(np.concatenate([scores.without, scores.present]), grid))
-    without, present = _counts_above(scores.without, cuts), _counts_above(scores.present, cuts)
-    n, m = len(scores.without), len(scores.present)
-    best = (-math.inf, 0.5, True)
-    for above, wins, trials, alarms, others in (
-        (True, present, m, without, n),
-        (False, n - without, n, m - present, m),
-    ):
-        low = clopper_pearson(wins, trials, alpha / 2)[0]
-        high = clopper_pearson(alarms, others, alpha / 2)[1]
-        figures = np.log(np.maximum(low - delta, 1e-300) / high)
-        at = int(np.argmax(figures))
-        best = max(best, (float(figures[at]), float(cuts[at]), above))
-    return best[1], best[2]
-
-
-def _above(scores: Floats, cuts: Floats) -> Floats:
-    return _counts_above(scores, cuts) / len(scores)
-
-
-def _counts_above(scores: Floats, cuts: Floats) -> Floats:
-    return (len(scores) - np.searchsorted(np.sort(scores), cuts, side="right")).astype(np.float64)
-
-
-def _rates(errors: Errors, alpha: float) -> tuple[float, float]:
-    """The lower bound of the true positive rate and the upper bound of the false one, jointly at 1 - alpha."""
-    low = clopper_pearson(errors.true_positives, errors.positives, alpha / 2)[0]
-    high = clopper_pearson(errors.false_positives, errors.negatives, alpha / 2)[1]
-    return float(low), float(high)
-
-
-@dataclass(frozen=True, slots=True)
-class Discriminant:
-    """A linear score over features, scaled to a mean of 0 without the unit and of 1 with it (Fisher 1936).
-
-    Attributes:
-        weights: float64 `[features]`.
-        offset: What is subtracted from the weighted sum.
-    """
-
-    weights: Floats
-    offset: float
-
-    def __call__(self, features: Floats) -> Floats:
-        """The scores, float64 `[n]`, of features `[n, features]`."""
-        scores: Floats = features @ self.weights - self.offset
-        return scores
-
-    @classmethod
-    def fit(cls, without: Floats, present: Floats) -> Discriminant:
-        """The discriminant of two samples.
-
-        Args:
-            without: Features without the unit, float64 `[n, features]`.
-            present: Features with it, float64 `[m, features]`.
-
-        Raises:
-            ConfigError: If a sample has fewer than two trials.
-        """
-        if min(len(without), len(present)) < 2:
-            raise ConfigError("a discriminant needs two trials in each world: raise the number of trials")
-        gap = present.mean(0) - without.mean(0)
-        variance = 0.5 * (without.var(0) + present.var(0))
-        # A feature without noise separates the worlds perfectly, and keeps a finite weight here.
-        scale = np.maximum(np.sqrt(variance), _FLOOR * np.abs(gap))
-        scale[scale == 0] = 1.0
-        centered = np.concatenate([without - without.mean(0), present - present.mean(0)]) / scale
-        covariance = centered.T @ centered / len(centered)
-        covariance[np.diag_indices_from(covariance)] += _RIDGE + (np.diag(covariance) == 0)
-        weights = np.linalg.solve(covariance, gap / scale) / scale
-        low, high = float(without.mean(0) @ weights), float(present.mean(0) @ weights)
-        spread = high - low if high > low else 1.0
-        return cls(weights / spread, low / spread)
 
 
 def one_run_bound(correct: int, guesses: int, canaries: int, *, delta: float, alpha: float = 0.05) -> LowerBound:

@@ -24,7 +24,7 @@ MAX_AXES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a canary contributes in one round.
+    """The contribution of a canary to one round.
 
     Attributes:
         axis: The direction, counted from 0.

@@ -1,4 +1,4 @@
-"""What an audit runs: the parts of a run, one observer, and which clients it knows."""
+"""The subject of an audit: the parts of a run, one observer, and which clients it knows."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Subject:
         drop_step: The client's step from which on a dropout sends nothing.
         coins: The coins of a round's cohort, by (seed of the trial, round).
         canaries: The number of canaries; their names are 0, 1, ...
+        steady: True if each canary keeps to one direction; otherwise it takes several in turn.
     """
 
     scheme: SecureSum
@@ -77,6 +78,7 @@ class Subject:
     drop_step: int = 0
     coins: Callable[[int, int], Uniforms] = secret_coins
     canaries: int = 1
+    steady: bool = False
 
     def __post_init__(self) -> None:
         if self.observer not in self.scheme.views:
@@ -125,12 +127,12 @@ class Subject:
 
     @property
     def view(self) -> View:
-        """What the observer sees of the sum."""
+        """The part of the sum that the observer sees."""
         return self.scheme.views[self.observer]
 
     @property
     def adjacency(self) -> str:
-        """What the two worlds differ in, as far as the claim goes against this observer."""
+        """The difference of the two worlds, as far as the claim goes against this observer."""
         return as_seen(self.unit, self.observer, (self.mechanism.placement,)).adjacency
 
     @property
@@ -163,8 +165,8 @@ class Subject:
 
     @property
     def axes(self) -> int:
-        """The number of directions that a canary takes in turn; 1 where several canaries have one direction each."""
-        return axes_of(self.encoding.length, self.rounds) if self.canaries == 1 else 1
+        """The number of directions that a canary takes in turn."""
+        return 1 if self.steady else axes_of(self.encoding.length, self.rounds)
 
     def cohort(self, seed: int, round: int, present: frozenset[ClientId]) -> tuple[ClientId, ...]:
         """The cohort of one round of a trial.

@@ -21,6 +21,7 @@ from privfl.experiment.audit.subject import CANARY, Subject
 from privfl.fl.client import NOISE_STREAM, client_rng
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RoundPlan
+from privfl.fl.sampling import EveryoneSampler
 from privfl.ring import Ints
 from privfl.wire import ClientId
 
@@ -32,14 +33,26 @@ _BULK: Final = 1 << 22
 
 
 class NoiseSource(Protocol):
-    """Where the noise of a round comes from, for several trials with cohorts of one size."""
+    """The source of a round's noise, for several trials with cohorts of one size."""
 
     def client(self, plan: RoundPlan, trials: npt.NDArray[np.intp], clients: list[ClientId]) -> Ints:
-        """The noise of one client in each trial, int64 `[trials, columns]`; `clients` names it in each."""
+        """The noise of one client in each trial, int64 `[trials, columns]`.
+
+        Args:
+            plan: The plan of the round.
+            trials: The trials.
+            clients: The client in each trial.
+        """
         ...
 
     def opener(self, plan: RoundPlan, trials: npt.NDArray[np.intp], survivors: list[frozenset[ClientId]]) -> Ints:
-        """The noise that the opener adds in each trial, int64 `[trials, columns]`."""
+        """The noise that the opener adds in each trial, int64 `[trials, columns]`.
+
+        Args:
+            plan: The plan of the round.
+            trials: The trials.
+            survivors: The survivors of each trial.
+        """
         ...
 
 
@@ -91,7 +104,7 @@ class BulkNoise:
 
     Args:
         subject: What is audited.
-        seed: The seed of the audit, with words that tell its parts apart.
+        seed: The seed of the audit, with words that distinguish its parts.
         columns: The number of columns of the vector that are sampled.
     """
 
@@ -106,9 +119,7 @@ class BulkNoise:
             trials: The trials.
             clients: Not used: the noise of every client follows one law.
         """
-        return self._sample(
-            plan, len(trials), lambda noise, zeros: noise.contribute(zeros, key=self._key(plan.round))
-        )
+        return self._sample(plan, len(trials), lambda noise, zeros: noise.contribute(zeros, key=self._key(plan.round)))
 
     def opener(self, plan: RoundPlan, trials: npt.NDArray[np.intp], survivors: list[frozenset[ClientId]]) -> Ints:
         """See `NoiseSource.opener`.
@@ -170,7 +181,9 @@ def vectorized_looks(
         looks = np.zeros((trials, len(columns)), np.int64)
         for plan, group, cohorts in _groups(subject, seeds, presence, round):
             survivors = [subject.survivors(cohort) for cohort in cohorts]
-            total = _contributions(subject, seeds, presence, round, group, survivors, clips)[:, columns]
+            total = _contributions(
+                subject, seeds, presence, round=round, group=group, survivors=survivors, clips=clips
+            )[:, columns]
             canary = total + 0 if subject.view == "vectors" else None
             known = np.zeros_like(total)
             ranked = [_ranked(subject, stay) for stay in survivors]
@@ -184,7 +197,7 @@ def vectorized_looks(
                     canary += share
             released = total + noise.opener(plan, group, survivors)
             if subject.adaptive:
-                _follow(subject, plan, clips, group, released, columns)
+                _follow(subject, plan, clips, group=group, released=released, columns=columns)
             if canary is not None:
                 looks[group] = canary
             else:
@@ -199,8 +212,7 @@ def _groups(
     shapes: dict[tuple[int, int, int], list[int]] = {}
     cohorts: list[tuple[ClientId, ...]] = []
     memory: dict[bytes, tuple[ClientId, ...]] = {}
-    fixed = len(set(subject.sampler.declare(subject.population).sizes(subject.population))) > 1 and not subject.hidden
-    everyone = fixed and subject.cohort(0, 1, frozenset()) == subject.cohort(1, 2, frozenset())
+    everyone = isinstance(subject.sampler, EveryoneSampler)
     known = subject.known
     for i, seed in enumerate(seeds):
         there = presence[i].tobytes()
@@ -232,6 +244,7 @@ def _contributions(
     subject: Subject,
     seeds: npt.NDArray[np.int64],
     presence: Presence,
+    *,
     round: int,
     group: npt.NDArray[np.intp],
     survivors: list[frozenset[ClientId]],
@@ -256,6 +269,7 @@ def _follow(
     subject: Subject,
     plan: RoundPlan,
     clips: list[float | None],
+    *,
     group: npt.NDArray[np.intp],
     released: Ints,
     columns: npt.NDArray[np.intp],

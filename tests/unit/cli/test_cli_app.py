@@ -15,7 +15,7 @@ from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError, StateError
 
 VERBS = (
-    "demo", "run", "epsilon", "calibrate", "plan", "compare", "report", "doctor", "runs",
+    "demo", "run", "epsilon", "audit", "calibrate", "plan", "compare", "report", "doctor", "runs",
     "runs list", "runs show", "runs export", "config", "config schema", "config reference",
 )  # fmt: skip
 

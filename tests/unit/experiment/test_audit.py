@@ -1,0 +1,107 @@
+"""Audits of whole runs: bounds next to the stated figure, observers, kinds of canaries, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from audits import an_audit, an_experiment
+
+from privfl.errors import ConfigError
+from privfl.experiment import AuditPlan, Experiment, audit
+from privfl.experiment.audit.canaries import Role, contribution
+from privfl.experiment.audit.subject import Subject
+from privfl.observers import Observer
+
+MASKED = {"privacy.placement": "distributed", "sum.scheme": "masked"}
+
+
+@pytest.mark.parametrize(
+    ("observer", "settings", "tight"),
+    [
+        ("outsider", {}, True),
+        ("outsider", {"privacy.adjacency": "replace_one", "privacy.noise_multiplier": 2.0}, True),
+        ("participant", MASKED, False),
+        ("server", MASKED | {"privacy.colluders": 1}, False),
+        ("participant", MASKED | {"sum.scheme": "ckks"}, True),
+        ("server", {"privacy.placement": "local"}, True),
+        ("participant", {"privacy.placement": "local", "sum.scheme": "masked"}, True),
+        ("outsider", {"privacy.clip": "layers"}, True),
+        ("outsider", {"privacy.clip": "entries"}, True),
+        ("outsider", {"privacy.loss_bound": 2.0, "privacy.clip_quantile": 0.4, "privacy.noise_multiplier": 0.5}, True),
+    ],
+)
+def test_the_lower_bound_is_below_the_stated_figure_and_close_where_nothing_is_wasted(
+    observer: Observer, settings: dict[str, Any], tight: bool
+) -> None:
+    result = an_audit(an_experiment(8, **settings), observer, trials=2_000, one_run=True)
+    assert not result.refuted, result.sentence
+    assert all(bound.epsilon <= result.stated.epsilon for bound in result.bounds)
+    assert len(result.bounds) == 3
+    assert result.lower.epsilon >= (0.75 if tight else 0.4) * result.stated.epsilon
+
+
+def test_sampled_cohorts_get_the_bound_without_a_shape() -> None:
+    settings = {"cohort.sampling": "poisson", "cohort.probability": 0.5, "privacy.noise_multiplier": 0.6}
+    result = an_audit(an_experiment(8, **settings), trials=1_000, one_run=True)
+    assert [bound.mu for bound in result.bounds] == [None]
+    assert 0 < result.lower.epsilon < result.stated.epsilon
+
+
+@pytest.mark.parametrize("settings", [{}, {"privacy.clip": "layers"}, {"privacy.clip": "entries"}])
+def test_the_worst_canary_reaches_the_norm_bound(settings: dict[str, Any]) -> None:
+    subject = Subject.of(an_experiment(8, **settings).parts, rounds=1)
+    noise = subject.plan(tuple(range(8)), round=1, seed=0).noise(subject.scheme)
+    for role in (Role(0, 1), Role(1, -1), Role(3, 1)):
+        vector = contribution(subject.encoding, role, np.random.default_rng(0))
+        assert 0.999 < np.linalg.norm(vector) / noise.norm_bound <= 1.0
+
+
+def real(**settings: Any) -> Experiment:
+    overrides = {
+        "data.clients": 4,
+        "data.standardize": "public",
+        "privacy.placement": "central",
+        "privacy.clip_norm": 0.5,
+        "privacy.noise_multiplier": 0.5,
+        "privacy.delta": 1e-5,
+        "rounds": 1,
+    }
+    return Experiment(overrides=overrides | settings)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("canary", ["gradient", "data"])
+def test_canaries_next_to_clients_that_train(canary: Any, adjacency: str) -> None:
+    result = audit(real(**{"privacy.adjacency": adjacency}), plan=AuditPlan(trials=60, canary=canary))
+    assert result.checked == 0
+    assert not result.refuted
+    assert canary == "data" or result.lower.epsilon > 1.0
+
+
+def test_trials_through_the_parties_use_the_runs_own_noise() -> None:
+    result = audit(real(), plan=AuditPlan(trials=60, parties=True, one_run=False))
+    assert not result.refuted
+    assert result.lower.epsilon > 1.0
+
+
+def test_progress_reaches_the_end() -> None:
+    steps: list[tuple[int, int]] = []
+    audit(real(), plan=AuditPlan(trials=20, check=0), progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_equal_seeds_give_equal_bounds() -> None:
+    plan = AuditPlan(trials=100, check=0)
+    first, again = (audit(real(), plan=plan).as_dict() for _ in range(2))
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_what_cannot_be_audited_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 20 pairs"):
+        AuditPlan(trials=3)
+    with pytest.raises(ConfigError, match="alpha"):
+        AuditPlan(alpha=0.0)
+    with pytest.raises(ConfigError, match="no epsilon to audit"):
+        audit(real(), observer="server")
+    with pytest.raises(ConfigError, match="too few for a canary"):
+        Subject.of(real(**{"privacy.colluders": 3}).parts, observer="participant", rounds=1)
