@@ -1,4 +1,4 @@
-"""The features of each round that a test looks at: the release along the canary's directions, and every slot next to the update."""
+"""The features of a round that a test looks at: the release along the canary, and the slots next to the update."""
 
 from __future__ import annotations
 
