@@ -9,11 +9,13 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.dp.accounting.audit import Floats
+from privfl.errors import ConfigError
 from privfl.experiment.audit.canaries import REACH, silent_update
 from privfl.experiment.audit.parties import Trials
 from privfl.experiment.audit.subject import CANARY, Subject
 from privfl.experiment.experiment import Experiment
 from privfl.fl.client import ClientUpdate, Train, client_rng
+from privfl.fl.client_state import Stateful
 from privfl.fl.plan import RoundPlan
 from privfl.fl.state import ServerState
 from privfl.ring import Ints
@@ -95,8 +97,11 @@ class HonestFeatures:
             direction = np.random.default_rng([self.seed, _STREAM]).normal(size=length)
             direction /= np.linalg.norm(direction)
         parts = self.experiment.parts
+        train = parts.learner.train
+        if isinstance(train, Stateful):
+            raise ConfigError("clients that keep a state are audited with the worst canary: give canary = 'worst'")
         clip_norm = self.subject.encoding.clip.clip_norm
-        self._train = HonestTrain(parts.learner.train, direction, clip_norm, self.subject.population)
+        self._train = HonestTrain(train, direction, clip_norm, self.subject.population)
         self._trials = Trials(self.subject, train=self._train, optimizer=parts.optimizer)
 
     def trial(self, seed: int, sign: int) -> Floats:

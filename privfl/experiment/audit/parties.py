@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ from privfl.experiment.audit.canaries import Role, RoleTrain, role_in
 from privfl.experiment.audit.subject import CANARY, Subject
 from privfl.experiment.schemes import SCHEMES
 from privfl.experiment.view import Watcher
-from privfl.fl.client import Train, Work
+from privfl.fl.client import StatefulWork, Train, Work
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Parts, run_round
@@ -121,9 +121,15 @@ class _Recorder:
     inner: LoopExecutor = field(default_factory=LoopExecutor)
 
     def run(
-        self, work: Work, model: Vector, clients: Iterable[ClientId], *, order: bytes
+        self,
+        work: Work | StatefulWork,
+        model: Vector,
+        clients: Iterable[ClientId],
+        *,
+        order: bytes,
+        states: MutableMapping[ClientId, bytes] | None = None,
     ) -> Iterator[tuple[ClientId, Ints]]:
-        for client, vector in self.inner.run(work, model, clients, order=order):
+        for client, vector in self.inner.run(work, model, clients, order=order, states=states):
             if client in self.known:
                 self.total = self.total + vector
             yield client, vector
@@ -153,7 +159,7 @@ class Trials:
             cast("SecureSum", self._watched),
             self._executor,
             ServerSGD() if optimizer is None else optimizer,
-            cast("Mapping[ClientId, Any] | None", subject.credentials),
+            credentials=cast("Mapping[ClientId, Any] | None", subject.credentials),
         )
 
     def run(

@@ -16,9 +16,10 @@ from privfl.errors import ConfigError
 from privfl.experiment.assemble import Assembly
 from privfl.experiment.audit.canaries import axes_of
 from privfl.experiment.schemes import SCHEMES
-from privfl.fl.encoding import UPDATE, UpdateEncoding
+from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
-from privfl.fl.sampling import CohortSampler, Uniforms, secret_uniforms
+from privfl.fl.sampling import CohortSampler, Uniforms, declared, secret_uniforms
+from privfl.fl.slots import UPDATE
 from privfl.fl.survivors import SurvivorRule
 from privfl.observers import Observer, View
 from privfl.sums import SecureSum
@@ -143,7 +144,7 @@ class Subject:
     @property
     def hidden(self) -> bool:
         """True if cohorts are sampled and the observer does not know them."""
-        return self.observer == "outsider" and not isinstance(self.sampler.declare(self.population), Everyone)
+        return self.observer == "outsider" and not isinstance(declared(self.sampler, self.population), Everyone)
 
     @property
     def known(self) -> frozenset[ClientId]:
@@ -188,7 +189,7 @@ class Subject:
 
     def _trim(self, cohort: set[ClientId], needed: frozenset[ClientId]) -> None:
         """Keep a cohort within the largest size of its sampling, without losing one of `needed`."""
-        sampling = self.sampler.declare(self.population)
+        sampling = declared(self.sampler, self.population)
         if isinstance(sampling, FixedSize | TruncatedPoisson):
             top = max(sampling.sizes(self.population))
             for client in sorted(cohort - needed)[: max(0, len(cohort) - top)]:
@@ -236,7 +237,7 @@ class Subject:
             model_hash=model_hash,
             cohort=cohort,
             population=self.population,
-            sampling=self.sampler.declare(self.population),
+            sampling=declared(self.sampler, self.population),
             survivor_rule=self.survivor_rule,
             encoding=self.encoding if encoding is None else encoding,
             mechanism=self.mechanism,
