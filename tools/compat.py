@@ -22,7 +22,14 @@ from typing import Final, Literal
 from tools.common import CONSTRAINTS, ROOT, attempt, new_environment, output_of, uv
 
 FOLDER: Final = ROOT / "build" / "compat"
-CORE: Final = ("dp", "he", "data", "plot", "test")  # extras; flower and nvflare hold other packages at old versions
+CORE: Final = (
+    "dp",
+    "he",
+    "data",
+    "tables",
+    "plot",
+    "test",
+)  # extras; flower and nvflare hold other packages at old versions
 TORCH: Final = ("dp", "torch", "opacus", "test")
 SUBSET: Final = (  # a minute: what meets the packages whose versions change
     "tests/vectors",
@@ -34,6 +41,7 @@ SUBSET: Final = (  # a minute: what meets the packages whose versions change
     "tests/unit/cli/test_cli_epsilon.py",
     "tests/unit/cli/test_cli_run.py",
     "tests/unit/crypto/test_crypto_identity.py",
+    "tests/unit/data/test_data_tables.py",
     "tests/unit/experiment/test_experiment_config.py",
     "tests/unit/report/test_report_page.py",
 )

@@ -14,7 +14,8 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, live, output, size
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
-from privfl.experiment.compare import WARNING, Cell, Comparison, Row, as_record, run_comparison, summarize, who_sees
+from privfl.experiment.arms import Cell, Row
+from privfl.experiment.compare import WARNING, Comparison, as_record, run_comparison, summarize, who_sees
 from privfl.experiment.schemes import SCHEMES
 from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 

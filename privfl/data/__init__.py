@@ -1,5 +1,7 @@
-"""Data: sets bundled with scikit-learn or read from a folder, partitions, and federated preprocessing."""
+"""Data: bundled sets, a user's own tables and arrays, partitions, and federated preprocessing."""
 
+from privfl.data.arrays import from_arrays, from_torch
+from privfl.data.inspect import propose
 from privfl.data.noised import noised_standardizer
 from privfl.data.preprocess import (
     Channel,
@@ -12,24 +14,35 @@ from privfl.data.preprocess import (
 )
 from privfl.data.public import public_standardizer
 from privfl.data.registry import NAMES, SPECS, load, partition
+from privfl.data.schema import Column, Schema, load_schema
 from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping
+from privfl.data.tables import is_folder, is_table, read_table
 
 __all__ = [
     "NAMES",
     "SPECS",
     "Channel",
     "ClientRows",
+    "Column",
     "Dataset",
     "FederatedData",
     "Grouping",
+    "Schema",
     "Standardizer",
     "exact_standardizer",
+    "from_arrays",
+    "from_torch",
     "impute",
+    "is_folder",
+    "is_table",
     "load",
+    "load_schema",
     "local_standardize",
     "noised_standardizer",
     "partition",
+    "propose",
     "public_standardize",
     "public_standardizer",
+    "read_table",
     "standardize",
 ]

@@ -10,6 +10,7 @@ from privfl.data.adult import EDUCATIONS
 from privfl.data.adult import FEATURES as ADULT_FEATURES
 from privfl.data.bundled import breast_cancer_description
 from privfl.data.preprocess import Standardizer, public_standardize
+from privfl.data.sets import Dataset
 from privfl.errors import ConfigError
 
 _ROW: Final = re.compile(r"[a-z ]+ \((?:mean|standard error|worst)\):\s+([\d.]+)\s+([\d.]+)")
@@ -17,11 +18,24 @@ _CENTER: Final = 0.3  # what is measured or earned is skewed: the typical value 
 _WIDTH: Final = 5.0  # a range is taken for five standard deviations
 
 
-def public_standardizer(name: str) -> Standardizer:
-    """The standardizer of data set `name`; raises `ConfigError` for a set without published ranges."""
-    if name not in _TABLES:
-        raise ConfigError(f"no ranges were published with {name!r}; public scaling is known for {', '.join(_TABLES)}")
-    mean, std = zip(*_TABLES[name](), strict=True)
+def public_standardizer(dataset: Dataset) -> Standardizer:
+    """The standardizer of a data set; raises `ConfigError` for a set without public ranges.
+
+    They were published with the set, or its schema states them.
+    """
+    if dataset.ranges is not None:
+        pairs = [(0.0, 1.0) if each == (0.0, 1.0) else _typical(*each) for each in dataset.ranges]
+    elif dataset.own:
+        raise ConfigError(
+            f"data.standardize = 'public' needs the public range of every number of {dataset.name}: set low and high "
+            "in its schema, as in [columns.age] low = 0, high = 120"
+        )
+    elif dataset.name in _TABLES:
+        pairs = _TABLES[dataset.name]()
+    else:
+        known = ", ".join(_TABLES)
+        raise ConfigError(f"no ranges were published with {dataset.name!r}; public scaling is known for {known}")
+    mean, std = zip(*pairs, strict=True)
     return public_standardize(mean, std)
 
 

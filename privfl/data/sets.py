@@ -59,6 +59,9 @@ class Dataset:
         classes: The name of each class, or empty.
         test: The examples that the publisher of the set (or its rule) put aside; empty where there is no such split.
         groupings: The natural partitions, the usual one first.
+        ranges: The public (low, high) of each feature, `[p]`, or None where some feature has none.
+        inferred: Whether categories and types were read from the examples themselves.
+        own: Whether the examples are a user's own, and so belong to somebody.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Dataset:
     classes: tuple[str, ...] = field(default=(), repr=False)
     test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
     groupings: tuple[Grouping, ...] = ()
+    ranges: tuple[tuple[float, float], ...] | None = field(default=None, repr=False)
+    inferred: bool = False
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):

@@ -7,12 +7,11 @@ of one run: looking at several runs, or tuning on them, would cost more, and is 
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from privfl.dp import Everyone, calibrate
 from privfl.engine.pool import do_pieces, usable_cores
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
+from privfl.experiment.arms import Arm, Cell, Row, json_record, read_cell
 from privfl.experiment.config import Config, to_mapping
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.federation import build_federation, with_public_test
@@ -50,58 +50,11 @@ accurate together over seeds 101 to 103. A comparison of up to a hundred seeds d
 
 SCALED: Final = ("heart", "adult")
 """Standardized by the public test examples, which costs no client anything."""
-INFINITY: Final = "infinity"
 _SEARCHED: Final = ("digits", "breast_cancer")
 WARNING: Final = (
     "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
     "and excludes tuning and other seeds."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way of training.
-
-    Attributes:
-        name: The name in tables and results.
-        kind: The group of the arm; "pooled" and "local" are no federations.
-        overrides: The settings in which the arm differs from the others, by key.
-        target: The epsilon aimed at; None without one.
-    """
-
-    name: str
-    kind: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    target: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One arm under one seed.
-
-    Attributes:
-        arm: The arm's name.
-        seed: The seed of the run.
-        accuracy: The accuracy after the last round, in [0, 1].
-        curve: The accuracy after each round.
-        epsilon: The outsider's epsilon; None where none is claimed, infinite where the claim promises nothing.
-        server_epsilon: The server's epsilon, in the same way.
-        bytes_up: The bytes that one client sends in a round, on average.
-        seconds: The seconds of a round, on average.
-        model: The hash of the last model.
-        clients: The number of clients.
-    """
-
-    arm: str
-    seed: int
-    accuracy: float
-    curve: tuple[float, ...]
-    epsilon: float | None
-    server_epsilon: float | None
-    bytes_up: float
-    seconds: float
-    model: str
-    clients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,29 +201,16 @@ def _write_cells(
         alone = [at for at, (arm, _) in enumerate(cells) if arm.kind == "sum"]
         for numbers, processes in ((together, usable_cores() if workers is None else workers), (alone, 1)):
             for _, record in do_pieces(work, numbers, processes, initializer=single_threaded):
-                found.append(_cell(record))
+                found.append(read_cell(record))
                 lines = [header, *map(json_record, found)]
                 atomic_write(path, b"".join(canonical_json(line) + b"\n" for line in lines), shared=True)
                 yield found[-1]
 
 
-def _cell(record: Mapping[str, Any]) -> Cell:
-    return Cell(**{**_read_record(record), "curve": tuple(record["curve"])})
-
-
-def json_record(item: Cell | Row) -> dict[str, Any]:
-    """The fields as JSON values: an infinite epsilon is the text "infinity", and one that is not claimed is null."""
-    return {key: INFINITY if value == math.inf else value for key, value in asdict(item).items()}
-
-
-def _read_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: math.inf if value == INFINITY else value for key, value in record.items()}
-
-
 def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
     try:
         first, *lines = (read_json(line) for line in path.read_text(encoding="utf-8").splitlines())
-        cells = [_cell(line) for line in lines]
+        cells = [read_cell(line) for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} does not hold a comparison: {error}") from error
     if first != header:
@@ -316,35 +256,6 @@ def _federation(config: Config, dataset: Dataset) -> FederatedData:
 
 def _private(placement: str, multiplier: float) -> dict[str, Any]:
     return {"privacy.placement": placement, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": multiplier}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One arm over its seeds: a line of the table.
-
-    Attributes:
-        arm: The arm's name.
-        seeds: The number of its runs.
-        accuracy: The mean accuracy after the last round, in [0, 1].
-        deviation: The standard deviation of that accuracy over the seeds; 0 with one seed.
-        epsilon: The largest epsilon of an outsider; None where none is claimed.
-        server_epsilon: The largest epsilon of the server; None where none is claimed.
-        bytes_up: The mean of the bytes that one client sends in a round.
-        seconds: The mean seconds of a round.
-        sees: What the server sees, in words.
-        clients: The number of clients.
-    """
-
-    arm: str
-    seeds: int
-    accuracy: float
-    deviation: float
-    epsilon: float | None
-    server_epsilon: float | None
-    bytes_up: float
-    seconds: float
-    sees: str
-    clients: int
 
 
 def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:

@@ -40,11 +40,12 @@ def evaluation(parts: Assembly, model: Vector, *, context: bytes) -> Evaluation:
 
 
 def is_taken(parts: Assembly) -> bool:
-    """True if the public test examples are ones that a program gave without naming them as tests."""
-    dataset = parts.given.data
+    """True if the public test examples were taken from a user's own examples without being named as tests."""
+    dataset, settings = parts.given.data, parts.config.data
     if not isinstance(dataset, Dataset):
-        return False  # a named data set is published; clients that a program gave bring their public tests
-    return not len(dataset.test) or parts.config.data.partition.startswith("natural")
+        # a named data set is published; clients that a program gave bring their public tests
+        return dataset is None and parts.federation.dataset.own and settings.test_path is None
+    return not len(dataset.test) or settings.dealing.startswith("natural")
 
 
 def _reason(parts: Assembly) -> str:

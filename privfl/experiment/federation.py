@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from privfl import data
-from privfl.data import Channel, ClientRows, Dataset, FederatedData
+from privfl.data import Channel, ClientRows, Dataset, FederatedData, Schema
 from privfl.errors import ConfigError, DataError
-from privfl.experiment.config import Config
+from privfl.experiment.config import Config, Data
 from privfl.fl.range import NARROW_BITS
 from privfl.ring import Ring
 from privfl.sums import SecureSum
@@ -32,23 +32,69 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
     if isinstance(dataset, FederatedData):
         return dataset
     settings = config.data
-    whole = dataset if dataset is not None else data.load(settings.name, settings.folder)
-    wanted = settings.test or ("public" if config.privacy.placement != "none" else None)
+    whole = dataset if dataset is not None else load(settings)
+    private = config.privacy.placement != "none"
+    if private and whole.inferred:
+        table = settings.table or "the table"
+        raise ConfigError(
+            f"privacy.placement = {config.privacy.placement!r} needs a declared schema: categories and types that were "
+            f"read from the examples of {whole.name} would be released without noise. Write one with `privfl data "
+            f"inspect {table} --output schema.toml`, correct it, and set data.schema = 'schema.toml'"
+        )
+    wanted = settings.test or ("public" if private or settings.test_path else None)
     if wanted == "public" and not len(whole.test):
         order = np.random.default_rng([config.seed, 0x7E57]).permutation(whole.rows)
         whole = dataclasses.replace(whole, test=np.sort(order[: max(1, int(whole.rows * settings.test_fraction))]))
-    elif wanted == "local" and len(whole.test) and settings.partition != "natural":
+    elif wanted == "local" and len(whole.test) and settings.dealing != "natural":
         whole = dataclasses.replace(whole, test=np.zeros(0, np.int64))
-    clients = None if settings.partition.startswith("natural") else settings.clients
+    clients = None if settings.dealing.startswith("natural") else settings.clients
     federation = data.partition(
         whole,
-        settings.partition,
+        settings.dealing,
         clients,
         config.seed,
         test_fraction=settings.test_fraction,
         min_examples=settings.min_examples,
     )
     return with_public_test(federation) if wanted == "public" else federation
+
+
+def load(settings: Data) -> Dataset:
+    """The data set that a `[data]` section names: one of the registry, or a table.
+
+    Args:
+        settings: The section.
+
+    Raises:
+        ConfigError: The section or the schema contradicts itself or the table.
+        DataError: A file is absent or malformed, or holds what its schema refuses.
+    """
+    if settings.table is None:
+        if extra := [key for key in ("target", "client", "schema", "test_path") if getattr(settings, key) is not None]:
+            raise ConfigError(f"data.{extra[0]} belongs to a table: set data.path, or leave data.{extra[0]} out")
+        return data.load(settings.name, settings.folder)
+    if settings.test_path is not None and settings.test == "local":
+        raise ConfigError("data.test = 'local', and the examples of data.test_path belong to no client: remove one")
+    return data.read_table(settings.table, schema_of(settings), test=settings.test_path)
+
+
+def schema_of(settings: Data) -> Schema:
+    """The schema of a section's table: the declared one, or else the one that its examples propose.
+
+    Args:
+        settings: The section.
+
+    Raises:
+        ConfigError: `data.target` or `data.client` is not the schema's, or names no column.
+    """
+    if settings.schema is None:
+        return data.propose(settings.table, settings.target, settings.client).schema
+    schema = data.load_schema(settings.schema)
+    for key in ("target", "client"):
+        own, declared = getattr(settings, key), getattr(schema, key)
+        if own is not None and own != declared:
+            raise ConfigError(f"data.{key} = {own!r}, and the schema {settings.schema} says {declared!r}: remove one")
+    return schema
 
 
 def with_public_test(federation: FederatedData) -> FederatedData:
@@ -80,7 +126,7 @@ def prepare(
     if how == "local":
         return data.local_standardize(federation)
     if how == "public":
-        return data.standardize(federation, data.public_standardizer(federation.dataset.name))
+        return data.standardize(federation, data.public_standardizer(federation.dataset))
     if config.privacy.placement != "none":
         raise ConfigError(
             "data.standardize = 'exact' would release means and variances without noise in a run that claims privacy; "

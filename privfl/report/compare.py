@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from privfl.experiment.compare import WARNING, Cell, Comparison, Row, json_record, summarize, who_sees
+from privfl.experiment.arms import Cell, Row, json_record
+from privfl.experiment.compare import WARNING, Comparison, summarize, who_sees
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, save, style, whole_numbers
 

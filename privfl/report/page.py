@@ -114,16 +114,21 @@ def _head(run: RunRecord) -> str:
     cells = "".join(
         f'<div class="figure"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in figures
     )
-    data = f"{run.objects.get('data', config.data.name)}, federated over {_clients(run)}"
+    data = f"{_data(run)}, federated over {_clients(run)}"
     lead = f"{data}, summed by the {run.objects.get('sum', config.sum.scheme)} sum"
     return f'<h1>{escape(config.name)}</h1><p class="lead">{escape(lead)}</p><div class="figures">{cells}</div>'
+
+
+def _data(run: RunRecord) -> str:
+    settings = run.config.data
+    return run.objects.get("data", Path(settings.table or settings.name).name)
 
 
 def _clients(run: RunRecord) -> str:
     data = run.config.data
     if "data" in run.objects:
         return f"{run.clients} clients"
-    return "natural clients" if data.partition.startswith("natural") else f"{data.clients} clients ({data.partition})"
+    return "natural clients" if data.dealing.startswith("natural") else f"{data.clients} clients ({data.dealing})"
 
 
 def _note(run: RunRecord, *, public: bool) -> str:
@@ -242,8 +247,8 @@ def _setup(run: RunRecord) -> Rows:
     client = config.client
     work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
     cohort = config.cohort
-    dealt = "given by a program" if "data" in run.objects else config.data.partition
-    yield "data", f"{run.objects.get('data', config.data.name)}, {dealt}, standardized: {config.data.standardize}"
+    dealt = "given by a program" if "data" in run.objects else config.data.dealing
+    yield "data", f"{_data(run)}, {dealt}, standardized: {config.data.standardize}"
     yield "clients", _clients(run)
     kind = config.model.kind if "train" not in run.objects else f"given by a program ({run.objects['train']})"
     yield "model", f"{kind}, {run.parameters} parameters"

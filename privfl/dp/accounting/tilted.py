@@ -325,24 +325,14 @@ class Transform:
         return noise <= 1e-4 * body and self.log_top <= log_body - 10.0
 
     def error_share(self, epsilon: float, log_delta: float) -> float:
-        """The part of e^log_delta that is the error of the transform.
-
-        Args:
-            epsilon: The epsilon at which the error is measured.
-            log_delta: The natural logarithm of delta there.
-        """
+        """The part of e^log_delta that is the error of the transform."""
         _, noise = self._sums(epsilon)
         if noise <= 0:
             return 0.0
         return math.exp(min(self.log_total - self.tilt * epsilon + math.log(noise) - log_delta, 1.0))
 
     def epsilon(self, log_delta: float, guess: float) -> float:
-        """The minimum epsilon >= 0 with at most this delta, or infinity where the error exceeds half of delta.
-
-        Args:
-            log_delta: The natural logarithm of delta.
-            guess: An epsilon from which the search starts, at least 0.
-        """
+        """The least epsilon >= 0 with at most this delta, or infinity where the error exceeds half of delta."""
         if max(self.log_top, self.composition.log_infinity) >= log_delta:
             return math.inf
 

@@ -32,6 +32,7 @@ __all__ = [
     "read_toml",
     "to_mapping",
     "to_toml",
+    "toml_text",
 ]
 
 _T = TypeVar("_T")
@@ -166,4 +167,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 def to_toml(config: Config) -> str:
     """The configuration as TOML text that `load_config` reads back to an equal value."""
-    return tomli_w.dumps(to_mapping(config))
+    return toml_text(to_mapping(config))
+
+
+def toml_text(values: Mapping[str, Any]) -> str:
+    """Nested dictionaries as TOML text."""
+    return tomli_w.dumps(values)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from privfl.data.tables import is_folder, is_table
 from privfl.experiment.config.checked import Number, section, setting
 from privfl.experiment.schemes import SCHEMES
 from privfl.ring import MAX_BITS, MIN_BITS
@@ -29,16 +30,42 @@ class Data:
 
     name: str = setting(
         default="breast_cancer",
-        description="The data set: digits, breast_cancer, diabetes (bundled), or one that is read from `folder`.",
+        description=(
+            "The data set: digits, breast_cancer, diabetes (bundled), one that is read from `folder`, or a table as in "
+            "`path`."
+        ),
+    )
+    path: str | None = setting(
+        default=None,
+        description=(
+            "A table of your own, in place of `name`: a CSV or Parquet file, or a folder with one file for each client."
+        ),
+    )
+    target: str | None = setting(default=None, description="The column of the table that is predicted.")
+    client: str | None = setting(
+        default=None, description="The column that names the client of each example; a folder's files by default."
+    )
+    schema: str | None = setting(
+        default=None,
+        description=(
+            "The TOML file that declares the table's columns, as `privfl data inspect` proposes it. By default types "
+            "and categories are read from all examples, which a run with noise refuses."
+        ),
+    )
+    test_path: str | None = setting(
+        default=None, description="A second table with the same columns, whose examples are public and only tested on."
     )
     folder: str | None = setting(
         default=None,
         description="The folder of data sets that are not bundled; the environment variable PRIVFL_DATA by default.",
     )
     clients: int = setting(default=10, ge=1, description="The number of clients.")
-    partition: str = setting(
-        default="iid",
-        description="How examples are dealt out: iid, dirichlet:0.5, shards:2, quantity:1.5 or natural.",
+    partition: str | None = setting(
+        default=None,
+        description=(
+            "How examples are dealt out: iid, dirichlet:0.5, shards:2, quantity:1.5 or natural. By default natural for "
+            "a table whose clients are named, else iid."
+        ),
     )
     min_examples: int = setting(default=1, ge=1, description="The fewest examples that a client gets.")
     test: Literal["local", "public"] | None = setting(
@@ -56,6 +83,18 @@ class Data:
             "(refused where noise is added); public: by ranges that were published with the data."
         ),
     )
+
+    @property
+    def table(self) -> str | None:
+        """The path of the table; None where a data set is named."""
+        return self.path or (self.name if is_table(self.name) else None)
+
+    @property
+    def dealing(self) -> str:
+        """The partition in effect."""
+        if self.partition is not None:
+            return self.partition
+        return "natural" if self.table and (self.client or is_folder(self.table)) else "iid"
 
 
 @section("model")

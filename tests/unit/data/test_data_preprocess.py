@@ -375,7 +375,7 @@ def test_a_run_that_does_not_fit_its_plan_is_refused() -> None:
 
 def test_public_ranges_of_the_census_leave_one_hot_columns_as_they_are(data_folder):
     adult = data.load("adult", data_folder)
-    known = data.public_standardizer("adult")
+    known = data.public_standardizer(adult)
     assert len(known.mean) == adult.width
     numbers = known.apply(adult.features)[:, :5]
     assert np.abs(numbers.mean(axis=0)).max() < 2
