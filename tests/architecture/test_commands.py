@@ -17,6 +17,7 @@ INLINE = re.compile(r"`((?:\.venv/bin/)?(?:privfl|make|pytest|python3?|pip) [^`]
 SMALL = {
     "compare": ["--rounds", "1", "--seeds", "1", "--clients", "4", "--epsilon", "8", "--sums", "plain"],
 }
+TABLE = [(50, "f", "no"), (71, "m", "yes"), (64, "f", "yes")]
 
 
 def commands() -> list[str]:
@@ -70,6 +71,12 @@ def _privfl(arguments: list[str], folder: Path) -> None:
     if arguments[0] == "report":
         works([*privfl, "run", "examples/breast_cancer.toml"], folder)
         arguments = ["breast_cancer" if argument == "RUN" else argument for argument in arguments] + ["--to", "r.html"]
+    if arguments[0] == "data":
+        people = [f"{hospital},{age},{sex},{died}" for hospital in "ab" for age, sex, died in TABLE]
+        (folder / "patients.csv").write_text("\n".join(["hospital,age,sex,died", *people]) + "\n")
+        if arguments[1] == "check":
+            columns = ["--target", "died", "--client", "hospital", "--output", "schema.toml"]
+            works([*privfl, "data", "inspect", "patients.csv", *columns], folder)
     if arguments[0] not in ("demo", "doctor") and all(argument.isalpha() for argument in arguments[1:]):
         arguments = [*arguments, "--help"]  # a verb that is only named
     works([*privfl, *arguments, *SMALL.get(arguments[0], [])], folder)
