@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ from privfl.experiment.sites import (
     MAX_EXAMPLES,
     REPEATS,
     UNBOUNDED,
+    CurrentKeys,
     NamedSampler,
     SiteDirectory,
     SiteTraining,
@@ -92,6 +94,7 @@ class FederationServer:
         evaluate: Evaluates a model on public examples; None evaluates nothing.
         evaluation: The metrics that sites may sum over their own test examples in a run without noise.
         lifetime: The seconds in which a site may take a frame for the first time.
+        clock: The time in seconds since 1970.
         tap: Sees every frame.
 
     Raises:
@@ -114,11 +117,12 @@ class FederationServer:
         evaluate: Evaluate | None = None,
         evaluation: tuple[str, ...] = (),
         lifetime: float = LIFETIME,
+        clock: Callable[[], float] = time.time,
         tap: Tap = ignore,
     ) -> None:
         self.files = RunFolder(folder)
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
-        self._evaluation = evaluation
+        self._evaluation, self._clock = evaluation, clock
         self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
         config = dataclasses.replace(config, name=self.files.name)
         if config.server.weighting is None and config.privacy.placement == "none":
@@ -128,7 +132,7 @@ class FederationServer:
             clients=clients,
             train=SiteTraining(training),
             initial=first_vector(initial),
-            sum=schemes.describe(config.sum.scheme).build(config, directory),
+            sum=schemes.describe(config.sum.scheme).build(config, CurrentKeys(directory, clock)),
             credentials={client: directory.verify_key(client) for client in directory.clients},
         )
         settings = config.with_overrides({"sum.scheme": "plain", "sum.key_sums": 1})  # the object says the same
@@ -140,6 +144,7 @@ class FederationServer:
 
     def __enter__(self) -> Self:
         self.parts.check_claim()
+        self._directory.check(self._clock())
         self._stack.enter_context(self.files.writing(self.config, self._identity(), resume=True))
         try:
             self._open = self._begin()
@@ -262,7 +267,7 @@ class FederationServer:
         entered = self._entered
         entered.driver.transport = transport
         # Numbers follow the clock, so a restarted server goes on above those of its earlier starts.
-        entered.evaluations = max(entered.evaluations + REPEATS, EVALUATION + int(time.time() - _EPOCH))
+        entered.evaluations = max(entered.evaluations + REPEATS, EVALUATION + int(self._clock() - _EPOCH))
         found = evaluate_at_sites(
             entered.run, entered.progress, self.clients, self._evaluation, first=entered.evaluations
         )
@@ -295,7 +300,7 @@ class FederationServer:
 
     def _identity(self) -> Identity:
         note = {"name": "privfl.experiment.sites.SiteTraining", "fingerprint": self._training}
-        sites = {"name": f"{len(self.clients)} sites", "fingerprint": self._directory.digest()}
+        sites = {"name": f"{len(self.clients)} sites", "fingerprint": self._directory.digest}
         return Identity(self.parts.federation.fingerprint(), self.parts.clients, {"train": note, "data": sites})
 
     def _begin(self) -> _Open:
@@ -303,11 +308,12 @@ class FederationServer:
         driver = FrameDriver(
             key=self._key,
             charter=b"",
-            sites={client: self._directory.verify_key(client) for client in self.clients},
+            sites=CurrentKeys(self._directory, self._clock),
             saved=self.files.path / EXCHANGE,
             receipts=ReceiptBook(self.files.path / RECEIPTS),
             ledger=payment.ledger if payment else Ledger(parts.unit),
             lifetime=self._lifetime,
+            clock=self._clock,
             log=self._log,
         )
         run = FederatedRun(
@@ -350,7 +356,7 @@ class FederationServer:
             terms=Charter.terms_of(plan),
             rounds=self.rounds,
             members=self.clients,
-            directory=self._directory.digest(),
+            directory=self._directory.digest,
             server=self._key.public.public.hex(),
             layout=self._layout,
             training=self._training,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from privfl.codec import FixedPoint, Vector
-from privfl.crypto import KeyDirectory
+from privfl.crypto import KeyDirectory, VerifyKey
 from privfl.dp import ElementClip
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors
@@ -43,9 +44,35 @@ class SiteDirectory(KeyDirectory, Protocol):
         """The sites, in increasing order."""
         ...
 
+    @property
     def digest(self) -> str:
         """64 hexadecimal digits over the whole directory; charter and sites name it."""
         ...
+
+    def check(self, now: float) -> None:
+        """Raise an error unless the directory counts at a time, in seconds since 1970."""
+        ...
+
+    def current(self, now: float) -> KeyDirectory:
+        """The keys that count at a time; those that have expired are not in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentKeys:
+    """A directory in which the keys of sites count until they expire.
+
+    Attributes:
+        directory: The sites.
+        clock: The time in seconds since 1970.
+    """
+
+    directory: SiteDirectory
+    clock: Callable[[], float]
+
+    def verify_key(self, client: ClientId) -> VerifyKey:
+        """See `KeyDirectory.verify_key`."""
+        return self.directory.current(self.clock()).verify_key(client)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import privfl
-from privfl.crypto import SigningKey, VerifyKey
+from privfl.crypto import KeyDirectory, SigningKey
 from privfl.dp import Ledger
 from privfl.errors import PrivacyError, ProtocolError, RemoteProtocolError, StateError, WireError
 from privfl.files import atomic_write, canonical_json, read_json
@@ -204,7 +204,7 @@ class FrameDriver:
     Attributes:
         key: The server's signing key.
         charter: The digest of the charter, 32 bytes.
-        sites: The key that verifies each site's answers, from the directory.
+        sites: The directory: the key that verifies each site's answers.
         saved: The file that holds the present exchange.
         receipts: The receipts of the sites.
         ledger: The run's ledger; an empty one in a run without noise.
@@ -216,7 +216,7 @@ class FrameDriver:
 
     key: SigningKey
     charter: bytes
-    sites: Mapping[ClientId, VerifyKey]
+    sites: KeyDirectory
     saved: Path
     receipts: ReceiptBook
     ledger: Ledger
@@ -375,14 +375,16 @@ class FrameDriver:
         """Give the half one verified answer; return the receipts in it."""
         if client not in requests:
             raise RemoteProtocolError(f"nothing was asked of client {client}", sender=client)
-        up = open_up(answer, self.sites[client], charter=self.charter, client=client, request=requests[client])
+        up = open_up(
+            answer, self.sites.verify_key(client), charter=self.charter, client=client, request=requests[client]
+        )
         if (up.round, up.attempt, up.step) != (half.plan.round, half.plan.attempt, step):
             raise RemoteProtocolError("the answer names another step", sender=client)
         receipts = [Receipt.from_bytes(receipt) for receipt in up.receipts]
         for receipt in receipts:
             if receipt.client != client:
                 raise RemoteProtocolError("the answer holds a receipt of another site", sender=client)
-            receipt.verify(self.sites[client])
+            receipt.verify(self.sites.verify_key(client))
         half.receive(client, bytes(up.body))
         return receipts
 

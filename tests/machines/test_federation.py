@@ -1,0 +1,234 @@
+"""A server and real sites in one process, with losses, repeats, delays, and restarts of both sides at random."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from federations import SERVER_KEY, train
+
+from privfl.crypto.members import Members
+from privfl.dp import Ledger, Release
+from privfl.experiment.config import Config
+from privfl.experiment.server import FederationServer
+from privfl.files import verify_chain
+from privfl.fl.client import client_rng
+from privfl.fl.frames import REFUSAL
+from privfl.site import Site, SiteHome
+from privfl.wire import ClientId
+
+SITES = 5
+LENGTH = 6
+EXACT: dict[str, object] = {"rounds": 1000}
+NOISY = EXACT | {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
+
+
+class Killed(Exception):
+    """The server's process died."""
+
+
+@dataclass
+class Sites:
+    """Real sites in their own folders, each of which can be restarted at any moment."""
+
+    folder: Path
+    config: Config
+    homes: dict[ClientId, SiteHome]
+    members: Members
+    open: dict[ClientId, Site] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, folder: Path, settings: Mapping[str, object]) -> Sites:
+        config = Config().with_overrides({"sum.scheme": "masked", "cohort.min_survivor_fraction": 0.6, **settings})
+        homes = [SiteHome.make(folder / f"site-{n}", f"site-{n}", now=0) for n in range(SITES)]
+        private = config.privacy.placement != "none"
+        policy = {
+            "server": {"key": SERVER_KEY.public.public.hex()},
+            "demands": {"placements": ["distributed" if private else "none"]},
+            "budget": {"epsilon": 1e6} if private else {"unlimited": True},
+            "training": {"answer_after": 0.0},
+        }
+        members = Members([home.card for home in homes], issued=0, expires=1 << 35, quorum=1)
+        members = members.signed(homes[0].credentials().signing)
+        for home in homes:
+            (home / "policy.toml").write_text(tomli_w.dumps(policy))
+            members.write(home / "directory.json")
+        return cls(folder, config, {home.card.client: home for home in homes}, members)
+
+    def server(self) -> FederationServer:
+        return FederationServer(
+            self.folder / "run",
+            self.config,
+            initial=np.zeros(LENGTH),
+            directory=self.members,
+            key=SERVER_KEY,
+            clock=lambda: 1000.0,
+        )
+
+    def approve(self) -> None:
+        with self.server() as server:
+            charter = server.charter
+        for home in self.homes.values():
+            home.approve(charter)
+
+    def site(self, client: ClientId) -> Site:
+        if client not in self.open:
+            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: 1000.0)
+        return self.open[client]
+
+    def restart(self, client: ClientId) -> None:
+        if client in self.open:
+            self.open.pop(client).close()
+
+    def close(self) -> None:
+        for client in list(self.open):
+            self.restart(client)
+
+
+def small(model, client, round, rng):  # type: ignore[no-untyped-def]
+    """The training of `federations`, for identities of 32 bits."""
+    return train(model, client % 7, round, rng)
+
+
+@dataclass
+class Trouble:
+    """A transport that loses, repeats and delays, and restarts sites or kills the server, all from one seed."""
+
+    sites: Sites
+    draws: random.Random
+    calm: bool = False
+    late: list[tuple[ClientId, bytes]] = field(default_factory=list)
+
+    def exchange(self, frames: Mapping[ClientId, bytes], model: bytes) -> Iterable[tuple[ClientId, bytes]]:
+        late, self.late = self.late, []
+        yield from late
+        for client, frame in frames.items():
+            yield from self._one(client, frame, model)
+        if self._happens(0.03):
+            raise Killed
+
+    def _happens(self, probability: float) -> bool:
+        return not self.calm and self.draws.random() < probability
+
+    def _one(self, client: ClientId, frame: bytes, model: bytes) -> Iterator[tuple[ClientId, bytes]]:
+        if self._happens(0.05):
+            return  # the frame is lost
+        if self._happens(0.1):
+            self.sites.restart(client)
+        answer = self.sites.site(client).answer(frame, model)
+        if self._happens(0.1):
+            self.sites.restart(client)
+        if self._happens(0.1):
+            again = self.sites.site(client).answer(frame, model)
+            assert again in (answer, REFUSAL)
+        if self._happens(0.02):
+            raise Killed
+        if self._happens(0.04):
+            self.late.append((client, answer))  # it comes in another step
+            return
+        yield client, answer
+        if self._happens(0.1):
+            yield client, answer
+
+
+def expected(model: np.ndarray, clients: Iterable[ClientId], round: int) -> np.ndarray:
+    updates = [small(model, client, round, client_rng(0, round, client)) for client in clients]
+    return model + np.average([u.delta for u in updates], axis=0, weights=[u.examples for u in updates])
+
+
+def soak(folder: Path, settings: Mapping[str, object], rounds: int, seed: int) -> tuple[Sites, dict[str, int]]:
+    """Run rounds in trouble; check each, and return how often what happened."""
+    sites, draws = Sites.make(folder, settings), random.Random(seed)
+    sites.approve()
+    counts = {"trained": 0, "skipped": 0, "killed": 0, "dropouts": 0}
+    trouble = Trouble(sites, draws)
+    while True:
+        with sites.server() as server:
+            try:
+                while server.round < rounds:
+                    before, round = server.model, server.round + 1
+                    report = server.train_round(trouble)
+                    counts[report.status] += 1
+                    counts["dropouts"] += len(report.dropouts)
+                    if report.status == "skipped":
+                        np.testing.assert_array_equal(server.model, before)
+                    elif settings is EXACT:
+                        survivors = set(server.clients) - set(report.dropouts)
+                        np.testing.assert_allclose(server.model, expected(before, survivors, round), atol=1e-6)
+                trouble.calm, trouble.late = True, []
+                last = server.train_round(trouble)
+                assert (last.status, last.survivors) == ("trained", SITES)  # nobody is locked out
+                break
+            except Killed:
+                counts["killed"] += 1
+    sites.close()
+    return sites, counts
+
+
+def check(counts: Mapping[str, int], rounds: int) -> None:
+    assert counts["trained"] + counts["skipped"] == rounds
+    assert all(counts[what] > 0 for what in ("trained", "dropouts", "killed"))
+
+
+def site_charges(home: SiteHome) -> set[tuple[int, int, float, float]]:
+    """(round, attempt, noise, norm bound) of each charge in a site's own ledger."""
+    (path,) = (home / "ledgers").iterdir()
+    return {_charge(release) for release in Ledger.read(path).releases}
+
+
+def _charge(release):  # type: ignore[no-untyped-def]
+    return release.round, release.attempt, release.declared_stddev, release.norm_bound
+
+
+@pytest.fixture
+def quick() -> Iterator[Path]:
+    """A folder in memory where there is one: these tests sync thousands of files."""
+    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def test_rounds_in_trouble_give_the_sum_of_the_survivors_or_nothing(quick: Path) -> None:
+    check(soak(quick, EXACT, 12, seed=3)[1], 12)
+
+
+def test_ledgers_of_server_and_sites_agree_in_trouble(quick: Path) -> None:
+    agree(quick, 10, seed=1)
+
+
+def agree(folder: Path, rounds: int, seed: int) -> None:
+    sites, counts = soak(folder, NOISY, rounds, seed)
+    check(counts, rounds)
+    server = Ledger.read(folder / "run" / "ledger.jsonl")
+    reserved = reservations(folder / "run" / "ledger.jsonl")
+    own = {client: site_charges(home) for client, home in sites.homes.items()}
+    for charges in own.values():
+        assert charges <= reserved  # no site was charged for anything that the server did not reserve at that price
+        assert len({charge[:2] for charge in charges}) == len(charges)  # and for nothing twice
+    worst = {_charge(server.reserved(token)) for token in server.unsettled}  # whoever was asked may never have heard
+    for release in server.releases:
+        for client in release.participants or ():  # the survivors of an opened sum have all been charged
+            assert _charge(release) in own[client] or _charge(release) in worst
+
+
+def reservations(path: Path) -> set[tuple[int, int, float, float]]:
+    """(round, attempt, noise, norm bound) of each worst case that was ever reserved, refunded or not."""
+    lines = [record for record, _ in verify_chain(path.read_bytes())]
+    return {_charge(Release.read(line["release"])) for line in lines if line["type"] == "reserve"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_200_rounds_in_trouble(quick: Path, seed: int) -> None:
+    check(soak(quick, EXACT, 200, seed)[1], 200)
+
+
+@pytest.mark.slow
+def test_ledgers_agree_after_200_rounds_in_trouble(quick: Path) -> None:
+    agree(quick, 200, seed=11)
