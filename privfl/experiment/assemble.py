@@ -29,6 +29,8 @@ from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
 from privfl.experiment.federation import build_federation, check_complete, prepare
 from privfl.experiment.given import Given
+from privfl.fl.algorithms import Method
+from privfl.fl.client_state import Stateful
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
@@ -53,6 +55,7 @@ class Assembly:
         given: The objects that took the place of built-ins.
         federation: The clients and their examples, standardized.
         learner: The model, its training and its evaluation.
+        method: The training under the run's algorithm, the model that is sent, and the server's aggregation.
         scheme: The secure sum.
         credentials: One per client; None for a sum without.
         sampler: The cohort sampler.
@@ -68,6 +71,7 @@ class Assembly:
     given: Given
     federation: FederatedData
     learner: build.Learner
+    method: Method
     scheme: SecureSum
     credentials: Mapping[ClientId, Any] | None
     sampler: CohortSampler
@@ -208,6 +212,9 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     if given.train is None:
         check_complete(federation, private=config.privacy.placement != "none")
     learner = _learner(config, given, federation)
+    method = (given.algorithm or build.build_algorithm(config.client)).method(learner.train, learner.initial)
+    config = _weighted(config, method)
+    _check_tuning(config, learner, method)
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = declared(sampler, clients)
     privacy = config.privacy
@@ -226,7 +233,8 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, clients)
         encoding, range_rule = build_encoding(
             config,
-            learner.layers,
+            method.layers or learner.layers,
+            aggregation=method.aggregation,
             scheme=scheme,
             sampling=sampling,
             population=clients,
@@ -234,8 +242,8 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
             clip=given.clip,
         )
         return Assembly(
-            config, given, federation, learner, scheme, credentials, sampler, optimizer, dropouts, encoding, mechanism,
-            rule, range_rule,
+            config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
+            mechanism, rule, range_rule,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:
@@ -326,6 +334,31 @@ def _check_noise(config: Config) -> None:
 def _without_data(config: Config, clients: int) -> Config:
     """The settings of a run whose training has its own data: weights by examples only where they are asked for."""
     return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
+
+
+def _weighted(config: Config, method: Method) -> Config:
+    """The settings with uniform weights, where the algorithm knows no others."""
+    if not method.aggregation.uniform:
+        return config
+    if config.server.weighting == "examples":
+        raise ConfigError(
+            "server.weighting = 'examples' does not fit SCAFFOLD, whose control variates are plain means: leave "
+            "server.weighting out, or set it to 'uniform'"
+        )
+    return config.with_overrides({"server.weighting": "uniform"})
+
+
+def _check_tuning(config: Config, learner: build.Learner, method: Method) -> None:
+    """Raise `ConfigError` where no client has a tuned model that could be evaluated."""
+    if not config.client.tuning:
+        return
+    if config.privacy.placement != "none" or learner.public_measure is not None:
+        raise ConfigError(
+            "client.tuning evaluates tuned models on the clients' own test examples, which this run does not use: set "
+            "client.tuning = 0, or data.test = 'local' in a run without noise"
+        )
+    if isinstance(method.train, Stateful):
+        raise ConfigError("client.tuning is for clients without a state: set client.tuning = 0")
 
 
 def _learner(config: Config, given: Given, federation: FederatedData) -> build.Learner:

@@ -13,8 +13,9 @@ from privfl.data import FederatedData
 from privfl.dp import PrivacyUnit
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError
-from privfl.experiment.config import Cohort, Config, Server
+from privfl.experiment.config import Client, Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
+from privfl.fl.algorithms import Algorithm, FedAvg, FedNova, FedProx, LocalLayers, Scaffold
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_state import Stateful
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
@@ -110,6 +111,28 @@ def build_optimizer(settings: Server) -> ServerOptimizer:
         raise ConfigError(f"server.optimizer = {settings.optimizer!r} does not take {extra[0]}; it takes {names}")
     optimizer: ServerOptimizer = OPTIMIZERS[settings.optimizer](**given)
     return optimizer
+
+
+def build_algorithm(settings: Client) -> Algorithm:
+    """The algorithm of the `[client]` section; raises `ConfigError` for settings that it does not take."""
+    for key, owner in (("proximal", "fedprox"), ("local_layers", "local-layers")):
+        if getattr(settings, key) and settings.algorithm != owner:
+            raise ConfigError(f"client.{key} is for client.algorithm = {owner!r}, not {settings.algorithm!r}")
+    if settings.algorithm == "local-layers" and not settings.local_layers:
+        raise ConfigError("client.algorithm = 'local-layers' needs client.local_layers, such as ['bias']")
+    if settings.update == "gradient" and settings.algorithm != "fedavg":
+        raise ConfigError(
+            f"client.algorithm = {settings.algorithm!r} is about local steps, and client.update = 'gradient' takes "
+            "none: choose client.update = 'delta'"
+        )
+    makers: dict[str, Callable[[], Algorithm]] = {
+        "fedavg": FedAvg,
+        "fedprox": lambda: FedProx() if settings.proximal is None else FedProx(settings.proximal),
+        "scaffold": Scaffold,
+        "fednova": FedNova,
+        "local-layers": lambda: LocalLayers(settings.local_layers),
+    }
+    return makers[settings.algorithm]()
 
 
 def build_executor(config: Config) -> Executor:

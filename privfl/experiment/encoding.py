@@ -13,6 +13,7 @@ from privfl.dp.slots import side_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config
+from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
 from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, Range, RangeRule
 from privfl.fl.slots import Metric
@@ -88,6 +89,7 @@ def build_encoding(
     population: int,
     sizes: Sequence[int],
     clip: UpdateClip | None = None,
+    aggregation: Aggregation | None = None,
 ) -> tuple[UpdateEncoding, RangeRule | None]:
     """The encoding of updates as integers: the finest scale, a power of two, at which every cohort fits the ring.
 
@@ -99,6 +101,7 @@ def build_encoding(
         population: The number of clients that exist.
         sizes: The clients' numbers of examples.
         clip: Takes the place of the clip of the settings.
+        aggregation: The server's side of the algorithm, which states the blocks and metrics that it needs.
 
     Returns:
         The encoding of a cohort of the largest size, and how range and precision follow a run without noise; None for
@@ -115,6 +118,13 @@ def build_encoding(
     if private and privacy.clip_norm is None:
         raise ConfigError("privacy.clip_norm is missing: noise is measured in multiples of it")
     _check_slots(config)
+    aggregation = aggregation or Mean()
+    if private and (aggregation.blocks or aggregation.metrics):
+        raise PrivacyError(
+            "client.algorithm sums more than updates (control variates or numbers of steps), which is refused where "
+            "noise is added: use 'fedavg', 'fedprox' or 'local-layers'"
+        )
+    layers = (*layers, *(block.length for block in aggregation.blocks))
     length, cohort = sum(layers), max(sampling.sizes(population))
     given_clip, clip = clip, clip or build_clip(config, layers)
     max_entry = clip.max_abs if isinstance(clip, ElementClip) else clip.clip_norm
@@ -132,7 +142,8 @@ def build_encoding(
             FixedPoint(1.0, Ring(config.sum.bits or NARROW_BITS)),
             clip,
             weighting=weighting,
-            metrics=(Metric("loss", _UNBOUNDED),),
+            metrics=tuple(Metric(name, _UNBOUNDED) for name in ("loss", *aggregation.metrics)),
+            blocks=aggregation.blocks,
             rounding=config.sum.rounding,
             rotation=rotation,
         )

@@ -37,6 +37,7 @@ from privfl.experiment.folder import Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.result import Result
 from privfl.files import user_path
+from privfl.fl.algorithms import Algorithm
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
@@ -79,6 +80,7 @@ class Experiment:
         clients: The number of clients of a `train` that has its own data.
         measure: Your own sums over a client's test examples, in place of the built-in evaluation.
         public_measure: Your own sums over test examples that belong to nobody.
+        algorithm: An algorithm of `privfl.fl.algorithms` or of your own, in place of `client.algorithm`.
         sampler: Your own cohort sampler.
         optimizer: Your own server optimizer.
         credentials: What the clients of your own `sum` need, by client.
@@ -117,6 +119,7 @@ class Experiment:
         clients: int | None = None,
         measure: Measure | None = None,
         public_measure: Callable[[Vector], MetricSums] | None = None,
+        algorithm: Algorithm | None = None,
         sampler: CohortSampler | None = None,
         optimizer: ServerOptimizer | None = None,
         credentials: Mapping[ClientId, Any] | None = None,
@@ -149,6 +152,7 @@ class Experiment:
             initial=None if initial is None else first_vector(initial),
             measure=measure,
             public_measure=public_measure,
+            algorithm=algorithm,
             sampler=sampler,
             optimizer=optimizer,
             sum=sum if own_sum else None,  # type: ignore[arg-type]
@@ -230,7 +234,7 @@ class Experiment:
     def model(self) -> Vector:
         """The latest global model, float `[d]`; raises `StateError` where the folder holds another run."""
         latest = self.store.latest() if self._is_started() else None
-        return self.parts.learner.initial if latest is None else latest.model
+        return self.parts.method.initial if latest is None else latest.model
 
     @property
     def reports(self) -> list[RoundReport]:
@@ -272,7 +276,7 @@ class Experiment:
                 run = self._federated_run(executor)
                 reports = [RoundReport.read(version.report) for version in self.store.lineage() if version.report]
                 self.files.write_reports(reports)
-                for report in run.run(parts.learner.initial, parts.config.rounds):
+                for report in run.run(parts.method.initial, parts.config.rounds):
                     reports.append(report)
                     self.files.write_reports(reports)
                     yield report
@@ -284,15 +288,20 @@ class Experiment:
         """The metrics of a model, float `[d]`; see `evaluation`."""
         return dict(self.evaluation(model).metrics)
 
-    def evaluation(self, model: Vector) -> Evaluation:
-        """The metrics of a model, float `[d]`, with the reason for each that is absent.
+    def evaluation(self, model: Vector, states: Callable[[ClientId], bytes] | None = None) -> Evaluation:
+        """The metrics of a model, with the reason for each that is absent.
 
         They come from public test examples, or through the secure sum from the clients' own. A run that claims privacy
         is evaluated on public examples only.
+
+        Args:
+            model: Float `[d]`.
+            states: Reads a client's state, for clients that have a part of the model of their own; by default those
+                after the last stored round.
         """
         # Never repeated, not even by another start of this run: no client enters one task twice.
         context = b"privfl/1 evaluate " + self._session + b" %d" % next(self._evaluations)
-        return evaluation(self.parts, model, context=context)
+        return evaluation(self.parts, model, states or self.store.states().read, context=context)
 
     def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:
         """The epsilon of the rounds so far, from the run's folder.
@@ -327,10 +336,11 @@ class Experiment:
         return FederatedRun(
             population=parts.clients,
             parts=Parts(
-                parts.learner.train,
+                parts.method.train,
                 parts.scheme,
                 executor,
                 parts.optimizer,
+                parts.method.aggregation,
                 credentials=parts.credentials,
                 on_client_error=parts.config.cohort.on_client_error,
             ),
@@ -345,7 +355,7 @@ class Experiment:
             retries=parts.retries,
             payment=self._payment(),
             dropouts=parts.dropouts,
-            evaluate=lambda model, _: self.evaluation(model),
+            evaluate=self.evaluation,
             evaluate_every=config.evaluate_every,
             uniforms=self._uniforms,
             tap=self._tap,

@@ -15,6 +15,7 @@ from privfl.dp import ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.errors import ConfigError
 from privfl.experiment.config import Config
 from privfl.experiment.fingerprint import fingerprint, name_of
+from privfl.fl.algorithms import Algorithm
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
@@ -25,6 +26,7 @@ from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
 _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "algorithm": ("client", ("algorithm", "proximal", "local_layers")),
     "sampler": ("cohort", ("sampling", "probability", "size", "cap")),
     "optimizer": ("server", ("optimizer", "eta", "momentum", "beta_1", "beta_2", "tau")),
     "sum": ("sum", ("scheme", "key_sums")),
@@ -34,6 +36,7 @@ _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "dropouts": ("cohort", ("dropout",)),
 }
 _PROTOCOLS: Final[Mapping[str, type]] = {
+    "algorithm": Algorithm,
     "sampler": CohortSampler,
     "optimizer": ServerOptimizer,
     "sum": SecureSum,
@@ -78,6 +81,7 @@ class Given:
         initial: The first model.
         measure: The sums over a client's own test examples.
         public_measure: The sums over test examples that belong to nobody.
+        algorithm: The algorithm of federated training.
         sampler: The cohort sampler.
         optimizer: The server optimizer.
         sum: The secure sum, with the credentials of its clients.
@@ -94,6 +98,7 @@ class Given:
     initial: Vector | None = None
     measure: Measure | None = None
     public_measure: Callable[[Vector], MetricSums] | None = None
+    algorithm: Algorithm | None = None
     sampler: CohortSampler | None = None
     optimizer: ServerOptimizer | None = None
     sum: SecureSum | None = None

@@ -342,7 +342,7 @@ class FederationServer:
             driver=driver,
             interrupted=driver.interrupted,
         )
-        progress = run.begin(parts.learner.initial)
+        progress = run.begin(parts.method.initial)
         driver.charter = self._charter(run, progress).digest()
         reports = [RoundReport.read(version.report) for version in self.files.store.lineage() if version.report]
         self.files.write_reports(reports)

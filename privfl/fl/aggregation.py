@@ -34,6 +34,11 @@ class Aggregation(Protocol):
         """The metrics that the aggregation needs, by name."""
         ...
 
+    @property
+    def uniform(self) -> bool:
+        """True if every client must have the same weight."""
+        ...
+
     def start(self) -> Shared:
         """The shared vectors before the first round."""
         ...
@@ -66,6 +71,11 @@ class Mean:
         """None."""
         return ()
 
+    @property
+    def uniform(self) -> bool:
+        """False: any weights do."""
+        return False
+
     def start(self) -> Shared:
         """None."""
         return {}
@@ -91,6 +101,11 @@ class ControlVariates(Mean):
     def blocks(self) -> tuple[Block, ...]:
         """The changes of the clients' control variates."""
         return (Block(CONTROL, self.length),)
+
+    @property
+    def uniform(self) -> bool:
+        """True: c is the plain mean of the clients' c_i."""
+        return True
 
     def start(self) -> Shared:
         """A control variate of zeros."""

@@ -121,9 +121,11 @@ class Executor(Protocol):
 
 NOISE_STREAM: Final = 2
 CENTRAL_STREAM: Final = 3
-"""Last words of the keys (seed, round, client, word) of simulation noise. Numpy pads a key with zeros: that of
-`client_rng` ends in 0, and (seed, round, 2^32) of the cohorts is (seed, round, 0, 1). Equal streams would make the
-noise a function of the cohort.
+TUNING_STREAM: Final = 4
+"""Last words of the keys (seed, round, client, word) of simulation noise, and of the tuning of an evaluation.
+
+Numpy pads a key with zeros: that of `client_rng` ends in 0, and (seed, round, 2^32) of the cohorts is (seed, round, 0,
+1). Equal streams would make the noise a function of the cohort.
 """
 
 

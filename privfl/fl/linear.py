@@ -161,19 +161,68 @@ class LinearTrain:
         if self.update not in ("delta", "gradient"):
             raise ConfigError(f"update must be 'delta' or 'gradient', not {self.update!r}")
 
+    @property
+    def parameters(self) -> int:
+        """The entries that are trained: all."""
+        return self.model.length
+
+    @property
+    def layers(self) -> Mapping[str, slice[int, int, None]]:
+        """The place of the weights and of the bias in the vector."""
+        cut = self.model.length - self.model.outputs
+        return {"weights": slice(0, cut), "bias": slice(cut, self.model.length)}
+
+    def rate(self, round: int) -> float:
+        """The learning rate, the same in every round."""
+        return self.learning_rate
+
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train `client` from `model` (float `[length]`); a client without examples contributes nothing."""
+        return self.corrected(model, client, round, rng)
+
+    def corrected(
+        self,
+        model: Vector,
+        client: ClientId,
+        round: int,
+        rng: np.random.Generator,
+        *,
+        correction: Vector | None = None,
+        proximal: float = 0.0,
+    ) -> ClientUpdate:
+        """Train with other gradients; see `privfl.fl.algorithms.LocalTrain`.
+
+        Args:
+            model: The global model, float `[length]`.
+            client: The client.
+            round: The round.
+            rng: The client's own randomness.
+            correction: Added to every gradient, float `[length]`; None adds nothing.
+            proximal: The factor of the pull towards the global model.
+
+        Raises:
+            ConfigError: If something is to be added to the one gradient of FedSGD.
+        """
         features, labels = self.rows(client)
+        if self.update == "gradient" and (correction is not None or proximal):
+            raise ConfigError("FedSGD takes no local steps that could be corrected: set client.update = 'delta'")
         if not len(labels):
             return ClientUpdate(np.zeros(len(model)), 0)
+        count = 0
         if self.update == "gradient":
             delta = -self.model.gradient(model, features, labels)
         else:
             local = model.astype(np.float64)
             for batch in minibatches(len(labels), self.batch_size, self.epochs, self.steps, rng):
-                local -= self.learning_rate * self.model.gradient(local, features[batch], labels[batch])
+                gradient = self.model.gradient(local, features[batch], labels[batch])
+                if correction is not None:
+                    gradient += correction
+                if proximal:
+                    gradient += proximal * (local - model)
+                local -= self.learning_rate * gradient
+                count += 1
             delta = local - model
-        return ClientUpdate(delta, len(labels), self._metrics(model, features, labels))
+        return ClientUpdate(delta, len(labels), self._metrics(model, features, labels), steps=float(count))
 
     def _metrics(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Mapping[str, float]:
         return {"loss": float(self.model.loss(model, features, labels).mean())}

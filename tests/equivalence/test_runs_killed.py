@@ -24,6 +24,7 @@ NOISE = {"privacy.placement": "central", "privacy.clip_norm": 1.0, "privacy.nois
 MODES: dict[str, dict[str, Any]] = {
     "plain": {"cohort.dropout": 0.2},
     "masked": {"cohort.dropout": 0.1, "sum.scheme": "masked", "server.optimizer": "fedadam", "rounds": 6},
+    "scaffold": {"client.algorithm": "scaffold", "cohort.dropout": 0.3, "engine.workers": 2},
     "simulation": NOISE | {"privacy.noise": "simulation", "cohort.too_few": "retry", "cohort.dropout": 0.4},
     "secure": NOISE | {"cohort.dropout": 0.2},
 }

@@ -25,7 +25,8 @@ class FlatModule:
     """A copy of `module` on `device`, bound to a flat tensor `values` `[size]`.
 
     `gradient` `[parameters]` is what backward passes add to, once `watch` was called; `runs` are the pieces of both
-    that are trained, frozen parameters being the gaps between them. Every `load` resets the state of the module that
+    that are trained, frozen parameters being the gaps between them. `trained` are the parameters that are trained, and
+    `places` their entries. Every `load` resets the state of the module that
     is not in the vector to its first value.
 
     Args:
@@ -51,6 +52,7 @@ class FlatModule:
         self.gradient = torch.zeros(self.layout.parameters, dtype=dtype, device=device)
         self.trained: list[nn.Parameter] = []
         self.spans: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int]] = []
         self._gradients: list[torch.Tensor] = []
         for entry, tensor in bound:
             view = self.values[entry.start : entry.stop].view(entry.shape)
@@ -129,6 +131,7 @@ class FlatModule:
 
     def _add_trained(self, parameter: nn.Parameter, start: int, stop: int) -> None:
         self.trained.append(parameter)
+        self.places.append((start, stop))
         self._gradients.append(self.gradient[start:stop].view(parameter.shape))
         if self.spans and self.spans[-1][1] == start:
             start = self.spans.pop()[0]

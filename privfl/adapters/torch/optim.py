@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from privfl.adapters.torch.flat import FlatModule
+from privfl.codec import Vector
 from privfl.errors import ConfigError
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -42,6 +44,17 @@ class Sgd:
             raise ConfigError(f"weight_decay must be finite and at least 0, not {self.weight_decay!r}")
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov needs a momentum above 0")
+
+    def steps(self, count: int) -> float:
+        """The sum of the factors that `count` gradients have in a change of the parameters, in units of the rate.
+
+        It is `count` without momentum: the l1 norm of a_i in Wang et al. 2020, section 4.
+        """
+        velocity = total = 0.0
+        for _ in range(count if self.momentum else 0):
+            velocity = self.momentum * velocity + 1.0
+            total += 1.0 + self.momentum * velocity if self.nesterov else velocity
+        return total if self.momentum else float(count)
 
 
 class FlatStep:
@@ -106,6 +119,46 @@ class TorchStep:
     def step(self) -> None:
         """Move the trained parameters."""
         self._optimizer.step()
+
+
+class Pull:
+    """The addition of an algorithm to every gradient: a constant vector, and a pull towards the model of the round.
+
+    Args:
+        flat: The module, which holds the model of the round now.
+        correction: The vector, float `[parameters]`; None adds nothing.
+        proximal: The factor of the pull.
+    """
+
+    def __init__(self, flat: FlatModule, correction: Vector | None, proximal: float) -> None:
+        self._flat, self._proximal = flat, proximal
+        self._start = flat.values[: flat.layout.parameters].clone() if proximal else None
+        self._constant: torch.Tensor | None = None
+        if correction is not None:
+            if correction.shape != (flat.layout.parameters,):
+                raise ConfigError(f"a correction has {flat.layout.parameters} entries, not shape {correction.shape}")
+            own = torch.from_numpy(np.array(correction, flat.layout.dtype))
+            self._constant = own.to(flat.device)
+
+    def add(self, *, flat: bool) -> None:
+        """Add it to the gradients.
+
+        Args:
+            flat: True where the gradients are views of the flat gradient; False where each is a tensor of its own.
+        """
+        if flat:
+            for start, stop in self._flat.spans:
+                self._add(self._flat.gradient[start:stop], start, stop)
+            return
+        for parameter, (start, stop) in zip(self._flat.trained, self._flat.places, strict=True):
+            if parameter.grad is not None:
+                self._add(parameter.grad.view(-1), start, stop)
+
+    def _add(self, gradient: torch.Tensor, start: int, stop: int) -> None:
+        if self._constant is not None:
+            gradient.add_(self._constant[start:stop])
+        if self._start is not None:
+            gradient.add_(self._flat.values[start:stop] - self._start[start:stop], alpha=self._proximal)
 
 
 def check_rate(rate: float) -> float:

@@ -20,7 +20,7 @@ from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.labels import Labels
 from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
-from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Sgd, TorchStep, check_rate
+from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Pull, Sgd, TorchStep, check_rate
 from privfl.adapters.torch.state import Turn, borrowed, prepare_process, seeded
 from privfl.codec import Vector
 from privfl.errors import ConfigError
@@ -127,10 +127,60 @@ class TorchTrain:
         Raises:
             ConfigError: The model or the client's examples do not fit the module or the loss.
         """
-        with self._turn:
-            return self._trained(model, client, round, rng)
+        return self.corrected(model, client, round, rng)
 
-    def _trained(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+    @property
+    def parameters(self) -> int:
+        """The first entries of the vector, which are parameters; running statistics come after them."""
+        return self.layout.parameters
+
+    @property
+    def layers(self) -> Mapping[str, slice[int, int, None]]:
+        """The place of each tensor in the vector, by its name in the module."""
+        return {entry.name: slice(entry.start, entry.stop) for entry in self.layout.entries}
+
+    def rate(self, round: int) -> float:
+        """The learning rate of a round; raises `ConfigError` unless the optimizer is an `Sgd`."""
+        if not isinstance(self._optimizer, Sgd) or self._update == "gradient":
+            raise ConfigError("SCAFFOLD and FedNova count steps of SGD: give optimizer=Sgd(...) and update='delta'")
+        return self._rate(round) or self._optimizer.learning_rate
+
+    def corrected(
+        self,
+        model: Vector,
+        client: ClientId,
+        round: int,
+        rng: np.random.Generator,
+        *,
+        correction: Vector | None = None,
+        proximal: float = 0.0,
+    ) -> ClientUpdate:
+        """Train one client with other gradients; see `privfl.fl.algorithms.LocalTrain`.
+
+        Args:
+            model: The global model, float `[size]`.
+            client: Whose examples.
+            round: The round, which decides the learning rate.
+            rng: The client's own generator for this round.
+            correction: Added to every gradient, float `[parameters]`; None adds nothing.
+            proximal: The factor of the pull towards the global model.
+
+        Raises:
+            ConfigError: The model or the client's examples do not fit, or FedSGD is to be corrected.
+        """
+        if self._update == "gradient" and (correction is not None or proximal):
+            raise ConfigError("FedSGD takes no local steps that could be corrected: set update to 'delta'")
+        with self._turn:
+            return self._trained(model, client, round, rng, (correction, proximal))
+
+    def _trained(
+        self,
+        model: Vector,
+        client: ClientId,
+        round: int,
+        rng: np.random.Generator,
+        corrections: tuple[Vector | None, float],
+    ) -> ClientUpdate:
         prepare_process(self._threads, self._flat.device)
         features, targets = examples_of(self._rows, client)
         count = targets.shape[0]
@@ -139,18 +189,20 @@ class TorchTrain:
             return ClientUpdate(np.zeros(len(model), self.layout.dtype), 0)
         whole = self._update == "gradient"
         batches, labels = self._batches(count, rng), Labels.of(self._loss, targets, client)
+        pull = Pull(self._flat, *corrections) if corrections[0] is not None or corrections[1] else None
+        steps = self._optimizer.steps(len(batches)) if isinstance(self._optimizer, Sgd) and not whole else 0.0
         if isinstance(features, np.ndarray) and isinstance(targets, np.ndarray):
-            metrics = self._follow(features, targets, batches, round, labels)
+            metrics = self._follow((features, targets), batches, round, labels, pull)
             if metrics is not None:
-                return ClientUpdate(self._flat.change(model), count, metrics)
+                return ClientUpdate(self._flat.change(model), count, metrics, steps=steps)
         x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
-        job = _Job(x, y, batches, labels, _Tally(self._named_metrics(y, labels), labels), round)
+        job = _Job(x, y, batches, labels, _Tally(self._named_metrics(y, labels), labels), round, pull)
         with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
             self._record(job)
         delta = self._flat.change(model)
         if whole:
             delta[: self.layout.parameters] = -self._flat.gradient.cpu().numpy()
-        return ClientUpdate(delta, count, job.tally.means())
+        return ClientUpdate(delta, count, job.tally.means(), steps=steps)
 
     def _batches(self, count: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
         size = self._batch_size or count
@@ -193,14 +245,14 @@ class TorchTrain:
 
     def _follow(
         self,
-        features: npt.NDArray[Any],
-        targets: npt.NDArray[Any],
+        examples: tuple[npt.NDArray[Any], npt.NDArray[Any]],
         batches: list[npt.NDArray[np.intp]],
         round: int,
         labels: Labels,
+        pull: Pull | None,
     ) -> dict[str, float] | None:
         """Train a chain in closed form; returns the metrics, or None where autograd has to do it."""
-        chain = self._chain
+        chain, (features, targets) = self._chain, examples
         if chain is None or not chain.takes(features, targets, len(batches[0])):
             return None
         labels.check(chain.outputs(len(batches[0])))
@@ -215,6 +267,8 @@ class TorchTrain:
                 whole = len(batch) == len(targets)  # all examples need no copy, in any order
                 x, y = (features, targets) if whole else (features[batch], targets[batch])
                 loss, output = chain.gradient(x, y)
+                if pull is not None:
+                    pull.add(flat=True)
                 step()
                 rows += len(batch)
                 loss_sum += loss * len(batch)
@@ -232,6 +286,8 @@ class TorchTrain:
             job.tally.check(output)
             loss = loss_of(output, y)
             loss.backward()  # type: ignore[no-untyped-call]
+            if job.pull is not None:
+                job.pull.add(flat=isinstance(self._optimizer, Sgd))
             stepper.step()
             job.tally.add(loss, output, y)
 
@@ -283,7 +339,7 @@ def trained_module(module: nn.Module, buffers: Buffers, device: str, trainable: 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One client's training: its examples, the numbers of each minibatch, what is reported of it, and the round."""
+    """One client's training: its examples, the numbers of each minibatch, its reports, the round, and corrections."""
 
     features: torch.Tensor
     targets: torch.Tensor
@@ -291,6 +347,7 @@ class _Job:
     labels: Labels
     tally: _Tally
     round: int
+    pull: Pull | None
 
 
 class _Tally:

@@ -131,6 +131,32 @@ class Client:
     update: Literal["delta", "gradient"] = setting(
         default="delta", description="What is sent: the change of the model, or the mean gradient at the global model."
     )
+    algorithm: Literal["fedavg", "fedprox", "scaffold", "fednova", "local-layers"] = setting(
+        default="fedavg",
+        description=(
+            "The algorithm. fedprox pulls local models towards the global one, and scaffold corrects gradients by "
+            "control variates. fednova normalizes updates by their steps, and local-layers keeps `local_layers` at "
+            "each client."
+        ),
+    )
+    proximal: Number | None = setting(
+        default=None, gt=0, description="The factor of the pull of fedprox (mu of its paper); 0.1 by default."
+    )
+    local_layers: tuple[str, ...] = setting(
+        default=(),
+        description=(
+            "The layers that local-layers keeps at each client, by the names of their tensors. Linear models have bias "
+            "and weights; networks have numbered layers such as 4."
+        ),
+    )
+    tuning: int = setting(
+        default=0,
+        ge=0,
+        description=(
+            "The number of local trainings of a copy of the model at each client before it is evaluated once more, as "
+            "tuned_accuracy; 0 evaluates the model as it is."
+        ),
+    )
     device: str = setting(default="cpu", description="The device of torch models: cpu, cuda, cuda:1.")
 
 
