@@ -6,7 +6,7 @@ import harness
 import numpy as np
 import pytest
 
-from privfl.dp import Everyone, Poisson, PrivacyUnit, TruncatedPoisson, calibrate, what_if
+from privfl.dp import Everyone, Plan, Poisson, PrivacyUnit, Slot, TruncatedPoisson, calibrate, what_if
 from privfl.dp.accounting.compose import _gaussian
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import rounded_gaussian
@@ -110,3 +110,39 @@ def _ask(sampling, z, rounds, unit=PrivacyUnit()):  # noqa: B008 - frozen
 
 def _calibrate(epsilon):
     return calibrate(epsilon=epsilon, delta=1e-5, sampling=Poisson(0.1), rounds=100)
+
+
+def test_bench_curves() -> None:
+    """A whole profile and trade-off curve against one epsilon of dp-accounting on its finest usual grid."""
+    from dp_accounting import pld
+
+    grid = 1e-4
+
+    def one_epsilon() -> None:
+        step = pld.privacy_loss_distribution.from_gaussian_mechanism(
+            1.0, sampling_prob=0.01, value_discretization_interval=grid
+        )
+        step.self_compose(1000).get_epsilon_for_delta(1e-5)
+
+    def curves(**settings) -> None:
+        report = Plan(sampling=Poisson(0.01), noise_multiplier=1.0, rounds=1000, **settings).report(1e-5)
+        report.profile()
+        report.tradeoff()
+
+    slots = (Slot("update", 7850, 2.0**20, 1.0),)
+    cases = [
+        ("profile and trade-off, central noise", 10.0, {}),
+        ("profile and trade-off, distributed noise", 30.0, {"placement": "distributed", "slots": slots}),
+    ]
+    rows = [
+        harness.ratio(
+            name, lambda settings=settings: curves(**settings), peer="one epsilon of dp-accounting",
+            against=one_epsilon, limit=limit, repeats=5,
+        )
+        for name, limit, settings in cases
+    ]  # fmt: skip
+    harness.write("dp-curves", rows, grid=grid)
+    for row in rows:
+        print(f"{row.name:40} {row.seconds:6.2f} s {row.ratio:5.1f}x dp-accounting")
+        harness.check(row)
+        assert row.seconds <= 5

@@ -10,13 +10,13 @@ is "epsilon if the noise were secure". Needs the extra `opacus`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from privfl.errors import ConfigError, MissingExtra
+from privfl.errors import ConfigError, MissingExtra, UnsupportedRelease
 
 try:
     import torch
@@ -36,13 +36,14 @@ from privfl.adapters.torch.state import Turn, borrowed, prepare_process, seeded
 from privfl.adapters.torch.train import trained_module
 from privfl.checks import check_count, check_positive
 from privfl.codec import Vector
-from privfl.dp import EpsilonReport, Everyone, Ledger, Plan, Poisson, PrivacyUnit, Release, epsilon
+from privfl.dp import EpsilonReport, Everyone, Ledger, Poisson, PrivacyUnit, Release, Sampling, epsilon
 from privfl.fl.client import ClientUpdate
 from privfl.observers import Views
 from privfl.wire import ClientId
 
 UNIT: Final = PrivacyUnit("example", "add_remove")
 _VIEWS: Final[Views] = {"outsider": "release", "participant": "release", "server": "vectors"}
+_PRV_ERROR: Final = 0.01
 _DROPOUT: Final = 1
 """The last word of the key of a module's own randomness: the noise comes from another stream of the same seed."""
 
@@ -289,30 +290,39 @@ class OpacusTrain:
             raise ConfigError(f"Opacus cannot clip this module by examples: {errors[0]}")
 
 
-def prv_epsilon(plan: Plan, delta: float) -> float:
-    """A second opinion by Opacus's PRV accountant (Gopi et al. 2021): its own upper bound.
-
-    It serves only Gaussian noise with Poisson or no sampling under add_remove or zero_out against the outsider.
+def prv_bounds(events: Iterable[tuple[float, Sampling, int]], unit: PrivacyUnit, delta: float) -> tuple[float, float]:
+    """The lower and the upper bound of epsilon by Opacus's PRV accountant (Gopi et al. 2021), 0.01 apart or more.
 
     Args:
-        plan: The planned run.
+        events: Noise multiplier, sampling and count of each Gaussian event.
+        unit: The unit, with its adjacency.
         delta: The delta at which epsilon is computed.
 
     Raises:
-        ConfigError: The plan is of another kind.
+        UnsupportedRelease: Another sampling than Poisson or everyone, or replace_one.
         MissingExtra: Opacus is not installed.
     """
     try:
         from opacus.accountants import PRVAccountant
     except ModuleNotFoundError as error:
         raise MissingExtra("opacus", "opacus") from error
-    sampling = plan.known_sampling
-    rates = {Poisson: getattr(sampling, "probability", 1.0), Everyone: 1.0}
-    if type(sampling) not in rates or plan.unit.adjacency == "replace_one" or plan.placement == "distributed":
-        raise ConfigError("the PRV accountant judges Gaussian noise with Poisson sampling under add_remove only")
+    history = []
+    for z, sampling, count in events:
+        if not isinstance(sampling, Poisson | Everyone) or unit.adjacency == "replace_one":
+            raise UnsupportedRelease(
+                "the PRV accountant judges Gaussian noise with Poisson sampling under add_remove only"
+            )
+        history.append((z, sampling.probability if isinstance(sampling, Poisson) else 1.0, count))
     accountant = PRVAccountant()
-    accountant.history = [(plan.noise_multiplier, rates[type(sampling)], plan.rounds)]
-    return float(accountant.get_epsilon(delta=delta))
+    accountant.history = history
+    error_of_delta = delta / 1000  # Opacus's own choice, as is the error of epsilon
+    try:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # at a probability of 1
+            composed = accountant._get_dprv(eps_error=_PRV_ERROR, delta_error=error_of_delta)
+            lower, _, upper = composed.compute_epsilon(delta, error_of_delta, _PRV_ERROR)
+    except (ValueError, RuntimeError) as error:  # as it says where its transforms do not resolve a delta
+        raise UnsupportedRelease(f"the PRV accountant does not resolve this: {error}") from error
+    return float(lower), float(upper)
 
 
 class _Opacus:

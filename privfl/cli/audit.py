@@ -9,8 +9,8 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-from privfl.cli.epsilon import ObserverName
 from privfl.cli.options import Json, Runs, parse_overrides, plot_file, print_json
+from privfl.cli.planned import ObserverName
 from privfl.cli.show import facts_table, live, output
 from privfl.dp import History, Ledger
 from privfl.errors import ConfigError

@@ -1,135 +1,73 @@
-"""`privfl epsilon`: the epsilon of ledgers, or of a run that is only planned."""
+"""`privfl epsilon`: the epsilon of ledgers, or of a run that is only planned, and all that a paper plots of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from privfl.cli.options import Json, plot_file, print_json
-from privfl.cli.show import facts_table, output
-from privfl.dp import (
-    Accountant,
-    EpsilonReport,
-    Everyone,
-    FixedSize,
-    History,
-    Ledger,
-    Plan,
-    Poisson,
-    PrivacyUnit,
-    Sampling,
-    Slot,
-    TruncatedPoisson,
-    default_delta,
-    format_epsilon,
+from privfl.cli.cases import (
+    Case,
+    accountant_rows,
+    case_of_plan,
+    cases_of_ledgers,
+    curve_rows,
+    facts_of,
+    json_value,
+    jsonable,
+    observer_rows,
+    tidy_rows,
 )
-from privfl.dp import epsilon as judged
-from privfl.dp.accounting.planning import over_delta, over_rounds
-from privfl.dp.accounting.report import check_small_delta, delta_caveat
+from privfl.cli.figures import draw, draw_curves, draw_ledgers, draw_sweep
+from privfl.cli.options import Json, print_json
+from privfl.cli.planned import (
+    Adjacency,
+    AdjacencyOption,
+    BatchSize,
+    Cap,
+    Cohort,
+    CsvOption,
+    DatasetSize,
+    DeltaOption,
+    GroupOption,
+    LargeDelta,
+    Length,
+    Level,
+    ObserverName,
+    PlacementName,
+    PlacementOption,
+    PlannedRun,
+    PlotOption,
+    Population,
+    Rounds,
+    SamplingOption,
+    Steps,
+    SumOption,
+    SweepOption,
+    UnitOption,
+    Units,
+)
+from privfl.cli.show import facts_table, output
+from privfl.cli.sweeps import combinations, print_rows, write_csv
+from privfl.dp import EpsilonReport, format_epsilon
 from privfl.errors import ConfigError
 from privfl.files import user_path
-from privfl.observers import Views
+from privfl.observers import Observer
 
 EXAMPLE: Final = (
     "Examples: [bold]privfl epsilon --sampling poisson --population 10000 --cohort 100 --noise-multiplier 1 "
     "--rounds 1000 --delta 1e-5[/]\n\n[bold]privfl epsilon --unit example --dataset-size 60000 --batch-size 600 "
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
-    "--observer server[/]\n\nSeveral --ledger options give the composition of all of them."
+    "--observer server[/]\n\n[bold]privfl epsilon --population 1000 --cohort 100 --rounds 100 --sweep "
+    "noise_multiplier=0.8,1,2 --tradeoff --plot curves.pdf[/]\n\nSeveral --ledger options give the composition of all "
+    "of them, or with --each one line for each."
 )
 
-
-UNITS: Final = 1 << 20
-"""Integer units of one clip norm in a planned run, unless it says otherwise: finer ones cost nothing measurable."""
-
-
-class SamplingName(StrEnum):
-    """The sampling of a cohort."""
-
-    POISSON = "poisson"
-    TRUNCATED_POISSON = "truncated-poisson"
-    FIXED_SIZE = "fixed-size"
-    EVERYONE = "everyone"
-
-
-class Adjacency(StrEnum):
-    """The meaning of a unit's presence."""
-
-    ADD_REMOVE = "add_remove"
-    REPLACE_ONE = "replace_one"
-    ZERO_OUT = "zero_out"
-
-
-class Level(StrEnum):
-    """The unit whose presence is hidden."""
-
-    CLIENT = "client"
-    EXAMPLE = "example"
-
-
-class PlacementName(StrEnum):
-    """The place at which the noise is added."""
-
-    CENTRAL = "central"
-    DISTRIBUTED = "distributed"
-    LOCAL = "local"
-
-
-class ObserverName(StrEnum):
-    """Against whom."""
-
-    OUTSIDER = "outsider"
-    PARTICIPANT = "participant"
-    SERVER = "server"
-    KEY_HOLDER = "key_holder"
-
-
-SamplingOption = Annotated[SamplingName | None, typer.Option("--sampling", help="How cohorts are sampled.")]
-Population = Annotated[int | None, typer.Option("--population", min=1, help="Clients that exist.")]
-Cohort = Annotated[int | None, typer.Option("--cohort", min=1, help="Clients of one round, on average or exactly.")]
-Cap = Annotated[int | None, typer.Option("--cap", min=1, help="Most clients of a round (truncated-poisson).")]
-Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds.")]
-DatasetSize = Annotated[int | None, typer.Option("--dataset-size", min=1, help="Examples of the data (unit example).")]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Examples of a batch, on average (unit example).")
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (unit example).")]
-UnitOption = Annotated[Level, typer.Option("--unit", help="Whose presence is hidden.")]
-AdjacencyOption = Annotated[Adjacency, typer.Option("--adjacency", help="What presence means.")]
-ObserverOption = Annotated[ObserverName, typer.Option("--observer", help="Against whom the promise is made.")]
-DeltaOption = Annotated[
-    float | None, typer.Option("--delta", help="Chance that the promise fails; 1e-5 if absent, which is said.")
-]
-
-
-LargeDelta = Annotated[
-    bool, typer.Option("--allow-large-delta", help="Take a delta of 1/population or more, which promises little.")
-]
-PlacementOption = Annotated[PlacementName, typer.Option("--placement", help="Where the noise is added.")]
-Length = Annotated[
-    int | None, typer.Option("--length", min=1, help="Entries of the summed vector (distributed noise only).")
-]
-Units = Annotated[
-    int | None,
-    typer.Option("--units", min=1, help="Integer units of a clip norm: scale times clip (distributed; default 2^20)."),
-]
-SumOption = Annotated[
-    str | None,
-    typer.Option("--sum", metavar="NAME", help="The secure sum; needed for observers other than the outsider."),
-]
-Opacus = Annotated[bool, typer.Option("--opacus", help="Ask Opacus's PRV accountant too, where it applies.")]
-PlotOption = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", parser=plot_file, help="Draw over rounds and delta.")
-]
-
-
-GroupOption = Annotated[
-    int, typer.Option("--group", min=1, help="Units that change together, such as the clients of one person.")
-]
+_CURVE_ROWS: Final = 13
+_ALPHAS: Final = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
 def epsilon(
@@ -148,7 +86,10 @@ def epsilon(
     steps: Steps = None,
     unit: UnitOption = Level.CLIENT,
     adjacency: AdjacencyOption = Adjacency.ADD_REMOVE,
-    observer: ObserverOption = ObserverName.OUTSIDER,
+    observer: Annotated[
+        ObserverName | None,
+        typer.Option("--observer", help="Against whom the promise is made; all observers if absent."),
+    ] = None,
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,
     units: Units = None,
@@ -156,7 +97,6 @@ def epsilon(
     delta: DeltaOption = None,
     allow_large_delta: LargeDelta = False,
     group: GroupOption = 1,
-    opacus: Opacus = False,
     ledger: Annotated[
         list[Path] | None,
         typer.Option(
@@ -166,206 +106,147 @@ def epsilon(
             help="Judge what runs have spent; repeat it for their composition.",
         ),
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", parser=plot_file, help="Draw epsilon over rounds and delta."),
-    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Judge each ledger by itself instead of all together.")] = False,
+    sweep: SweepOption = None,
+    accountants: Annotated[
+        bool, typer.Option("--accountants", help="Ask every accountant there is, and show the seconds it takes.")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show delta over epsilon.")] = False,
+    tradeoff: Annotated[
+        bool, typer.Option("--tradeoff", help="Show how often any test must be wrong: false negatives over positives.")
+    ] = False,
+    prior: Annotated[
+        float, typer.Option("--prior", help="Probability of presence before the release, for Bayes risk and odds.")
+    ] = 0.5,
+    plot: PlotOption = None,
+    csv: CsvOption = None,
     as_json: Json = False,
 ) -> None:
     """Compute the epsilon of privacy ledgers, or of a run that is only planned, and report against whom it holds."""
-    chosen, why = choose_delta(delta, population or dataset_size, allow_large=allow_large_delta)
-    if ledger:
-        planned = (
-            sampling,
-            population,
-            cohort,
-            cap,
-            noise_multiplier,
-            rounds,
-            dataset_size,
-            batch_size,
-            steps,
-            sum_name,
-        )
-        if any(value is not None for value in (*planned, length, units)) or placement is not PlacementName.CENTRAL:
-            raise ConfigError("a ledger states by itself what was done: give --ledger with --observer and --delta only")
-        if opacus:
-            raise ConfigError("--opacus judges a planned run: a ledger's rounds need not be alike")
-        history = History.of([Ledger.read(path) for path in _distinct(ledger)])
-        report = judged(history, chosen, observer=observer.value, assume_secure_noise=True, group=group)
-        drawn = None if plot is None else draw_ledgers(history, report, plot)
-        tell(report, why=why, drawn=drawn, as_json=as_json)
-        return
-    how, count = planned_run(
-        unit, sampling, population=population, cohort=cohort, cap=cap, rounds=rounds,
-        dataset_size=dataset_size, batch_size=batch_size, steps=steps,
+    run = PlannedRun(
+        unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
+        rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps, placement=placement,
+        length=length, units=units, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta, group=group,
     )  # fmt: skip
-    if noise_multiplier is None:
-        raise ConfigError("--noise-multiplier is missing; `privfl calibrate` finds the least for an epsilon")
-    plan = Plan(
-        sampling=how,
-        noise_multiplier=noise_multiplier,
-        rounds=count,
-        unit=PrivacyUnit(unit.value, adjacency.value),
-        observer=observer.value,
-        placement=placement.value,
-        slots=slots_of(placement, length, units),
-        views=views_of(sum_name),
-    )
-    report = plan.report(chosen, group=group)
-    if opacus:
-        from privfl.adapters.opacus import prv_epsilon
-
-        report = replace(report, cross_checks={**report.cross_checks, "PRV (Opacus)": prv_epsilon(plan, chosen)})
-    drawn = None if plot is None else draw(plan, chosen, plot)
-    tell(report, why=why, drawn=drawn, as_json=as_json)
+    cases = _cases(run, ledger or [], sweep or [], each=each, allow_large=allow_large_delta)
+    wish = _Wish(observer, profile, tradeoff, prior, accountants, plot, csv, as_json)
+    if sweep or each:
+        _tell_several(cases, wish)
+    else:
+        _tell_one(cases[0], wish)
 
 
-def slots_of(placement: PlacementName, length: int | None, units: int | None) -> tuple[Slot, ...]:
-    """The vector of a planned run, which only distributed noise is judged by; raises `ConfigError` without it.
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """The tables, curves and files that are asked for."""
 
-    Args:
-        placement: The place at which the noise is added.
-        length: The number of entries of the vector, of `--length`; needed for distributed noise only.
-        units: Integer units of one clip norm, of `--units`; None takes `UNITS`.
-    """
-    if placement is not PlacementName.DISTRIBUTED:
-        _refuse({"--length": length, "--units": units}, f"--placement {placement.value}")
-        return ()
-    _need({"--length": length}, ("--length",), "--placement distributed")
-    return (Slot("update", int(length or 0), float(units or UNITS), 1.0),)
+    named: ObserverName | None
+    profile: bool
+    tradeoff: bool
+    prior: float
+    accountants: bool
+    plot: Path | None
+    csv: Path | None
+    as_json: bool
 
+    @property
+    def observer(self) -> Observer:
+        """The observer of the report."""
+        return "outsider" if self.named is None else self.named.value
 
-def views_of(name: str | None) -> Views | None:
-    """The views of each observer of the sum of this name, such as "masked"; None without a name."""
-    if name is None:
-        return None
-    from privfl.experiment.config import Config
-    from privfl.experiment.schemes import describe
-
-    return describe(name).views(Config())
-
-
-def _distinct(paths: Sequence[Path]) -> Sequence[Path]:
-    """The paths, if no two name one file: counting a ledger twice would not be the epsilon of anything."""
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("one ledger is given twice: give each --ledger once")
-    return paths
+    @property
+    def curves(self) -> bool:
+        """True when curves are asked for."""
+        return self.profile or self.tradeoff
 
 
-def draw_ledgers(history: History, report: EpsilonReport, path: Path) -> Path:
-    """Plot the epsilon of ledgers over their rounds and over delta.
-
-    Args:
-        history: The releases of the ledgers.
-        report: The report, which gives the observer, the delta and the caption.
-        path: The PNG that is written.
-    """
-    from privfl.report.epsilon import plot_epsilon
-
-    def spent(rounds: int, delta: float) -> float:
-        accountant = Accountant(delta, observer=report.observer, assume_secure_noise=True)
-        return accountant.spent(History(history.unit, history.rounds[:rounds]))
-
-    total = len(history.rounds)
-    shown = sorted({max(1, round(total * part / 12)) for part in range(1, 13)}) if total else []
-    over = [(float(count), spent(count, report.delta)) for count in shown]
-    deltas = [(delta, spent(total, delta)) for delta in _deltas(report.delta)]
-    caption = f"{report.sampling}; {report.observer}" + ("" if report.secure else "; if the noise were secure")
-    return plot_epsilon(over, deltas, path, delta=report.delta, caption=caption)
+def _cases(
+    run: PlannedRun, ledgers: Sequence[Path], sweeps: Sequence[str], *, each: bool, allow_large: bool
+) -> list[Case]:
+    if each and not ledgers:
+        raise ConfigError("--each judges each ledger by itself: give several --ledger options")
+    if not ledgers:
+        return [case_of_plan(run, keys, allow_large=allow_large) for keys in combinations(sweeps)]
+    if sweeps:
+        raise ConfigError("--sweep varies a planned run: a ledger states by itself what was done")
+    return cases_of_ledgers(run, ledgers, each=each, allow_large=allow_large)
 
 
-def choose_delta(delta: float | None, units: int | None, *, allow_large: bool) -> tuple[float, str]:
-    """Return the delta that was asked for, or a default, and a word on why.
-
-    Args:
-        delta: The delta that was asked for.
-        units: The number of clients or examples, where it is known.
-        allow_large: Take a delta of 1/units or more.
-
-    Raises:
-        ConfigError: The delta is that large.
-    """
-    if delta is not None:
-        if units is not None and not allow_large:
-            check_small_delta(delta, units, setting="--delta", flag="give --allow-large-delta")
-        caveat = delta_caveat(delta, units or 1)
-        return delta, f" ({caveat})" if caveat else ""
-    chosen, _ = default_delta(units or 1)
-    return chosen, " (the default: the smaller of 1e-5 and 1/units^1.1; it bounds the chance of a failure)"
-
-
-def draw(plan: Plan, delta: float, path: Path, *, budget: float | None = None) -> Path:
-    """Plot the epsilon of a plan over rounds and over delta.
-
-    Args:
-        plan: The planned run.
-        delta: The delta of the curve over rounds.
-        path: The PNG that is written.
-        budget: The epsilon to mark; None marks none.
-    """
-    from privfl.report.epsilon import plot_epsilon
-
-    rounds = sorted({max(1, round(plan.rounds * share / 12)) for share in range(1, 13)})
-    caption = f"noise multiplier {plan.noise_multiplier:g}; {plan.known_sampling.describe()}; {plan.observer}"
-    points = over_rounds(plan, delta, rounds), over_delta(plan, _deltas(delta))
-    return plot_epsilon(*points, path, delta=delta, caption=caption, budget=budget)
-
-
-def _deltas(delta: float) -> list[float]:
-    return sorted({delta, *(10.0**-power for power in range(3, 9))})
-
-
-def planned_run(
-    unit: Level,
-    sampling: SamplingName | None,
-    *,
-    population: int | None,
-    cohort: int | None,
-    cap: int | None,
-    rounds: int | None,
-    dataset_size: int | None,
-    batch_size: int | None,
-    steps: int | None,
-) -> tuple[Sampling, int]:
-    """The sampling and the number of releases that the options describe.
-
-    Raises `ConfigError` for an option that is missing, or that this kind of run does not take.
-    """
-    clients = {"--population": population, "--cohort": cohort, "--cap": cap, "--rounds": rounds, "--sampling": sampling}
-    rows = {"--dataset-size": dataset_size, "--batch-size": batch_size, "--steps": steps}
-    if unit is Level.EXAMPLE:
-        _refuse(clients, "--unit example")
-        _need(rows, ("--dataset-size", "--batch-size", "--steps"), "--unit example")
-        return Poisson(_share(batch_size, dataset_size, "--batch-size", "--dataset-size")), int(steps or 0)
-    _refuse(rows, "--unit client")
-    how = sampling or (SamplingName.EVERYONE if cohort is None else SamplingName.POISSON)
-    what = f"--sampling {how.value}"
-    if how is SamplingName.EVERYONE:
-        _refuse({"--cohort": cohort, "--cap": cap}, what)
-        _need(clients, ("--rounds",), what)
-        return Everyone(), int(rounds or 0)
-    needs = ("--population", "--cohort", "--rounds") + (("--cap",) if how is SamplingName.TRUNCATED_POISSON else ())
-    _need(clients, needs, what)
-    if how is not SamplingName.TRUNCATED_POISSON:
-        _refuse({"--cap": cap}, what)
-    if how is SamplingName.FIXED_SIZE:
-        return FixedSize(int(cohort or 0), int(population or 0)), int(rounds or 0)
-    share = _share(cohort, population, "--cohort", "--population")
-    if how is SamplingName.POISSON:
-        return Poisson(share), int(rounds or 0)
-    return TruncatedPoisson(share, int(cap or 0), int(population or 0)), int(rounds or 0)
-
-
-def tell(report: EpsilonReport, *, why: str, drawn: Path | None, as_json: bool) -> None:
-    """Print a report with its sentence and all that it rests on."""
-    if as_json:
-        told = replace(report, caveats=(*report.caveats, f"delta{why}")) if why else report
-        print_json(told.as_dict() | ({"plot": str(drawn)} if drawn else {}))
+def _tell_several(cases: Sequence[Case], wish: _Wish) -> None:
+    """Show the tidy table of several cases."""
+    if wish.accountants:
+        raise ConfigError("--accountants judges one run: leave --sweep and --each out")
+    rows = [row for case in cases for row in tidy_rows(case, wish.named)]
+    points = _points(cases, wish)
+    drawn = None
+    if wish.plot is not None and wish.curves:
+        named = [(case.label, case.ask(wish.observer)) for case in cases]
+        drawn = draw_curves(named, wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
+    elif wish.plot is not None:
+        shown = [row for row in rows if row["observer"] == wish.observer]
+        drawn = draw_sweep(shown, list(cases[0].keys), "epsilon", wish.plot)
+    if wish.csv is not None:
+        write_csv(wish.csv, points if wish.curves else rows)
+    if wish.as_json:
+        print_json({"rows": [jsonable(row) for row in rows]} | ({"points": points} if points else {}) | _at(drawn))
         return
+    print_rows("Epsilon", rows)
+    _tell_plot(drawn)
+
+
+def _tell_one(case: Case, wish: _Wish) -> None:
+    """Show the report of one case, with the tables that were asked for."""
+    report = case.ask(wish.observer)
+    drawn = None
+    if wish.plot is not None and wish.curves:
+        drawn = draw_curves([(case.label, report)], wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
+    elif wish.plot is not None:
+        drawn = _over_rounds(case, report, wish)
+    if wish.csv is not None:
+        write_csv(wish.csv, _points([case], wish) if wish.curves else tidy_rows(case, wish.named))
+    tables = {"observers": observer_rows(case)} if wish.named is None else {}
+    if wish.accountants:
+        tables["accountants"] = accountant_rows(case, wish.observer)
+    facts = facts_of(report, wish.prior) if wish.curves else {}
+    if wish.as_json:
+        told = replace(report, caveats=(*report.caveats, f"delta{case.why}")) if case.why else report
+        extra: dict[str, Any] = {name: json_value(value) for name, value in facts.items()} | tables
+        extra |= {"profile": report.profile()} if wish.profile else {}
+        extra |= {"tradeoff": report.tradeoff()} if wish.tradeoff else {}
+        print_json(told.as_dict() | extra | _at(drawn))
+        return
+    _print(case, report, facts)
+    for name, rows in tables.items():
+        print_rows("Against each observer" if name == "observers" else "Accountants", rows)
+    if wish.profile:
+        top = 1.5 * report.epsilon if 0 < report.epsilon < 1e3 else 1.0
+        shown = report.profile(top * n / (_CURVE_ROWS - 1) for n in range(_CURVE_ROWS))
+        print_rows("Privacy profile", [{"epsilon": e, "delta": d} for e, d in shown])
+    if wish.tradeoff:
+        shown = report.tradeoff(_ALPHAS)
+        print_rows("Trade-off", [{"false positive rate": a, "false negative rate, at least": b} for a, b in shown])
+    _tell_plot(drawn)
+
+
+def _points(cases: Sequence[Case], wish: _Wish) -> list[dict[str, Any]]:
+    """The points of the curves, where a file or JSON takes them."""
+    if not wish.curves or not (wish.csv or wish.as_json):
+        return []
+    return curve_rows(cases, wish.observer, profile=wish.profile, tradeoff=wish.tradeoff)
+
+
+def _over_rounds(case: Case, report: EpsilonReport, wish: _Wish) -> Path:
+    path = wish.plot or Path()
+    if case.plan is None:
+        return draw_ledgers(case.history, report, path)
+    return draw(replace(case.plan, observer=wish.observer), case.delta, path)
+
+
+def _print(case: Case, report: EpsilonReport, facts: dict[str, Any]) -> None:
+    """Print a report with its sentence and all that it rests on."""
     rows = [
         (report.label, format_epsilon(report.epsilon)),
-        ("delta", f"{report.delta:g}{why}"),
+        ("delta", f"{report.delta:g}{case.why}"),
         ("which means", report.sentence),
         ("unit", f"{report.unit.level}, {report.unit.adjacency}"),
         ("sampling", report.sampling),
@@ -375,24 +256,20 @@ def tell(report: EpsilonReport, *, why: str, drawn: Path | None, as_json: bool) 
         *(("cross-check", f"{name}: {format_epsilon(value)}") for name, value in report.cross_checks.items()),
         *(("caveat", caveat) for caveat in report.caveats),
     ]
+    if facts:
+        low, high = facts["posterior_odds"]
+        rows += [
+            ("advantage", f"{facts['advantage']:.6g} at most, of any test"),
+            ("Bayes risk", f"{facts['bayes_risk']:.6g} at least, at a prior of {facts['prior']:g}"),
+            ("posterior odds", f"{low:.4g} to {high:.4g}, each except with probability {report.delta:g}"),
+        ]
     output().print(facts_table(str(report), rows))
+
+
+def _at(drawn: Path | None) -> dict[str, str]:
+    return {"plot": str(drawn)} if drawn else {}
+
+
+def _tell_plot(drawn: Path | None) -> None:
     if drawn is not None:
         output().print(f"plot: {drawn.resolve()}", markup=False, soft_wrap=True)
-
-
-def _share(part: int | None, whole: int | None, part_name: str, whole_name: str) -> float:
-    if part is None or whole is None or part > whole:
-        raise ConfigError(f"{part_name} {part} is more than {whole_name} {whole}")
-    return part / whole
-
-
-def _refuse(options: Mapping[str, object], what: str) -> None:
-    given = next((name for name, value in options.items() if value is not None), None)
-    if given is not None:
-        raise ConfigError(f"{what} does not take {given}")
-
-
-def _need(options: Mapping[str, object], names: tuple[str, ...], what: str) -> None:
-    missing = next((name for name in names if options[name] is None), None)
-    if missing is not None:
-        raise ConfigError(f"{what} needs {missing}")

@@ -1,8 +1,10 @@
 """Differential privacy: unit, clipping, noise, releases, ledger, accounting."""
 
 from privfl.dp.accounting.accountant import Accountant, Budget, epsilon
+from privfl.dp.accounting.by_observer import ObserverFigure, by_observer
 from privfl.dp.accounting.curves import PrivacyCurve
 from privfl.dp.accounting.history import History
+from privfl.dp.accounting.opinions import Opinion, opinions
 from privfl.dp.accounting.planning import Plan, calibrate, default_delta, max_rounds, min_population, what_if
 from privfl.dp.accounting.report import EpsilonReport, format_epsilon
 from privfl.dp.adaptive import AdaptiveClip
@@ -30,6 +32,8 @@ __all__ = [
     "Ledger",
     "Mechanism",
     "Observer",
+    "ObserverFigure",
+    "Opinion",
     "Plan",
     "Poisson",
     "PrivacyCurve",
@@ -39,11 +43,13 @@ __all__ = [
     "Sampling",
     "Slot",
     "TruncatedPoisson",
+    "by_observer",
     "calibrate",
     "default_delta",
     "epsilon",
     "format_epsilon",
     "max_rounds",
     "min_population",
+    "opinions",
     "what_if",
 ]

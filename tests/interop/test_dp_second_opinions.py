@@ -1,39 +1,14 @@
-"""Other accountants beside ours: Opacus's PRV, the discrete Gaussian's own law, and three sums of one mechanism."""
+"""Other judges next to ours: the discrete Gaussian's own law, and three sums of one mechanism."""
 
 import math
 
 import pytest
 from ledgers import MASKED, SUMS, Judge, noise_of, worst_case
 
-from privfl.dp import Everyone, FixedSize, Mechanism, Plan, Poisson, PrivacyUnit, Slot
+from privfl.dp import Everyone, Mechanism, Poisson, PrivacyUnit, Slot
 from privfl.dp.accounting.compose import discrete_gaussian_epsilon
 
 SEGMENTS = [Slot("update", 100, 64.0, 1.0)]
-
-
-@pytest.mark.parametrize(("q", "z", "rounds"), [(0.01, 1.0, 1000), (0.1, 0.8, 100), (0.2, 3.0, 50)])
-def test_opacus_prv_agrees(q, z, rounds):
-    pytest.importorskip("opacus")
-    from privfl.adapters.opacus import prv_epsilon
-
-    plan = Plan(sampling=Poisson(q), noise_multiplier=z, rounds=rounds)
-    # PRV's own upper bound adds an error of 0.01 to epsilon.
-    assert plan.epsilon(1e-5) == pytest.approx(prv_epsilon(plan, 1e-5), abs=0.03)
-
-
-def test_opacus_prv_is_not_asked_what_it_does_not_know():
-    pytest.importorskip("opacus")
-    from privfl.adapters.opacus import prv_epsilon
-    from privfl.errors import ConfigError
-
-    replace = PrivacyUnit("client", "replace_one")
-    for plan in (
-        Plan(sampling=FixedSize(10, 100), noise_multiplier=1.0, rounds=1, unit=replace),
-        Plan(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, unit=replace),
-        Plan(sampling=Everyone(), noise_multiplier=1.0, rounds=1, placement="distributed", slots=tuple(SEGMENTS)),
-    ):
-        with pytest.raises(ConfigError):
-            prv_epsilon(plan, 1e-5)
 
 
 # One coordinate; dp-accounting's distribution of the discrete Gaussian. The Gaussian's epsilon is 4.377178.

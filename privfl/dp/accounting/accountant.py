@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from privfl.checks import check_choice, check_count, check_delta, check_positive
 from privfl.dp.accounting.compose import CLOSED_FORM, compose, cross_figures
@@ -21,6 +22,9 @@ from privfl.dp.release import Release
 from privfl.dp.unit import FixedSize, PrivacyUnit
 from privfl.errors import BudgetExceeded, UnsupportedRelease
 from privfl.observers import OBSERVERS, Observer
+
+if TYPE_CHECKING:
+    from privfl.dp.accounting.curves import PrivacyCurve
 
 Ledgers = Ledger | History | Sequence[Ledger | History]
 """One ledger, or several of one unit that are judged together."""
@@ -99,7 +103,7 @@ class Accountant:
             ledgers: What was released.
             quick: Compute on one coarse grid: up to about 0.001 above the figure, never below it.
         """
-        return self._judge(History.of(ledgers), quick=quick).epsilon
+        return self.judge(History.of(ledgers), quick=quick).epsilon
 
     def report(self, ledgers: Ledgers, *, cross_checks: bool = True) -> EpsilonReport:
         """Return the full statement about these ledgers.
@@ -109,7 +113,7 @@ class Accountant:
             cross_checks: Add the figures of other accountants.
         """
         history = History.of(ledgers)
-        judgment = self._judge(history, quick=False)
+        judgment = self.judge(history)
         checks = {}
         if cross_checks and judgment.profile is not None and self.group == 1:
             checks = dict(cross_figures(judgment.profile, judgment.unit, judgment.delta))
@@ -125,9 +129,23 @@ class Accountant:
             cross_checks=checks,
             caveats=_caveats(judgment, self.observer),
             group=self.group,
+            curve=cache(lambda: self._curve(history)),
         )
 
-    def _judge(self, history: History, *, quick: bool) -> _Judgment:
+    def _curve(self, history: History) -> PrivacyCurve:
+        from privfl.dp.accounting.curves import PrivacyCurve
+
+        return PrivacyCurve(
+            history, observer=self.observer, assume_secure_noise=self.assume_secure_noise, group=self.group
+        )
+
+    def judge(self, history: History, *, quick: bool = False) -> Judgment:
+        """Return the figure with its basis.
+
+        Args:
+            history: What was released.
+            quick: Compute on one coarse grid.
+        """
         insecure = [r.round for r in history.releases if not r.secure and r.placement != "none"]
         if insecure and not self.assume_secure_noise:
             raise UnsupportedRelease(
@@ -146,16 +164,16 @@ class Accountant:
             unit = PrivacyUnit(unit.level, "zero_out")
         delta = self.delta - turn
         if seen.unbounded:
-            return _Judgment(math.inf, "none", history, unit, delta, reason=seen.unbounded)
+            return Judgment(math.inf, "none", history, unit, delta, reason=seen.unbounded)
         worst, accountant, profile = -1.0, CLOSED_FORM, seen.profiles[0]
         for candidate in seen.profiles:
             figure, name = compose(candidate, unit, delta, observer=self.observer, quick=quick, group=self.group)
             if figure > worst:
                 worst, accountant, profile = figure, name, candidate
-        judgment = _Judgment(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
+        judgment = Judgment(worst, accountant, history, unit, delta, profile, turn=turn, excess=excess)
         return self._at_most_known(judgment) if self.observer == "outsider" else judgment
 
-    def _at_most_known(self, judgment: _Judgment) -> _Judgment:
+    def _at_most_known(self, judgment: Judgment) -> Judgment:
         """The outsider's figure, or that of one who knows a client to be in every release, if it is smaller.
 
         An outsider knows no more than such an observer, for whom neither sampling nor skipped rounds matter.
@@ -167,15 +185,24 @@ class Accountant:
         figure, name = compose(profile, unit, self.delta, observer="participant", group=self.group)
         if figure >= judgment.epsilon:
             return judgment
-        return _Judgment(figure, name, judgment.history, unit, self.delta, profile, always=True)
+        return Judgment(figure, name, judgment.history, unit, self.delta, profile, always=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgment:
-    """A figure and its basis: the history as it was counted, the unit, and the rest of delta.
+class Judgment:
+    """A figure and its basis.
 
-    `turn` was taken off delta for skipped rounds, or would have been `excess`. `always`: the figure is that of a client
-    in every release.
+    Attributes:
+        epsilon: The figure.
+        accountant: The name of the accountant.
+        history: The history as it was counted.
+        unit: The unit that can be promised.
+        delta: The rest of delta, after `turn` was taken off.
+        profile: The events that were composed; None where nothing bounds epsilon.
+        reason: Why nothing bounds epsilon; empty otherwise.
+        turn: The part of delta that was taken off for skipped rounds.
+        excess: What skipped rounds would have taken, where that is too much.
+        always: True where the figure is that of a client in every release.
     """
 
     epsilon: float
@@ -245,7 +272,7 @@ class Budget:
         return spent
 
 
-def _caveats(judgment: _Judgment, observer: Observer) -> tuple[str, ...]:
+def _caveats(judgment: Judgment, observer: Observer) -> tuple[str, ...]:
     if judgment.reason:
         return (judgment.reason,)
     releases, unit = judgment.history.releases, judgment.unit
@@ -287,7 +314,7 @@ def _fixed_size(history: History) -> bool:
     )
 
 
-def _sampling_in_words(history: History, observer: Observer, judgment: _Judgment) -> str:
+def _sampling_in_words(history: History, observer: Observer, judgment: Judgment) -> str:
     if observer != "outsider":
         return "the observer knows who took part: no amplification"
     words = []

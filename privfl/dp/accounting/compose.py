@@ -134,7 +134,7 @@ def _gaussian(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group:
             raise
     sampled = [(event, count) for event, count in items if not isinstance(event.sampling, Everyone)]
     merged = 1 / (math.sqrt(inverse) * unit.factor) if inverse else math.inf
-    return _untilted(sorted(sampled, key=repr), merged, unit, delta, quick=quick), PLD
+    return untilted(sorted(sampled, key=repr), merged, unit, delta, quick=quick), PLD
 
 
 def combined(items: Items) -> tuple[list[tuple[float, Sampling, int]], float]:
@@ -174,10 +174,21 @@ def likened(items: Items) -> tuple[Items, IntegerNoise]:
     return frozenset(gaussian.items()), IntegerNoise(tuple(groups), shares, max(sizes))
 
 
-def _untilted(
+def untilted(
     sampled: Sequence[tuple[Event, int]], merged: float, unit: PrivacyUnit, delta: float, *, quick: bool
 ) -> float:
-    """dp-accounting's composition, for deltas that it resolves."""
+    """dp-accounting's composition, for deltas that it resolves.
+
+    Args:
+        sampled: The sampled events and how often each occurs.
+        merged: The noise multiplier of all other events together; infinite where there are none.
+        unit: The unit, with its adjacency.
+        delta: In (0, 1).
+        quick: Compute on one coarse grid.
+
+    Raises:
+        UnsupportedRelease: `delta` is too small for the rounding of its transforms.
+    """
     # Powers of a transform amplify its rounding by the count: what that can hide is taken off delta.
     slack = _FFT_SLACK + _FFT_SLACK_EACH * sum(count for _, count in sampled)
     if delta < 100 * slack:
@@ -209,7 +220,7 @@ def discrete_gaussian_epsilon(sigma: float, sensitivity: int, delta: float, *, c
     check_count("sensitivity", sensitivity)
     check_count("count", count)
     check_delta(delta)
-    pld = _library().pld.privacy_loss_distribution
+    pld = dp_accounting_library().pld.privacy_loss_distribution
     one = pld.from_discrete_gaussian_mechanism(sigma, sensitivity=sensitivity, value_discretization_interval=_FINE_GRID)
     return float(one.self_compose(count).get_epsilon_for_delta(delta - _FFT_SLACK))
 
@@ -221,14 +232,15 @@ def _on_grid(sampled: Iterable[tuple[Event, int]], merged: float, unit: PrivacyU
         part = part.self_compose(count)
         total = part if total is None else total.compose(part)
     if math.isfinite(merged):
-        total = _distribution(merged, EVERYONE, False, grid).compose(total)
+        rest = _distribution(merged, EVERYONE, False, grid)
+        total = rest if total is None else rest.compose(total)
     return total
 
 
 @lru_cache(maxsize=16)
 def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> Any:
     """The privacy loss distribution of one event on a grid, pessimistic."""
-    pld = _library().pld.privacy_loss_distribution
+    pld = dp_accounting_library().pld.privacy_loss_distribution
     if isinstance(sampling, FixedSize):
         q = sampling.size / sampling.population
         return _from_profile(lambda e: fixed_size_delta(z, q, e), z, grid)
@@ -237,7 +249,7 @@ def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> A
             sampling.population, sampling.probability, sampling.cap, z, value_discretization_interval=grid
         )
     q = sampling.probability if isinstance(sampling, Poisson) else 1.0
-    relation = _library().NeighboringRelation
+    relation = dp_accounting_library().NeighboringRelation
     # Under replace_one: (1-q) N(0) + q N(-C) against (1-q) N(0) + q N(C); `profiles` proves that this pair dominates.
     adjacency = relation.REPLACE_ONE if replace else relation.ADD_OR_REMOVE_ONE
     return pld.from_gaussian_mechanism(
@@ -247,7 +259,7 @@ def _distribution(z: float, sampling: Sampling, replace: bool, grid: float) -> A
 
 def _from_profile(delta: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], z: float, grid: float) -> Any:
     """The distribution whose hockey-stick divergence is `delta`, symmetric in the neighbors, by connecting the dots."""
-    library = _library().pld
+    library = dp_accounting_library().pld
     top = math.ceil(profile_reach(z) / grid)
     epsilons = np.arange(0, top + 1) * grid
     upper = np.minimum.accumulate(np.clip(delta(epsilons.astype(np.float64)), 0.0, 1.0))
@@ -313,7 +325,7 @@ def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[
         return {}
     if not all(event.gaussian for event in profile):
         return {RDP: rdp_epsilon(sorted(profile.items(), key=repr), delta, factor=unit.factor)}
-    library = _library()
+    library = dp_accounting_library()
     accountant = library.rdp.RdpAccountant(_ORDERS)
     for event, count in profile.items():
         one = library.GaussianDpEvent(event.noise_multiplier)
@@ -332,7 +344,8 @@ def _tilted(
     return tilted_epsilon(orders_of(events, unit.adjacency, group=group), delta, quick=quick)
 
 
-def _library() -> Any:
+def dp_accounting_library() -> Any:
+    """Return the package `dp_accounting`; raises `MissingExtra` without it."""
     try:
         import dp_accounting
         import dp_accounting.pld

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.checks import check_choice, check_count
+from privfl.checks import check_choice, check_count, check_delta
 from privfl.dp.accounting.accountant import Ledgers
 from privfl.dp.accounting.comparison import SHARE, gap
 from privfl.dp.accounting.compose import NO_GROUP, IntegerNoise, Items, check_events, combined, likened
@@ -28,8 +28,10 @@ SMALLEST_DELTA: Final = 1e-15
 
 _UP: Final = 1 + 1e-9
 _MIN_DELTA: Final = 1e-18
-_STEPS: Final = 300
-_GOLDEN: Final = 0.5 * (math.sqrt(5.0) - 1.0)
+_MAX_EPSILON: Final = 600.0
+_STEPS: Final = 240
+_REFINED: Final = 4  # parabolas for each point of a trade-off curve
+_ODDS_STEPS: Final = 60
 
 
 class PrivacyCurve:
@@ -64,6 +66,7 @@ class PrivacyCurve:
                 "for what would hold if the noise were secure"
             )
         self._choices = _choices(history, observer, group)
+        self._known: dict[float, float] = {}
 
     def delta(self, epsilon: float) -> float:
         """The delta at `epsilon` >= 0, in both orders of the neighbors, rounded up.
@@ -73,13 +76,74 @@ class PrivacyCurve:
         """
         if not (epsilon >= 0 and math.isfinite(epsilon)):
             raise ConfigError(f"epsilon must be a finite number of at least 0, not {epsilon!r}")
-        figures = [turn + max(delta(epsilon) for delta in deltas) for deltas, turn in self._choices]
-        return min(1.0, *figures)
+        if epsilon not in self._known:
+            figures = [turn + max(delta(epsilon) for delta in deltas) for deltas, turn in self._choices]
+            self._known[epsilon] = min(1.0, *figures)
+        return self._known[epsilon]
 
     @property
     def advantage(self) -> float:
         """The most by which a test's true positive rate exceeds its false positive rate: delta at epsilon 0."""
         return self.delta(0.0)
+
+    def bayes_risk(self, prior: float = 0.5) -> float:
+        """The least probability of error of any guess whether the unit is present, rounded down.
+
+        It is min(p, 1 - p) (1 - delta(|ln((1 - p)/p)|)), the least error of any test between the two neighbors.
+
+        Args:
+            prior: The probability p in (0, 1), before the release, that the unit is present.
+
+        Raises:
+            ConfigError: The prior is none.
+        """
+        odds = prior_odds(prior)
+        return max(0.0, min(prior, 1 - prior) * (1 - self.delta(abs(math.log(odds)))) * (1 - 1e-12))
+
+    def log_odds(self, delta: float) -> float:
+        """The most by which the logarithm of the odds of presence rises, except with probability `delta`, rounded up.
+
+        This is a bound t of the privacy loss itself, and above epsilon. It rests on an inequality for every e < t:
+        delta(e) >= P[loss > t] (1 - exp(e - t)). The fall of the odds is bounded alike. Infinite where nothing is
+        promised.
+
+        Args:
+            delta: The probability in (0, 1).
+
+        Raises:
+            ConfigError: `delta` is none.
+        """
+        check_delta(delta)
+        high = 1.0
+        while self.delta(high) > delta / 4:
+            high *= 1.5
+            if high > _MAX_EPSILON:
+                return math.inf
+        grid = high * np.linspace(0.0, 1.0, _ODDS_STEPS)
+        best = math.inf
+        for _ in range(2):
+            # 1 - exp(e - t) >= delta(e)/delta, so t >= e - ln(1 - delta(e)/delta)
+            found = [
+                (e - math.log1p(-d / delta), e) for e in map(float, grid) if (d := self.delta(e)) < delta * (1 - 1e-9)
+            ]
+            bound, at = min(found)
+            best = min(best, bound)
+            step = float(grid[1] - grid[0])
+            grid = np.linspace(max(at - step, 0.0), at + step, _ODDS_STEPS // 2)
+        return best * _UP
+
+    def posterior_odds(self, prior: float, delta: float) -> tuple[float, float]:
+        """The least and the greatest odds of presence after the release, each except with probability `delta`.
+
+        Args:
+            prior: The probability in (0, 1), before the release, that the unit is present.
+            delta: The probability in (0, 1) with which each of the two may fail.
+
+        Raises:
+            ConfigError: The prior or delta is none.
+        """
+        odds, bound = prior_odds(prior), self.log_odds(delta)
+        return (0.0, math.inf) if bound > _MAX_EPSILON else (odds * math.exp(-bound), odds * math.exp(bound))
 
     def profile(self, epsilons: Iterable[float]) -> list[tuple[float, float]]:
         """(epsilon, delta) points."""
@@ -88,8 +152,8 @@ class PrivacyCurve:
     def tradeoff(self, alphas: Iterable[float]) -> list[tuple[float, float]]:
         """(alpha, beta) points: a test of false positive rate alpha misses at least beta, rounded down.
 
-        Every epsilon gives a bound that holds; the best of a fine grid of them is taken (Dong, Roth and Su 2022,
-        proposition 6).
+        Every epsilon gives a bound that holds (Dong, Roth and Su 2022, proposition 6). The best of a fine grid of them
+        is taken, and parabolas search its neighborhood.
 
         Raises:
             ConfigError: An alpha outside [0, 1].
@@ -111,31 +175,41 @@ class PrivacyCurve:
 
     def _beta(self, alpha: float, grid: np.ndarray, deltas: np.ndarray) -> float:
         bounds = [_bound(alpha, float(e), float(d)) for e, d in zip(grid, deltas, strict=True)]
-        best = max(range(len(bounds)), key=lambda n: bounds[n])
-        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
-
-        def bound(epsilon: float) -> float:
-            return _bound(alpha, epsilon, self.delta(epsilon))
-
-        # Golden-section search; each point that it tries is a bound by itself.
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        at_left, at_right = bound(left), bound(right)
-        found = max(bounds[best], at_left, at_right)
-        for _ in range(6):
-            if at_left >= at_right:
-                high, right, at_right = right, left, at_left
-                left = high - _GOLDEN * (high - low)
-                at_left = bound(left)
-            else:
-                low, left, at_left = left, right, at_right
-                right = low + _GOLDEN * (high - low)
-                at_right = bound(right)
-            found = max(found, at_left, at_right)
+        best = min(max(range(len(bounds)), key=lambda n: bounds[n]), len(bounds) - 2)
+        points = [(float(grid[n]), bounds[n]) for n in range(max(best - 1, 0), max(best - 1, 0) + 3)]
+        found = max(bounds)
+        for _ in range(_REFINED):  # each point that is tried is a bound by itself
+            at = _vertex(points)
+            if at is None or at in self._known:
+                break
+            points.append((at, _bound(alpha, at, self.delta(at))))
+            points.remove(min(points, key=lambda point: point[1]))
+            points.sort()
+            before, found = found, max(found, *(value for _, value in points))
+            if found - before < 1e-9:
+                break
         return max(0.0, found - 1e-12)
 
 
+def prior_odds(prior: float) -> float:
+    """p/(1 - p); raises `ConfigError` for a prior outside (0, 1)."""
+    if not 0 < prior < 1:
+        raise ConfigError(f"prior must be a probability in (0, 1), not {prior!r}")
+    return prior / (1 - prior)
+
+
+def _vertex(points: list[tuple[float, float]]) -> float | None:
+    """The place of the maximum of the parabola through three points, if it has one between them."""
+    (a, fa), (b, fb), (c, fc) = points
+    left, right = (b - a) * (fb - fc), (b - c) * (fb - fa)
+    if left == right:
+        return None
+    at = b - 0.5 * ((b - a) * left - (b - c) * right) / (left - right)
+    return at if a < at < c else None
+
+
 def _bound(alpha: float, epsilon: float, delta: float) -> float:
-    if epsilon > 600:
+    if epsilon > _MAX_EPSILON:
         return 0.0
     rest = 1.0 - delta
     return max(0.0, rest - math.exp(epsilon) * alpha, math.exp(-epsilon) * (rest - alpha))
@@ -188,7 +262,7 @@ def _gaussian(items: Items, unit: PrivacyUnit, group: int) -> Delta:
         z = 1 / (math.sqrt(inverse) * unit.factor * group)
         return lambda epsilon: min(1.0, math.exp(log_delta(z, epsilon)) * _UP)
     from privfl.dp.accounting.orders import orders_of
-    from privfl.dp.accounting.tilted import TiltedProfile
+    from privfl.dp.accounting.tilted_profile import TiltedProfile
 
     return TiltedProfile(orders_of(events, unit.adjacency, group=group), SMALLEST_DELTA).delta
 
@@ -224,6 +298,8 @@ def _compared(gaussian: Delta, noise: IntegerNoise, epsilon: float) -> float:
         rest = gaussian(there - again.g1 - again.g2)
         at = math.exp(again.g1) * (rest + SHARE * delta) + SHARE * delta + again.own
         # Below `there` the profile of an (epsilon, delta) bound goes on as that of randomized response.
-        part = (math.exp(there) - math.exp(epsilon)) / (1 + math.exp(there)) if there < 600 else 1.0
-        figure = min(figure, at + max(1 - at, 0.0) * part)
+        part = (math.exp(there) - math.exp(epsilon)) / (1 + math.exp(there)) if there < _MAX_EPSILON else 1.0
+        before, figure = figure, min(figure, at + max(1 - at, 0.0) * part)
+        if figure > before * (1 - 1e-4):
+            break
     return min(figure * _UP, 1.0)

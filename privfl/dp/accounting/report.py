@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from privfl.dp.unit import PrivacyUnit
 from privfl.errors import ConfigError
 from privfl.observers import Observer
+
+if TYPE_CHECKING:
+    from privfl.dp.accounting.curves import PrivacyCurve
+
+Points = list[tuple[float, float]]
 
 _AGAINST: Final[Mapping[Observer, str]] = {
     "outsider": "somebody who sees the released models but not who took part in which round",
@@ -66,6 +71,10 @@ def check_small_delta(delta: float, population: int, *, setting: str, flag: str)
         raise ConfigError(f"{caveat}. Set {setting} below {1 / population:g}, or {flag} if that is meant")
 
 
+ALPHAS: Final = tuple(n / 100 for n in range(101))
+"""The false positive rates of a trade-off curve, unless others are asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpsilonReport:
     """Epsilon at one delta for one unit against one observer.
@@ -83,6 +92,8 @@ class EpsilonReport:
         cross_checks: Other accountants' figures by name, each an upper bound of its own.
         caveats: Assumptions in words.
         group: How many units change together.
+        curve: Makes the curve behind the figure: the promise of the same releases at every epsilon. None where the
+            report was made without one.
     """
 
     epsilon: float
@@ -96,6 +107,52 @@ class EpsilonReport:
     cross_checks: Mapping[str, float] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     group: int = 1
+    curve: Callable[[], PrivacyCurve] | None = field(default=None, repr=False, compare=False)
+
+    def profile(self, epsilons: Iterable[float] | None = None) -> Points:
+        """(epsilon, delta) points, each an upper bound; by default 61 from 0 to 1.5 times the figure.
+
+        Raises:
+            ConfigError: A negative epsilon, or a report without a curve.
+        """
+        top = 1.5 * self.epsilon if math.isfinite(self.epsilon) and self.epsilon > 0 else 1.0
+        return self._curve().profile([top * n / 60 for n in range(61)] if epsilons is None else epsilons)
+
+    def tradeoff(self, alphas: Iterable[float] | None = None) -> Points:
+        """(alpha, beta) points: a test of false positive rate alpha misses at least beta; by default 101 alphas.
+
+        Raises:
+            ConfigError: An alpha outside [0, 1], or a report without a curve.
+        """
+        return self._curve().tradeoff(ALPHAS if alphas is None else alphas)
+
+    @property
+    def advantage(self) -> float:
+        """The most by which a test's true positive rate exceeds its false positive rate."""
+        return self._curve().advantage
+
+    def bayes_risk(self, prior: float = 0.5) -> float:
+        """The least probability of error of any guess whether the unit is present.
+
+        Args:
+            prior: The probability in (0, 1), before the release, that it is.
+        """
+        return self._curve().bayes_risk(prior)
+
+    def posterior_odds(self, prior: float) -> tuple[float, float]:
+        """The least and the greatest odds of presence after the release, each except with probability `delta`.
+
+        They bound the privacy loss itself, so the greatest is above e^epsilon times the odds of the prior.
+
+        Args:
+            prior: The probability in (0, 1), before the release, that the unit is present.
+        """
+        return self._curve().posterior_odds(prior, self.delta)
+
+    def _curve(self) -> PrivacyCurve:
+        if self.curve is None:
+            raise ConfigError("this report has no curve: ask privfl.dp.epsilon(...) or Plan.report(...) for one")
+        return self.curve()
 
     @property
     def label(self) -> str:
@@ -128,7 +185,7 @@ class EpsilonReport:
         """
         name = "epsilon" if self.secure else "epsilon_if_the_noise_were_secure"
         return {
-            name: _json(self.epsilon),
+            name: json_figure(self.epsilon),
             "delta": self.delta,
             "accountant": self.accountant,
             "unit": self.unit.level,
@@ -137,13 +194,14 @@ class EpsilonReport:
             "observer": self.observer,
             "rounds": self.rounds,
             "group": self.group,
-            "cross_checks": {key: _json(value) for key, value in self.cross_checks.items()},
+            "cross_checks": {key: json_figure(value) for key, value in self.cross_checks.items()},
             "caveats": list(self.caveats),
             "sentence": self.sentence,
         }
 
 
-def _json(value: float) -> float | str:
+def json_figure(value: float) -> float | str:
+    """An epsilon for `--json`: the figure, or "infinity"."""
     return "infinity" if math.isinf(value) else value
 
 

@@ -21,7 +21,7 @@ from privfl.dp.accounting.losses import UNIT, Cells, Floats, Loss
 from privfl.dp.accounting.saddle import Moments, bisect, first_power, log_estimate, moments_of, root
 from privfl.errors import UnsupportedRelease
 
-_POINTS: Final = 80  # grid points in a standard deviation
+POINTS: Final = 80  # grid points in a standard deviation
 _MAX_STEP: Final = 1 << 18  # grid points of one step
 _MAX_WINDOW: Final = 1 << 22
 _BELOW: Final = 25.0  # e^-25 of the tilted sum may be below the window, and wraps around to its top
@@ -31,10 +31,11 @@ _CLOSE: Final = 1e-4
 _NEAR: Final = 1e-3  # an epsilon this near to the tilted mean needs no other tilt
 _HALVINGS: Final = 4
 _WORTH: Final = 1e-2  # a share of the error in delta above which less tilt is tried
-_LESS: Final = (0.85, 0.5, 0.25)  # parts of the tilt that are tried then
+LESS: Final = (0.85, 0.5, 0.25)  # parts of the tilt that are tried then
 _COARSEST: Final = 4.0
 _TOO_MUCH: Final = 0.5
 _REACH: Final = 50.0
+_NOTHING: Final = 1e-12  # the tilted probability of points that are not summed one by one
 
 Complexes = npt.NDArray[np.complex128]
 
@@ -75,7 +76,7 @@ class _Search:
         self.figure, share = self.composition.epsilon()
         guess = self.composition.guess
         if math.isfinite(self.figure) and abs(self.figure - guess) > 0.1 * self.figure:
-            self.composition = self.composition.on(points=_POINTS, tilt=self.composition.tilt_for(self.figure))
+            self.composition = self.composition.on(points=POINTS, tilt=self.composition.tilt_for(self.figure))
             figure, share = self.composition.epsilon()
             self.figure = min(self.figure, figure)
         self.done = self.composition.at_limit or share > _WORTH
@@ -83,7 +84,7 @@ class _Search:
         while share > _WORTH and step < _COARSEST:
             # The error of a transform does not shrink with the step, but its bound grows with the transform.
             step, before = 2.0 * step, self.figure
-            figure, share = self.composition.on(points=_POINTS, coarser=step).epsilon()
+            figure, share = self.composition.on(points=POINTS, coarser=step).epsilon()
             self.figure = min(before, figure)
             if figure > before:
                 break
@@ -95,37 +96,8 @@ class _Search:
         before, points = self.figure, 2 * self.composition.points
         self.composition = self.composition.on(points=points, tilt=self.composition.tilt_for(before))
         self.figure = min(before, self.composition.epsilon()[0])
-        self.done = self.composition.at_limit or points >= _POINTS << _HALVINGS
+        self.done = self.composition.at_limit or points >= POINTS << _HALVINGS
         return before - self.figure >= _CLOSE * before
-
-
-class TiltedProfile:
-    """delta over epsilon of a composition, in the worst order of the neighbors.
-
-    Args:
-        orders: The composition in each order of the neighbors.
-        floor: The least delta that is wanted; below it the profile is an upper bound that is not close.
-    """
-
-    def __init__(self, orders: Sequence[Order], floor: float) -> None:
-        self._compositions = [Composition(order, math.log(floor), 2 * _POINTS) for order in orders if order]
-        self._transforms: list[list[Transform]] = [[] for _ in self._compositions]
-
-    def delta(self, epsilon: float) -> float:
-        """delta at `epsilon` >= 0, rounded up."""
-        logs = (self._log_delta(n, epsilon) for n in range(len(self._compositions)))
-        return max((min(1.0, math.exp(log) * (1 + 1e-9)) for log in logs), default=0.0)
-
-    def _log_delta(self, order: int, epsilon: float) -> float:
-        composition, transforms = self._compositions[order], self._transforms[order]
-        for transform in transforms:
-            if transform.is_sharp(epsilon):
-                return transform.log_delta(epsilon)
-        tilt = composition.tilt_for(epsilon)
-        made = [made for part in (1.0, *_LESS) if (made := composition.transform(part * tilt)) is not None]
-        made = [*made[:1], *(other for other in made[1:] if not made[0].is_sharp(epsilon))]
-        transforms.extend(made[:1])
-        return min((transform.log_delta(epsilon) for transform in made), default=0.0)
 
 
 class Composition:
@@ -143,7 +115,7 @@ class Composition:
         self,
         order: Order,
         log_delta: float,
-        points: int = _POINTS,
+        points: int = POINTS,
         tilt: float | None = None,
         coarser: float = 1.0,
     ) -> None:
@@ -178,7 +150,7 @@ class Composition:
                 break
             tilt, guess = self.tilt_for(best), best
         if best_share > _WORTH:
-            for part in _LESS:
+            for part in LESS:
                 best, best_share = min((best, best_share), self._at(part * tilt, guess))
         return best, best_share
 
@@ -216,7 +188,10 @@ class Composition:
             high += 0.25 * (high - low)
         values, norm, rounding = self._convolve(tilt, start, size)
         error = 8 * UNIT * (self.count + 8) * (math.log2(size) + 1) * norm
-        return Transform(self, tilt, exact.log + rounding, start, values, error, log_top)
+        above = np.cumsum(values[::-1])[::-1]  # the probability of each point and all above it
+        reach = int(np.searchsorted(-above, -_NOTHING))
+        rest = float(above[reach]) * (1 + 1e-9) if reach < size else 0.0
+        return Transform(self, tilt, exact.log + rounding, start, values, error, log_top, reach, rest)
 
     def _convolve(self, tilt: float, start: int, size: int) -> tuple[Floats, float, float]:
         """The tilted distribution on `size` points from `start`, the largest 2-norm of a step, and ln of a rounding."""
@@ -298,6 +273,8 @@ class Transform:
         values: Tilted probabilities, at least 0.
         error: Bound of the 2-norm of their errors.
         log_top: ln of a bound of the probability above the window.
+        reach: The number of points that are summed one by one.
+        rest: The tilted probability of the points above them.
     """
 
     composition: Composition
@@ -307,22 +284,23 @@ class Transform:
     values: Floats
     error: float
     log_top: float
+    reach: int
+    rest: float
 
     def log_delta(self, epsilon: float) -> float:
         """ln of delta at `epsilon`, rounded up; 0 below the window. Losses below both the window and `epsilon` wrap
         around to the top of the window and add to delta."""
-        if epsilon < self.start * self.composition.h:
-            return 0.0
-        body, noise = self._sums(epsilon)
-        return self._total(epsilon, body + noise)
+        return self.judged(epsilon)[0]
 
-    def is_sharp(self, epsilon: float) -> bool:
-        """True when next to nothing of delta at `epsilon` is the error of the transform or the bound of the tail."""
+    def judged(self, epsilon: float) -> tuple[float, bool]:
+        """ln of delta at `epsilon`, as `log_delta`, and True where the transform resolves it. Next to nothing of delta
+        is then the error of the transform or the bound of the tail."""
         if epsilon < self.start * self.composition.h:
-            return False
+            return 0.0, False
         body, noise = self._sums(epsilon)
         log_body = self.log_total - self.tilt * epsilon + math.log(body) if body > 0 else -math.inf
-        return noise <= 1e-4 * body and self.log_top <= log_body - 10.0
+        sharp = noise <= 1e-4 * body and self.log_top <= log_body - 10.0
+        return self._total(epsilon, body + noise), sharp
 
     def error_share(self, epsilon: float, log_delta: float) -> float:
         """The part of e^log_delta that is the error of the transform."""
@@ -362,19 +340,21 @@ class Transform:
     def _sums(self, epsilon: float) -> tuple[float, float]:
         h, tilt = self.composition.h, self.tilt
         first = max(math.floor(epsilon / h) + 1 - self.start, 0)
-        last = len(self.values)
+        size = len(self.values)
+        if first >= size:
+            return 0.0, 0.0
+        last = max(self.reach, first + 1)
         if tilt > 0:
             last = min(last, first + 1 + math.ceil(_REACH / (tilt * h)))
-        if first >= len(self.values):
-            return 0.0, 0.0
         above = np.maximum((self.start + np.arange(first, last)) * h - epsilon, 0.0)
         value = np.exp(-tilt * above) * -np.expm1(-above)
         body = float(np.dot(self.values[first:last], value)) * (1 + 1e-12)
-        noise = self.error * float(np.linalg.norm(value))
-        if last < len(self.values):
-            body += math.exp(-_REACH) * 2.0
-            noise += math.exp(-_REACH) * self.error * math.sqrt(len(self.values))
-        return body, noise
+        norm, rest = float(np.linalg.norm(value)), 0.0
+        if last < size:  # their values are at most e^(-tilt above)
+            most = math.exp(-tilt * max((self.start + last) * h - epsilon, 0.0))
+            rest = most * (self.rest if last >= self.reach else 1.0 + 1e-9)
+            norm = math.hypot(norm, most * math.sqrt(size - last))
+        return body, (self.error * norm + rest) * (1 + 1e-12)
 
     def _total(self, epsilon: float, sums: float) -> float:
         rest = float(np.logaddexp(self.log_top, self.composition.log_infinity))

@@ -79,15 +79,6 @@ def test_integer_noise_before_a_run(capsys):
     assert said(capsys)["noise_multiplier"] >= 0.9360
 
 
-def test_a_second_opinion_by_opacus(capsys):
-    pytest.importorskip("opacus")
-    assert run(["epsilon", *FEW, "--population", "10000", "--opacus", "--json"]) == 0
-    report = said(capsys)
-    assert report["cross_checks"]["PRV (Opacus)"] == pytest.approx(report["epsilon"], abs=0.03)
-    assert run(["epsilon", *FEW, "--population", "10000", "--opacus", "--adjacency", "replace_one"]) == 2
-    assert run(["epsilon", "--ledger", "x", "--opacus"]) == 2
-
-
 def test_a_default_delta_says_so_in_json_too(capsys):
     assert run(["epsilon", "--noise-multiplier", "1", "--rounds", "1", "--json"]) == 0
     assert any("the default" in caveat for caveat in said(capsys)["caveats"])
