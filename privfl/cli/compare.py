@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.table import Table
 
 from privfl.cli.options import Json, print_json
-from privfl.cli.show import facts_table, live, output, size
+from privfl.cli.show import facts_table, live, output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.arms import Cell, Row
 from privfl.experiment.compare import WARNING, Comparison, as_record, run_comparison, summarize, who_sees
 from privfl.experiment.schemes import SCHEMES
-from privfl.files import atomic_write, canonical_json, existing_parent, user_path
+from privfl.files import atomic_write, byte_size, canonical_json, existing_parent, user_path
 
 EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2,8 --seeds 2[/]"
 
@@ -94,7 +94,7 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
         spread = f" ± {row.deviation:.3f}" if row.seeds > 1 else ""
         outsider = "-" if row.epsilon is None else format_epsilon(row.epsilon, 2)
         server = "-" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
-        moved = (size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
+        moved = (byte_size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
         table.add_row(
             row.arm,
             f"{row.accuracy:.3f}{spread}",

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from privfl.cli.options import Json, Seed, plot_file, print_json
-from privfl.cli.show import facts_table, follow, output, size
+from privfl.cli.show import facts_table, follow, output
 from privfl.demos.hospitals import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.demos.regression import LineDemo, LineResult
 from privfl.dp import Observer, format_epsilon
 from privfl.errors import MissingExtra
 from privfl.experiment.schemes import SCHEMES
+from privfl.files import byte_size
 
 EXAMPLE: Final = "Examples: [bold]privfl demo --sum ckks[/]   [bold]privfl demo linear-regression[/]"
 
@@ -83,7 +84,10 @@ def _rows(result: DemoResult) -> list[tuple[str, str]]:
         *((f"against {_OBSERVERS[name]}", _other(result, name)) for name in result.epsilons if name != "outsider"),
         ("rounds", f"{rounds} of {len(result.reports)}"),
         ("dropouts", f"{result.dropouts}, each sum recovered without them ({absent})"),
-        ("bytes", f"{size(result.bytes_up)} up, {size(result.bytes_down)} down, all hospitals and rounds together"),
+        (
+            "bytes",
+            f"{byte_size(result.bytes_up)} up, {byte_size(result.bytes_down)} down, all hospitals and rounds together",
+        ),
         ("seconds", f"{result.seconds:.1f}"),
         ("the server saw", result.sighting.words),
     ]

@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 
 from privfl.cli.options import print_json
-from privfl.cli.show import output, size
+from privfl.cli.show import output
 from privfl.errors import ConfigError
+from privfl.files import byte_size
 from privfl.secagg.noiseplan import NoisePlan, NoisePrice, plan_noise
 from privfl.secagg.plan import Speed, measure_speed
 
@@ -130,7 +131,7 @@ def _row(cost: NoisePrice) -> tuple[str, ...]:
         f"{cost.max_variance:.2f}",
         f"{cost.min_members_to_open} {unit}",
         f"{100 * cost.failure:.2g} %",
-        size(cost.bytes) if cost.bytes else "0",
+        byte_size(cost.bytes) if cost.bytes else "0",
         f"{cost.client_seconds:.2g}",
         f"{cost.server_seconds:.2g}" if cost.server_samples else "0",
     )

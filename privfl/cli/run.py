@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from privfl.cli.options import Json, Runs, Seed, parse_overrides, print_json
-from privfl.cli.show import facts_table, follow, output, size
+from privfl.cli.show import facts_table, follow, output
 from privfl.errors import BudgetExceeded
 from privfl.experiment import Experiment, load_config
-from privfl.files import user_path
+from privfl.files import byte_size, user_path
 
 PRIVATE: Final = "not_for_publication"
 
@@ -88,7 +88,7 @@ def _rows(experiment: Experiment) -> list[tuple[str, str]]:
         rows += [("privacy", str(report)), ("which means", report.sentence), ("assuming", "; ".join(report.caveats))]
     rows.append(("dropouts", str(sum(len(r.dropouts) for r in reports))))
     up, down = sum(r.bytes_up for r in reports), sum(r.bytes_down for r in reports)
-    rows.append(("bytes", f"{size(up)} up, {size(down)} down, all clients and rounds together"))
+    rows.append(("bytes", f"{byte_size(up)} up, {byte_size(down)} down, all clients and rounds together"))
     rows.append(("seconds", f"{sum(r.seconds for r in reports):.1f}"))
     rows += [("caveat", text) for text in sorted({c for r in reports for c in r.caveats})]
     return [*rows, ("model", f"{reports[-1].model[:16]}... in {experiment.folder}")]

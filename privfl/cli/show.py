@@ -121,12 +121,3 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     for name, value in rows:
         table.add_row(name, escape(value))
     return table
-
-
-def size(count: float) -> str:
-    """Return bytes for people: 15.0 kB, 3.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError  # the last unit takes the rest

@@ -134,8 +134,11 @@ class Experiment:
     ) -> None:
         if unknown:
             _refuse(next(iter(unknown)))
-        if not isinstance(config or Config(), Config):
+        config = Config() if config is None else config
+        if not isinstance(config, Config):
             raise ConfigError(f"the first argument is a Config, not a {type(config).__name__}: name it, as in data=...")
+        if not callable(tap):
+            raise ConfigError(f"`tap` is called with every message: give a function, not a {type(tap).__name__}")
         own_sum = hasattr(sum, "server")
         settings: dict[str, Any] = {
             "name": name, "seed": seed, "rounds": rounds, "evaluate_every": evaluate_every, "model": model,
@@ -144,7 +147,7 @@ class Experiment:
             "sum": None if own_sum else sum,
         }  # fmt: skip
         changed = {key: value for key, value in settings.items() if value is not None}
-        config = dataclasses.replace(config or Config(), **changed).with_overrides(overrides or {})
+        config = dataclasses.replace(config, **changed).with_overrides(overrides or {})
         given = Given(
             data=data if isinstance(data, (Dataset, FederatedData)) else None,
             clients=clients,

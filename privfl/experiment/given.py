@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from privfl.checks import check_count, check_type, unwrap_numpy
 from privfl.codec import Vector
 from privfl.data import ClientRows, Dataset, FederatedData
 from privfl.dp import ElementClip, FlatClip, LayerClip, Mechanism
@@ -114,10 +115,14 @@ class Given:
             raise ConfigError("give `train` and `initial` together: a model of your own needs its first vector")
         if self.clients is not None and (self.train is None or self.data is not None):
             raise ConfigError("`clients` counts the clients of a `train` that has its own data: give `train` alone")
+        if self.clients is not None:
+            unwrap_numpy(self, "clients")
+            check_count("clients", self.clients)
         if self.train is not None and self.data is None and self.clients is None:
             raise ConfigError(
                 "a `train` of your own needs its clients: give `data`, or `clients=5` where `train` has its own data"
             )
+        check_type("credentials", self.credentials, Mapping, type(None))
         if self.credentials is not None and self.sum is None:
             raise ConfigError("`credentials` belong to a `sum` of your own: give that object too")
         self._check_kinds()
@@ -131,6 +136,11 @@ class Given:
                     raise ConfigError(f"{section}.{key} and the object `{name}` say the same: leave one of them out")
 
     def _check_kinds(self) -> None:
+        for name in (*_PROTOCOLS, "mechanism", "clip"):
+            if isinstance(getattr(self, name), type):
+                raise ConfigError(f"`{name}` is an object, not the class {getattr(self, name).__name__}: call it")
+        if self.clip is not None and not isinstance(self.clip, FlatClip | LayerClip | ElementClip):
+            raise ConfigError(f"`clip` is a FlatClip, LayerClip or ElementClip, not a {type(self.clip).__name__}")
         for name, protocol in _PROTOCOLS.items():
             needed = [method for method in vars(protocol) if not method.startswith("_")]
             missing = [method for method in needed if not hasattr(getattr(self, name), method)]

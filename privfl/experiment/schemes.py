@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from privfl.crypto import Credentials, KeyDirectory, MemoryDirectory, generate_identities
 from privfl.errors import ConfigError
+from privfl.experiment.costs import CostQuestion, SumCosts, ckks_costs, masked_costs
 from privfl.he import CkksSum, KeyStore, StandingCredentials
 from privfl.he.messages import Frame
 from privfl.observers import Observer, Views
@@ -48,6 +49,8 @@ class SchemeDescription:
         read_vector: Reads the server's numbers from that message, the ring and the length of the vector.
         entry: What one of those numbers is.
         looks_uniform: Whether those numbers look like uniform noise to the server.
+        costs: Answers what one sum costs before it starts; None for a sum without parameters.
+        mesh_noise: Whether the sum's planner also plans noise inside the sum.
     """
 
     title: str
@@ -59,6 +62,8 @@ class SchemeDescription:
     read_vector: Callable[[Any, Ring, int], SeenValues]
     entry: Literal["entry", "byte"] = "entry"
     looks_uniform: bool = True
+    costs: Callable[[CostQuestion], SumCosts] | None = None
+    mesh_noise: bool = False
 
     def views(self, config: Config) -> Views:
         """The view that each observer has of the sum that `config` makes."""
@@ -106,6 +111,8 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
         vector_message=MaskedInput,
         vector_step=2,
         read_vector=_ring_words,
+        costs=masked_costs,
+        mesh_noise=True,
     ),
     "ckks": SchemeDescription(
         title="CKKS sum",
@@ -121,6 +128,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
         vector_step=1,
         read_vector=_ciphertext_bytes,
         entry="byte",
+        costs=ckks_costs,
     ),
 }
 """Every sum, by its name in a configuration."""

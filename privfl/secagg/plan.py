@@ -91,6 +91,11 @@ class SumPlan:
     correctness_bits: float
     assumptions: str
 
+    @property
+    def bytes_per_value(self) -> float:
+        """`bytes_up` a value of the vector."""
+        return self.bytes_up / self.length
+
 
 def plan_sum(
     clients: int,

@@ -49,15 +49,23 @@ SECTIONS: Final[Mapping[str, type]] = {
 }
 
 
+_MAX_NAME_BYTES: Final = 200
+_MAX_SEED: Final = (1 << 63) - 1  # the largest integer of TOML
+_MAX_ROUNDS: Final = 999_999  # the names of stored models have six digits
+
+
 @section("")
 class Config:
     """A whole experiment."""
 
     name: str = setting(default="run", description="The name of the run, and of its folder.")
     seed: int = setting(
-        default=0, ge=0, description="The seed of the data split, of training and of dropouts; never of secure noise."
+        default=0,
+        ge=0,
+        le=_MAX_SEED,
+        description="The seed of the data split, of training and of dropouts; never of secure noise.",
     )
-    rounds: int = setting(default=20, ge=1, description="The number of rounds.")
+    rounds: int = setting(default=20, ge=1, le=_MAX_ROUNDS, description="The number of rounds.")
     evaluate_every: int = setting(
         default=1, ge=0, description="The model is evaluated every so many rounds; 0 evaluates it after the last only."
     )
@@ -73,8 +81,10 @@ class Config:
     @pydantic.field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not name.isprintable() or not name or "/" in name or name.startswith("."):
+        if not name.isprintable() or not name.strip() or "/" in name or name.startswith("."):
             raise ValueError("must be usable as a folder's name")
+        if len(name.encode()) > _MAX_NAME_BYTES:
+            raise ValueError(f"must be usable as a folder's name, of at most {_MAX_NAME_BYTES} bytes")
         return name
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
@@ -90,6 +100,8 @@ class Config:
             ConfigError: For an unknown key, or a value that is not allowed.
         """
         tree = to_mapping(self)
+        if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+            raise ConfigError(f'overrides are settings by key, such as {{"rounds": 5}}, not {shown(overrides)}')
         for key, value in overrides.items():
             of, _, name = key.rpartition(".")
             if of and of not in SECTIONS:

@@ -1,15 +1,18 @@
 """The registry of sums: pages agree with it, every entry works, and a fourth sum is its class and one entry."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from privfl.cli.app import run as command
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import Experiment
 from privfl.experiment.config import Config
+from privfl.experiment.costs import CostQuestion, SumCosts
 from privfl.experiment.schemes import SCHEMES, SchemeDescription, build_sum, describe
 from privfl.experiment.view import Watcher
 from privfl.observers import OBSERVERS
@@ -143,3 +146,23 @@ def test_a_vector_that_never_came_or_is_of_another_run_is_an_error() -> None:
     experiment = Experiment(Config(rounds=1))
     with pytest.raises(StateError, match="sent no vector"):
         Watcher(0, description).sighting(experiment.encoding)
+
+
+def test_a_sum_of_ones_own_is_planned_from_its_description(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`privfl plan` knows no sum by name: a further entry of the registry is planned as it states."""
+
+    def costs(question: CostQuestion) -> SumCosts:
+        return SumCosts({"clients": question.clients, "bytes_up": 8 * question.length}, (("bytes", "eight a value"),))
+
+    toy = dataclasses.replace(SCHEMES["plain"], costs=costs)
+    monkeypatch.setitem(SCHEMES, "toy", toy)
+    ask = ["plan", "--sum", "toy", "--clients", "4", "--length", "5"]
+    assert command([*ask, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"clients": 4, "bytes_up": 40}
+    assert command(ask) == 0
+    assert "eight a value" in capsys.readouterr().out
+    for name, words in (("plain", "has no parameters to plan"), ("nothing", "sum must be one of")):
+        assert command(["plan", "--sum", name, "--clients", "4", "--length", "5"]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())

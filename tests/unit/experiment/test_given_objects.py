@@ -22,7 +22,7 @@ from privfl.fl.client import ClientUpdate
 from privfl.fl.dropout import nobody
 from privfl.fl.metrics import MetricSums, measure_predictions
 from privfl.fl.optimizers import FedAdam, ServerSGD
-from privfl.fl.sampling import EveryoneSampler, FixedSizeSampler
+from privfl.fl.sampling import EveryoneSampler, FixedSizeSampler, PoissonSampler
 from privfl.secagg import MaskedSum
 from privfl.sums import PlainSum
 
@@ -126,7 +126,20 @@ def test_the_model_does_not_depend_on_how_a_part_is_named() -> None:
         ({"data": "digits"}, r"data must be a section Data\(...\), not 'digits'"),
         ({"rouns": 3}, "no argument 'rouns'; did you mean rounds="),
         ({"learning_rate": 3}, "settings without an argument go into `overrides`"),
-        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"rounds": 0}, r"rounds must be in \[1, 999999\]"),
+        ({"rounds": 1_000_000}, "rounds must be in"),
+        ({"seed": 1 << 64}, "seed must be in"),
+        ({"name": "x" * 201}, "of at most 200 bytes"),
+        ({"name": " "}, "usable as a folder"),
+        ({"overrides": [1]}, "settings by key"),
+        ({"overrides": {1: 1}}, "settings by key"),
+        ({"config": {}}, "first argument is a Config, not a dict"),
+        ({"sampler": PoissonSampler}, "an object, not the class PoissonSampler"),
+        ({"optimizer": ServerSGD}, "an object, not the class ServerSGD"),
+        ({"mechanism": Mechanism}, "an object, not the class Mechanism"),
+        ({"clip": 1.0}, "is a FlatClip, LayerClip or ElementClip, not a float"),
+        ({"tap": None}, "`tap` is called"),
+        ({"credentials": [1]}, "credentials must be of type Mapping"),
         ({"config": Data()}, "first argument is a Config, not a Data"),
         ({"sampler": ServerSGD()}, "`sampler` needs declare, .*ServerSGD has no declare"),
         ({"optimizer": "fedadam"}, "`optimizer` needs step"),
@@ -247,3 +260,9 @@ def test_data_is_a_section_a_set_or_clients() -> None:
     assert len(Experiment(data=DATA).federation.clients) == 10
     section = Experiment(data=Data("breast_cancer", clients=3, partition="dirichlet:1", standardize="public"))
     assert (section.federation.dataset.name, len(section.federation.clients)) == ("breast_cancer", 3)
+
+
+@pytest.mark.parametrize("clients", [True, 3.0, 0, -3, "3", [3]])
+def test_a_number_of_clients_that_is_none_is_refused(clients: Any) -> None:
+    with pytest.raises(ConfigError, match="clients must be an integer of at least 1"):
+        Experiment(train=lambda *given: None, initial=[0.0], clients=clients)  # type: ignore[arg-type]
