@@ -12,6 +12,7 @@ from privfl.cli.show import facts_table, follow, output
 from privfl.errors import BudgetExceeded
 from privfl.experiment import Experiment, load_config
 from privfl.files import byte_size, user_path
+from privfl.fl.classes import constant_warning
 
 PRIVATE: Final = "not_for_publication"
 
@@ -69,6 +70,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "skipped": sum(r.status == "skipped" for r in reports),
         "sum": experiment.scheme.name,
         "evaluation": dict(reports[-1].evaluation) if reports else {},
+        "warning": constant_warning(reports[-1].evaluation) if reports else "",
         "model": reports[-1].model if reports else None,
         "privacy": None if report is None else report.as_dict(),
         **(counts if report is None else {PRIVATE: counts}),
@@ -84,6 +86,7 @@ def _rows(experiment: Experiment) -> list[tuple[str, str]]:
     skipped = sum(r.status == "skipped" for r in reports)
     rows.append(("rounds", f"{len(reports)}" + (f", {skipped} of them skipped" if skipped else "")))
     rows += [(name, f"{value:.4f}") for name, value in reports[-1].evaluation.items()]
+    rows += [("warning", text) for text in [constant_warning(reports[-1].evaluation)] if text]
     if report is not None:
         rows += [("privacy", str(report)), ("which means", report.sentence), ("assuming", "; ".join(report.caveats))]
     rows.append(("dropouts", str(sum(len(r.dropouts) for r in reports))))

@@ -36,7 +36,7 @@ def evaluation(parts: Assembly, model: Vector, states: Callable[[ClientId], byte
     if learner.public_measure is not None and parts.method.personal is None:
         found = evaluation_of(learner.public_measure(model))
         taken = parts.private and given.public_measure is None and is_taken(parts)
-        return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())))
+        return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())), found.confusion)
     reason, measure = _reason(parts), _measure(parts, states)
     if reason or measure is None:
         return Evaluation({}, (f"nothing is evaluated: {reason}",))

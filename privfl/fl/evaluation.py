@@ -60,7 +60,7 @@ def evaluate(
     result = run_sum(scheme, task, vectors, credentials=credentials)
     totals, rows = form.decode(result.total)
     found = figures_of(totals, rows)
-    return Evaluation(found.metrics, (*found.caveats, *result.caveats))
+    return Evaluation(found.metrics, (*found.caveats, *result.caveats), found.confusion)
 
 
 def _measured(measure: Measure, model: Vector, client: ClientId) -> MetricSums:

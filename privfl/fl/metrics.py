@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError
+from privfl.fl.classes import NAMES, Confusion, binned_precision, class_figures, class_sums
 from privfl.fl.limbs import Floats, exact_squares, exact_sum
 from privfl.fl.linear import LinearModel, Rows
 from privfl.wire import ClientId
@@ -25,8 +26,10 @@ AUC_BINS: Final = 4096
 """Bins of the logit, each about a hundredth of its logit wide, and 2.6e-6 wide around 0."""
 
 ROWS: Final = "rows"
-_CLASSIFICATION: Final = frozenset({"correct", "client_accuracy", "clients", "loss"})
+_PER_CLIENT: Final = frozenset({"client_accuracy", "client_accuracy_square", "clients"})
+_CLASSIFICATION: Final = frozenset({"correct", "loss"}) | _PER_CLIENT
 _REGRESSION: Final = frozenset({"squared_error", "target", "target_square"})
+_ABSOLUTE: Final = "absolute_error"
 _HISTOGRAMS: Final = frozenset({"positives", "negatives"})
 _CORE: Final = 2.0**-12
 _MAX_LOGIT: Final = 2.0**18
@@ -56,10 +59,13 @@ class Evaluation:
     Attributes:
         metrics: The figures by name.
         caveats: What the figures leave out, and why a figure is absent.
+        confusion: The number of examples of each true class (outer) and predicted class (inner); empty for a
+            regression, and for more than 20 classes.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    confusion: Confusion = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,18 @@ def measure_scores(scores: Floats, labels: npt.NDArray[Any], losses: Floats) -> 
     predicted = scores[:, 0] > 0 if binary else scores.argmax(axis=1)
     lost = bool(np.isnan(scores).any())
     correct = math.nan if lost else float((predicted == truth).sum())
+    share = correct / count if count else 0.0
     values = {
         ROWS: np.array([count]),
         "loss": exact_sum(np.asarray(losses, np.float64)),
         "correct": np.array([correct]),
         "clients": np.array([float(count > 0)]),
-        "client_accuracy": np.array([correct / count if count else 0.0]),
+        "client_accuracy": np.array([share]),
+        "client_accuracy_square": np.array([share**2]),
     }
+    known = np.zeros_like(scores) if lost else scores
+    classes = class_sums(known, truth.astype(np.intp), predicted.astype(np.intp))
+    values |= {name: np.full_like(sums, math.nan) if lost else sums for name, sums in classes.items()}
     if binary:
         bins = np.zeros(len(truth), np.intp) if lost else logit_bins(scores[:, 0])
         for name, chosen in (("positives", truth), ("negatives", ~truth)):
@@ -129,11 +140,13 @@ def measure_predictions(predictions: Floats, targets: Floats) -> MetricSums:
     """
     predictions, targets = np.asarray(predictions, np.float64), np.asarray(targets, np.float64)
     with np.errstate(all="ignore"):
-        errors = np.square(predictions - targets)
+        distances = np.abs(predictions - targets)
+        errors = np.square(distances)
     return MetricSums(
         {
             ROWS: np.array([float(len(targets))]),
             "squared_error": exact_sum(errors),
+            "absolute_error": exact_sum(distances),
             "target": exact_sum(targets),
             "target_square": exact_sum(exact_squares(targets)),
         }
@@ -152,8 +165,8 @@ def evaluation_of(sums: MetricSums) -> Evaluation:
         sums: As a measure returns them.
 
     Returns:
-        accuracy, loss and auc, or mse and r2, and a mean for each name of one's own; nothing without examples. A mean
-        over clients is not among them: examples in one place are nobody's.
+        accuracy, loss, auc, pr_auc and the figures of `class_figures`, or mse, mae and r2, and a mean for each name of
+        one's own; nothing without examples. A mean over clients is not among them: examples in one place are nobody's.
 
     Raises:
         ConfigError: The sums are not such as a measure returns.
@@ -164,7 +177,7 @@ def evaluation_of(sums: MetricSums) -> Evaluation:
         finite = bool(np.isfinite(value).all())
         entries = [Fraction(entry) for entry in value.tolist()] if finite else []
         totals[name] = Total(entries, Fraction(rows), 0 if finite else 1)
-    for name in ("clients", "client_accuracy") if set(totals) >= _CLASSIFICATION else ():
+    for name in _PER_CLIENT if set(totals) >= _CLASSIFICATION else ():
         del totals[name]
     return figures_of(totals, Fraction(rows))
 
@@ -222,19 +235,22 @@ def figures_of(totals: Mapping[str, Total], rows: Fraction) -> Evaluation:
                     "returned it"
                 )
     own = dict(usable)
+    confusion: Confusion = ()
     if set(totals) >= _REGRESSION:
-        own = {name: total for name, total in own.items() if name not in _REGRESSION}
+        own = {name: total for name, total in own.items() if name not in _REGRESSION | {_ABSOLUTE}}
         _regression(usable, rows, metrics, caveats)
-    elif set(totals) >= _CLASSIFICATION - {"clients", "client_accuracy"}:
-        own = {name: total for name, total in own.items() if name not in _CLASSIFICATION | _HISTOGRAMS}
+    elif set(totals) >= _CLASSIFICATION - _PER_CLIENT:
+        own = {name: total for name, total in own.items() if name not in _CLASSIFICATION | _HISTOGRAMS | NAMES}
         _classification(usable, set(totals), metrics, caveats)
+        found, confusion = class_figures({name: usable[name].entries for name in NAMES if name in usable})
+        metrics |= found
     for name, total in own.items():
         entries = total.entries
         for key, entry in ((name, entries[0]),) if len(entries) == 1 else _numbered(name, entries):
             if key in metrics:
                 raise ConfigError(f"a measure's own sum is named {name!r}, which is another figure: rename it")
             _put(metrics, caveats, key, entry / total.rows)
-    return Evaluation(metrics, tuple(caveats))
+    return Evaluation(metrics, tuple(caveats), confusion)
 
 
 def _numbered(name: str, entries: list[Fraction]) -> list[tuple[str, Fraction]]:
@@ -253,6 +269,8 @@ def _regression(totals: Mapping[str, Total], rows: Fraction, metrics: dict[str, 
         return
     errors = totals["squared_error"]
     _put(metrics, caveats, "mse", errors.sum / errors.rows)
+    if _ABSOLUTE in totals:
+        _put(metrics, caveats, "mae", totals[_ABSOLUTE].sum / totals[_ABSOLUTE].rows)
     if any(name not in totals or totals[name].rows != errors.rows for name in _REGRESSION):
         caveats.append("'r2' is absent: its sums are not of the same examples")
         return
@@ -269,7 +287,11 @@ def _classification(
     if "correct" in totals:
         _put(metrics, caveats, "accuracy", totals["correct"].sum / totals["correct"].rows)
     if "client_accuracy" in totals and "clients" in totals and totals["clients"].sum:
-        _put(metrics, caveats, "mean_client_accuracy", totals["client_accuracy"].sum / totals["clients"].sum)
+        mean = totals["client_accuracy"].sum / totals["clients"].sum
+        _put(metrics, caveats, "mean_client_accuracy", mean)
+        if "client_accuracy_square" in totals and totals["clients"].sum > 1:
+            square = totals["client_accuracy_square"].sum / totals["clients"].sum - mean**2
+            metrics["client_accuracy_stddev"] = math.sqrt(max(0.0, float(square)))
     if "loss" in totals:
         _put(metrics, caveats, "loss", totals["loss"].sum / totals["loss"].rows)
     if not measured >= _HISTOGRAMS or any(name not in totals for name in _HISTOGRAMS):
@@ -280,6 +302,8 @@ def _classification(
         caveats.append("'auc' is absent: the test examples are all of one class")
     else:
         metrics["auc"], metrics["auc_error_bound"] = found
+    if found is not None and (area := binned_precision(positives, negatives)) is not None:
+        metrics["pr_auc"], metrics["pr_auc_error_bound"] = area
 
 
 def binned_auc(positives: list[int], negatives: list[int]) -> tuple[float, float] | None:

@@ -51,6 +51,8 @@ class RoundReport:
         metrics: The mean training metrics.
         evaluation: The metrics of the model after the round, where they were due.
         round_caveats: What the sum does not promise, and what the round did to the clients' numbers.
+        confusion: The examples of the evaluation by true class (outer) and predicted class (inner); empty where they
+            are not counted.
         evaluation_caveats: What the evaluation leaves out, and why a metric is absent.
         secure: Whether all noise came from a cryptographic stream.
         clip_norm: The clip norm of this round, where it is adaptive.
@@ -87,6 +89,7 @@ class RoundReport:
     bits: int = 0
     entry_bound: float | None = None
     evaluation_caveats: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
     client_errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -115,4 +118,5 @@ class RoundReport:
             values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
         for name in ("dropouts", "round_caveats", "evaluation_caveats"):
             values[name] = tuple(values[name])
+        values["confusion"] = tuple(map(tuple, values["confusion"]))
         return cls(**values)

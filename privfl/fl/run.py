@@ -261,6 +261,7 @@ class FederatedRun:
             evaluation=dict(evaluation.metrics),
             round_caveats=(*(outcome.caveats if outcome else ()), *said),
             evaluation_caveats=evaluation.caveats,
+            confusion=evaluation.confusion,
             client_errors=failed,
             secure=self.mechanism.source == "secure",
             clip_norm=latest.state.clip_norm,

@@ -11,10 +11,14 @@ import privfl
 from privfl.dp import EpsilonReport, format_epsilon
 from privfl.experiment.schemes import describe
 from privfl.files import atomic_write, existing_parent
+from privfl.fl.classes import constant_warning
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
 from privfl.report.run import RunRecord
 
 Rows = Iterable[tuple[str, str]]
+
+_FIRST = ("accuracy", "balanced_accuracy", "loss", "auc", "r2", "mae", "mse")
+"""The metrics that the head of the page may show."""
 
 _STYLE: Final = """
 :root{--ink:#1f2933;--soft:#5b6570;--line:#d9dee4;--card:#f6f8fa;--accent:#2364aa}
@@ -64,6 +68,7 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         _note(run, public=public),
         _privacy(run, public=public),
         _section("How it went", _curves(run) + _rounds(run, public=public)),
+        _metrics(run),
         _caveats(run, public=public),
         _section("What was trained on what", _facts(_setup(run))),
         _section("Who saw what", _facts(_sees(run))),
@@ -92,6 +97,21 @@ def _caveats(run: RunRecord, *, public: bool) -> str:
     return _section("Caveats", "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>")
 
 
+def _metrics(run: RunRecord) -> str:
+    """Every metric of the last evaluation, with the confusion matrix where it was counted."""
+    last = next((report for report in reversed(run.reports) if report.evaluation), None)
+    if last is None:
+        return ""
+    body = _facts((name.replace("_", " "), f"{value:.6g}") for name, value in last.evaluation.items())
+    if warning := constant_warning(last.evaluation):
+        body = f"<p><b>{escape(warning)}</b></p>" + body
+    if last.confusion:
+        head = ("true class", *(f"predicted {at}" for at in range(len(last.confusion))))
+        rows = [(str(at), *map(str, row)) for at, row in enumerate(last.confusion)]
+        body += "<h3>Confusion matrix</h3>" + _table(head, rows, numbers=range(1, len(head)))
+    return _section(f"Metrics after round {last.round}", body)
+
+
 def _sees(run: RunRecord) -> Rows:
     if "sum" in run.objects:
         yield "everyone", f"what {run.objects['sum']}, a sum that a program gave, shows them"
@@ -103,7 +123,7 @@ def _sees(run: RunRecord) -> Rows:
 def _head(run: RunRecord) -> str:
     config, last = run.config, run.reports[-1]
     shown = next((r.evaluation for r in reversed(run.reports) if r.evaluation), {})
-    first = [(name, value) for name, value in shown.items() if name != "auc_error_bound"][:3]
+    first = [(name, value) for name, value in shown.items() if name in _FIRST][:3]
     figures = [(name.replace("_", " "), f"{value:.4g}") for name, value in first]
     if "outsider" in run.epsilons:
         report = run.epsilons["outsider"]

@@ -150,7 +150,7 @@ def test_probabilities_and_values_are_taken() -> None:
     np.testing.assert_allclose(column, trained(X[:, 0], outputs=1, loss=squared_error).delta, atol=1e-7)
     many = trained(SIGN[:, None] * np.array([1, 0, 1]), loss=binary_cross_entropy)
     assert 0 <= many.metrics["accuracy"] <= 1
-    assert set(measured(X[:, :3], loss=squared_error, task="regression")) == {"mse", "r2"}
+    assert set(measured(X[:, :3], loss=squared_error, task="regression")) == {"mse", "mae", "r2"}
 
 
 def test_lists_and_odd_arrays_are_taken_and_what_is_no_number_is_refused() -> None:

@@ -132,7 +132,7 @@ def test_a_regression_has_mse_and_r2() -> None:
 
 def test_r2_of_equal_targets_is_zero() -> None:
     sums = measure_predictions(np.array([1.0, 2.0]), np.array([3.0, 3.0]))
-    assert finish(sums) == {"mse": 2.5, "r2": 0.0}
+    assert finish(sums) == {"mse": 2.5, "mae": 1.5, "r2": 0.0}
 
 
 def test_without_examples_there_is_a_reason_and_no_figure() -> None:
@@ -149,7 +149,7 @@ def test_a_measure_that_returns_examples_alone_is_given_as_the_reason() -> None:
 
 
 def test_equal_targets_that_are_met_exactly_have_an_r2_of_one() -> None:
-    assert finish(measure_predictions(np.full(3, 7.0), np.full(3, 7.0))) == {"mse": 0.0, "r2": 1.0}
+    assert finish(measure_predictions(np.full(3, 7.0), np.full(3, 7.0))) == {"mse": 0.0, "mae": 0.0, "r2": 1.0}
 
 
 @pytest.mark.parametrize("clients", [1, 3, 400])
