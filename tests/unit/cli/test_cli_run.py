@@ -125,7 +125,7 @@ def test_seed_changes_the_model(capsys):
     [
         ("sum.scheme=magic", "'plain', 'masked', 'ckks'"),
         ("rounds=many", "rounds must be an integer"),
-        ("rounds=0", "at least 1"),
+        ("rounds=0", "in [1, 999999]"),
         ("color=3", "unknown key 'color'"),
         ("nowhere.x=3", "unknown section 'nowhere'"),
         ("server.weighting=examples", "sensitivity"),
