@@ -242,7 +242,7 @@ def test_a_private_run_measures_no_client_and_only_what_is_public() -> None:
     (report,) = Experiment(**own, measure=at_client, overrides=CENTRAL).run()
     assert report.evaluation == {}
     (report,) = Experiment(**own, measure=at_client, public_measure=in_public, overrides=CENTRAL).run()
-    assert set(report.evaluation) == {"mse", "r2"}
+    assert set(report.evaluation) == {"mse", "mae", "r2"}
     assert asked == []
 
 

@@ -90,7 +90,7 @@ def test_sections_and_objects_make_one_run(tmp_path: Path) -> None:
         **masked(8),
     ).run()
     assert [report.cohort for report in result] == [4, 4]
-    assert set(result.evaluation) == {"mse", "r2"}
+    assert set(result.evaluation) == {"mse", "mae", "r2"}
     assert result.accuracy is None
     assert result.epsilon is None
     parts = RunFolder(result.folder).identity.parts
