@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from privfl.codec import Vector
-from privfl.data import Dataset
 from privfl.experiment.assemble import Assembly
+from privfl.experiment.fitting import is_taken
 from privfl.fl.client_state import unpack_state
 from privfl.fl.evaluation import evaluate
 from privfl.fl.metrics import Evaluation, Measure, evaluation_of
@@ -35,7 +35,7 @@ def evaluation(parts: Assembly, model: Vector, states: Callable[[ClientId], byte
     learner, given = parts.learner, parts.given
     if learner.public_measure is not None and parts.method.personal is None:
         found = evaluation_of(learner.public_measure(model))
-        taken = parts.private and given.public_measure is None and is_taken(parts)
+        taken = parts.private and given.public_measure is None and is_taken(parts.config, given.data, parts.federation)
         return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())), found.confusion)
     reason, measure = _reason(parts), _measure(parts, states)
     if reason or measure is None:
@@ -53,15 +53,6 @@ def _measure(parts: Assembly, states: Callable[[ClientId], bytes]) -> Measure | 
         own = personal(measure)
         return lambda model, client: own(model, client, unpack_state(states(client)))
     return TunedMeasure(measure, parts.learner.plain_train, tuning, parts.config.seed) if tuning else measure
-
-
-def is_taken(parts: Assembly) -> bool:
-    """True if the public test examples were taken from a user's own examples without being named as tests."""
-    dataset, settings = parts.given.data, parts.config.data
-    if not isinstance(dataset, Dataset):
-        # a named data set is published; clients that a program gave bring their public tests
-        return dataset is None and parts.federation.dataset.own and settings.test_path is None
-    return not len(dataset.test) or settings.dealing.startswith("natural")
 
 
 def _reason(parts: Assembly) -> str:
