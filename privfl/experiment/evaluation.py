@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from privfl.codec import Vector
+from privfl.errors import ConfigError, PrivflError, reason_of
 from privfl.experiment.assemble import Assembly
 from privfl.experiment.fitting import is_taken
 from privfl.fl.client_state import unpack_state
 from privfl.fl.evaluation import evaluate
-from privfl.fl.metrics import Evaluation, Measure, evaluation_of
+from privfl.fl.metrics import Evaluation, Measure, MetricSums, evaluation_of
 from privfl.fl.tuning import TunedMeasure
 from privfl.wire import ClientId
 
@@ -32,9 +35,11 @@ def evaluation(parts: Assembly, model: Vector, states: Callable[[ClientId], byte
     Returns:
         The metrics, and a caveat for each that is absent, or that shows something of examples that have an owner.
     """
+    model = np.asarray(model).view()
+    model.flags.writeable = False  # a measure of one's own may not change the model that it is given
     learner, given = parts.learner, parts.given
     if learner.public_measure is not None and parts.method.personal is None:
-        found = evaluation_of(learner.public_measure(model))
+        found = _public(learner.public_measure, model)
         taken = parts.private and given.public_measure is None and is_taken(parts.config, given.data, parts.federation)
         return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())), found.confusion)
     reason, measure = _reason(parts), _measure(parts, states)
@@ -53,6 +58,15 @@ def _measure(parts: Assembly, states: Callable[[ClientId], bytes]) -> Measure | 
         own = personal(measure)
         return lambda model, client: own(model, client, unpack_state(states(client)))
     return TunedMeasure(measure, parts.learner.plain_train, tuning, parts.config.seed) if tuning else measure
+
+
+def _public(measure: Callable[[Vector], MetricSums], model: Vector) -> Evaluation:
+    try:
+        return evaluation_of(measure(model))
+    except PrivflError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the measure over the public examples failed: {reason_of(error)}") from error
 
 
 def _reason(parts: Assembly) -> str:
