@@ -32,6 +32,7 @@ from privfl.cli.planned import (
     Population,
     Rounds,
     SamplingOption,
+    Spare,
     Steps,
     SumOption,
     SweepOption,
@@ -109,6 +110,7 @@ def calibrate_verb(
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,
     units: Units = None,
+    spare: Spare = None,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
     allow_large_delta: LargeDelta = False,
@@ -122,7 +124,7 @@ def calibrate_verb(
     run = PlannedRun(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
         rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps, placement=placement,
-        length=length, units=units, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
+        length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
     )  # fmt: skip
     ask = _Question(run, wanted, epsilon, observer, allow_large_delta)
     if sweep:
@@ -217,7 +219,7 @@ class _Question:
         if wanted is Wanted.NOISE:
             plan = calibrate(
                 epsilon=self.budget, delta=delta, sampling=plan.sampling, rounds=plan.rounds, unit=plan.unit,
-                observer=plan.observer, placement=plan.placement, slots=plan.slots, views=plan.views,
+                observer=plan.observer, placement=plan.placement, slots=plan.slots, views=plan.views, spare=plan.spare,
             )  # fmt: skip
             return Found(plan, plan.rounds, run.population, delta, why)
         if wanted is Wanted.ROUNDS:

@@ -44,6 +44,7 @@ from privfl.cli.planned import (
     Population,
     Rounds,
     SamplingOption,
+    Spare,
     Steps,
     SumOption,
     SweepOption,
@@ -93,6 +94,7 @@ def epsilon(
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,
     units: Units = None,
+    spare: Spare = None,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
     allow_large_delta: LargeDelta = False,
@@ -126,7 +128,8 @@ def epsilon(
     run = PlannedRun(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
         rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps, placement=placement,
-        length=length, units=units, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta, group=group,
+        length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
+        group=group,
     )  # fmt: skip
     cases = _cases(run, ledger or [], sweep or [], each=each, allow_large=allow_large_delta)
     wish = _Wish(observer, profile, tradeoff, prior, accountants, plot, csv, as_json)

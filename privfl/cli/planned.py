@@ -23,6 +23,7 @@ from privfl.dp import (
     default_delta,
 )
 from privfl.dp.accounting.report import check_small_delta, delta_caveat
+from privfl.dp.release import SHARED
 from privfl.errors import ConfigError
 from privfl.files import user_path
 from privfl.observers import Observer, Views
@@ -60,6 +61,7 @@ class PlacementName(StrEnum):
 
     CENTRAL = "central"
     DISTRIBUTED = "distributed"
+    MESH = "mesh"
     LOCAL = "local"
 
 
@@ -93,7 +95,10 @@ LargeDelta = Annotated[
 ]
 PlacementOption = Annotated[PlacementName, typer.Option("--placement", help="Where the noise is added.")]
 Length = Annotated[
-    int | None, typer.Option("--length", min=1, help="Entries of the summed vector (distributed noise only).")
+    int | None, typer.Option("--length", min=1, help="Entries of the summed vector (distributed and mesh noise).")
+]
+Spare = Annotated[
+    int | None, typer.Option("--spare", min=0, help="Mesh noise: most members of one coalition.", show_default="1")
 ]
 Units = Annotated[
     int | None,
@@ -139,6 +144,7 @@ class PlannedRun:
         placement: Where the noise is added.
         length: Entries of the summed vector.
         units: Integer units of a clip norm; None takes `UNITS`.
+        spare: Members of mesh noise that one coalition may hold; None is 1.
         sum_name: The secure sum.
         noise_multiplier: Noise standard deviation divided by the norm bound of one contribution.
         delta: Probability with which the promise may fail.
@@ -158,6 +164,7 @@ class PlannedRun:
     placement: PlacementName = PlacementName.CENTRAL
     length: int | None = None
     units: int | None = None
+    spare: int | None = None
     sum_name: str | None = None
     noise_multiplier: float | None = None
     delta: float | None = None
@@ -186,6 +193,7 @@ class PlannedRun:
             placement=self.placement.value,
             slots=self._slots(),
             views=views_of(self.sum_name),
+            spare=self._spare(),
         )
 
     def sampled(self) -> tuple[Sampling, int]:
@@ -223,12 +231,18 @@ class PlannedRun:
         return choose_delta(self.delta, self.population or self.dataset_size, allow_large=allow_large)
 
     def _slots(self) -> tuple[Slot, ...]:
-        """The vector of a planned run, which only distributed noise is judged by."""
-        if self.placement is not PlacementName.DISTRIBUTED:
+        """The vector of a planned run, which noise of several clients is judged by."""
+        if self.placement.value not in SHARED:
             _refuse({"--length": self.length, "--units": self.units}, f"--placement {self.placement.value}")
             return ()
-        _need({"--length": self.length}, ("--length",), "--placement distributed")
+        _need({"--length": self.length}, ("--length",), f"--placement {self.placement.value}")
         return (Slot("update", int(self.length or 0), float(self.units or UNITS), 1.0),)
+
+    def _spare(self) -> int:
+        """The members of mesh noise that one coalition may hold."""
+        if self.placement is not PlacementName.MESH:
+            _refuse({"--spare": self.spare}, f"--placement {self.placement.value}")
+        return 1 if self.spare is None else self.spare
 
 
 def _of_clients(how: SamplingName, clients: Mapping[str, object], run: PlannedRun) -> tuple[Sampling, int]:

@@ -32,6 +32,7 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "batch_size": int,
     "length": int,
     "units": int,
+    "spare": int,
     "delta": float,
     "group": int,
     "sampling": SamplingName,

@@ -15,7 +15,7 @@ from privfl.crypto.identity import (
     load_credentials,
     save_credentials,
 )
-from privfl.crypto.keystream import add_keystreams
+from privfl.crypto.keystream import add_keystreams, read_keystream
 from privfl.crypto.memory import TaskMemory, TasksInFolder, TasksInMemory
 from privfl.crypto.signing import SigningKey, VerifyKey
 
@@ -33,5 +33,6 @@ __all__ = [
     "add_keystreams",
     "generate_identities",
     "load_credentials",
+    "read_keystream",
     "save_credentials",
 ]

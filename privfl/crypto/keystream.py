@@ -11,7 +11,7 @@ all streams are added to it, and one scratch buffer serves all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -89,3 +89,12 @@ def _add_range(words: Words, signed: Sequence[tuple[bytes, np.ufunc]], start: in
         for cipher, combine in streams:
             cipher.update_into(zeros[: chunk.nbytes], scratch.data)
             combine(chunk, stream, out=chunk)
+
+
+def read_keystream(key: bytes) -> Callable[[int], bytes]:
+    """A function that returns the next n bytes of a key's stream at each call: a source of random bytes.
+
+    Two parties that hold one key read the same bytes in the same order. One key serves one reader at each of them.
+    """
+    cipher = Cipher(AES256(check_key(key, "a stream's key")), CTR(bytes(_BLOCK))).encryptor()
+    return lambda count: cipher.update(bytes(count))

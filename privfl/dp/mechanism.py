@@ -1,4 +1,4 @@
-"""One mechanism, three placements of its noise: on the opened sum, in noise shares inside it, or at each client.
+"""One mechanism, four placements of its noise: on the opened sum, inside it in two ways, or at each client.
 
 All noise is integer noise between encoding and decoding. `Mechanism` states it in real terms. `RoundNoise` is the same
 in the integer units of one round: it samples the noise and writes the releases. A `RoundPlan` derives it.
@@ -14,10 +14,11 @@ from typing import Final, Literal, get_args
 
 from privfl.checks import check_choice, check_positive, unwrap_numpy
 from privfl.codec import NOISE_DEVIATIONS
+from privfl.dp.mesh import MeshNoise
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
-from privfl.dp.release import PLACEMENTS, Law, Placement, Release
+from privfl.dp.release import PLACEMENTS, SHARED, Law, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError
@@ -45,15 +46,21 @@ class Mechanism:
             less the observer's own share and those of the colluders. In a cohort of any size, all noise shares
             together have one variance. The opener adds the missing ones, so an outsider cannot infer the cohort from
             the noise (protocols/privacy-ledger/SPEC.md, section 7).
+        mesh: Skellam noise of the members of the sum's roster, which stand in for each other in pairs. The sum itself
+            adds it, see privfl/dp/mesh.py.
         local: Each contribution carries the whole noise.
 
     Attributes:
-        placement: One of "none", "central", "distributed", "local".
+        placement: One of "none", "central", "distributed", "mesh", "local".
         noise_multiplier: Standard deviation divided by the norm bound; positive, and 0 for placement "none".
         source: "secure" noise comes from the operating system's generator and never repeats. "simulation" noise is
             reproducible, and its figure is only "epsilon if the noise were secure".
         colluders: Clients, besides the observer, whose noise shares do not count; for distributed noise.
         discrete: Central and local noise is discrete Gaussian (Canonne et al. 2020), whose accounting is looser.
+        spare: The most members of mesh noise that one coalition holds, the observer's own place included. 0 protects
+            against the server and outsiders only.
+        members: The clients that add mesh noise; 0 is every client of the cohort.
+        min_members_to_open: The fewest members in a sum that opens; 0 is what the sum guarantees by itself.
 
     Raises:
         ConfigError: If a value is out of range, or belongs to another placement.
@@ -64,9 +71,12 @@ class Mechanism:
     source: NoiseSource = "secure"
     colluders: int = 0
     discrete: bool = False
+    spare: int = 0
+    members: int = 0
+    min_members_to_open: int = 0
 
     def __post_init__(self) -> None:
-        unwrap_numpy(self, "noise_multiplier", "colluders")
+        unwrap_numpy(self, "noise_multiplier", "colluders", "spare", "members", "min_members_to_open")
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("source", self.source, SOURCES)
         if self.discrete and self.placement not in ("central", "local"):
@@ -76,8 +86,30 @@ class Mechanism:
                 raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
         else:
             check_positive("noise_multiplier", self.noise_multiplier)
-        if not isinstance(self.colluders, int) or isinstance(self.colluders, bool) or self.colluders < 0:
-            raise ConfigError(f"colluders must be an integer of at least 0, not {self.colluders!r}")
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        for name in ("colluders", "spare", "members", "min_members_to_open"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{name} must be an integer of at least 0, not {value!r}")
+        if self.placement != "mesh":
+            if (self.spare, self.members, self.min_members_to_open) != (0, 0, 0):
+                raise ConfigError(
+                    f"spare, members and min_members_to_open are of placement 'mesh', not of {self.placement!r}: set "
+                    "them to 0"
+                )
+            return
+        if self.colluders:
+            raise ConfigError("colluders belong to distributed noise: count them and the observer in spare")
+        if self.members and self.members <= max(1, self.spare):
+            raise ConfigError(f"members must be 0 or at least {max(2, self.spare + 1)}, not {self.members}")
+        low, high = self.spare + 1, self.members or self.min_members_to_open
+        if self.min_members_to_open and not low <= self.min_members_to_open <= high:
+            raise ConfigError(
+                f"min_members_to_open must be 0 or in [{low}, {self.members or 'the cohort'}], not "
+                f"{self.min_members_to_open}"
+            )
 
     @property
     def claims(self) -> bool:
@@ -126,12 +158,14 @@ class RoundNoise:
         slots: The blocks of the summed vector, all under this one noise.
         cohort: The number of clients in the round.
         spread: The variance of all noise shares divided by the declared variance, from `Mechanism.spread`.
+        mesh: The mesh noise of the round, for that placement; None too for a cohort of which no sum opens.
     """
 
     mechanism: Mechanism
     slots: tuple[Slot, ...]
     cohort: int
     spread: float = 1.0
+    mesh: MeshNoise | None = None
 
     @property
     def length(self) -> int:
@@ -159,6 +193,8 @@ class RoundNoise:
     def total_stddev(self) -> float:
         """The largest standard deviation of the noise in the opened sum, in integer units, for capacity checks."""
         placement = self.mechanism.placement
+        if self.mesh is not None:
+            return math.sqrt(max(self.mesh.max_variance(self.cohort), self.mesh.constant))
         return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.cohort)
 
     @property
@@ -167,7 +203,7 @@ class RoundNoise:
         placement = self.mechanism.placement
         if placement == "none":
             return "none"
-        if placement == "distributed":
+        if placement in SHARED:
             return "skellam"
         return "discrete_gaussian" if self.mechanism.discrete else "rounded_gaussian"
 
@@ -175,12 +211,14 @@ class RoundNoise:
     def noise_reach(self) -> int:
         """The bound on each entry of a client's own noise, except with probability 2^-128; 0 if it adds none."""
         placement = self.mechanism.placement
+        if self.mesh is not None:
+            return self.mesh.reach
         if placement == "distributed":
             return skellam_reach(self.share_stddev**2)
         return math.ceil(NOISE_DEVIATIONS * self.share_stddev) + 1 if placement == "local" else 0
 
     def contribute(self, ints: Ints, *, entropy: Entropy | None = None, key: tuple[int, ...] | None = None) -> Ints:
-        """Add this client's own noise, if it has any: step 4 of a round.
+        """Add this client's own noise, if it has any: step 4 of a round. Mesh noise is added by the sum instead.
 
         Args:
             ints: The encoded contribution, int64 `[length]`.
@@ -194,7 +232,7 @@ class RoundNoise:
             ConfigError: If the length is another one, or `entropy` and `key` do not fit the source.
         """
         self._check_length(ints)
-        if self.mechanism.placement in ("none", "central"):
+        if self.mechanism.placement in ("none", "central", "mesh"):
             return ints
         source = self._entropy(entropy, key)
         if self.mechanism.placement == "distributed":
@@ -219,8 +257,16 @@ class RoundNoise:
         source = self._entropy(entropy, key) if adds else os.urandom
         return _OpenerNoise(self, source)
 
-    def realized_stddev(self, survivors: int) -> float:
-        """The standard deviation, in integer units, of the noise that counts with `survivors` vectors in the sum."""
+    def realized_stddev(self, survivors: int, members: tuple[int, int] | None = None) -> float:
+        """The standard deviation, in integer units, of the noise that counts in an opened sum.
+
+        Args:
+            survivors: The vectors in the sum.
+            members: For mesh noise, the members of the roster and of the sum; None counts the fewest, which is what
+                was declared.
+        """
+        if self.mesh is not None and members is not None:
+            return math.sqrt(max(self.mesh.counted_variance(*members), 0.0))
         if self.mechanism.placement != "distributed":
             return self.noise_stddev
         counted = survivors - 1 - self.mechanism.colluders
@@ -235,6 +281,7 @@ class RoundNoise:
         views: Views,
         participants: Iterable[ClientId],
         worst_case: bool,
+        members: tuple[int, int] | None = None,
     ) -> Release:
         """Return the release of one opening, for the ledger.
 
@@ -245,12 +292,13 @@ class RoundNoise:
             views: The part of the sum that each observer sees.
             participants: The cohort before the opening, the survivors after it.
             worst_case: Whether this is reserved before a client is asked, with the declared noise and no more.
+            members: For mesh noise, the members of the roster and of the sum.
 
         Raises:
             PrivacyError: If the noise of the survivors is below the declared noise.
         """
         taking_part = tuple(sorted(participants))
-        realized = self.noise_stddev if worst_case else self.realized_stddev(len(taking_part))
+        realized = self.noise_stddev if worst_case else self.realized_stddev(len(taking_part), members)
         return Release(
             round=round,
             attempt=attempt,
@@ -265,6 +313,7 @@ class RoundNoise:
             sampling=sampling,
             views=views,
             participants=taking_part,
+            spare=self.mechanism.spare if self.mechanism.placement == "mesh" else None,
         )
 
     def _gaussian(self, entropy: Entropy) -> Ints:

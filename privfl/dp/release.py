@@ -12,11 +12,14 @@ from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.observers import OBSERVERS, VIEWS, Views
 from privfl.wire import SERVER, ClientId
 
-Placement = Literal["none", "central", "distributed", "local"]
+Placement = Literal["none", "central", "distributed", "mesh", "local"]
 Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian"]
 
 PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
 LAWS: Final[tuple[Law, ...]] = get_args(Law)
+SHARED: Final[tuple[Placement, ...]] = ("distributed", "mesh")
+"""The placements whose noise is the sum of what several clients add: Skellam noise inside the sum."""
+
 UNKNOWN_LENGTH: Final = 1 << 48
 """Noise coordinates of a release of version 1, which did not state them: no vector was longer."""
 
@@ -39,7 +42,7 @@ class Release:
         law: The law of the noise, or "none".
         secure: True when the noise came from a cryptographic stream through an exact sampler.
         declared_stddev: Standard deviation (integer units) of the noise that the guarantee rests on: in the opened sum
-            when central or distributed, in each contribution when local; 0 without noise.
+            when central, distributed or mesh, in each contribution when local; 0 without noise.
         realized_stddev: What there was in the end, at least the declared.
         norm_bound: l2 norm bound (integer units) of one contribution, all slots together.
         l1_bound: Its l1 norm bound, for the laws that need it, else None.
@@ -48,6 +51,7 @@ class Release:
         views: What each observer sees of this sum; the outsider sees the release.
         participants: Clients whose data may be in the sum, increasing; None where that is withheld.
         count: Releases in a row, each with a draw of its own, that the line stands for (steps of DP-SGD in a round).
+        spare: For mesh noise, the most members of one coalition whose noise does not count, at least 0; None elsewhere.
 
     Raises:
         ConfigError: Fields that contradict each other.
@@ -69,6 +73,7 @@ class Release:
     views: Views
     participants: tuple[ClientId, ...] | None = None
     count: int = 1
+    spare: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
@@ -84,6 +89,10 @@ class Release:
         check_count("count", self.count)
         check_count("length", self.length)
         self._check_noise()
+        if (self.spare is not None) != (self.placement == "mesh"):
+            raise ConfigError("spare is stated with placement 'mesh', and with no other")
+        if self.spare is not None and (type(self.spare) is not int or self.spare < 0):
+            raise ConfigError(f"spare must be an integer of at least 0, not {self.spare!r}")
         ids = self.participants
         if ids is not None and (
             list(ids) != sorted(set(ids)) or any(not isinstance(c, int) or not 0 <= c < SERVER for c in ids)
@@ -99,6 +108,8 @@ class Release:
     def _check_noise(self) -> None:
         if (self.placement == "none") != (self.law == "none"):
             raise ConfigError(f"placement {self.placement!r} does not go with the law {self.law!r}")
+        if self.placement == "mesh" and self.law != "skellam":
+            raise ConfigError(f"placement 'mesh' goes with the law 'skellam', not with {self.law!r}")
         if self.placement == "none":
             if self.declared_stddev != 0 or self.realized_stddev != 0:
                 raise ConfigError("a release without noise declares a stddev of 0")
@@ -124,13 +135,15 @@ class Release:
         values["sampling"] = sampling_record(self.sampling)
         values["views"] = dict(self.views)
         values["participants"] = None if self.participants is None else list(self.participants)
+        if self.spare is None:
+            del values["spare"]
         return values
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Release:
         """The release from its JSON object; raises `StateError` when it is not one."""
         values = dict(record)
-        names = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)} - ({"spare"} if values.get("placement") != "mesh" else set())
         if set(values) != names:
             raise StateError(f"not a release: fields {sorted(set(values) ^ names)} are missing or too many")
         try:

@@ -30,6 +30,7 @@ from privfl.experiment.encoding import build_encoding, build_mechanism, build_su
 from privfl.experiment.federation import build_federation, check_complete, prepare
 from privfl.experiment.fitting import check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
+from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
@@ -135,7 +136,7 @@ class Assembly:
         draws = DrawNotes(
             sampling,
             self.clients,
-            lambda size: rule.shortfall(self.scheme, size, dropout),
+            lambda size: rule.shortfall(self.scheme, size, dropout, self.mechanism),
             self.retries + 1,
             self.unit.adjacency,
         )
@@ -224,6 +225,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     )
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = declared(sampler, clients)
+    config = with_placement(config, scheme, sampling, clients)
     privacy = config.privacy
     if privacy.placement != "none" and privacy.delta is None:
         config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})
@@ -329,7 +331,7 @@ def _check_noise(config: Config) -> None:
     if privacy.placement == "none" and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
         raise PrivacyError(
             "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
-            "'central', 'distributed' or 'local'"
+            "'central', 'distributed', 'mesh' or 'local'"
         )
     if privacy.placement != "none" and (privacy.epsilon, privacy.noise_multiplier) == (None, None):
         raise ConfigError(

@@ -50,6 +50,7 @@ accurate together over seeds 101 to 103. A comparison of up to a hundred seeds d
 
 SCALED: Final = ("heart", "adult")
 """Standardized by the public test examples, which costs no client anything."""
+_INSIDE: Final = ("distributed", "mesh")
 _SEARCHED: Final = ("digits", "breast_cancer")
 WARNING: Final = (
     "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
@@ -113,11 +114,9 @@ class Comparison:
         for epsilon, multiplier in sorted(noise.items()):
             arms.append(Arm(f"central DP {epsilon:g}", "central", _private("central", multiplier), epsilon))
         arms.append(Arm(f"local DP, noise of {largest:g}", "local DP", _private("local", noise[largest]), largest))
-        distributed = _private("distributed", noise[largest]) | {
-            "cohort.min_survivor_fraction": 0.9,
-            "sum.scheme": "masked",
-        }
-        arms.append(Arm(f"distributed DP, noise of {largest:g}", "distributed", distributed, largest))
+        for placement in _INSIDE:
+            inside = _private(placement, noise[largest]) | {"cohort.min_survivor_fraction": 0.9, "sum.scheme": "masked"}
+            arms.append(Arm(f"{placement} DP, noise of {largest:g}", placement, inside, largest))
         arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums]
         return arms
 
@@ -197,7 +196,7 @@ def _write_cells(
             return json_record(_run(comparison.config(arm, seed), arm, seed, dataset, Path(scratch)))
 
         together = [at for at, (arm, _) in enumerate(cells) if arm.kind != "sum"]
-        together.sort(key=lambda at: cells[at][0].kind != "distributed")  # the longest first, so none starts last
+        together.sort(key=lambda at: cells[at][0].kind not in _INSIDE)  # the longest first, so none starts last
         alone = [at for at, (arm, _) in enumerate(cells) if arm.kind == "sum"]
         for numbers, processes in ((together, usable_cores() if workers is None else workers), (alone, 1)):
             for _, record in do_pieces(work, numbers, processes, initializer=single_threaded):
@@ -301,7 +300,7 @@ def _sees(arm: Arm) -> str:
         return "nobody sees anything"
     if arm.kind == "local DP":
         return "the server sees every update, each with its own noise"
-    if arm.kind == "distributed":
+    if arm.kind in _INSIDE:
         return "the server sees the sum, with the clients' noise in it"
     return describe(str(scheme)).sentence
 

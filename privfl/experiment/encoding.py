@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from privfl.codec import FixedPoint
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism, RoundNoise
-from privfl.dp.slots import side_bound
+from privfl.dp.slots import Slot, side_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config
@@ -17,13 +17,16 @@ from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
 from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, Range, RangeRule
 from privfl.fl.slots import Metric
-from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
+from privfl.fl.survivors import SurvivorRule, cohort_sizes, round_noise
 from privfl.ring import Ring
 from privfl.rotation import Rotation
 from privfl.sums import SecureSum
 
 _UNBOUNDED: Final = 2.0**64
 """A training metric without noise is averaged as it was reported, up to here."""
+
+_SIZES: Final = 128
+"""At about this many sizes of a sampled cohort the room of mesh noise is computed."""
 
 
 def build_mechanism(config: Config) -> Mechanism:
@@ -33,15 +36,26 @@ def build_mechanism(config: Config) -> Mechanism:
         return Mechanism("none")
     if privacy.noise_multiplier is None:
         raise ConfigError("privacy.noise_multiplier is missing; `privfl calibrate` finds the least for an epsilon")
-    return Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
+    if privacy.placement == "private":
+        raise ConfigError("privacy.placement = 'private' is a choice that an experiment makes for its sum: assemble it")
+    if privacy.placement != "mesh":
+        return Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
+    return Mechanism(
+        "mesh",
+        privacy.noise_multiplier,
+        privacy.noise,
+        spare=privacy.spare,
+        members=privacy.members or 0,
+        min_members_to_open=privacy.min_members_to_open or 0,
+    )
 
 
 def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, population: int) -> SurvivorRule:
     """The fewest survivors of a round.
 
     A server that sees every vector and adds the noise itself opens every vector that arrives. A minimum would protect
-    nobody there, and a round skipped because of the minimum would reveal who was there. Distributed noise gets a floor,
-    because noise shares are sized for the fewest survivors before anybody is sampled.
+    nobody there, and a round skipped because of the minimum would reveal who was there. Noise that clients add inside
+    the sum gets a floor, because it is sized for the fewest survivors before anybody is sampled.
 
     Args:
         config: The settings: `cohort.min_survivor_fraction` and `privacy.placement`.
@@ -52,10 +66,12 @@ def build_survivor_rule(config: Config, scheme: SecureSum, sampling: Sampling, p
     fraction, placement = config.cohort.min_survivor_fraction, config.privacy.placement
     if placement == "central" and scheme.views["server"] == "vectors":
         return SurvivorRule(0.0, 0)
-    if placement != "distributed":
+    if placement not in ("distributed", "mesh"):
         return SurvivorRule(fraction, 1)
     expected = min(sampling.expected_size(population), max(sampling.sizes(population)))
-    return SurvivorRule(fraction, max(1, int(fraction * expected)))
+    floor = max(1, int(fraction * expected))
+    everybody = placement == "mesh" and (config.privacy.members or population) >= population
+    return SurvivorRule(fraction, max(floor, config.privacy.min_members_to_open or 0) if everybody else floor)
 
 
 def build_clip(config: Config, layers: Sequence[int]) -> UpdateClip:
@@ -157,8 +173,20 @@ def build_encoding(
         rotation=rotation,
     )
     survivors = build_survivor_rule(config, scheme, sampling, population)
-    spread = noise_spread(build_mechanism(config), survivors, scheme, cohort_sizes(sampling, population, cohort))
-    return _fitted(config, encoding, cohort, sampling.expected_size(population), spread), None
+
+    def noise(slots: Sequence[Slot], size: int) -> RoundNoise:
+        return round_noise(
+            build_mechanism(config),
+            slots,
+            size,
+            rule=survivors,
+            scheme=scheme,
+            sampling=sampling,
+            population=population,
+        )
+
+    sizes = cohort_sizes(sampling, population, cohort) if privacy.placement == "mesh" else (cohort,)
+    return _fitted(config, encoding, sizes, sampling.expected_size(population), noise), None
 
 
 def _check_slots(config: Config) -> None:
@@ -199,21 +227,32 @@ def _with_side_slots(config: Config, encoding: UpdateEncoding, expected: float) 
     return dataclasses.replace(encoding, clip=clip, codec=clip.codec(encoding.codec.ring))
 
 
-def _fitted(config: Config, encoding: UpdateEncoding, cohort: int, expected: float, spread: float) -> UpdateEncoding:
-    """`encoding` with its scale halved until contributions, side slots and noise of `cohort` clients fit the ring.
+def _fitted(
+    config: Config,
+    encoding: UpdateEncoding,
+    sizes: Sequence[int],
+    expected: float,
+    noise_of: Callable[[Sequence[Slot], int], RoundNoise],
+) -> UpdateEncoding:
+    """`encoding` with its scale halved until contributions, side slots and noise of every cohort fit the ring.
 
     An adaptive clip changes no integer's bound, so what fits at first fits at any clip norm.
     """
-    ring, mechanism = encoding.codec.ring, build_mechanism(config)
+    ring, cohort = encoding.codec.ring, max(sizes)
+    asked = sorted({cohort, *sizes[:: max(1, len(sizes) // _SIZES)]} - {0})
     while True:
         whole = _with_side_slots(config, encoding, expected)
-        noise = RoundNoise(mechanism, whole.slots, cohort, spread)
-        # Noise shares of a smaller cohort are larger, each by up to the step in which their reach is found.
-        reach = math.ceil(1.06 * noise.noise_reach)
-        room = cohort * (whole.entry_bound + reach) + (math.ceil(20 * noise.total_stddev) if mechanism.claims else 0)
+        room = max(_room(whole, noise_of(whole.slots, size)) for size in asked)
         if room < ring.half:
             return whole
         if encoding.codec.bound(encoding.max_entry) < 4:
             bits = room.bit_length() + 9
             raise ConfigError(f"sum.bits = {ring.bits} leaves no precision for {cohort} clients; {bits} would do")
         encoding = dataclasses.replace(encoding, codec=FixedPoint(encoding.codec.scale / 2, ring))
+
+
+def _room(encoding: UpdateEncoding, noise: RoundNoise) -> int:
+    """The largest entry of a sum, with the noise of all of a cohort's clients and of the server."""
+    # Noise shares of a smaller cohort are larger, each by up to the step in which their reach is found.
+    reach = math.ceil(1.06 * noise.noise_reach)
+    return noise.cohort * (encoding.entry_bound + reach) + math.ceil(20 * noise.total_stddev)

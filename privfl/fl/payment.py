@@ -72,7 +72,15 @@ class Payment:
             raise StateError("the ledger holds no open reservation of this round: it is not the ledger of this run")
         return token
 
-    def settle(self, token: Token | None, plan: RoundPlan, scheme: SecureSum, survivors: Iterable[ClientId]) -> None:
+    def settle(
+        self,
+        token: Token | None,
+        plan: RoundPlan,
+        scheme: SecureSum,
+        survivors: Iterable[ClientId],
+        *,
+        members: tuple[int, int] | None = None,
+    ) -> None:
         """Replace a reservation by the release of the opened sum.
 
         Args:
@@ -80,9 +88,10 @@ class Payment:
             plan: The plan of the round.
             scheme: The sum.
             survivors: The clients whose vectors are in the sum.
+            members: For mesh noise, the members of the roster and of the sum.
         """
         if token is not None:
-            self.ledger.settle(token, plan.release(scheme, survivors, worst_case=False))
+            self.ledger.settle(token, plan.release(scheme, survivors, worst_case=False, members=members))
 
     def refund(self, token: Token | None, error: TooFewSurvivors) -> None:
         """Return a reservation if `error` proves that nothing can have been opened; otherwise the charge stands.

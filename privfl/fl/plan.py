@@ -25,7 +25,7 @@ from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
 from privfl.fl.counts import Counts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.planwire import read_plan, write_plan
-from privfl.fl.survivors import SurvivorRule, cohort_sizes, noise_spread
+from privfl.fl.survivors import SurvivorRule, round_noise
 from privfl.observers import Observer
 from privfl.ring import Ints
 from privfl.sums import Opening, SecureSum, SumTask
@@ -263,13 +263,17 @@ class RoundPlan:
         opened = max(self.survivor_rule.opened(scheme, size), int(not self.mechanism.claims))
         if opened > size:
             raise TooFewSurvivors(size, opened)
+        if self.mechanism.placement == "mesh" and self.noise(scheme).mesh is None:
+            raise TooFewSurvivors(size, max(opened, self.mechanism.min_members_to_open))
 
     def task(self, scheme: SecureSum) -> SumTask:
         """The sum of this round; raises `CapacityError` if the ring is too small for all contributions."""
 
         def make() -> SumTask:
-            encoding = self.encoding
-            bound = encoding.entry_bound + self.noise(scheme).noise_reach
+            encoding, noise = self.encoding, self.noise(scheme)
+            bound = encoding.entry_bound + noise.noise_reach
+            if self.mechanism.placement == "mesh" and noise.mesh is None:
+                raise ConfigError(f"a cohort of {len(self.cohort)} clients has too few members of mesh noise: ask more")
             self._check_room()
             # Weights are planned by their total, which bounds every sum, where single bounds would not fit the ring.
             half, limited = encoding.codec.ring.half, encoding.max_total_weight > 0
@@ -282,6 +286,7 @@ class RoundPlan:
                 encoding.codec.ring,
                 bound,
                 max_sum,
+                noise.mesh,
             )
 
         task: SumTask = self._under(scheme, "task", make)
@@ -303,9 +308,16 @@ class RoundPlan:
 
         def make() -> RoundNoise:
             size = len(self.cohort)
-            sizes = cohort_sizes(self.sampling, self.population, size)
-            spread = noise_spread(self.mechanism, self.survivor_rule, scheme, sizes)
-            return RoundNoise(self.mechanism, self.encoding.slots, size, spread)
+            return round_noise(
+                self.mechanism,
+                self.encoding.slots,
+                size,
+                rule=self.survivor_rule,
+                scheme=scheme,
+                sampling=self.sampling,
+                population=self.population,
+                key=(self.seed, self.round),
+            )
 
         noise: RoundNoise = self._under(scheme, "noise", make)
         return noise
@@ -317,7 +329,7 @@ class RoundPlan:
     def opening(self, scheme: SecureSum) -> Opening:
         """The noise that is added where the sum is opened, or nothing."""
         noise = self.noise(scheme)
-        if self.mechanism.placement in ("none", "local"):
+        if self.mechanism.placement in ("none", "local", "mesh"):
             return identity
         if self.mechanism.source == "secure":
             return KeyedOpening(lambda entropy: noise.opening(entropy=entropy))
@@ -325,6 +337,8 @@ class RoundPlan:
 
     def add_noise(self, scheme: SecureSum, client: ClientId, vector: Ints) -> Ints:
         """One client's encoded contribution with its own noise, if it adds any: int64 `[total_length]`.
+
+        Mesh noise is added by the sum, which knows the roster.
 
         Args:
             scheme: The sum that the plan names.
@@ -334,13 +348,21 @@ class RoundPlan:
         key = None if self.mechanism.source == "secure" else (self.seed, self.round, client, NOISE_STREAM)
         return self.noise(scheme).contribute(vector, key=key)
 
-    def release(self, scheme: SecureSum, participants: Iterable[ClientId], *, worst_case: bool) -> Release:
+    def release(
+        self,
+        scheme: SecureSum,
+        participants: Iterable[ClientId],
+        *,
+        worst_case: bool,
+        members: tuple[int, int] | None = None,
+    ) -> Release:
         """The charge of this round in the ledger.
 
         Args:
             scheme: The sum that the plan names.
             participants: The cohort before the opening, the survivors after it.
             worst_case: Whether this is the reservation before a client is asked.
+            members: For mesh noise, the members of the roster and of the sum, as the sum counted them.
 
         Raises:
             PrivacyError: If the noise of the survivors is below the declared noise.
@@ -352,6 +374,7 @@ class RoundPlan:
             views=scheme.views,
             participants=participants,
             worst_case=worst_case,
+            members=members,
         )
 
     def worst_case(self, scheme: SecureSum) -> Release:

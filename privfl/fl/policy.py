@@ -9,6 +9,7 @@ from privfl.dp.release import Placement
 from privfl.errors import PlanRejected
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum, SumPolicy, SumTask
+from privfl.sums.noise import RosterNoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class ClientPolicy:
             noise must be secure, too.
         max_clip_norm: The largest clip norm that is accepted.
         min_colluders: The fewest colluding clients that distributed noise must tolerate.
+        min_spare: The fewest members that mesh noise must tolerate in one coalition, the observer's own place included.
+        min_members_to_open: The fewest members of mesh noise in a sum that opens.
     """
 
     sum: SumPolicy = field(default_factory=SumPolicy)
@@ -30,6 +33,8 @@ class ClientPolicy:
     min_noise_stddev: float = 0.0
     max_clip_norm: float = math.inf
     min_colluders: int = 0
+    min_spare: int = 0
+    min_members_to_open: int = 0
 
     def check(self, plan: RoundPlan, scheme: SecureSum) -> SumTask:
         """Judge the plan by the mechanism that will run.
@@ -65,5 +70,19 @@ class ClientPolicy:
                 f"the noise tolerates {mechanism.colluders} colluders, and this client insists on {self.min_colluders}"
             )
         task = plan.task(scheme)
+        if task.noise is not None:
+            self._check_members(task.noise)
         self.sum.check(task)
         return task
+
+    def _check_members(self, noise: RosterNoise) -> None:
+        """Compare the numbers of mesh noise with the demands."""
+        demands = [
+            ("spare", noise.spare, self.min_spare),
+            ("min_members_to_open", noise.min_members_to_open, self.min_members_to_open),
+        ]
+        for name, stated, wanted in demands:
+            if stated < wanted:
+                raise PlanRejected(
+                    f"{name} of the mesh noise is {stated}, and this client insists on at least {wanted}"
+                )

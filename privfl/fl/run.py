@@ -348,9 +348,10 @@ class FederatedRun:
         if self.payment is None or not self.mechanism.claims:
             return None
         rule, scheme, dropout = self.survivor_rule, self.parts.scheme, getattr(self.dropouts, "probability", None)
+        mechanism = self.mechanism
 
         def shortfall(size: int) -> float | None:
-            return rule.shortfall(scheme, size, dropout)
+            return rule.shortfall(scheme, size, dropout, mechanism)
 
         sampling, adjacency = declared(self.sampler, self.population), self.payment.ledger.unit.adjacency
         draws = DrawNotes(sampling, self.population, shortfall, self.retries + 1, adjacency)

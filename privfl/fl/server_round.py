@@ -122,7 +122,9 @@ class ServerRound:
         """
         if self._payment is not None and not self._settled:
             read = self.plan.mechanism.placement == "local" and self._scheme.views.get("server") == "vectors"
-            self._payment.settle(self._token, self.plan, self._scheme, survivors | (self._heard if read else set()))
+            taking_part = survivors | (self._heard if read else set())
+            members = getattr(self._session, "members", None)  # of mesh noise
+            self._payment.settle(self._token, self.plan, self._scheme, taking_part, members=members)
             self._settled = True
 
     @classmethod

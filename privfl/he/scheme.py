@@ -18,6 +18,7 @@ from privfl.ring import Ints
 from privfl.sums import Entropy, Opening, SumPolicy, SumTask
 from privfl.sums.base import MIN_VECTORS, identity
 from privfl.sums.checks import checked_vector
+from privfl.sums.noise import refuse_noise
 from privfl.sums.session import SteadyDirectory
 from privfl.sums.shortfall import OpensByCount
 from privfl.wire import ClientId, check_client
@@ -35,6 +36,7 @@ class CkksSum(OpensByCount):
     opener: Literal["server", "client"] = "client"
 
     messages_per_client: int = 5
+    roster_noise: bool = False
 
     def __init__(self, directory: KeyDirectory, *, security: int = 128, min_vectors: int = MIN_VECTORS) -> None:
         """Make the scheme.
@@ -87,6 +89,7 @@ class CkksSum(OpensByCount):
         """Return the public parameters of the sum of `task`; raises as `plan_ckks`, and for a sum that never opens."""
         if task.min_survivors < 1:
             raise ConfigError("a CKKS sum opens at least 1 vector: set min_survivors of its task to 1 or more")
+        refuse_noise(task.noise, NAME)
         plan, needed = plan_for(task, security=self._security), self.min_survivors_to_open(task)
         return Terms(task, plan, self._directory, quorum_of(len(task.clients)), task.digest(), needed)
 

@@ -62,7 +62,12 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
         for row in rows:
             if row.arm == name:
                 axes.axhline(row.accuracy, color=color, linestyle=line, label=f"{name}, no noise")
-    for prefix, color, marker in (("central", BLUE, "o"), ("distributed", ORANGE, "s"), ("local DP", "#8a4fbf", "^")):
+    for prefix, color, marker in (
+        ("central", BLUE, "o"),
+        ("distributed", ORANGE, "s"),
+        ("mesh", GREEN, "D"),
+        ("local DP", "#8a4fbf", "^"),
+    ):
         own = [row for row in rows if row.arm.startswith(prefix) and row.epsilon is not None]
         if own:
             axes.errorbar(
@@ -82,7 +87,9 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
 
 
 def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
-    arms = [arm.name for arm in comparison.arms() if arm.kind in ("federated", "central", "distributed", "local DP")]
+    arms = [
+        arm.name for arm in comparison.arms() if arm.kind in ("federated", "central", "distributed", "mesh", "local DP")
+    ]
     for at, name in enumerate(arms):
         curves = [cell.curve for cell in cells if cell.arm == name]
         if curves:

@@ -5,6 +5,9 @@ share are those of privfl/sums/session.py. It reveals shares for one list of sur
 survived, the client gives the share of the dealer's self-mask seed; if the dealer dropped out, the share of its mask
 key. No client ever gives both. In signed mode it gives shares only once `threshold` of its holders have signed that
 same list.
+
+Where the task has noise that needs the roster (privfl/sums/noise.py), a member adds its noise to its vector when the
+roster comes. A saved session therefore keeps the noise that it added, and holds no key of it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from privfl.checks import draw
-from privfl.crypto import AgreementKey, KeyDirectory, MemoryDirectory, SigningKey, TaskMemory, add_keystreams
+from privfl.crypto import (
+    AgreementKey,
+    KeyDirectory,
+    MemoryDirectory,
+    SigningKey,
+    TaskMemory,
+    add_keystreams,
+    read_keystream,
+)
 from privfl.crypto.kdf import KEY_BYTES
 from privfl.crypto.sealed import seal, unseal
 from privfl.crypto.shamir import SHARE_BYTES, share_from_bytes, share_to_bytes, split
@@ -24,7 +35,7 @@ from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ints
 from privfl.secagg import keys
-from privfl.secagg.graph import Graph
+from privfl.secagg.graph import Graph, member_places
 from privfl.secagg.machine import client_table
 from privfl.secagg.messages import (
     BOX_BYTES,
@@ -41,7 +52,7 @@ from privfl.secagg.messages import (
     Unmask,
     pieces,
 )
-from privfl.secagg.roster import read_roster
+from privfl.secagg.roster import RosterView, read_roster
 from privfl.secagg.state import CLIENT_LABEL, ClientForm, Peer, peer_forms, peers_of
 from privfl.secagg.terms import Terms
 from privfl.sums.base import Entropy
@@ -174,8 +185,10 @@ class MaskedClient(ClientMachine):
             raise RemoteProtocolError("the roster does not show this client's own keys")
         bound = keys.RosterKeys(self._session, keys.roster_digest(self._session, entries))
         holders = Graph(len(roster), terms.degree, bound.ring()).holders(own)
+        members = self._members(bound, len(roster))
+        partners = [place for place in members if place != own] if own in members else []
         if terms.signed:
-            for place in holders:
+            for place in dict.fromkeys([*holders, *partners]):
                 client, parts = roster.client(place), (self._session, keys.id_bytes(roster.client(place)))
                 verify_key = self._directory.verify_key(client)
                 verify_key.verify(roster.signature(place), keys.ADVERTISE, *parts, roster.keys(place), sender=client)
@@ -186,7 +199,35 @@ class MaskedClient(ClientMachine):
             if place != own:
                 peer.mask = bound.pairwise(self._own.mask_key, public[:KEY_BYTES], self._me, client)
                 peer.shared = self._own.box_key.agree(public[KEY_BYTES:], sender=client)
-        return self._share()
+        answer = self._share()
+        if own in members:
+            self._add_noise(roster, partners)
+        return answer
+
+    def _members(self, bound: keys.RosterKeys, size: int) -> Bitmap:
+        """The places that add noise; none in a task without."""
+        noise = self._terms.noise
+        return Bitmap(size, 0) if noise is None else member_places(size, noise.members, bound.members())
+
+    def _add_noise(self, roster: RosterView, partners: list[int]) -> None:
+        """Add this member's noise to its vector, once; its own part comes from its entropy, after all other draws."""
+        terms, me, noise = self._terms, self._me, self._terms.noise
+        assert noise is not None  # noqa: S101 - a roster without noise has no members
+        places = {roster.client(place): place for place in partners}
+
+        def pair(client: ClientId) -> Entropy:
+            place = places[client]
+            peer = self._peers.get(place)
+            shared = peer.shared if peer is not None else b""
+            if not shared:  # a member that is no neighbor on the ring
+                shared = self._own.box_key.agree(roster.keys(place)[KEY_BYTES:], sender=client)
+            return read_keystream(self._keys.pair_noise(shared, me, client))
+
+        values = noise.sample(me, list(places), terms.task.length, own=self._entropy, pair=pair)
+        if int(np.abs(values).max()) > noise.reach:
+            raise ConfigError(f"an entry of the noise is beyond its bound of {noise.reach}: its sampler is broken")
+        terms.task.ring.add(self._words, terms.task.ring.reduce(values))
+        terms.task.ring.mask(self._words)
 
     def _graph(self) -> Graph:
         """Made again when it is needed: its permutation is as long as the roster."""
@@ -249,6 +290,10 @@ class MaskedClient(ClientMachine):
             raise RemoteProtocolError("a survivor is named that never shared its keys")
         if len(survivors) < terms.min_survivors:
             raise TooFewSurvivors(len(survivors), terms.min_survivors)
+        if terms.noise is not None:
+            present = (self._members(self._keys, self._size).mask & survivors.mask).bit_count()
+            if present < terms.noise.min_members_to_open:
+                raise TooFewSurvivors(present, terms.noise.min_members_to_open)
         near = sum(place in survivors for place in self._peers)
         if near < terms.threshold:
             raise TooFewSurvivors(near, terms.threshold)

@@ -37,9 +37,7 @@ class Graph:
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
-        words = np.zeros(self._size, "<u8")
-        add_keystreams(words, [self._key])
-        return np.argsort(words, kind="stable")
+        return permutation(self._size, self._key)
 
     @cached_property
     def _rank(self) -> npt.NDArray[np.int64]:
@@ -74,3 +72,26 @@ class Graph:
         half = self._degree // 2
         sums = np.cumsum(np.concatenate([[0], ring, ring[:half]]), dtype=np.int64)
         return int((sums[half:] - sums[:-half]).min())
+
+
+def permutation(size: int, key: bytes) -> npt.NDArray[np.int64]:
+    """The places of a roster in the order of a key that nobody chose, int64 `[size]`.
+
+    Args:
+        size: The number of clients.
+        key: The key, 32 bytes.
+    """
+    words = np.zeros(size, "<u8")
+    add_keystreams(words, [key])
+    return np.argsort(words, kind="stable")
+
+
+def member_places(size: int, members: int, key: bytes) -> Bitmap:
+    """The places of a roster that add noise: all, or the first `members` of a permutation.
+
+    Args:
+        size: The number of clients.
+        members: The most members.
+        key: The key of the permutation; not used where all are members.
+    """
+    return Bitmap.of(size, range(size) if size <= members else permutation(size, key)[:members].tolist())

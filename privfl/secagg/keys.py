@@ -12,11 +12,15 @@ derive() are those of privfl/crypto/kdf.py.
     input check      AES-256-GCM tag of the packed values as associated data, empty text, nonce of zeros, under
                      derive(roster,             "masked-sum input",         session, id)
     ring             derive(roster,             "masked-sum ring",          session)
+    member order     derive(roster,             "masked-sum members",       session)
+    pair noise       derive(X25519(box keys),   "masked-sum mesh noise",    session, roster, lower id, higher id)
     advertisement    Ed25519 over framed("privfl/1 masked-sum advertise", session, id, keys)
     consistency      Ed25519 over framed("privfl/1 masked-sum survivors", session, roster, id, bitmap)
     transcript       SHA-256(framed("privfl/1 masked-sum transcript", session, roster, bitmap))
 
-Mask keys take the sorted pair of identities, because both clients must find one key; only box keys have a direction.
+Mask keys and the keys of pair noise take the sorted pair of identities, because both clients must find one key; only
+the keys of boxes have a direction. Pair noise is keyed by the box keys, of which no share exists. From a dropout's mask
+key, which is reconstructed, the server could compute the noise that stands in for it.
 The client with the lower identity adds the pairwise stream, the other one subtracts it. Each adds its own self mask.
 """
 
@@ -128,6 +132,21 @@ class RosterKeys:
     def ring(self) -> bytes:
         """The key whose stream permutes the ring."""
         return derive(self.roster, "masked-sum ring", self.session)
+
+    def members(self) -> bytes:
+        """The key whose stream permutes the members of noise that needs the roster."""
+        return derive(self.roster, "masked-sum members", self.session)
+
+    def pair_noise(self, shared: bytes, me: ClientId, peer: ClientId) -> bytes:
+        """Return the key of the noise that two members have in common.
+
+        Args:
+            shared: The agreed secret of their box keys.
+            me: One of them.
+            peer: The other one.
+        """
+        low, high = sorted((me, peer))
+        return self._derive(shared, "masked-sum mesh noise", id_bytes(low), id_bytes(high))
 
     def said_by(self, client: ClientId, survivors: Bitmap) -> tuple[bytes, ...]:
         """Return the parts that `client` signs in the consistency step.

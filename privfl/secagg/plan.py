@@ -15,7 +15,6 @@ from privfl.crypto import AgreementKey, SigningKey, add_keystreams
 from privfl.crypto.sealed import TAG_BYTES
 from privfl.crypto.shamir import SHARE_BYTES
 from privfl.crypto.signing import SIGNATURE_BYTES
-from privfl.dp.noise.skellam import skellam
 from privfl.errors import ConfigError
 from privfl.ring import Ring
 from privfl.secagg.messages import BOX_BYTES, HASH_BYTES, KEYS_BYTES
@@ -184,6 +183,8 @@ def plan_sum(
 
 def measure_speed() -> Speed:
     """This machine's figures, the best of a few tries, in about a tenth of a second."""
+    from privfl.dp.noise.skellam import skellam  # only here: importing privfl.secagg stays light
+
     words = np.zeros(1 << 19, "<u4")
     key, peer = AgreementKey(bytes(range(32))), AgreementKey(bytes(range(1, 33)))
     signing = SigningKey(bytes(32))

@@ -51,6 +51,7 @@ class MaskedSum(OpensByCount):
 
     name: str = "masked-sum/1"
     opener: Literal["server", "client"] = "server"
+    roster_noise: bool = True
 
     def __init__(
         self,

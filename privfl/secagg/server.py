@@ -16,7 +16,7 @@ from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.secagg import keys
 from privfl.secagg.disputes import Disputes
-from privfl.secagg.graph import Graph
+from privfl.secagg.graph import Graph, member_places
 from privfl.secagg.machine import server_table
 from privfl.secagg.messages import (
     BOX_BYTES,
@@ -39,6 +39,7 @@ from privfl.secagg.terms import Terms
 from privfl.secagg.unmask import Opener, check_unmask
 from privfl.sums.base import Opening, SumResult
 from privfl.sums.checks import checked_total, few_vectors
+from privfl.sums.noise import MemberCount
 from privfl.sums.server import ServerMachine
 from privfl.sums.session import Kind, SteadyDirectory
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, write_fields
@@ -209,9 +210,24 @@ class MaskedServer(ServerMachine):
             raise TooFewSurvivors(len(able), threshold)
         return able
 
+    @property
+    def members(self) -> MemberCount | None:
+        """The members of the noise in the sum's roster and among the vectors that came; None without such noise."""
+        noise = self._terms.noise
+        if noise is None or self.state.step == "AdvertiseKeys":
+            return None
+        places = member_places(len(self._roster), noise.members, self._keys.members())
+        return MemberCount(len(places), (places.mask & self._survivors.mask).bit_count())
+
     def _check_left(self, members: Bitmap) -> None:
         if len(members) < self._terms.min_survivors_to_open:
             raise TooFewSurvivors(len(members), self._terms.min_survivors_to_open)
+        noise = self._terms.noise
+        if noise is not None:
+            places = member_places(len(self._roster), noise.members, self._keys.members())
+            present = (places.mask & members.mask).bit_count()
+            if present < noise.min_members_to_open:
+                raise TooFewSurvivors(present, noise.min_members_to_open)
         arc = self._graph.min_arc(members)
         if arc < self._terms.arc:
             raise TooFewSurvivors(arc, self._terms.arc)
@@ -282,7 +298,10 @@ class MaskedServer(ServerMachine):
         opener.unmask(*masks)
         total, survivors = task.ring.center(task.ring.mask(state.total)), frozenset(state.uploaded)
         state.total = task.ring.zeros(0)
-        opened = self._opening(checked_total(task, total, len(survivors)), survivors)
+        checked, members = checked_total(task, total, len(survivors)), self.members
+        if self._terms.noise is not None and members is not None:
+            checked = self._terms.noise.fill(checked, *members)
+        opened = self._opening(checked, survivors)
         digest = self._keys.transcript(self._closed_survivors)
         caveats = (*(() if self._terms.signed else (SEMI_HONEST_CAVEAT,)), *few_vectors(len(survivors)))
         self._result = SumResult(opened, survivors, digest, dict(state.blamed), state.undecided, caveats)

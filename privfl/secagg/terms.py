@@ -2,6 +2,7 @@
 
 The digest of the terms, called `session` everywhere else, stands in the header of every message, in every signature
 and in every derived key. It is SHA-256("privfl/1 masked-sum terms" | the fields of `_TermsForm` below, as in wire.py).
+Where the task has noise that needs the roster, the fields of `_NoiseForm` follow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import struct
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -20,7 +22,8 @@ from privfl.checks import check_count, check_type
 from privfl.errors import ConfigError
 from privfl.secagg.planner import GraphPlan, assess_cohort, cohort_arc, plan_graph
 from privfl.sums.base import MAX_CLIENTS, SumTask
-from privfl.wire import U8, U32, Fixed, Uint, wired, write_fields
+from privfl.sums.noise import RosterNoise
+from privfl.wire import U8, U32, U64, Fixed, Uint, wired, write_fields
 
 Mode = Literal["signed", "semi-honest"]
 GraphChoice = Literal["auto", "complete"] | int
@@ -69,8 +72,9 @@ class Terms:
             self.min_roster,
             self.min_vectors,
         )
+        noise = b"" if self.noise is None else write_fields(_NoiseForm.of(self.noise))
         object.__setattr__(self, "_cohort", np.array(self.task.clients, np.int64))
-        object.__setattr__(self, "session", hashlib.sha256(_LABEL + write_fields(form)).digest())
+        object.__setattr__(self, "session", hashlib.sha256(_LABEL + write_fields(form) + noise).digest())
 
     def digest(self) -> bytes:
         """32 bytes: the session."""
@@ -80,6 +84,11 @@ class Terms:
         """True if all of these identities are in the cohort."""
         places = np.searchsorted(self._cohort, clients)
         return bool((places < len(self._cohort)).all() and (self._cohort[places] == clients).all())
+
+    @property
+    def noise(self) -> RosterNoise | None:
+        """The noise that members of the roster add inside the sum."""
+        return self.task.noise
 
     @property
     def min_survivors(self) -> int:
@@ -108,6 +117,20 @@ class _TermsForm:
     arc: int = wired(_COUNT)
     min_roster: int = wired(U32)
     min_vectors: int = wired(U32)
+
+
+@dataclass(frozen=True, slots=True)
+class _NoiseForm:
+    spare: int = wired(U32)
+    min_members_to_open: int = wired(U32)
+    members: int = wired(U32)
+    variance: bytes = wired(Fixed(8))  # binary64, little-endian
+    reach: int = wired(U64)
+
+    @classmethod
+    def of(cls, noise: RosterNoise) -> _NoiseForm:
+        variance = struct.pack("<d", noise.variance)
+        return cls(noise.spare, noise.min_members_to_open, noise.members, variance, noise.reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +183,12 @@ def resolve(
     Raises:
         ConfigError: The sum could never open, or the scheme would promise nothing under these thresholds.
     """
-    cohort = len(task.clients)
+    cohort, noisy = len(task.clients), 1 if task.noise is None else task.noise.min_members_to_open
+    if noisy > cohort:
+        raise ConfigError(
+            f"a masked sum of {cohort} clients never opens, because its noise needs {noisy} members: sum more clients, "
+            "or lower min_members_to_open"
+        )
     if task.min_survivors < 1:
         raise ConfigError("a masked sum opens at least 1 vector: set min_survivors of its task to 1 or more")
     if cohort < min_vectors:
@@ -171,9 +199,9 @@ def resolve(
     plan = choose_graph(cohort, signed, graph, threshold, assume)
     if plan is None:
         chosen = complete_threshold(cohort, signed, threshold, assume)
-        least = max(chosen, task.min_survivors, min_vectors)
+        least = max(chosen, task.min_survivors, min_vectors, noisy)
         return Terms(task, signed, packed, 0, chosen, 0, least, min_vectors)
-    least = max(plan.min_roster, task.min_survivors, min_vectors)
+    least = max(plan.min_roster, task.min_survivors, min_vectors, noisy)
     return Terms(task, signed, packed, plan.degree, plan.threshold, plan.arc, least, min_vectors)
 
 

@@ -44,9 +44,9 @@ class Demands:
     """The demands on every plan."""
 
     schemes: tuple[SchemeName, ...] = setting(default=("masked",), description="The sums that are accepted.")
-    placements: tuple[Literal["none", "central", "distributed", "local"], ...] = setting(
-        default=("distributed",),
-        description="The placements of noise that are accepted: none, central, distributed, local.",
+    placements: tuple[Literal["none", "central", "distributed", "mesh", "local"], ...] = setting(
+        default=("distributed", "mesh"),
+        description="The placements of noise that are accepted: none, central, distributed, mesh, local.",
     )
     min_cohort: int = setting(default=3, ge=1, description="The fewest sites of a round.")
     min_survivors: int = setting(default=3, ge=1, description="The fewest updates in a sum that is opened.")
@@ -58,6 +58,11 @@ class Demands:
     )
     min_colluders: int = setting(
         default=0, ge=0, description="The fewest colluding sites that distributed noise must tolerate."
+    )
+    min_spare: int = setting(
+        default=0,
+        ge=0,
+        description="The fewest members of one coalition that mesh noise must tolerate, the observer's own included.",
     )
     max_clip_norm: Number | None = setting(
         default=None, gt=0, description="The largest clip norm; without it, any clip norm is accepted."
@@ -171,6 +176,7 @@ class Policy:
             min_noise_stddev=asks.min_noise_stddev,
             max_clip_norm=math.inf if asks.max_clip_norm is None else asks.max_clip_norm,
             min_colluders=asks.min_colluders,
+            min_spare=asks.min_spare,
         )
 
     @property

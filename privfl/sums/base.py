@@ -12,6 +12,7 @@ from privfl.checks import check_type
 from privfl.errors import CapacityError, ConfigError, PlanRejected
 from privfl.observers import Views
 from privfl.ring import Ints, Ring
+from privfl.sums.noise import RosterNoise
 from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
 
 MAX_CLIENTS: Final = 100_000
@@ -68,6 +69,7 @@ class SumTask:
         bound: The maximum of an entry's magnitude.
         max_sum: The bound of each entry of the sum where a smaller one than `bound` times the number of clients is
             known, as for weights of a known total. 0 if none is known.
+        noise: The noise that the clients of the roster add inside the sum, or None. `bound` covers it.
 
     Raises:
         ConfigError: A value is out of range.
@@ -81,6 +83,7 @@ class SumTask:
     ring: Ring
     bound: int
     max_sum: int = 0
+    noise: RosterNoise | None = None
     _digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +106,10 @@ class SumTask:
             raise ConfigError(f"length must be in [1, {MAX_LENGTH}], not {self.length}")
         if self.bound < 0:
             raise ConfigError(f"bound must be at least 0, not {self.bound}")
+        if self.vector_bound < 0:
+            raise ConfigError(
+                f"bound is {self.bound}, and the noise of one client alone may reach {self.bound - self.vector_bound}"
+            )
         if self.max_sum and not self.bound <= self.max_sum < cohort * self.bound:
             raise ConfigError(
                 f"max_sum must be 0, or at least the bound of {self.bound} and below {cohort} times it, "
@@ -118,6 +125,11 @@ class SumTask:
         total = self.max_sum.to_bytes(8, "little") if self.max_sum else b""
         # Once for all: with 10^4 clients in one process it would otherwise be most of the work.
         object.__setattr__(self, "_digest", hashlib.sha256(_LABEL + write_fields(form) + total).digest())
+
+    @property
+    def vector_bound(self) -> int:
+        """The maximum of an entry's magnitude before the sum adds noise to it."""
+        return self.bound - (0 if self.noise is None else self.noise.reach)
 
     def limit(self, survivors: int) -> int:
         """The bound of each entry of the sum of `survivors` vectors."""
@@ -297,6 +309,11 @@ class SecureSum(Protocol):
     @property
     def views(self) -> Views:
         """The part of one sum that each observer sees."""
+        ...
+
+    @property
+    def roster_noise(self) -> bool:
+        """True if the clients of the roster can add noise that needs the roster inside the sum."""
         ...
 
     @property

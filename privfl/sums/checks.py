@@ -58,6 +58,7 @@ def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
         raise ConfigError(f"the vector has shape {vector.shape}, the task asks for ({task.length},)")
     # Python's integers compare exactly, where a signed and an unsigned numpy word would meet as floats.
     low, high = int(vector.min()), int(vector.max())
-    if low < -task.bound or high > task.bound:
-        raise ConfigError(f"an entry is beyond the task's bound of {task.bound}: clip the vector, or raise the bound")
+    bound = task.vector_bound
+    if low < -bound or high > bound:
+        raise ConfigError(f"an entry is beyond the task's bound of {bound}: clip the vector, or raise the bound")
     return vector.astype(np.int64, copy=False)

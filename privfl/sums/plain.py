@@ -13,6 +13,7 @@ from privfl.observers import Views
 from privfl.ring import Ints
 from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, identity
 from privfl.sums.checks import checked_total, checked_vector
+from privfl.sums.noise import refuse_noise
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind, Table, Transition
 from privfl.sums.shortfall import OpensByCount
@@ -39,6 +40,7 @@ class PlainSum(OpensByCount):
     name: str = "plain-sum/1"
     opener: Literal["server", "client"] = "server"
     messages_per_client: int = 1
+    roster_noise: bool = False
 
     @property
     def views(self) -> Views:
@@ -96,6 +98,7 @@ class PlainClient:
     """
 
     def __init__(self, task: SumTask, me: ClientId, vector: Ints) -> None:
+        refuse_noise(task.noise, PlainSum.name)
         self._task, self._me = task, me
         self._vector: Ints | None = vector
 
@@ -126,6 +129,7 @@ class PlainServer(ServerMachine):
     """
 
     def __init__(self, task: SumTask, opening: Opening) -> None:
+        refuse_noise(task.noise, PlainSum.name)
         super().__init__(_TABLE, session=task.digest(), progress=Progress("upload", set(task.clients)))
         self._task, self._opening = task, opening
         self._survivors: set[ClientId] = set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.sums.base import Dispute, SumResult
+from privfl.sums.noise import MemberCount
 from privfl.sums.session import CLOSED, Guard, Interrupted, Kind, Table
 from privfl.wire import ClientId, check_client, peek
 
@@ -89,6 +90,11 @@ class ServerMachine(ABC):
     def result(self) -> SumResult | None:
         """The opened sum, once there is one."""
         return self._result
+
+    @property
+    def members(self) -> MemberCount | None:
+        """The members of noise that needs the roster; None in a sum without such noise."""
+        return None
 
     @property
     def ready(self) -> bool:

@@ -6,12 +6,15 @@ imports privfl, and privfl never imports it. scenarios.py runs it to write vecto
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import hmac
 import itertools
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Context, Decimal
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -258,6 +261,65 @@ class Disputes:
         return sorted(pair for pair in self.disputed | self.noted if not guilty & set(pair[:2]))
 
 
+# --- 16: noise that needs the roster --------------------------------------------------------------------------------
+
+
+@dataclass
+class Noise:
+    members: int
+    spare: int
+    min_members_to_open: int
+    variance: float
+    reach: int
+
+    def form(self) -> bytes:
+        counts = u32(self.spare) + u32(self.min_members_to_open) + u32(self.members)
+        return counts + struct.pack("<d", self.variance) + u64(self.reach)
+
+    def variances(self, members: int) -> tuple[float, float]:
+        own = self.variance / (members - self.spare)
+        return own, own / (self.min_members_to_open - self.spare)
+
+
+def skellam(variance: float, length: int, draw: Any) -> list[int]:
+    """Section 16.3: the least k for which a real uniform number is below the distribution function at k."""
+    require(variance < 4096, "this reference samples small variances only", ValueError)
+    context = Context(prec=90)
+    half, reach = Decimal(variance) / 2, math.ceil(32 * math.sqrt(variance)) + 64
+    chances = {0: Decimal(0)}
+    for k in range(reach + 1):  # P(k) = e^-m times the sum over j of (m/2)^(2j + k) / (j! (j + k)!)
+        term = context.exp(-Decimal(variance))
+        for i in range(1, k + 1):
+            term = context.divide(context.multiply(term, half), Decimal(i))
+        total, j = Decimal(0), 0
+        while term > Decimal("1e-80"):
+            total, j = context.add(total, term), j + 1
+            term = context.divide(context.multiply(term, context.multiply(half, half)), Decimal(j * (j + k)))
+        chances[k] = total
+    below, running = [], Decimal(0)
+    for k in range(-reach, reach + 1):
+        running = context.add(running, chances[abs(k)])
+        below.append(running)
+    first = words_of(draw(8 * length), 8)
+    return [_invert(word, below, draw, context) - reach for word in first]
+
+
+def _invert(word: int, below: list[Decimal], draw: Any, context: Context) -> int:
+    known = 64
+    while True:
+        unit = Decimal(1 << known)
+        low, high = context.divide(Decimal(word), unit), context.divide(Decimal(word + 1), unit)
+        index = bisect.bisect_right(below, low)
+        if index == bisect.bisect_left(below, high):
+            return index
+        word, known = word << 64 | int.from_bytes(draw(8), "little"), known + 64
+
+
+def reader(key: bytes) -> Any:
+    encryptor = Cipher(AES256(key), CTR(bytes(16))).encryptor()
+    return lambda size: encryptor.update(bytes(size))
+
+
 # --- 3 and 6: terms, ring words, graph --------------------------------------------------------------------------
 
 
@@ -276,6 +338,7 @@ class Terms:
     arc: int
     min_roster: int
     min_vectors: int
+    noise: Noise | None = None
 
     @property
     def session(self) -> bytes:
@@ -283,9 +346,8 @@ class Terms:
         task += u64(self.min_survivors) + u64(self.length) + struct.pack("<H", self.bits) + u64(self.bound)
         task = hashlib.sha256(b"privfl/1 sum-task" + task).digest()
         form = task + bytes([self.signed, self.packed]) + u32(self.degree) + u32(self.threshold) + u32(self.arc)
-        return hashlib.sha256(
-            b"privfl/1 masked-sum terms" + form + u32(self.min_roster) + u32(self.min_vectors)
-        ).digest()
+        form += u32(self.min_roster) + u32(self.min_vectors) + (self.noise.form() if self.noise else b"")
+        return hashlib.sha256(b"privfl/1 masked-sum terms" + form).digest()
 
     @property
     def width(self) -> int:
@@ -328,6 +390,22 @@ class View:
         self.digest = digest("roster", self.session, entries)
         words = words_of(stream(derive(self.digest, "ring", self.session), 8 * self.size), 8)
         self.order = sorted(range(self.size), key=lambda place: (words[place], place))
+
+    def members(self) -> list[int]:
+        noise = self.terms.noise
+        if noise is None or self.size <= noise.members:
+            return list(range(self.size)) if noise else []
+        words = words_of(stream(derive(self.digest, "members", self.session), 8 * self.size), 8)
+        return sorted(sorted(range(self.size), key=lambda place: (words[place], place))[: noise.members])
+
+    def noise_key(self, shared: bytes, own: int, other: int) -> bytes:
+        low, high = sorted((self.ids[own], self.ids[other]))
+        return derive(shared, "mesh noise", self.session, self.digest, u32(low), u32(high))
+
+    def check_members(self, places: Any) -> None:
+        noise = self.terms.noise
+        present = len(set(self.members()) & set(places))
+        require(noise is None or present >= noise.min_members_to_open, "too few members are left", TooFew)
 
     def holders(self, place: int) -> list[int]:
         degree = self.terms.degree
@@ -391,6 +469,7 @@ class Client:
         self.steps = {"Roster": self.roster, "Boxes": self.boxes, "Survivors": self.survivors_}
         if terms.signed:
             self.steps["Signatures"] = self.signatures
+        self.noise = [0] * terms.length
         self.answered: list[str] = []
         self.last = b"", b""  # the last message that was answered, and the answer
 
@@ -426,15 +505,18 @@ class Client:
         self.place = view.ids.index(self.me)
         self.peers = view.holders(self.place)
         self.masks, self.shared = {}, {}
-        for place in self.peers:
+        members = view.members()
+        others = [place for place in members if place != self.place] if self.place in members else []
+        for place in dict.fromkeys([*self.peers, *others]):
             client, keys = view.ids[place], view.keys[place]
             if self.terms.signed:
                 require(client in self.directory, "not in the directory")
                 parts = self.session, u32(client), keys
                 verify(self.directory[client], view.signatures[place], "advertise", *parts)
             if place != self.place:
-                self.masks[place] = view.pairwise(self.mask_secret, self.place, place)
                 self.shared[place] = agree(self.box_secret, keys[32:])
+            if place != self.place and place in self.peers:
+                self.masks[place] = view.pairwise(self.mask_secret, self.place, place)
         ids = [view.ids[place] for place in self.peers]
         drawn = 48 * (self.terms.threshold - 1)
         key_shares = split(self.mask_secret, ids, self.terms.threshold, self.entropy(drawn))
@@ -447,7 +529,21 @@ class Client:
             else:
                 key, nonce = view.box_key(self.shared[place], self.place, place), self.entropy(12)
                 boxes += nonce + AESGCM(key).encrypt(nonce, content, view.box_context(self.place, place))
+        if self.place in members:
+            self.add_noise(others)
         return self.send("ShareKeys", view.seed_hash(self.place, self.seed) + blob(boxes))
+
+    def add_noise(self, others: list[int]) -> None:
+        """Section 16.2, with this member's own part after all else that it samples."""
+        noise, view, length = self.terms.noise, self.view, self.terms.length
+        own, pair = noise.variances(len(others) + 1)
+        self.noise = skellam(own, length, self.entropy)
+        for place in others:
+            shared = skellam(pair, length, reader(view.noise_key(self.shared[place], self.place, place)))
+            sign_ = 1 if self.me < view.ids[place] else -1
+            self.noise = [a + sign_ * b for a, b in zip(self.noise, shared, strict=True)]
+        require(all(abs(value) <= noise.reach for value in self.noise), "noise beyond its bound", ValueError)
+        self.words = [(a + b) % (1 << self.terms.bits) for a, b in zip(self.words, self.noise, strict=True)]
 
     def boxes(self, data: bytes) -> bytes:
         view, body = self.view, Body(data, "Boxes", SERVER, self.session)
@@ -482,6 +578,7 @@ class Client:
         require(
             len(self.survivors) >= max(self.terms.min_survivors, self.terms.min_vectors), "too few survivors", TooFew
         )
+        view.check_members(self.survivors)
         near = sum(place in self.survivors for place in self.peers)
         require(near >= self.terms.threshold, "too few neighbors survive", TooFew)
         require(view.min_arc(self.survivors) >= self.terms.arc, "an arc too empty", TooFew)
@@ -606,6 +703,7 @@ class Server:
     def check_left(self, members: Any) -> None:
         least = max(self.terms.min_survivors, self.terms.min_vectors, self.terms.threshold)
         require(len(members) >= least, "too few are left", TooFew)
+        self.view.check_members(members)
         require(self.view.min_arc(list(members)) >= self.terms.arc, "an arc too empty", TooFew)
 
     def down(self, kind: str, bodies: dict[int, bytes]) -> dict[int, bytes]:

@@ -78,9 +78,9 @@ class Play:
 
     def vector(self, client: int) -> list[int]:
         block = hashlib.sha512(f"privfl masked-sum vector {self.name} {client}".encode()).digest()
-        span = 2 * self.terms.bound + 1
-        values = [int.from_bytes(block[8 * i : 8 * i + 8], "little") % span for i in range(self.terms.length)]
-        return [value - self.terms.bound for value in values]
+        bound = self.terms.bound - (self.terms.noise.reach if self.terms.noise else 0)
+        values = [int.from_bytes(block[8 * i : 8 * i + 8], "little") for i in range(self.terms.length)]
+        return [value % (2 * bound + 1) - bound for value in values]
 
     def gone(self, client: int, step: str) -> bool:
         return client in self.drop and STEPS.index(step) >= STEPS.index(self.drop[client])
@@ -137,11 +137,13 @@ class Play:
         return bytes(sent)
 
     def parameters(self) -> dict[str, Any]:
-        return asdict(self.terms) | {"context": self.terms.context.hex()}
+        found = asdict(self.terms) | {"context": self.terms.context.hex()}
+        return found if self.terms.noise else {name: value for name, value in found.items() if name != "noise"}
 
     def party(self, client: int) -> dict[str, Any]:
         entropy = self.entropy[client].drawn.hex()
-        return {"signing_seed": self.seeds[client].hex(), "entropy": entropy, "vector": self.vectors[client]}
+        noise = {"noise": self.clients[client].noise} if self.terms.noise else {}
+        return {"signing_seed": self.seeds[client].hex(), "entropy": entropy, "vector": self.vectors[client]} | noise
 
     def head(self, kind: str) -> dict[str, Any]:
         head = {"version": 1, "kind": kind, "name": self.name, "parameters": self.parameters()}
@@ -156,6 +158,7 @@ class Play:
             told["derived"] = {
                 "roster_digest": view.digest.hex(),
                 "ring": [view.ids[place] for place in view.order],
+                **({"members": [view.ids[place] for place in view.members()]} if self.terms.noise else {}),
                 "holders": {view.ids[p]: [view.ids[h] for h in view.holders(p)] for p in range(view.size)},
             }
         return told | {"steps": self.steps} | (self.failure or {"result": self.server.result})
@@ -168,6 +171,19 @@ class Play:
 
 
 ERRORS = {ref.Remote: "RemoteProtocolError", ref.TooFew: "TooFewSurvivors", ref.Unusable: "WireError"}
+
+
+def mesh(clients: list[int], threshold: int, members: int, spare: int, minimum: int, **more: Any) -> Any:
+    """Terms with mesh noise of variance 40; the reach is that of the largest share of any roster."""
+    noise = ref.Noise(
+        members=members, spare=spare, min_members_to_open=minimum, variance=40.0, reach=REACH[minimum, spare]
+    )
+    return terms(clients, threshold, bound=1000 + noise.reach, noise=noise, **more)
+
+
+REACH = {(2, 1): 167, (1, 0): 125, (7, 2): 92, (5, 1): 98}
+MESH = mesh([3, 8, 21], 2, 3, 1, 2, min_vectors=2)
+LONE = mesh([3, 8, 21], 1, 3, 0, 1, signed=False, min_vectors=1, min_survivors=1, min_roster=3)
 
 
 # --- whole transcripts ------------------------------------------------------------------------------------------
@@ -200,6 +216,15 @@ def transcripts() -> list[Play]:
         Play(
             "ring-9-semi-honest",
             terms(list(range(9)), 3, signed=False, degree=4, arc=1, min_roster=5),
+            {4: "MaskedInput"},
+        ),
+        Play("mesh-3", MESH),
+        Play("mesh-3-one-silent", MESH, {8: "MaskedInput"}),
+        Play("mesh-3-two-silent", LONE, {3: "MaskedInput", 21: "MaskedInput"}),
+        Play("mesh-of-three-members", mesh([0, 1, 2, 3, 4], 3, 3, 1, 2), {2: "ShareKeys"}),
+        Play(
+            "mesh-ring-9",
+            mesh(list(range(9)), 3, 9, 2, 7, degree=4, arc=1, min_roster=7, length=2),
             {4: "MaskedInput"},
         ),
     ]
@@ -364,7 +389,21 @@ def refusals() -> list[Play]:
         return bytes(ref.message("Survivors", ref.SERVER, play.terms.session, ref.bitmap(12, left)))
 
     plays.append(Play("refuse-survivors-that-cut-the-ring", ring, down=("ConsistencyCheck", 1, emptied)))
+    few = ("ConsistencyCheck", 1, bits("Survivors", 0, 1, 2, 3))
+    plays.append(Play("refuse-survivors-with-too-few-members", mesh([0, 1, 2, 3, 4], 4, 5, 1, 5), down=few))
+    spread = mesh(list(range(9)), 3, 9, 2, 7, degree=4, arc=1, min_roster=7)
+    plays.append(Play("refuse-roster-with-a-forged-distant-member", spread, down=("ShareKeys", 1, roster(distant))))
     return plays
+
+
+def distant(play: Play, records: list[bytes]) -> list[bytes]:
+    """The roster with a signature forged of a member that is no neighbor of client 1."""
+    for place in range(len(records)):
+        changed = list(records)
+        changed[place] = changed[place][:-1] + bytes([changed[place][-1] ^ 1])
+        if place != 1 and place not in ref.View(play.terms, b"".join(changed)).holders(1):
+            return changed
+    raise AssertionError
 
 
 def blamed() -> list[Play]:
@@ -429,6 +468,7 @@ def blamed() -> list[Play]:
     others = [
         Play("blame-seed-hash-of-nothing-of-ten", TEN, up=("ShareKeys", 1, from_client("ShareKeys", bad_dealer))),
         Play("blame-seed-hash-of-nothing-on-a-ring", ring, up=("ShareKeys", 1, from_client("ShareKeys", bad_dealer))),
+        Play("blame-too-few-members", mesh([0, 1, 2, 3, 4], 4, 5, 1, 5), {4: "MaskedInput"}),
         Play("blame-shares-wrong-on-a-ring", ring, up=("Unmask", 1, from_client("Unmask", wrong_shares(range(6))))),
     ]
     return others + [Play("blame-" + name, FIVE, drop, up=(step, 1, tamper)) for name, drop, step, tamper in cases]

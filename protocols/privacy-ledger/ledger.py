@@ -10,7 +10,10 @@ from typing import Any
 ZEROS = "0" * 64
 REASONS = ("never_asked", "too_few_survivors", "aborted_before_opening")
 OBSERVERS = ("outsider", "participant", "server", "key_holder")
-PLACEMENTS = ("none", "central", "distributed", "local")
+NO_FIGURE = {  # by placement: the views that see through the noise
+    "none": ("vectors", "sum", "release"), "central": ("vectors", "sum"), "distributed": ("vectors",),
+    "mesh": ("vectors",), "local": (),
+}  # fmt: skip
 LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
 COUNTS, AMONG = {"cap", "size", "population"}, {"truncated_poisson": "cap", "fixed_size": "size"}
 SAMPLINGS = {
@@ -82,11 +85,13 @@ def check_draw(d: dict[str, Any], level: str) -> None:
 
 
 def check_release(r: Any) -> None:
-    demand(isinstance(r, dict) and set(r) == FIELDS, "release fields")
+    demand(isinstance(r, dict), "a release")
+    demand(set(r) == FIELDS | ({"spare"} if r.get("placement") == "mesh" else set()), "release fields")
     demand(all(integer(r[name], 0) for name in ("round", "attempt", "opening")), "round, attempt or opening")
     demand(integer(r["count"], 1) and integer(r["length"], 1), "count or length")
-    demand(r["placement"] in PLACEMENTS and r["law"] in LAWS, "placement or law")
+    demand(r["placement"] in NO_FIGURE and r["law"] in LAWS, "placement or law")
     demand((r["placement"] == "none") == (r["law"] == "none"), "placement and law")
+    demand(r["placement"] != "mesh" or (r["law"] == "skellam" and integer(r["spare"], 0)), "mesh noise")
     demand(isinstance(r["secure"], bool), "secure")
     demand(not (r["secure"] and r["law"] == "float_gaussian"), "floating-point noise is not secure")
     demand(number(r["norm_bound"]) and r["norm_bound"] > 0, "norm_bound")
@@ -108,7 +113,7 @@ def check_release(r: Any) -> None:
 
 def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
     free = {"realized_stddev", "participants", "count"}
-    if any(worst[name] != real[name] for name in FIELDS - free) or real["count"] > worst["count"]:
+    if any(worst.get(name) != real.get(name) for name in (FIELDS | {"spare"}) - free) or real["count"] > worst["count"]:
         return False
     mine, theirs = worst["participants"], real["participants"]
     return mine is None or (theirs is not None and set(theirs) <= set(mine))

@@ -80,6 +80,7 @@ def refunded(worst: dict[str, Any], reason: str) -> list[dict[str, Any]]:
 
 
 SKELLAM = {"placement": "distributed", "law": "skellam", "l1_bound": 5000.0}
+MESH = SKELLAM | {"placement": "mesh", "spare": 1}
 
 VALID = {
     "only a header": [HEADER],
@@ -87,6 +88,8 @@ VALID = {
     "settled with fewer and more noise": settled(
         release(0, **SKELLAM), release(0, **SKELLAM, realized_stddev=2100.5, participants=[1, 9])
     ),
+    "settled mesh noise": settled(release(0, **MESH), release(0, **MESH, realized_stddev=2100.5, participants=[1, 9])),
+    "mesh noise without spare members": reserved(release(0, **{**MESH, "spare": 0})),
     "refunded": refunded(release(0), "too_few_survivors"),
     "a retry and a second opening": reserved(release(3), release(3, attempt=1), release(3, attempt=1, opening=1)),
     "every sampling": reserved(
@@ -165,6 +168,11 @@ INVALID = {
     "settled with a longer contribution": settled(release(0), release(0, norm_bound=1025.0)),
     "settled with a longer l1 norm": settled(release(0, **SKELLAM), release(0, **{**SKELLAM, "l1_bound": 6000.0})),
     "settled with a stranger": settled(release(0), release(0, participants=[1, 2])),
+    "mesh noise of another law": reserved(release(0, **{**MESH, "law": "rounded_gaussian"})),
+    "mesh noise that states no spare": reserved(release(0, **SKELLAM | {"placement": "mesh"})),
+    "spare of shares": reserved(release(0, **SKELLAM, spare=1)),
+    "a negative spare": reserved(release(0, **{**MESH, "spare": -1})),
+    "settled with fewer spare": settled(release(0, **MESH), release(0, **{**MESH, "spare": 0})),
     "settled twice": [*settled(release(0), release(0)), settled(release(0), release(0))[-1]],
     "an unknown token": [*reserved(release(0)), {"type": "refund", "token": ZEROS, "reason": "never_asked"}],
     "an unknown reason": refunded(release(0), "timeout"),

@@ -98,15 +98,23 @@ def check(plan: dict[str, Any]) -> None:
 
 
 def check_mechanism(mechanism: dict[str, Any]) -> None:
-    keys(mechanism, "placement noise_multiplier source colluders discrete")
+    keys(mechanism, "placement noise_multiplier source colluders discrete spare members min_members_to_open")
     placement = mechanism["placement"]
-    demand(placement in ("none", "central", "distributed", "local"), "placement")
+    demand(placement in ("none", "central", "distributed", "mesh", "local"), "placement")
     real(mechanism["noise_multiplier"], positive=placement != "none")
     demand(placement != "none" or mechanism["noise_multiplier"] == 0, "a multiplier without noise")
     demand(mechanism["source"] in ("secure", "simulation"), "source")
     whole(mechanism["colluders"], 0, 1 << 32)
     demand(type(mechanism["discrete"]) is bool, "discrete")
     demand(not mechanism["discrete"] or placement in ("central", "local"), "a discrete Gaussian elsewhere")
+    spare, members, minimum = (mechanism[name] for name in ("spare", "members", "min_members_to_open"))
+    for count in (spare, members, minimum):
+        whole(count, 0, 1 << 32)
+    demand(placement == "mesh" or spare == members == minimum == 0, "members of other noise than mesh")
+    if placement == "mesh":
+        demand(mechanism["colluders"] == 0, "colluders of mesh noise")
+        demand(members == 0 or members > max(1, spare), "too few members")
+        demand(minimum == 0 or spare < minimum <= (members or minimum), "min_members_to_open")
 
 
 def check_encoding(encoding: dict[str, Any]) -> None:
@@ -339,6 +347,43 @@ def share_variance(plan: dict[str, Any]) -> float:
     return declared**2 if plan["mechanism"]["placement"] == "local" else 0.0
 
 
+def mesh(plan: dict[str, Any], size: int) -> tuple[int, int] | None:
+    """Section 5.4: the members of a cohort and how many a sum needs, or None if none opens."""
+    wanted, asked_for = plan["mechanism"]["min_members_to_open"], plan["mechanism"]["members"] or size
+    members = min(asked_for, size)
+    certain = members - (size - opened(plan, size))
+    if opened(plan, size) > size or max(wanted, certain) > members:
+        return None
+    demand(max(wanted, certain) > plan["mechanism"]["spare"] and members >= 2, "no noise counts")
+    return members, max(wanted, certain)
+
+
+def mesh_noise(plan: dict[str, Any]) -> dict[str, float] | None:
+    """The numbers of mesh noise that the sum of this cohort needs; variances in integer units squared."""
+    if plan["mechanism"]["placement"] != "mesh":
+        return None
+    spare = plan["mechanism"]["spare"]
+    declared = (plan["mechanism"]["noise_multiplier"] * norm_bound(plan)) ** 2
+
+    def largest(size: int) -> float:
+        found = mesh(plan, size)
+        if found is None:
+            return 0.0
+        members, least = found
+        return max(
+            s * (1 + (m - s) / (least - spare)) / (m - spare)
+            for m in range(least, members + 1)
+            for s in range(least, m + 1)
+        )
+
+    known = plan["sampling"]["kind"] == "everyone"
+    constant = 0.0 if known else max(largest(size) for size in sizes(plan) if size)
+    own = mesh(plan, len(plan["cohort"]))
+    if own is None:
+        return None
+    return {"members": own[0], "min_members_to_open": own[1], "variance": declared, "constant": declared * constant}
+
+
 # --- section 9: vectors ------------------------------------------------------------------------------------------
 
 BASE: dict[str, Any] = {
@@ -371,6 +416,9 @@ BASE: dict[str, Any] = {
         "source": "secure",
         "colluders": 0,
         "discrete": False,
+        "spare": 0,
+        "members": 0,
+        "min_members_to_open": 0,
     },
     "scheme": "plain-sum/1",
     "parameters": {},
@@ -394,7 +442,15 @@ ADAPTIVE = {
     "kind": "adaptive", "clip_norm": 0.3, "units": 65536, "indicator_units": 1024, "quantile": 0.5,
     "learning_rate": 0.2,
 }  # fmt: skip
-NOISE = {"placement": "distributed", "noise_multiplier": 1.1, "source": "secure", "colluders": 0, "discrete": False}
+NOISE = {
+    "placement": "distributed", "noise_multiplier": 1.1, "source": "secure", "colluders": 0, "discrete": False,
+    "spare": 0, "members": 0, "min_members_to_open": 0,
+}  # fmt: skip
+MESH = NOISE | {"placement": "mesh", "spare": 1}
+MASKED = {
+    "mode": "semi-honest", "share_threshold": "auto", "graph": "complete", "corrupt": 0.05, "dropout": 0.1,
+    "security_bits": 40, "correctness_bits": 20, "packed": False, "min_vectors": 3,
+}  # fmt: skip
 
 VALID: dict[str, dict[str, Any]] = {
     "everybody, no noise": BASE,
@@ -428,6 +484,15 @@ VALID: dict[str, dict[str, Any]] = {
     "distributed, truncated, a colluder": changed(
         mechanism=NOISE | {"colluders": 1}, population=20, survivors={"fraction": 0.9, "floor": 4},
         sampling={"kind": "truncated_poisson", "probability": 0.25, "cap": 6, "population": 20},
+    ),
+    "mesh": changed(mechanism=MESH, scheme="masked-sum/1", parameters=MASKED),
+    "mesh, three members of five": changed(
+        mechanism=MESH | {"members": 3, "min_members_to_open": 2}, scheme="masked-sum/1", parameters=MASKED,
+        cohort=[0, 1, 2, 5, 9], population=5,
+    ),
+    "mesh, Poisson": changed(
+        mechanism=MESH, scheme="masked-sum/1", parameters=MASKED, population=12, cohort=[0, 1, 2, 5, 9],
+        survivors={"fraction": 0.75, "floor": 4}, sampling={"kind": "poisson", "probability": 0.4},
     ),
     "local, fixed size": changed(
         mechanism=NOISE | {"placement": "local", "discrete": True}, population=9,
@@ -468,6 +533,10 @@ INVALID: dict[str, dict[str, Any]] = {
     "a scale that is not that of the adaptive clip": changed(encoding__clip=ADAPTIVE),
     "noise without a multiplier": changed(mechanism=NOISE | {"noise_multiplier": 0.0}),
     "a multiplier without noise": changed(mechanism=NOISE | {"placement": "none"}),
+    "spare of other noise": changed(mechanism=NOISE | {"spare": 1}),
+    "colluders of mesh noise": changed(mechanism=MESH | {"colluders": 1}),
+    "one member": changed(mechanism=MESH | {"members": 1}),
+    "a minimum that is spare": changed(mechanism=MESH | {"spare": 2, "min_members_to_open": 2}),
     "noise and weights": changed(mechanism=NOISE, encoding__weighting="examples"),
     "noise and counts": changed(mechanism=NOISE, encoding__count_bound=100),
     "a total weight without counts": changed(encoding__weighting="examples", encoding__max_total_weight=9),
@@ -509,6 +578,7 @@ def valid_case(name: str, plan: dict[str, Any]) -> dict[str, Any]:
         "denominator": denominator(plan),
         "norm_bound": norm_bound(plan),
         "share_variance": share_variance(plan),
+        "mesh": mesh_noise(plan),
         "task_bounds": task_bounds(plan),
         "limbs": metric_limbs(plan),
     }

@@ -17,7 +17,7 @@ from privfl.dp import (
     max_rounds,
     min_population,
 )
-from privfl.dp.accounting import planning
+from privfl.dp.accounting import search
 from privfl.dp.accounting.planning import over_delta, over_rounds
 from privfl.errors import ConfigError
 
@@ -102,4 +102,4 @@ def test_the_default_delta_is_explained():
 @pytest.mark.parametrize("start", [2, 50, 51, 52, 99, 100])
 @pytest.mark.parametrize("least", [2, 3, 50, 51, 52, 98, 100])
 def test_the_gallop_finds_the_least(start, least):
-    assert planning._gallop(lambda n: n >= least, start, 1, 100) == least
+    assert search._gallop(lambda n: n >= least, start, 1, 100) == least

@@ -115,7 +115,7 @@ turns = st.one_of(st.none(), st.just(0.0), st.floats(1e-9, 1e-4))
 runs = st.lists(
     st.tuples(
         samplings,
-        st.sampled_from(["central", "local", "distributed"]),
+        st.sampled_from(["central", "local", "distributed", "mesh", "mesh, none spare"]),
         st.floats(0.5, 8.0),
         turns,
         st.integers(1, 12),
@@ -131,7 +131,9 @@ def filled(path, unit, parts, views):
     """A ledger with some rounds of each part, the last of them skipped, refunded or tried twice."""
     ledger, round = Ledger(unit, path), 0
     for sampling, placement, z, turn, rounds, absent, twice in parts:
-        plan = noise_of(Mechanism(placement, z), SLOTS, cohort=COHORT, min_survivors=4)
+        plan = noise_of(
+            Mechanism(placement.split(",")[0], z, spare=int(placement == "mesh")), SLOTS, cohort=COHORT, min_survivors=4
+        )
         for _ in range(rounds):
             ledger.draw(round, sampling, turn)
             for attempt in range(1 + twice * (round % 3 == 0)):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from privfl.crypto import MemoryDirectory, SigningKey, VerifyKey
+from privfl.dp.mesh import MeshNoise
 from privfl.errors import LocalProtocolError, PrivflError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.ring import Ring
 from privfl.secagg.client import MaskedClient
@@ -48,10 +49,22 @@ class Recorded:
 def terms(told: dict[str, Any]) -> Terms:
     p = told["parameters"]
     ring, clients = Ring(p["bits"]), tuple(p["clients"])
-    task = SumTask(bytes.fromhex(p["context"]), clients, p["min_survivors"], p["length"], ring, p["bound"])
+    task = SumTask(
+        bytes.fromhex(p["context"]), clients, p["min_survivors"], p["length"], ring, p["bound"], noise=noise_of(p)
+    )
     return Terms(
         task, p["signed"], p["packed"], p["degree"], p["threshold"], p["arc"], p["min_roster"], p["min_vectors"]
     )
+
+
+def noise_of(parameters: dict[str, Any]) -> MeshNoise | None:
+    if "noise" not in parameters:
+        return None
+    values = dict(parameters["noise"])
+    reach = values.pop("reach")
+    noise = MeshNoise(**values)
+    assert noise.reach == reach
+    return noise
 
 
 def directory(told: dict[str, Any]) -> MemoryDirectory | None:
@@ -134,7 +147,8 @@ def test_the_server_sends_and_opens_what_the_reference_does(name: str) -> None:
     assert session.result.transcript.hex() == expected["transcript"]
     assert set(session.result.blamed) == set(expected["blamed"])
     assert listed(session.result.undecided) == expected["undecided"]
-    vectors = [told["clients"][str(client)]["vector"] for client in expected["survivors"]]
+    added = ["vector", "noise"] if "noise" in told["parameters"] else ["vector"]
+    vectors = [told["clients"][str(client)][name] for client in expected["survivors"] for name in added]
     assert expected["total"] == [sum(entries) for entries in zip(*vectors, strict=True)]
 
 

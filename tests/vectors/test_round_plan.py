@@ -10,10 +10,11 @@ import pytest
 from privfl.errors import WireError
 from privfl.fl.counts import from_limbs, to_limbs
 from privfl.fl.plan import RoundPlan
+from privfl.secagg import MaskedSum
 from privfl.sums import PlainSum
 
 FOLDER = Path(__file__).parents[2] / "protocols" / "round-plan"
-SCHEME = PlainSum()
+SCHEMES = {"plain-sum/1": PlainSum(), "masked-sum/1": MaskedSum(mode="semi-honest", graph="complete")}
 
 
 def cases(name: str) -> list[Any]:
@@ -31,15 +32,25 @@ def test_a_plan_and_all_that_follows_from_it_is_that_of_the_reference(case: dict
     assert plan.encoding.entry_bound == max(slot[4] for slot in case["slots"])
     assert plan.min_survivors == case["min_survivors"]
     assert plan.denominator == case["denominator"]
-    noise = plan.noise(SCHEME)
+    scheme = SCHEMES[plan.scheme]
+    noise = plan.noise(scheme)
     assert noise.norm_bound == pytest.approx(case["norm_bound"], rel=1e-15)
     assert noise.share_stddev**2 == pytest.approx(case["share_variance"], rel=1e-11)
     assert noise.share_stddev**2 >= case["share_variance"] * (1 - 1e-15)
     if plan.cohort:
-        task = plan.task(SCHEME)
+        task = plan.task(scheme)
         assert (task.context, task.clients, task.min_survivors) == (plan.digest(), plan.cohort, plan.min_survivors)
         assert task.bound == plan.encoding.entry_bound + noise.noise_reach
         assert [task.bound - noise.noise_reach, task.max_sum] == case["task_bounds"]
+        assert task.noise == noise.mesh
+    assert (noise.mesh is None) == (case["mesh"] is None)
+    if noise.mesh is not None:
+        counts = ("members", "min_members_to_open")
+        assert all(getattr(noise.mesh, name) == case["mesh"][name] for name in counts)
+        assert noise.mesh.spare == plan.mechanism.spare
+        for name in ("variance", "constant"):
+            assert getattr(noise.mesh, name) == pytest.approx(case["mesh"][name], rel=1e-11)
+            assert getattr(noise.mesh, name) >= case["mesh"][name] * (1 - 1e-15)
     top = plan.encoding.count_bound
     for value, weight, limbs in case["limbs"]:
         assert to_limbs(value, weight, len(limbs), top) == limbs

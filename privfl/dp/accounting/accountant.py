@@ -281,6 +281,10 @@ def _caveats(judgment: Judgment, observer: Observer) -> tuple[str, ...]:
         caveats.append(PUBLIC_COUNTS)
     if observer == "participant" and any(r.placement == "distributed" for r in releases):
         caveats.append("the participant's own noise and that of the tolerated colluders is not counted")
+    spare = min((r.spare for r in releases if r.spare is not None), default=0)
+    if observer != "outsider" and spare:
+        few = "1 member" if spare == 1 else f"{spare} members"
+        caveats.append(f"the noise of up to {few}, the observer's own included, is not counted")
     if observer != "outsider":
         caveats.append(f"without amplification by sampling, for the {unit.level} that took part most")
         if unit.level == "client" and judgment.history.ledgers > 1:

@@ -11,7 +11,7 @@ from operator import or_
 
 from privfl.checks import check_choice
 from privfl.dp.accounting.history import EVERYONE, History
-from privfl.dp.release import Law, Placement, Release
+from privfl.dp.release import SHARED, Law, Placement, Release
 from privfl.dp.unit import PrivacyUnit, Sampling
 from privfl.errors import UnsupportedRelease
 from privfl.observers import OBSERVERS, Observer
@@ -127,7 +127,8 @@ def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placemen
 
     Those observers know the cohort. Where each client brings a whole noise of its own (local), it is everybody: one
     client less is less noise then, and no shift of the sum accounts for that. Shares of distributed noise have one
-    variance together in every cohort, which an outsider does not know.
+    variance together in every cohort, which an outsider does not know. Mesh noise is filled up to one variance where
+    cohorts are sampled.
 
     Args:
         unit: The unit of the ledger.
@@ -224,8 +225,10 @@ def _unbounded(release: Release, observer: Observer) -> str:
         if observer == "participant":
             return f"{where}: every participant of this sum can open it, and knows the sum before its noise"
         return f"{where}: the {named(observer)} opened the sum before its noise was added"
-    if release.placement == "distributed" and view == "vectors":
+    if release.placement in SHARED and view == "vectors":
         return f"{where}: the {observer} saw single vectors, which carry only a share of the noise"
+    if release.spare == 0 and observer in ("participant", "key_holder"):
+        return f"{where}: spare is 0, so the noise counts on every member, and a member knows its own part"
     return ""
 
 

@@ -13,7 +13,8 @@ from privfl.dp.accounting.accountant import epsilon as judged
 from privfl.dp.accounting.events import as_seen, known_sampling, named
 from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
-from privfl.dp.release import PLACEMENTS, Placement, Release
+from privfl.dp.accounting.search import clearly_above, min_root
+from privfl.dp.release import PLACEMENTS, SHARED, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import CLIENT_UNIT, Everyone, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
@@ -43,14 +44,16 @@ class Plan:
         observer: Against whom. All but the outsider know the cohorts and get no amplification; the client in question
             takes part in every round.
         placement: Where the noise is added.
-        slots: The vector in integer units. Distributed noise is Skellam noise and needs them; other noise does not.
+        slots: The vector in integer units. Distributed and mesh noise is Skellam noise and needs them; other noise does
+            not.
         views: What each observer sees of the sum, as its scheme states it. None: only the outsider is answered.
         turn: The probability in [0, 1] that one client decides whether a round is skipped, see `round_turn`; None:
             nothing bounds it, so sampling is not counted. Not used at level "example".
+        spare: Members of mesh noise that one coalition may hold, the observer's own place included.
 
     Raises:
-        ConfigError: An argument is out of range, distributed noise comes without slots, or a question about an observer
-            comes without `views`.
+        ConfigError: An argument is out of range, distributed or mesh noise comes without slots, or a question about an
+            observer comes without `views`.
     """
 
     sampling: Sampling
@@ -62,6 +65,7 @@ class Plan:
     slots: tuple[Slot, ...] = field(default=(), repr=False)
     views: Views | None = None
     turn: float | None = 0.0
+    spare: int = 1
 
     def __post_init__(self) -> None:
         unwrap_numpy(self, "noise_multiplier", "rounds", "turn")
@@ -70,9 +74,11 @@ class Plan:
         check_choice("observer", self.observer, OBSERVERS)
         check_choice("placement", self.placement, PLACEMENTS)
         if self.placement == "none":
-            raise ConfigError("placement 'none' has no epsilon; use central, distributed or local")
-        if self.placement == "distributed" and not self.slots:
-            raise ConfigError("distributed noise is judged as integers: give the vector's slots")
+            raise ConfigError("placement 'none' has no epsilon; use central, distributed, mesh or local")
+        if self.placement in SHARED and not self.slots:
+            raise ConfigError(f"{self.placement} noise is judged as integers: give the vector's slots")
+        if type(self.spare) is not int or self.spare < 0:
+            raise ConfigError(f"spare must be an integer of at least 0, not {self.spare!r}")
         if self.views is None and self.observer != "outsider":
             raise ConfigError(
                 f"what the {named(self.observer)} sees depends on the sum: give the `views` of one (on the command "
@@ -95,7 +101,7 @@ class Plan:
 
     def history(self) -> History:
         """The draws and releases of this run: one round, counted `rounds` times."""
-        skellam = self.placement == "distributed"
+        skellam = self.placement in SHARED
         bound = norm_bound(self.slots) if self.slots else 1.0
         stddev = self.noise_multiplier * bound
         release = Release(
@@ -111,6 +117,7 @@ class Plan:
             sampling=self.sampling,
             views=self.views or _OUTSIDER,
             participants=(0,) if self.unit.level == "client" else None,
+            spare=self.spare if self.placement == "mesh" else None,
         )
         return History.planned(self.unit, release, rounds=self.rounds, turn=self.turn)
 
@@ -148,6 +155,7 @@ def what_if(
     slots: Sequence[Slot] = (),
     views: Views | None = None,
     turn: float | None = 0.0,
+    spare: int = 1,
     cross_checks: bool = True,
 ) -> EpsilonReport:
     """Epsilon of a run before it is run.
@@ -163,6 +171,7 @@ def what_if(
         slots: See `Plan`.
         views: See `Plan`.
         turn: See `Plan`.
+        spare: See `Plan`.
         cross_checks: Ask other accountants too, where they apply.
 
     Raises:
@@ -171,7 +180,7 @@ def what_if(
     """
     plan = Plan(
         sampling=sampling, noise_multiplier=noise_multiplier, rounds=rounds, unit=unit, observer=observer,
-        placement=placement, slots=tuple(slots), views=views, turn=turn,
+        placement=placement, slots=tuple(slots), views=views, turn=turn, spare=spare,
     )  # fmt: skip
     return plan.report(delta, cross_checks=cross_checks)
 
@@ -188,6 +197,7 @@ def calibrate(
     slots: Sequence[Slot] = (),
     views: Views | None = None,
     turn: float | None = 0.0,
+    spare: int = 1,
 ) -> Plan:
     """The plan with the least noise multiplier, to five digits rounded up, whose epsilon is at most `epsilon`.
 
@@ -202,6 +212,7 @@ def calibrate(
         slots: See `Plan`.
         views: See `Plan`.
         turn: See `Plan`.
+        spare: See `Plan`.
 
     Raises:
         ConfigError: More than 10^5 would be needed, the target is so large that 0.05 is enough, or no noise helps,
@@ -221,6 +232,7 @@ def calibrate(
             slots=tuple(slots),
             views=views,
             turn=turn,
+            spare=spare,
         )
 
     _check_finite(plan(1.0), delta)
@@ -230,7 +242,7 @@ def calibrate(
     def cost(steps: int, quick: bool) -> float:
         return plan(steps * unit_step).epsilon(delta, quick=quick)
 
-    steps = _min_root(cost, epsilon, math.floor(low / unit_step), math.ceil(high / unit_step))
+    steps = min_root(cost, epsilon, math.floor(low / unit_step), math.ceil(high / unit_step))
     return plan(float(f"{steps * unit_step:.5g}"))
 
 
@@ -254,11 +266,11 @@ def max_rounds(*, epsilon: float, delta: float, plan: Plan) -> int:
     if cost(-1, False) > epsilon:
         return 0
     top = 2
-    while cost(-top, True) <= _clearly(epsilon):
+    while cost(-top, True) <= clearly_above(epsilon):
         if top >= MAX_ROUNDS:
             raise ConfigError(f"{MAX_ROUNDS} rounds stay within epsilon {epsilon:g}: ask for less noise")
         top *= 4
-    return -_min_root(cost, epsilon, -top, -1)
+    return -min_root(cost, epsilon, -top, -1)
 
 
 def min_population(
@@ -289,8 +301,8 @@ def min_population(
     while (value := cost(top, True)) > epsilon:
         if top >= MAX_POPULATION:
             raise ConfigError(f"no population is large enough for epsilon {epsilon:g}: add noise or run fewer rounds")
-        low, top = top if value > _clearly(epsilon) else low, 4 * top
-    return _min_root(cost, epsilon, low, top)
+        low, top = top if value > clearly_above(epsilon) else low, 4 * top
+    return min_root(cost, epsilon, low, top)
 
 
 def over_rounds(plan: Plan, delta: float, rounds: Iterable[int]) -> list[tuple[int, float]]:
@@ -339,7 +351,7 @@ def _bracket(cost: Callable[[float], float], epsilon: float) -> tuple[float, flo
         if z > MAX_NOISE:
             raise ConfigError(f"epsilon {epsilon:g} needs a noise multiplier above {MAX_NOISE:g}")
     high = z
-    while cost(z) <= _clearly(epsilon):
+    while cost(z) <= clearly_above(epsilon):
         z /= 2.0
         if z < MIN_NOISE:
             raise ConfigError(f"epsilon {epsilon:g} is no constraint: a noise multiplier of {2 * z:g} is enough")
@@ -353,46 +365,3 @@ def _check_finite(plan: Plan, delta: float) -> None:
             f"no noise keeps epsilon finite against the {named(plan.observer)} ({report.caveats[0]}): choose "
             "another placement of the noise, another sum, or the outsider"
         )
-
-
-def _clearly(epsilon: float) -> float:
-    """A coarse figure above this belongs to a fine one above `epsilon`."""
-    return 1.001 * epsilon + 0.002
-
-
-def _min_root(cost: Callable[[int, bool], float], target: float, low: int, high: int) -> int:
-    """The least n in (low, high] with cost(n) <= target, for a falling cost that is above it at `low`, not at `high`.
-
-    cost(n, True) is quick and never below cost(n, False). Interpolation finds the quick root first. The fine figure
-    there, divided by the slope, states the distance of the fine root below it. A gallop from there ends the search.
-    """
-    bad, sure, even = low, high, False
-    left, right = cost(low, True), cost(high, True)
-    while right <= target and high - low > max(1, abs(high) // 20_000):
-        share = 0.5 if even or right <= 0 else math.log(left / target) / math.log(left / right)
-        even = not even
-        middle = low + min(max(round(share * (high - low)), 1), high - low - 1)
-        value = cost(middle, True)
-        low, left, high, right = (low, left, middle, value) if value <= target else (middle, value, high, right)
-    slope = (left - right) / (high - low)
-    start = high - math.floor((target - cost(high, False)) / slope) if slope > 0 else high
-    return _gallop(lambda n: cost(n, False) <= target, min(max(start, bad + 1), sure), bad, sure)
-
-
-def _gallop(good: Callable[[int], bool], start: int, low: int, high: int) -> int:
-    """The least good n in (low, high], searched in doubling steps from `start`; `low` is not good, `high` is."""
-    step = 1
-    if start == high or good(start):
-        high = start
-        while high - step > low and good(high - step):
-            high, step = high - step, 2 * step
-        low = max(low, high - step)
-    else:
-        low = start
-        while low + step < high and not good(low + step):
-            low, step = low + step, 2 * step
-        high = min(high, low + step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if good(middle) else (middle, high)
-    return high

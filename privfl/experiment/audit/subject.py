@@ -87,6 +87,11 @@ class Subject:
             raise ConfigError(f"there is no {self.observer} in {self.scheme.name}: ask for one of {names}")
         if not self.mechanism.claims:
             raise ConfigError("privacy.placement = 'none' states no epsilon to audit: set privacy.placement")
+        if self.mechanism.placement == "mesh":
+            raise ConfigError(
+                "an audit takes the noise of each client apart, and mesh noise is shared between clients: audit "
+                "privacy.placement = 'distributed', whose figure is the same"
+            )
         if self.population <= len(self.known) and self.mechanism.placement != "local":
             raise ConfigError(
                 f"{self.population} clients are too few for a canary next to the {len(self.known)} whose noise the "

@@ -272,8 +272,13 @@ class Sum:
 class Privacy:
     """Clipping and noise."""
 
-    placement: Literal["none", "central", "distributed", "local"] = setting(
-        default="none", description="Where noise is added: on the opened sum, in shares by the clients, or by each."
+    placement: Literal["none", "central", "distributed", "mesh", "local", "private"] = setting(
+        default="none",
+        description=(
+            "Where noise is added. central: on the opened sum. distributed: in shares by the clients. mesh: by clients "
+            "that stand in for each other inside a masked sum. local: by each client. private: the least noise that "
+            "protects against the server, which is mesh in a masked sum and distributed in a CKKS sum."
+        ),
     )
     clip_norm: Number | None = setting(
         default=None, gt=0, description="The l2 norm that an update is clipped to; it also clips without noise."
@@ -330,6 +335,30 @@ class Privacy:
     )
     colluders: int = setting(
         default=0, ge=0, description="The number of clients whose noise shares distributed noise does not count on."
+    )
+    spare: int = setting(
+        default=1,
+        ge=0,
+        description=(
+            "The number of members of mesh noise that one coalition may hold, the observer's own place included; 0 "
+            "protects against the server and outsiders only."
+        ),
+    )
+    members: int | None = setting(
+        default=None,
+        ge=2,
+        description=(
+            "The number of clients that add mesh noise. By default all up to 32 of a fixed cohort, above that the "
+            "fewest whose price is within 3 % of the best, and all of a sampled cohort."
+        ),
+    )
+    min_members_to_open: int | None = setting(
+        default=None,
+        ge=1,
+        description=(
+            "The fewest members of mesh noise in a sum that opens. By default what follows from the sum and "
+            "`cohort.min_survivor_fraction`, and where not all are members, what at most 1 % of the sums miss."
+        ),
     )
 
 

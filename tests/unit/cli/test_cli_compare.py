@@ -52,6 +52,7 @@ def test_epsilons_are_claimed_where_noise_is_and_only_there(place, tmp_path):
     assert (cells["central DP 8"], cells["FedAvg"]) == ("infinity", "")
     assert math.isfinite(rows["local DP, noise of 8"].server_epsilon)
     assert math.isfinite(rows["distributed DP, noise of 8"].server_epsilon)
+    assert math.isfinite(rows["mesh DP, noise of 8"].server_epsilon)
 
 
 def test_a_comparison_says_what_was_tuned_on_what():
@@ -180,7 +181,7 @@ def test_the_verb_writes_table_record_and_plot(capsys, tmp_path, monkeypatch):
     few += ["--sums", "plain", "--epsilon", "4,8"]
     assert run([*few, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert len(record["rows"]) == 8
+    assert len(record["rows"]) == 9
     assert "excludes tuning" in record["warning"]
     folder = tmp_path / "compare" / "breast_cancer"
     table = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))

@@ -53,6 +53,8 @@ def test_the_most_rounds(capsys):
         (["--find", "population", "--noise-multiplier", "1", "--rounds", "3"], "give --cohort"),
         (["--find", "population", *FEW, "--population", "1000"], "no --population"),
         (["--placement", "distributed", "--rounds", "3"], "needs --length"),
+        (["--placement", "mesh", "--rounds", "3"], "needs --length"),
+        (["--spare", "2", "--rounds", "3"], "does not take --spare"),
         (["--length", "3", "--rounds", "3"], "does not take --length"),
     ],
 )
@@ -70,6 +72,14 @@ def test_integer_noise_before_a_run(capsys):
     assert report["adjacency"] == "add_remove"
     assert report["accountant"] == "comparison with Gaussian noise"
     assert report["cross_checks"]["RDP of the integer mechanism (Agarwal et al. 2021)"] > 8.98
+    mesh = ["--placement", "mesh", "--length", "7850", "--sum", "masked", "--noise-multiplier", "9", "--json"]
+    server = ["--observer", "server"]
+    assert run(["epsilon", *poisson, *mesh, *server, "--spare", "0"]) == 0
+    alone = said(capsys)["epsilon"]
+    assert run(["epsilon", *poisson, *mesh, "--observer", "participant"]) == 0
+    assert said(capsys)["epsilon"] == alone
+    assert run(["epsilon", *poisson, *mesh, "--observer", "participant", "--spare", "0"]) == 0
+    assert said(capsys)["epsilon"] in (None, "infinity")
     assert run(["epsilon", *poisson, *shares, "--units", "4", "--noise-multiplier", "0.936", "--json"]) == 0
     assert said(capsys)["epsilon"] > report["epsilon"]  # coarse integers cost
     local = ["epsilon", *poisson, "--placement", "local", "--noise-multiplier", "20", "--json"]

@@ -1,0 +1,112 @@
+"""Mesh noise measured through the real masked sum: what each observer does not know has the planned variance.
+
+100,000 values a case: the standard error of a measured variance is 0.45 %, and 2 % is allowed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privfl.dp.mesh import MeshNoise
+from privfl.dp.noise.sampler import seeded_entropy
+from privfl.dp.noise.skellam import skellam
+from privfl.ring import Ints, Ring
+from privfl.secagg import MaskedSum
+from privfl.sums import SumTask, run_sum
+
+VALUES = 100_000
+VARIANCE = 4.0e6
+
+
+class Samples:
+    """A sum of zeros, so that the total is noise, and every part of it by who knows it."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, noise: MeshNoise, clients: int, *, silent: set[int], graph: Any
+    ) -> None:
+        self.parts: list[tuple[set[int], int, Ints]] = []  # (who knows it, its adder, signed values)
+        calls: list[Ints] = []
+        whole = MeshNoise.sample
+
+        def recorded(variance: float, length: int, *, entropy: Any) -> Ints:
+            calls.append(skellam(variance, length, entropy=entropy))
+            return calls[-1].copy()
+
+        def sample(noise: MeshNoise, me: int, others: Sequence[int], length: int, **streams: Any) -> Ints:
+            calls.clear()
+            added = whole(noise, me, others, length, **streams)
+            self.parts.append(({me}, me, calls[0]))
+            self.parts += [
+                ({me, other}, me, v if me < other else -v) for other, v in zip(others, calls[1:], strict=True)
+            ]
+            return added
+
+        monkeypatch.setattr("privfl.dp.mesh.skellam", recorded)
+        monkeypatch.setattr(MeshNoise, "sample", sample)
+        scheme = MaskedSum(mode="semi-honest", graph=graph, corrupt=0.0, dropout=0.2)
+        task = SumTask(b"measured", tuple(range(clients)), 3, VALUES, Ring(48), noise.reach, noise=noise)
+        result = run_sum(
+            scheme,
+            task,
+            ((c, np.zeros(VALUES, np.int64)) for c in range(clients)),
+            drop=lambda client, step: client in silent and step >= 2,
+            entropy=seeded_entropy(clients, len(silent)),
+        )
+        self.total, self.present = result.total, set(result.survivors)
+        self.members = {adder for _, adder, _ in self.parts}
+
+    def unknown(self, coalition: set[int]) -> float:
+        """The measured variance of what is left when the coalition has subtracted all that it knows."""
+        rest = self.total.copy()
+        for knowers, adder, values in self.parts:
+            if adder in self.present and knowers & coalition:
+                rest -= values
+        return float(np.var(rest))
+
+
+CASES = {
+    "five, all stay": (5, MeshNoise(VARIANCE, 5, 1, 3), set[int](), "complete"),
+    "five, two drop out": (5, MeshNoise(VARIANCE, 5, 1, 3), {0, 3}, "complete"),
+    "six with two spare, one drops out": (6, MeshNoise(VARIANCE, 6, 2, 4), {5}, "complete"),
+    "three members of six": (6, MeshNoise(VARIANCE, 3, 1, 3), set[int](), "complete"),
+    "a ring of seven, one drops out": (7, MeshNoise(VARIANCE, 7, 1, 5), {4}, 4),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_noise_that_each_observer_does_not_know(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, noise, silent, graph = CASES[name]
+    seen = Samples(monkeypatch, noise, clients, silent=silent, graph=graph)
+    size, here = len(seen.members), seen.members & seen.present
+    close = pytest.approx
+    total = noise.total_variance(size, len(here))
+    # the outsider; and the server alone, which adds nothing where everybody takes part
+    assert seen.unknown(set()) == close(total, rel=0.02)
+    # a participant that is no member knows as much
+    for stranger in (set(range(clients)) - seen.members) & seen.present:
+        assert seen.unknown({stranger}) == close(total, rel=0.02)
+    # a member, in the sum or not; the server with as many members as are spare
+    coalitions = [set(found) for found in itertools.combinations(sorted(seen.members), noise.spare)][:6]
+    for coalition in coalitions:
+        honest, outside = len(here - coalition), len(seen.members - here - coalition)
+        planned = honest * (noise.own_variance(size) + outside * noise.pair_variance(size))
+        assert planned >= noise.variance * (1 - 1e-12)
+        assert seen.unknown(coalition) == close(planned, rel=0.02)
+        assert seen.unknown(coalition) >= 0.98 * noise.variance
+
+
+@pytest.mark.parametrize(("members", "present"), [(5, 5), (5, 3), (4, 4), (3, 3)])
+def test_an_outsider_meets_one_law_where_cohorts_are_sampled(members: int, present: int) -> None:
+    """Filled up by the server, the noise of any roster and any list has one variance and one shape."""
+    plain = MeshNoise(VARIANCE, 5, 1, 3)
+    noise = MeshNoise(VARIANCE, 5, 1, 3, constant=plain.max_variance(5) * (1 + 2.0**-40))
+    inside = skellam(noise.total_variance(members, present), VALUES, entropy=seeded_entropy(members, present))
+    filled = noise.fill(inside, members, present)
+    assert float(np.var(filled)) == pytest.approx(noise.constant, rel=0.02)
+    fourth = float(np.mean(filled.astype(float) ** 4)) / float(np.var(filled)) ** 2
+    assert fourth == pytest.approx(3 + 1 / noise.constant, abs=0.08)
