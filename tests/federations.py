@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 import privfl
 from privfl.codec import Vector
 from privfl.crypto import Credentials, MemoryDirectory, SigningKey
 from privfl.crypto.identity import generate_identities
+from privfl.crypto.members import Members
 from privfl.experiment.config import Config
 from privfl.experiment.schemes import describe
 from privfl.experiment.server import FederationServer
@@ -21,6 +23,7 @@ from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.frames import REFUSAL, Invitation, Up, charter_of, frame_hash, model_from_bytes, open_down, seal_up
 from privfl.fl.plan import RoundPlan
 from privfl.fl.receipts import Receipt
+from privfl.site import Site, SiteHome
 from privfl.wire import ClientId
 
 SERVER_KEY = SigningKey.generate()
@@ -166,3 +169,76 @@ class Wire:
         for client, frame in frames.items():
             if not self.lost(self.step, client):
                 yield from self.change(self.step, client, self.sites[client].answer(frame, model))
+
+
+SITES = 5
+
+
+def small(model, client, round, rng):  # type: ignore[no-untyped-def]
+    """The training of `federations`, for identities of 32 bits."""
+    return train(model, client % 7, round, rng)
+
+
+@dataclass
+class Sites:
+    """Real sites in their own folders, each of which can be restarted at any moment."""
+
+    folder: Path
+    config: Config
+    homes: dict[ClientId, SiteHome]
+    members: Members
+    initial: Vector = field(default_factory=lambda: np.zeros(6))
+    open: dict[ClientId, Site] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls, folder: Path, settings: Mapping[str, object], initial: Vector | None = None, now: float = 0.0
+    ) -> Sites:
+        config = Config().with_overrides({"sum.scheme": "masked", "cohort.min_survivor_fraction": 0.6, **settings})
+        homes = [SiteHome.make(folder / f"site-{n}", f"site-{n}", now=now) for n in range(SITES)]
+        private = config.privacy.placement != "none"
+        policy = {
+            "server": {"key": SERVER_KEY.public.public.hex()},
+            "demands": {"placements": ["distributed" if private else "none"]},
+            "budget": {"epsilon": 1e6} if private else {"unlimited": True},
+            "training": {"answer_after": 0.0},
+        }
+        members = Members([home.card for home in homes], issued=0, expires=1 << 35, quorum=1)
+        members = members.signed(homes[0].credentials().signing)
+        for home in homes:
+            (home / "policy.toml").write_text(tomli_w.dumps(policy))
+            members.write(home / "directory.json")
+        start = np.zeros(6) if initial is None else initial
+        return cls(folder, config, {home.card.client: home for home in homes}, members, start)
+
+    def server(self, **options: object) -> FederationServer:
+        """A server over the folder `run`; enter it."""
+        settings = {"clock": lambda: 1000.0} | options
+        return FederationServer(
+            self.folder / "run",
+            self.config,
+            initial=self.initial,
+            directory=self.members,
+            key=SERVER_KEY,
+            **settings,
+        )
+
+    def approve(self, **options: object) -> None:
+        """Have every site approve the charter of the server."""
+        with self.server(**options) as server:
+            charter = server.charter
+        for home in self.homes.values():
+            home.approve(charter)
+
+    def site(self, client: ClientId) -> Site:
+        if client not in self.open:
+            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: 1000.0)
+        return self.open[client]
+
+    def restart(self, client: ClientId) -> None:
+        if client in self.open:
+            self.open.pop(client).close()
+
+    def close(self) -> None:
+        for client in list(self.open):
+            self.restart(client)

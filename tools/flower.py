@@ -17,7 +17,7 @@ from tools.common import ROOT, output_of
 
 FOLDER: Final = ROOT / "build" / "flower"
 PINS: Final = ROOT / "constraints-flower.txt"
-TESTS: Final = ("tests/adapters/test_flower_grid.py",)
+TESTS: Final = ("tests/adapters/test_flower_grid.py", "tests/adapters/test_flower_examples.py")
 
 
 def environment() -> Path:

@@ -26,7 +26,7 @@ from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import schemes
 from privfl.experiment.assemble import Assembly, assemble
-from privfl.experiment.config import Config
+from privfl.experiment.config import Config, Data
 from privfl.experiment.folder import Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.sites import (
@@ -44,7 +44,7 @@ from privfl.fl.exchange import LIFETIME, FrameDriver, ReceiptBook, StepRecord, T
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import EVALUATION, model_hash
-from privfl.fl.progress import Evaluate, Progress
+from privfl.fl.progress import Progress
 from privfl.fl.range import WIDE_BITS, Range
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
@@ -114,7 +114,7 @@ class FederationServer:
         training: str = "",
         layout: str = "",
         min_interval: float = 0.0,
-        evaluate: Evaluate | None = None,
+        evaluate: Callable[[Vector], Evaluation] | None = None,
         evaluation: tuple[str, ...] = (),
         lifetime: float = LIFETIME,
         clock: Callable[[], float] = time.time,
@@ -124,7 +124,7 @@ class FederationServer:
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
         self._evaluation, self._clock = evaluation, clock
         self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
-        config = dataclasses.replace(config, name=self.files.name)
+        config = dataclasses.replace(config, name=self.files.name, data=Data())
         if config.server.weighting is None and config.privacy.placement == "none":
             config = config.with_overrides({"server.weighting": "examples"})
         clients = len(directory.clients)
@@ -304,7 +304,7 @@ class FederationServer:
         return Identity(self.parts.federation.fingerprint(), self.parts.clients, {"train": note, "data": sites})
 
     def _begin(self) -> _Open:
-        parts, payment = self.parts, self._payment()
+        parts, payment, evaluate = self.parts, self._payment(), self._evaluate
         driver = FrameDriver(
             key=self._key,
             charter=b"",
@@ -330,7 +330,7 @@ class FederationServer:
             survivor_rule=parts.survivor_rule,
             retries=parts.retries,
             payment=payment,
-            evaluate=self._evaluate,
+            evaluate=None if evaluate is None else lambda model, states: evaluate(model),
             evaluate_every=self.config.evaluate_every,
             uniforms=self._uniforms,
             tap=self._tap,

@@ -10,17 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
-from federations import SERVER_KEY, train
+from federations import Sites, small
 
-from privfl.crypto.members import Members
 from privfl.dp import Ledger, Release
-from privfl.experiment.config import Config
-from privfl.experiment.server import FederationServer
 from privfl.files import verify_chain
 from privfl.fl.client import client_rng
 from privfl.fl.frames import REFUSAL
-from privfl.site import Site, SiteHome
+from privfl.site import SiteHome
 from privfl.wire import ClientId
 
 SITES = 5
@@ -31,69 +27,6 @@ NOISY = EXACT | {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "
 
 class Killed(Exception):
     """The server's process died."""
-
-
-@dataclass
-class Sites:
-    """Real sites in their own folders, each of which can be restarted at any moment."""
-
-    folder: Path
-    config: Config
-    homes: dict[ClientId, SiteHome]
-    members: Members
-    open: dict[ClientId, Site] = field(default_factory=dict)
-
-    @classmethod
-    def make(cls, folder: Path, settings: Mapping[str, object]) -> Sites:
-        config = Config().with_overrides({"sum.scheme": "masked", "cohort.min_survivor_fraction": 0.6, **settings})
-        homes = [SiteHome.make(folder / f"site-{n}", f"site-{n}", now=0) for n in range(SITES)]
-        private = config.privacy.placement != "none"
-        policy = {
-            "server": {"key": SERVER_KEY.public.public.hex()},
-            "demands": {"placements": ["distributed" if private else "none"]},
-            "budget": {"epsilon": 1e6} if private else {"unlimited": True},
-            "training": {"answer_after": 0.0},
-        }
-        members = Members([home.card for home in homes], issued=0, expires=1 << 35, quorum=1)
-        members = members.signed(homes[0].credentials().signing)
-        for home in homes:
-            (home / "policy.toml").write_text(tomli_w.dumps(policy))
-            members.write(home / "directory.json")
-        return cls(folder, config, {home.card.client: home for home in homes}, members)
-
-    def server(self) -> FederationServer:
-        return FederationServer(
-            self.folder / "run",
-            self.config,
-            initial=np.zeros(LENGTH),
-            directory=self.members,
-            key=SERVER_KEY,
-            clock=lambda: 1000.0,
-        )
-
-    def approve(self) -> None:
-        with self.server() as server:
-            charter = server.charter
-        for home in self.homes.values():
-            home.approve(charter)
-
-    def site(self, client: ClientId) -> Site:
-        if client not in self.open:
-            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: 1000.0)
-        return self.open[client]
-
-    def restart(self, client: ClientId) -> None:
-        if client in self.open:
-            self.open.pop(client).close()
-
-    def close(self) -> None:
-        for client in list(self.open):
-            self.restart(client)
-
-
-def small(model, client, round, rng):  # type: ignore[no-untyped-def]
-    """The training of `federations`, for identities of 32 bits."""
-    return train(model, client % 7, round, rng)
 
 
 @dataclass

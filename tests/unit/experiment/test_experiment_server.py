@@ -14,6 +14,7 @@ from privfl.experiment.folder import RunFolder
 from privfl.experiment.server import FederationServer
 from privfl.fl.client import ClientUpdate, client_rng
 from privfl.fl.exchange import LocalTransport
+from privfl.fl.metrics import Evaluation
 
 PRIVATE = {
     "privacy.placement": "distributed",
@@ -286,6 +287,13 @@ def test_sites_evaluate_through_a_sum_of_its_own(tmp_path: Path) -> None:
             site.train = train
         assert server.train_round(LocalTransport(fed.sites)).status == "trained"
     assert RunFolder(tmp_path / "run").reports()[0].evaluation == found.metrics
+
+
+def test_the_server_evaluates_on_public_examples(tmp_path: Path) -> None:
+    fed = federation(tmp_path / "run")
+    with fed.server(evaluate=lambda model: Evaluation({"norm": float(np.abs(model).sum())})) as server:
+        report = server.train_round(LocalTransport(fed.sites))
+        assert report.evaluation == {"norm": float(np.abs(server.model).sum())}
 
 
 def test_an_evaluation_that_no_charter_states_is_refused(tmp_path: Path) -> None:
