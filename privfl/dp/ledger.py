@@ -64,7 +64,7 @@ class Ledger:
     @classmethod
     def read(cls, path: Path) -> Ledger:
         """The ledger at `path` under the unit that it was kept under; raises `StateError` if there is none."""
-        if not path.exists():
+        if not path.is_file():
             raise StateError(f"{path}: there is no ledger here")
         records = [record for record, _ in verify_chain(path.read_bytes(), str(path))]
         if not records:

@@ -116,6 +116,11 @@ class RunFolder:
     def ledger(self) -> Ledger | None:
         """The ledger, checked against the stored models; None for a run without noise."""
         if self.config.privacy.placement == "none":
+            if self.ledger_path.exists():
+                raise StateError(
+                    f"{self.path / CONFIG} says that no noise is added, and there is a ledger: put back the file that "
+                    "the run was started with"
+                )
             return None
         if not self.ledger_path.exists():
             ledger = Ledger(build.privacy_unit(self.config))
@@ -130,17 +135,18 @@ class RunFolder:
         return read_origins(self.path)
 
     def reports(self) -> list[RoundReport]:
-        """The reports of all rounds, oldest first; raises `StateError` for a metrics file that is none."""
-        path = self.path / METRICS
-        if not path.exists():
-            return []
+        """The reports of all rounds, oldest first, as they are sealed with the models.
+
+        Raises:
+            StateError: A stored report was altered.
+        """
         try:
-            return [RoundReport.read(read_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [RoundReport.read(report) for report in self.store.reports()]
         except (ValueError, KeyError, TypeError) as error:
-            raise StateError(f"{path} does not hold the reports of a run: {error}") from error
+            raise StateError(f"{self.path / MODELS} does not hold the reports of a run: {error}") from error
 
     def write_reports(self, reports: Sequence[RoundReport]) -> None:
-        """Replace the reports."""
+        """Replace the copy of the reports that other programs read; privfl reads those next to the models."""
         atomic_write(self.path / METRICS, b"".join(canonical_json(report.record()) + b"\n" for report in reports))
 
     def epsilon(self, observer: Observer = "outsider", *, delta: float | None = None) -> EpsilonReport | None:

@@ -31,6 +31,7 @@ from privfl.fl.state_store import LiveFiles, StateStore, live_record, read_live
 _NAME: Final = re.compile(r"(\d{6})\.safetensors")
 _KEY: Final = "privfl"
 _START: Final = "run.json"
+_MAX_HEADER_BYTES: Final = 100_000_000  # of the safetensors format
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,14 @@ class ModelStore:
             yield version
             previous = version
 
+    def reports(self) -> list[Mapping[str, Any]]:
+        """The reports of all rounds, oldest first, without reading the models.
+
+        Raises:
+            StateError: A file is not a model of privfl, or its report is not the one that was saved.
+        """
+        return [facts["report"] for round in self.rounds() if (facts := _sealed_facts(self._path(round)))["report"]]
+
     @staticmethod
     def export(version: Version) -> bytes:
         """A safetensors file with the model alone, as the tensor `model`; its metadata names hash and round."""
@@ -203,7 +212,26 @@ def _facts(version: Version) -> dict[str, Any]:
         "range": version.state.range.record(),
         "report": dict(version.report),
     }
-    return facts | {"seal": hashlib.sha256(canonical_json(facts)).hexdigest()}
+    return facts | {"seal": _seal(facts)}
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts)).hexdigest()
+
+
+def _sealed_facts(path: Path) -> dict[str, Any]:
+    """The facts in a file's header, which is all that is read of it."""
+    try:
+        with path.open("rb") as file:
+            size = file.read(8)
+            facts = _metadata(size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER_BYTES)))
+        seal = facts.pop("seal")
+        facts["report"] = dict(facts["report"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{path} is not a model of privfl: {error}") from error
+    if seal != _seal(facts):
+        raise StateError(f"{path}: the report is not the one that was stored")
+    return facts
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

@@ -130,7 +130,11 @@ class CkksClient(ClientMachine):
         self._secrets = self._vector = self._header = None
 
     def _dump(self) -> bytes:
-        raise StateError("a session of a CKKS sum cannot be saved: its session key outlives it; use a masked sum")
+        raise StateError(
+            "a client's session of a CKKS sum cannot be saved, because its state would hold a key that reads every "
+            "vector; a client that restarts drops out of this sum and takes part in the next one; where clients must "
+            "survive a restart within a sum, use a masked sum"
+        )
 
     def _load(self, body: bytes) -> None:
         raise WireError("a session of a CKKS sum cannot be restored")

@@ -213,9 +213,12 @@ def test_a_run_without_a_model_says_so(capsys, tmp_path):
     assert "no model yet" in capsys.readouterr().err
     assert run(["runs", "list", "--json"]) == 0
     assert said(capsys)["runs"][0]["round"] == 0
-    (tmp_path / "runs" / "empty" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "runs" / "empty" / "metrics.jsonl").write_text("{}\n")  # a copy, which is not read
+    assert run(["runs", "list"]) == 0
+    (tmp_path / "runs" / "empty" / "models").mkdir()
+    (tmp_path / "runs" / "empty" / "models" / "000001.safetensors").write_bytes(b"nothing")
     assert run(["runs", "list"]) == 2
-    assert "reports of a run" in capsys.readouterr().err.replace("\n", " ")
+    assert "is not a model" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_paths_of_options_may_start_with_a_tilde(tmp_path, monkeypatch, capsys):
