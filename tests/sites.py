@@ -98,7 +98,9 @@ class Federation:
         """The body of step 0."""
         shown = list(self.receipts.values()) if receipts is None else receipts
         ascii_version = privfl.__version__.encode()
-        return Invitation(plan.to_bytes(), bytes(16), ascii_version, [r.to_bytes() for r in shown]).to_bytes()
+        return Invitation(
+            plan.to_bytes(), bytes(16), int(self.clock.now * 1000) + 1, ascii_version, [r.to_bytes() for r in shown]
+        ).to_bytes()
 
     def first(self, client: ClientId, plan: RoundPlan | None = None) -> tuple[bytes, bytes]:
         """The frame of step 0 and the model for one site."""

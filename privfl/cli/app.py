@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import privfl
-from privfl.cli import audit, calibrate, compare, config, data, demo, doctor, epsilon, ledger, plan, report, runs
+from privfl.cli import audit, calibrate, compare, config, data, demo, doctor, epsilon, ledger, plan, report, runs, site
 from privfl.cli import run as run_verb
 from privfl.cli.once import Once
 from privfl.errors import (
@@ -42,6 +42,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(site.app, name="site")
 app.command("epsilon", cls=Once, epilog=epsilon.EXAMPLE)(epsilon.epsilon)
 app.command("audit", cls=Once, epilog=audit.EXAMPLE)(audit.audit_verb)
 app.command("calibrate", cls=Once, epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)

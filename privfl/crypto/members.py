@@ -203,8 +203,8 @@ class Members(MemoryDirectory):
             raise StateError(f"the directory {when}: compare the clock, or have its members sign a new one")
         if len(self.signatures) < self.quorum:
             raise StateError(
-                f"{len(self.signatures)} members have signed the directory, and {self.quorum} must: run "
-                "`privfl site sign` at another member"
+                f"the directory has {len(self.signatures)} of {self.quorum} signatures: run `privfl site sign` at "
+                "another member"
             )
 
     def current(self, now: float) -> MemoryDirectory:

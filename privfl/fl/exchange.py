@@ -309,6 +309,7 @@ class FrameDriver:
         invitation = Invitation(
             plan=plan.to_bytes(),
             nonce=os.urandom(NONCE_BYTES),
+            issued=int(self.clock() * 1000),
             software=privfl.__version__.encode("ascii"),
             receipts=tuple(receipt.to_bytes() for receipt in self.receipts.newest),
         ).to_bytes()

@@ -108,12 +108,14 @@ class Invitation:
     Attributes:
         plan: The canonical bytes of the round's plan.
         nonce: 16 fresh random bytes of the server, which the site's answer signs with the frame.
+        issued: The time at which the server made it, in milliseconds since 1970 (UTC).
         software: The version of privfl at the server, ASCII.
         receipts: The newest receipt of every site that the server knows of.
     """
 
     plan: bytes | memoryview = wired(Blob(MAX_PLAN_BYTES))
     nonce: bytes = wired(Fixed(NONCE_BYTES))
+    issued: int = wired(U64)
     software: bytes | memoryview = wired(Blob(64))
     receipts: Sequence[bytes | memoryview] = wired(ListOf(Blob(MAX_RECEIPT_BYTES), MAX_RECEIPTS))
 

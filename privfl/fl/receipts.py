@@ -45,8 +45,8 @@ class Receipt:
         transcript: The digest of the frames so far, 64 hexadecimal digits.
         spent: Epsilon against the server over all that the site has taken part in, at the delta of its policy, by worst
             case. None where no epsilon holds, because a round had no noise or the policy has no budget.
-        release: The worst case that the round was charged, without participants; None in a receipt of kind "ended",
-            and for a round without noise.
+        release: The worst case that the round was charged, with this site as its only participant; None in a receipt of
+            kind "ended", and for a round without noise.
         software: The version of privfl at the site.
         signature: 64 bytes over all other fields; 128 hexadecimal digits.
 

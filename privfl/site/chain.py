@@ -10,6 +10,7 @@ from typing import Final
 from privfl.crypto import SigningKey, VerifyKey
 from privfl.errors import PrivflError, StateError
 from privfl.files import GENESIS, HashChain
+from privfl.fl.plan import EVALUATION
 from privfl.fl.receipts import Receipt
 from privfl.wire import ClientId
 
@@ -35,11 +36,14 @@ class ReceiptChain:
         self._receipts: list[Receipt] = []
         self._hashes: set[str] = {GENESIS}
         self._times: dict[str, float] = {}
+        self._trained: dict[str, float] = {}
         self._entered: dict[str, Receipt] = {}
-        for number, record in enumerate(self._file.records, start=1):
+        records = self._file.records
+        for number, record in enumerate(records, start=1):
             try:
                 receipt = Receipt(**record["receipt"])
-                receipt.verify(key)
+                if number == len(records):  # the hash chain holds the ones before
+                    receipt.verify(key)
                 self._take(receipt, float(record["time"]))
             except (PrivflError, KeyError, TypeError, ValueError) as error:
                 raise StateError(f"{path}, line {number}: {error}") from error
@@ -51,6 +55,8 @@ class ReceiptChain:
         self._hashes.add(receipt.hash)
         if receipt.kind == "entered" and place_of(receipt) > self.last_place(receipt.charter):
             self._entered[receipt.charter], self._times[receipt.charter] = receipt, time
+            if receipt.attempt < EVALUATION:
+                self._trained[receipt.charter] = time
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -59,8 +65,8 @@ class ReceiptChain:
 
     @property
     def newest(self) -> Receipt | None:
-        """The last receipt; None before the first."""
-        return self._receipts[-1] if self._receipts else None
+        """The receipt with the highest number, the last one of several; None before the first."""
+        return max(reversed(self._receipts), key=lambda receipt: receipt.number, default=None)
 
     def holds(self, receipt: Receipt) -> bool:
         """True if `receipt` is one of this chain."""
@@ -79,6 +85,10 @@ class ReceiptChain:
         """The time at which that round was entered, in seconds since 1970; None before the first."""
         return self._times.get(charter)
 
+    def trained_at(self, charter: str) -> float | None:
+        """The time at which the newest round that trains was entered, in seconds since 1970; None before the first."""
+        return self._trained.get(charter)
+
     def append(self, receipt: Receipt, key: SigningKey, time: float) -> Receipt:
         """Sign a receipt as the next one, and keep it durably.
 
@@ -96,22 +106,18 @@ class ReceiptChain:
         self._keep(signed, time)
         return signed
 
-    def adopt(self, lost: Iterable[Receipt], time: float) -> tuple[Receipt, ...]:
-        """Take up receipts that this site signed and lost, such as after a restored backup.
+    def missing(self, receipts: Iterable[Receipt]) -> tuple[Receipt, ...]:
+        """The receipts that this site signed and lost, such as after a restored backup, in order.
 
         Args:
-            lost: The receipts, in any order; those that the chain holds are passed over.
-            time: The present time, in seconds since 1970.
-
-        Returns:
-            The receipts that were taken up, in order.
+            receipts: Receipts in any order; those that the chain holds are passed over.
 
         Raises:
             StateError: They do not follow a receipt of this chain without a gap.
             RemoteProtocolError: The site did not sign one of them.
         """
-        missing: Mapping[int, Receipt] = {r.number: r for r in lost if not self.holds(r)}
-        ordered = [missing[number] for number in sorted(missing)]
+        lost: Mapping[str, Receipt] = {r.hash: r for r in receipts if not self.holds(r)}
+        ordered = sorted(lost.values(), key=lambda receipt: receipt.number)
         known = set(self._hashes)
         for receipt in ordered:
             receipt.verify(self._key)
@@ -121,9 +127,17 @@ class ReceiptChain:
                     "receipts between"
                 )
             known.add(receipt.hash)
-        for receipt in ordered:
-            self._keep(receipt, time)
         return tuple(ordered)
+
+    def adopt(self, lost: Iterable[Receipt], time: float) -> None:
+        """Keep receipts that `missing` returned; the newest receipt of all is the one that the next one follows.
+
+        Args:
+            lost: The receipts, in order.
+            time: The present time, in seconds since 1970.
+        """
+        for receipt in lost:
+            self._keep(receipt, time)
 
     def _keep(self, receipt: Receipt, time: float) -> None:
         self._file.append({"receipt": receipt.record() | {"signature": receipt.signature}, "time": time})

@@ -23,6 +23,8 @@ from privfl.site.home import BEHIND, PEERS, SiteHome
 from privfl.site.policy import Policy, scheme_name
 from privfl.sums import SecureSum, SumTask
 
+_MILLI: Final = 1000
+
 MAX_CLOCK_STEP: Final = 60.0
 """How far, in seconds, the clock may lie before the time of the last round before it counts as wrong."""
 
@@ -55,10 +57,11 @@ class Judge:
         home: The site's folder.
         policy: Its policy.
         chain: Its receipts.
+        since: The time from which invitations count, in seconds since 1970.
     """
 
-    def __init__(self, home: SiteHome, policy: Policy, chain: ReceiptChain) -> None:
-        self._home, self._policy, self._chain = home, policy, chain
+    def __init__(self, home: SiteHome, policy: Policy, chain: ReceiptChain, since: float) -> None:
+        self._home, self._policy, self._chain, self._since = home, policy, chain, since
         self._client_policy = policy.client
 
     def scheme(self, plan: RoundPlan, keys: KeyDirectory) -> SecureSum:
@@ -90,11 +93,13 @@ class Judge:
         plan = RoundPlan.from_bytes(bytes(invitation.plan))
         if (plan.round, plan.attempt) != (down.round, down.attempt):
             raise PlanRejected("the plan is of another round or attempt than its frame")
+        if invitation.issued <= self._since * _MILLI:
+            raise PlanRejected("the invitation is older than the last start of this site in a new place")
         charter.check(plan)
         if self._home.card.client not in plan.cohort:
             raise PlanRejected("the plan does not ask this site")
         resumed = self._check_place((plan.round, plan.attempt), charter, plan)
-        self._check_time(charter, resumed, now)
+        self._check_time(charter, resumed or plan.evaluates, now)
         if members.digest != charter.directory:
             raise PlanRejected("the charter names another directory than this site holds")
         members.check(now)
@@ -121,9 +126,10 @@ class Judge:
             return True
         raise PlanRejected(f"round {place[0]}, attempt {place[1]}, does not follow the last one that was entered")
 
-    def _check_time(self, charter: Charter, resumed: bool, now: float) -> None:
-        entered = self._chain.entered_at(charter.digest().hex())
-        if entered is None or resumed:
+    def _check_time(self, charter: Charter, exempt: bool, now: float) -> None:
+        """A round that is resumed, or that evaluates what the last one trained, need not wait."""
+        entered = self._chain.trained_at(charter.digest().hex())
+        if entered is None or exempt:
             return
         if now < entered - MAX_CLOCK_STEP:
             raise PlanRejected("the clock of this site lies before its last round: set the clock")

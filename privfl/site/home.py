@@ -15,6 +15,7 @@ from privfl.crypto.passphrase import is_protected
 from privfl.errors import PlanRejected, StateError
 from privfl.files import atomic_write, existing_parent, sync_folder, user_path
 from privfl.fl.charter import Charter
+from privfl.site.place import note_place, since
 from privfl.site.policy import Policy, commented_policy, load_policy
 
 DAY: Final = 86400
@@ -25,6 +26,7 @@ RECEIPTS: Final = "receipts.jsonl"
 LOG: Final = "log.jsonl"
 BEHIND: Final = "behind.json"
 PEERS: Final = "peers.json"
+PLACE: Final = "place.json"
 LEDGERS: Final = "ledgers"
 CHARTERS: Final = "charters"
 ROUNDS: Final = "rounds"
@@ -85,6 +87,7 @@ class SiteHome:
         atomic_write(path / POLICY, commented_policy().encode())
         issued = int(now)
         SiteCard.make(name, signing, issued=issued, expires=issued + days * DAY).write(path / f"{name}.pub")
+        note_place(path / PLACE, path / KEYS, now)
         sync_folder(path.parent)
         return cls(path)
 
@@ -118,6 +121,22 @@ class SiteHome:
         """The approved charters by digest."""
         found = (Charter.read(path) for path in sorted((self / CHARTERS).glob("*.json")))
         return {charter.digest(): charter for charter in found}
+
+    def fresh_since(self, now: float) -> float:
+        """The time from which frames of step 0 count; ends the open rounds of a folder that was copied or restored.
+
+        Args:
+            now: The present time, in seconds since 1970.
+        """
+        time, copied = since(self / PLACE, self / KEYS, now)
+        if copied:  # a restored state may have been answered already
+            self.end_rounds()
+        return time
+
+    def end_rounds(self) -> None:
+        """Forget the rounds in progress."""
+        for path in (self / ROUNDS).glob("*"):
+            path.unlink()
 
     def approve(self, charter: Charter) -> None:
         """Approve a charter, after the directory and the policy were compared with it.

@@ -127,7 +127,8 @@ class AgentLimits:
 
     socket: str = setting(
         default="agent/agent.sock",
-        description="The Unix socket; relative to the site's folder. Its folder gets mode 0750.",
+        description="The Unix socket; its folder gets mode 0750. No other user reaches the site's own folder, so a "
+        "relay of another user needs a path outside of it, such as /run/privfl/north/agent.sock.",
     )
     group: str = setting(
         default="", description="The group that owns the socket and its folder, shared with the relay's user."

@@ -39,6 +39,9 @@ from privfl.wire import ClientId
 
 _START: Final = bytes(32)
 _MIB: Final = 1 << 20
+_FRAME_BYTES: Final = 1 << 16
+_BYTES_PER_MEMBER: Final = 1 << 13  # its receipt, its place in the plan, its keys, boxes and signature
+_ENTRY_BYTES: Final = 8
 
 
 class Site:
@@ -79,7 +82,7 @@ class Site:
             self.log = SiteLog(self._home / LOG, clock, max_bytes=self._policy.agent.max_log_mib * _MIB)
             self._chain = ReceiptChain(self._home / RECEIPTS, self._home.card.key)
             self._account = Account(self._home / LEDGERS, self._policy)
-            self._judge = Judge(self._home, self._policy, self._chain)
+            self._judge = Judge(self._home, self._policy, self._chain, self._home.fresh_since(clock()))
         except BaseException:
             self._closing.close()
             raise
@@ -130,12 +133,22 @@ class Site:
             self.log.refuse(type(error).__name__, kind="fault", traceback=traceback.format_exc()[-2000:])
         return REFUSAL
 
+    def max_request(self) -> tuple[int, int]:
+        """The most bytes of a frame and of a model that an approved charter can need; zeros where none is approved."""
+        frame = model = 0
+        for path in (self._home / CHARTERS).glob("*.json"):
+            with contextlib.suppress(PrivflError, ValueError):
+                charter = self._charter(bytes.fromhex(path.stem))
+                frame = max(frame, _FRAME_BYTES + _BYTES_PER_MEMBER * len(charter.members))
+                model = max(model, _ENTRY_BYTES * charter.terms.encoding.length)
+        return frame, model
+
     def is_known(self, frame: bytes) -> bool:
         """True for a verified frame of a later step of the round in progress; nothing is changed."""
         try:
             digest = charter_of(frame)
             down = self._opened(frame, digest)
-            record = self._records.get(digest)
+            record = self._record(digest)
         except (PrivflError, OSError):
             return False
         return record is not None and record.place == (down.round, down.attempt) and down.step > 0
@@ -187,7 +200,7 @@ class Site:
             entered = self._chain.entered(digest.hex()) if entry.resumed else None
             if entered is None:
                 spent = self._account.spent() if release is not None else np.inf
-                charged = None if release is None else release.withheld().record()
+                charged = None if release is None else replace(release, participants=(self.client,)).record()
                 entered = self._receipt(digest, entry, "entered", _START, spent=spent, release=charged)
         self._live.pop(digest, None)
         half = self._trained(entry)

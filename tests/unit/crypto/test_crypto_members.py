@@ -38,7 +38,7 @@ def test_a_card_comes_back_from_its_file_and_an_altered_one_does_not(tmp_path: P
 def test_a_directory_counts_once_a_quorum_of_members_signed_it(tmp_path: Path) -> None:
     path = tmp_path / "directory.json"
     one = members().signed(KEYS[0])
-    with pytest.raises(StateError, match="1 members have signed"):
+    with pytest.raises(StateError, match="1 of 2 signatures"):
         one.check(500)
     two = one.signed(KEYS[2])
     two.check(500)

@@ -86,7 +86,7 @@ def test_an_answer_to_another_frame_and_a_refusal_drop_the_site() -> None:
 
 
 def test_an_invitation_has_one_form() -> None:
-    invitation = Invitation(plan=b"plan", nonce=bytes(16), software=b"0.1", receipts=(b"one", b"two"))
+    invitation = Invitation(plan=b"plan", nonce=bytes(16), issued=1, software=b"0.1", receipts=(b"one", b"two"))
     data = invitation.to_bytes()
     again = Invitation.from_bytes(data)
     assert again.to_bytes() == data

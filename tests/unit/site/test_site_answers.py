@@ -48,9 +48,12 @@ def test_a_private_round_charges_every_site_its_worst_case(trial: Federation) ->
     sites = trial.sites()
     trial.round({client: site.answer for client, site in sites.items()})
     entered = [receipt for receipt in trial.all_receipts if receipt.kind == "entered"]
-    worst = trial.plan().worst_case(trial.scheme).withheld().record()
-    for receipt, site in zip(entered, sites.values(), strict=True):
-        assert dict(receipt.release or {}) == worst
+    worst = trial.plan().worst_case(trial.scheme)
+    assert len(entered) == len(sites)
+    for receipt in entered:
+        site = sites[receipt.client]
+        assert receipt.release == replace(worst, participants=(site.client,)).record()
+        assert [ledger.releases for ledger in site._account.ledgers] == [(worst,)]
         assert receipt.spent == site.spent() > 0
     assert np.any(trial.model != 0)
 
