@@ -24,7 +24,7 @@ _CORRUPT: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostQuestion:
-    """What is asked about one sum; None stands for the sum's own default.
+    """A question about one sum; None stands for the sum's own default.
 
     Attributes:
         clients: The number of clients.

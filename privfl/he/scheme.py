@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from privfl.checks import check_count, check_type
 from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.he.client import CkksClient
@@ -51,8 +52,9 @@ class CkksSum(OpensByCount):
         """
         if security not in HE_STANDARD[1024]:
             raise ConfigError(f"security is one of {sorted(HE_STANDARD[1024])} bits, not {security!r}")
-        if min_vectors < 1:
-            raise ConfigError(f"min_vectors must be at least 1, not {min_vectors}")
+        check_count("min_vectors", min_vectors)
+        if not callable(getattr(directory, "verify_key", None)):
+            raise ConfigError(f"a key directory has a method verify_key, and {type(directory).__name__} has none")
         self._directory, self._security, self._min_vectors = SteadyDirectory(directory), security, min_vectors
 
     @property
@@ -87,6 +89,7 @@ class CkksSum(OpensByCount):
 
     def terms(self, task: SumTask) -> Terms:
         """Return the public parameters of the sum of `task`; raises as `plan_ckks`, and for a sum that never opens."""
+        check_type("task", task, SumTask)
         if task.min_survivors < 1:
             raise ConfigError("a CKKS sum opens at least 1 vector: set min_survivors of its task to 1 or more")
         refuse_noise(task.noise, NAME)
@@ -123,6 +126,7 @@ class CkksSum(OpensByCount):
             PlanRejected: The policy refuses the task.
         """
         terms, me = self.terms(task), check_client(me)
+        check_type("policy", policy, SumPolicy)
         policy.check(task, threshold=terms.quorum)
         own, store = _credentials(credentials, me)
         values = checked_vector(task, me, vector)

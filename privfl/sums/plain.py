@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
+from privfl.checks import check_type
 from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors, WireError
 from privfl.observers import Views
 from privfl.ring import Ints
@@ -80,11 +81,14 @@ class PlainSum(OpensByCount):
         """See `SecureSum.client`: the session sends `vector` in its first message; keys, opening and entropy are not
         used.
         """
+        check_type("task", task, SumTask)
+        check_type("policy", policy, SumPolicy)
         policy.check(task)
         return PlainClient(task, check_client(me), checked_vector(task, me, vector))
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> PlainServer:
         """See `SecureSum.server`: the session adds vectors as they come."""
+        check_type("task", task, SumTask)
         return PlainServer(task, opening)
 
 
