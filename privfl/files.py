@@ -28,7 +28,12 @@ def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
         data: The new content.
         shared: Give the file the mode of the user's umask, as for any file made to be passed on. By default only its
             owner may read it (mode 0600).
+
+    Raises:
+        ConfigError: The path is a folder.
     """
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     # The system applies the umask as the file is made: to ask for the umask means to change it for all threads.

@@ -72,6 +72,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "evaluation": dict(reports[-1].evaluation) if reports else {},
         "warning": constant_warning(reports[-1].evaluation) if reports else "",
         "model": reports[-1].model if reports else None,
+        "selected_rounds": list(experiment.parts.selection.rounds(reports)) if reports else [],
         "privacy": None if report is None else report.as_dict(),
         **(counts if report is None else {PRIVATE: counts}),
     }
@@ -94,4 +95,7 @@ def _rows(experiment: Experiment) -> list[tuple[str, str]]:
     rows.append(("bytes", f"{byte_size(up)} up, {byte_size(down)} down, all clients and rounds together"))
     rows.append(("seconds", f"{sum(r.seconds for r in reports):.1f}"))
     rows += [("caveat", text) for text in sorted({c for r in reports for c in r.caveats})]
+    selected = experiment.parts.selection.rounds(reports)
+    if selected != (reports[-1].round,):
+        rows.append(("selected model", f"the mean of the models of rounds {selected[0]} to {selected[-1]}"))
     return [*rows, ("model", f"{reports[-1].model[:16]}... in {experiment.folder}")]

@@ -1,10 +1,11 @@
 """Data: bundled sets, a user's own tables and arrays, partitions, and federated preprocessing."""
 
+from privfl.data.analytics import Analytics, Cells, Noise, Quantile
 from privfl.data.arrays import from_arrays, from_torch
+from privfl.data.channel import MIN_CELL, Channel
 from privfl.data.inspect import propose
 from privfl.data.noised import noised_standardizer
 from privfl.data.preprocess import (
-    Channel,
     Standardizer,
     exact_standardizer,
     impute,
@@ -19,14 +20,19 @@ from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping
 from privfl.data.tables import is_folder, is_table, read_table
 
 __all__ = [
+    "MIN_CELL",
     "NAMES",
     "SPECS",
+    "Analytics",
+    "Cells",
     "Channel",
     "ClientRows",
     "Column",
     "Dataset",
     "FederatedData",
     "Grouping",
+    "Noise",
+    "Quantile",
     "Schema",
     "Standardizer",
     "exact_standardizer",

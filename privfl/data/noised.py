@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import FixedPoint
-from privfl.data.preprocess import Channel, Matrix, Standardizer, feature_width
+from privfl.data.channel import Channel
+from privfl.data.moments import Matrix
+from privfl.data.preprocess import Standardizer, feature_width
 from privfl.data.sets import FederatedData
 from privfl.errors import ConfigError
 from privfl.ring import Ints

@@ -27,6 +27,7 @@ from privfl.experiment.schemes import describe
 from privfl.experiment.view import Sighting, Watcher
 from privfl.fl.client import client_rng
 from privfl.fl.report import RoundReport
+from privfl.fl.selection import mean_model
 from privfl.sums import Drop
 from privfl.wire import ClientId
 
@@ -191,7 +192,7 @@ class Demo:
     def averaged_model(self) -> Vector:
         """The mean of the last models, float `[d]`."""
         models = [version.model for version in self.experiment.store.lineage()]
-        return np.asarray(np.mean(models[-AVERAGED:], axis=0))
+        return mean_model(models[-AVERAGED:])
 
     def _clear(self) -> npt.NDArray[np.int64]:
         """Recompute the watched client's vector of round 1 before masking: its randomness is keyed."""

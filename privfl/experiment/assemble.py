@@ -28,10 +28,10 @@ from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
 from privfl.experiment.federation import build_federation, check_complete, prepare
+from privfl.experiment.fitting import check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
-from privfl.fl.client_state import Stateful
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
@@ -39,6 +39,7 @@ from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.range import RangeRule
 from privfl.fl.sampling import CohortSampler, declared
+from privfl.fl.selection import Selection
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -66,6 +67,7 @@ class Assembly:
         mechanism: The noise.
         survivor_rule: The fewest clients that must survive a round.
         range_rule: How range and precision of the encoding follow a run without noise; None with noise.
+        selection: The choice of the final model.
     """
 
     config: Config
@@ -82,6 +84,7 @@ class Assembly:
     mechanism: Mechanism
     survivor_rule: SurvivorRule
     range_rule: RangeRule | None
+    selection: Selection
 
     @property
     def clients(self) -> int:
@@ -214,8 +217,12 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         check_complete(federation, private=config.privacy.placement != "none")
     learner = _learner(config, given, federation)
     method = (given.algorithm or build.build_algorithm(config.client)).method(learner.train, learner.initial)
-    config = _weighted(config, method)
-    _check_tuning(config, learner, method)
+    config = weighted(config, method)
+    check_tuning(config, learner, method)
+    selection = build.build_selection(config.server)
+    check_selection(
+        config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
+    )
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
@@ -245,7 +252,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         )
         return Assembly(
             config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
-            mechanism, rule, range_rule,
+            mechanism, rule, range_rule, selection,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:
@@ -336,31 +343,6 @@ def _check_noise(config: Config) -> None:
 def _without_data(config: Config, clients: int) -> Config:
     """The settings of a run whose training has its own data: weights by examples only where they are asked for."""
     return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
-
-
-def _weighted(config: Config, method: Method) -> Config:
-    """The settings with uniform weights, where the algorithm knows no others."""
-    if not method.aggregation.uniform:
-        return config
-    if config.server.weighting == "examples":
-        raise ConfigError(
-            "server.weighting = 'examples' does not fit SCAFFOLD, whose control variates are plain means: leave "
-            "server.weighting out, or set it to 'uniform'"
-        )
-    return config.with_overrides({"server.weighting": "uniform"})
-
-
-def _check_tuning(config: Config, learner: build.Learner, method: Method) -> None:
-    """Raise `ConfigError` where no client has a tuned model that could be evaluated."""
-    if not config.client.tuning:
-        return
-    if config.privacy.placement != "none" or learner.public_measure is not None:
-        raise ConfigError(
-            "client.tuning evaluates tuned models on the clients' own test examples, which this run does not use: set "
-            "client.tuning = 0, or data.test = 'local' in a run without noise"
-        )
-    if isinstance(method.train, Stateful):
-        raise ConfigError("client.tuning is for clients without a state: set client.tuning = 0")
 
 
 def _learner(config: Config, given: Given, federation: FederatedData) -> build.Learner:

@@ -28,6 +28,7 @@ from privfl.fl.sampling import (
     PoissonSampler,
     TruncatedPoissonSampler,
 )
+from privfl.fl.selection import Selection
 from privfl.wire import ClientId
 
 
@@ -111,6 +112,11 @@ def build_optimizer(settings: Server) -> ServerOptimizer:
         raise ConfigError(f"server.optimizer = {settings.optimizer!r} does not take {extra[0]}; it takes {names}")
     optimizer: ServerOptimizer = OPTIMIZERS[settings.optimizer](**given)
     return optimizer
+
+
+def build_selection(settings: Server) -> Selection:
+    """The choice of the final model that the `[server]` section describes."""
+    return Selection(settings.choose, settings.average_last, settings.patience, settings.metric, settings.goal)
 
 
 def build_algorithm(settings: Client) -> Algorithm:

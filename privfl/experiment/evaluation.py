@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from privfl.codec import Vector
-from privfl.data import Dataset
+from privfl.errors import ConfigError, PrivflError, reason_of
 from privfl.experiment.assemble import Assembly
+from privfl.experiment.fitting import is_taken
 from privfl.fl.client_state import unpack_state
 from privfl.fl.evaluation import evaluate
-from privfl.fl.metrics import Evaluation, Measure, evaluation_of
+from privfl.fl.metrics import Evaluation, Measure, MetricSums, evaluation_of
 from privfl.fl.tuning import TunedMeasure
 from privfl.wire import ClientId
 
@@ -32,10 +35,12 @@ def evaluation(parts: Assembly, model: Vector, states: Callable[[ClientId], byte
     Returns:
         The metrics, and a caveat for each that is absent, or that shows something of examples that have an owner.
     """
+    model = np.asarray(model).view()
+    model.flags.writeable = False  # a measure of one's own may not change the model that it is given
     learner, given = parts.learner, parts.given
     if learner.public_measure is not None and parts.method.personal is None:
-        found = evaluation_of(learner.public_measure(model))
-        taken = parts.private and given.public_measure is None and is_taken(parts)
+        found = _public(learner.public_measure, model)
+        taken = parts.private and given.public_measure is None and is_taken(parts.config, given.data, parts.federation)
         return Evaluation(found.metrics, (*found.caveats, *((TAKEN,) if taken else ())), found.confusion)
     reason, measure = _reason(parts), _measure(parts, states)
     if reason or measure is None:
@@ -55,13 +60,13 @@ def _measure(parts: Assembly, states: Callable[[ClientId], bytes]) -> Measure | 
     return TunedMeasure(measure, parts.learner.plain_train, tuning, parts.config.seed) if tuning else measure
 
 
-def is_taken(parts: Assembly) -> bool:
-    """True if the public test examples were taken from a user's own examples without being named as tests."""
-    dataset, settings = parts.given.data, parts.config.data
-    if not isinstance(dataset, Dataset):
-        # a named data set is published; clients that a program gave bring their public tests
-        return dataset is None and parts.federation.dataset.own and settings.test_path is None
-    return not len(dataset.test) or settings.dealing.startswith("natural")
+def _public(measure: Callable[[Vector], MetricSums], model: Vector) -> Evaluation:
+    try:
+        return evaluation_of(measure(model))
+    except PrivflError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the measure over the public examples failed: {reason_of(error)}") from error
 
 
 def _reason(parts: Assembly) -> str:

@@ -279,10 +279,14 @@ class Experiment:
                 run = self._federated_run(executor)
                 reports = [RoundReport.read(version.report) for version in self.store.lineage() if version.report]
                 self.files.write_reports(reports)
+                if parts.selection.stops(reports):
+                    return
                 for report in run.run(parts.method.initial, parts.config.rounds):
                     reports.append(report)
                     self.files.write_reports(reports)
                     yield report
+                    if parts.selection.stops(reports):
+                        return
             finally:
                 if own is None:
                     executor.close()

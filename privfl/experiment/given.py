@@ -53,8 +53,11 @@ def first_vector(initial: object) -> Vector:
     """
     try:
         vector = np.asarray(initial)
-    except ValueError as error:
-        raise ConfigError("`initial` is a flat vector of numbers: give np.zeros(length)") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that numpy cannot read
+        raise ConfigError(
+            "`initial` is a flat vector of numbers that numpy can read: give np.zeros(length), or "
+            "tensor.detach().float().cpu().numpy()"
+        ) from error
     if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not len(vector):
         raise ConfigError(
             f"`initial` is a flat vector of numbers, not {vector.dtype} of shape {vector.shape}: give np.zeros(length)"

@@ -51,6 +51,16 @@ class Result:
         return self.experiment.model
 
     @property
+    def selected_rounds(self) -> tuple[int, ...]:
+        """The rounds whose models the selected model is the mean of, as the `[server]` section chooses."""
+        return self.experiment.parts.selection.rounds(self.reports)
+
+    @property
+    def selected_model(self) -> Vector:
+        """The model that the `[server]` section chooses, float `[d]`: the last one by default."""
+        return self.experiment.parts.selection.model(self.experiment.store, self.reports)
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.experiment.folder

@@ -316,15 +316,10 @@ class FederationServer:
             clock=self._clock,
             log=self._log,
         )
+        training = SiteTraining(self._training)
         run = FederatedRun(
             population=parts.clients,
-            parts=Parts(
-                SiteTraining(self._training),
-                parts.scheme,
-                LoopExecutor(),
-                parts.optimizer,
-                credentials=parts.credentials,
-            ),
+            parts=Parts(training, parts.scheme, LoopExecutor(), parts.optimizer, credentials=parts.credentials),
             encoding=parts.encoding,
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,

@@ -29,7 +29,8 @@ class ClientUpdate:
             factors. 0 where the training does not state it.
 
     Raises:
-        ConfigError: If `delta` is no flat vector of numbers, or `examples` is not a whole number of at least 0.
+        ConfigError: If `delta` is no flat vector of numbers, a metric is no number, or `examples` is not a whole number
+            of at least 0.
     """
 
     delta: Vector = field(repr=False)
@@ -47,6 +48,8 @@ class ClientUpdate:
             object.__setattr__(self, "examples", _integer(self.examples))
         if self.examples < 0:
             raise ConfigError(f"examples must be at least 0, not {self.examples}")
+        if not (isinstance(self.metrics, Mapping) and all(type(value) is float for value in self.metrics.values())):
+            object.__setattr__(self, "metrics", _numbers(self.metrics))
 
 
 def _floats(delta: object) -> Vector:
@@ -59,6 +62,20 @@ def _floats(delta: object) -> Vector:
         raise ConfigError(f"a delta is a flat vector of numbers, not of {array.dtype}: give np.asarray(delta, float)")
     with np.errstate(over="ignore"):  # what float64 cannot hold is infinite, and the update is rejected
         return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+
+
+def _numbers(metrics: object) -> dict[str, float]:
+    """Metrics as floats; a metric that is None was not measured."""
+    if not isinstance(metrics, Mapping):
+        raise ConfigError(f"metrics are numbers by name, as in {{'loss': 0.5}}, not a {type(metrics).__name__}")
+    found = {}
+    for name, value in metrics.items():
+        try:
+            if value is not None:
+                found[name] = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            raise ConfigError(f"the metric {name!r} is not a number but a {type(value).__name__}") from None
+    return found
 
 
 def _integer(examples: object) -> int:

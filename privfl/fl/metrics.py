@@ -192,6 +192,8 @@ def checked_sums(sums: MetricSums) -> tuple[dict[str, Floats], float]:
             values[name] = np.atleast_1d(np.asarray(value, np.float64)).ravel()
         except (TypeError, ValueError):
             raise ConfigError(f"a measure returns numbers or vectors of numbers; {name!r} is not one") from None
+        if not len(values[name]):
+            raise ConfigError(f"a measure returned {name!r} without an entry: return a number, or leave it out")
     rows = values.pop(ROWS, None)
     if rows is None:
         listed = ", ".join(sorted(values)) or "no other sum"

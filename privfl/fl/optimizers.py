@@ -11,13 +11,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import Vector
-from privfl.errors import ConfigError
+from privfl.errors import ConfigError, PrivflError, reason_of
+
+T = TypeVar("T", bound=np.floating[Any])
 
 Moments = Mapping[str, npt.NDArray[np.float64]]
 """The optimizer's memory by name, float64 `[d]` each; empty before the first step."""
@@ -130,6 +132,46 @@ OPTIMIZERS: Final[Mapping[str, type[ServerSGD | FedAdagrad | FedAdam | FedYogi]]
     "fedadagrad": FedAdagrad,
 }
 """The optimizers by the name that a configuration uses; "sgd" with momentum is FedAvgM."""
+
+
+def stepped(
+    optimizer: ServerOptimizer, model: Vector, mean: npt.NDArray[np.float64], moments: Moments
+) -> tuple[Vector, Moments]:
+    """Take a step of any optimizer, which may be a program's own: it cannot change its arguments, and its result fits.
+
+    Args:
+        optimizer: The optimizer.
+        model: The global model, float `[d]`.
+        mean: The mean update of the round, float64 `[d]`.
+        moments: The moments that the previous step returned.
+
+    Raises:
+        ConfigError: If the optimizer raises an error, or the next model or a moment has another shape or dtype.
+    """
+    name = type(optimizer).__name__
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # a model that overflows is reported by the round
+            after, memory = optimizer.step(_lent(model), _lent(mean), {key: _lent(it) for key, it in moments.items()})
+        memory = {key: np.asarray(it, np.float64) for key, it in memory.items()}
+    except PrivflError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the server optimizer {name} failed: {reason_of(error)}") from error
+    if not (isinstance(after, np.ndarray) and (after.shape, after.dtype) == (model.shape, model.dtype)):
+        found = f"{after.dtype} {after.shape}" if isinstance(after, np.ndarray) else type(after).__name__
+        raise ConfigError(
+            f"the server optimizer {name} returned a model of {found}: return {model.dtype} {model.shape}, as in "
+            "next.astype(model.dtype)"
+        )
+    if wrong := [key for key, it in memory.items() if it.shape != model.shape]:
+        raise ConfigError(f"the server optimizer {name} returned {wrong[0]!r} of another shape than the model")
+    return after, memory
+
+
+def _lent(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _add(model: Vector, step: npt.NDArray[np.float64]) -> Vector:

@@ -124,9 +124,9 @@ class RangeRule:
                 return fitted
         found = candidates[-1]
         wanted = min(MAX_BITS, max(2, max_weight).bit_length() + cohort.bit_length() + 9)
+        remedy = f"set sum.bits = {max(wanted, found + 1)}" if found < MAX_BITS else "divide all weights by one factor"
         raise CapacityError(
-            f"sum.bits = {found} leaves no precision for {cohort} clients with weights up to {max_weight}: set "
-            f"sum.bits = {max(wanted, found + 1)}"
+            f"sum.bits = {found} leaves no precision for {cohort} clients with weights up to {max_weight}: {remedy}"
         )
 
     def after(
@@ -231,9 +231,11 @@ def caveats(encoding: UpdateEncoding, counts: Counts, *, largest: float, floor: 
         said.append("the clients' weights were beyond what the sum had room for, and nothing was taken from it")
         return tuple(said)
     unit = "examples" if encoding.weighting == "examples" else "clients"
+    bounds = {metric.name: metric.bound for metric in encoding.metrics}
     for name, without in counts.without:
         said.append(
-            f"the mean {name} is over {counts.weight - without} of {counts.weight} {unit}: others reported none"
+            f"the mean {name} is over {counts.weight - without} of {counts.weight} {unit}: others reported none, or "
+            f"one beyond {bounds[name]:.0e}"
         )
     if not counts.weight:
         if not counts.rejected:

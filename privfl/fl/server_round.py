@@ -14,7 +14,7 @@ import numpy as np
 from privfl.dp.ledger import Token
 from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSurvivors
 from privfl.fl.aggregation import Aggregation, Mean
-from privfl.fl.optimizers import ServerOptimizer, ServerSGD
+from privfl.fl.optimizers import ServerOptimizer, ServerSGD, stepped
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.range import caveats, overflows
@@ -27,6 +27,8 @@ from privfl.wire import ClientId
 ZERO_IF_NOT_FINITE: Final = (
     "an update that is not finite counts as zero and stays in the denominator, and nobody learns whether there was one"
 )
+
+NOT_FINITE: Final = "the model after this round is not finite: its numbers overflowed; lower the learning rates"
 
 _SERVER: Final = b"privfl/1 server round"
 
@@ -256,7 +258,8 @@ class ServerRound:
         if trained:
             fraction = decoded.denominator / self.plan.population
             mean, shared = self._aggregation.combine(decoded, shared, fraction=fraction)
-            model, moments = self._optimizer.step(model, mean, moments)  # 10: server optimizer
+            model, moments = stepped(self._optimizer, model, mean, moments)  # 10: server optimizer
+            said = said if np.isfinite(model).all() else (*said, NOT_FINITE)
         return Outcome(
             state=ServerState(model, moments, decoded.clip_norm, state.range, shared),  # the run moves the range on
             metrics=decoded.metrics if trained else {},

@@ -244,3 +244,12 @@ def test_whatever_was_acknowledged_before_a_kill_is_kept(tmp_path: Path, acknowl
     assert len(chain.records) > last
     chain.append({"after": True})
     assert HashChain(path).records[-1] == {"after": True}
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "folder"])
+def test_a_file_is_not_written_in_place_of_a_folder(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is a folder: name a file"):
+        atomic_write(Path(path), b"x")
+    assert [found.name for found in tmp_path.rglob("*")] == ["folder"]

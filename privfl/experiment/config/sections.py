@@ -209,6 +209,28 @@ class Server:
             "would change the sensitivity."
         ),
     )
+    choose: Literal["last", "best"] = setting(
+        default="last",
+        description="The selected model: the last one, or the one of the best evaluation by `metric`.",
+    )
+    average_last: int = setting(
+        default=1, ge=1, description="The selected model is the mean of this one and those of the rounds before it."
+    )
+    patience: int | None = setting(
+        default=None,
+        ge=1,
+        description="The run stops after so many evaluations without a better one; by default it never stops early.",
+    )
+    metric: str | None = setting(
+        default=None,
+        description=(
+            "The metric of an evaluation by which `choose` and `patience` decide, such as accuracy or loss. A run with "
+            "noise may decide by public test examples only, because a choice by private ones would release them."
+        ),
+    )
+    goal: Literal["largest", "smallest"] | None = setting(
+        default=None, description="The better side of a metric of your own; built-in ones need no goal."
+    )
 
 
 @section("sum")

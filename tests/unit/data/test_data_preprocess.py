@@ -8,8 +8,8 @@ import pytest
 from privfl import data
 from privfl.codec import FixedPoint, square_norm
 from privfl.data import Channel, ClientRows, Dataset, FederatedData
+from privfl.data.moments import MAX_ABS, MomentCodec, client_moments
 from privfl.data.noised import NoisedMoments
-from privfl.data.preprocess import MAX_ABS, MomentCodec, client_moments
 from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
 from privfl.ring import Ints, Ring
 from privfl.sums import PlainSum
@@ -105,8 +105,10 @@ def test_only_survivors_are_described() -> None:
     dataset = Dataset("toy", "regression", features, np.zeros(4, np.float32))
     fed = FederatedData(dataset, (ClientRows("a", np.array([0, 1])), ClientRows("b", np.array([2, 3]))))
     with pytest.raises(TooFewSurvivors):
-        data.exact_standardizer(fed, Channel(PlainSum(), drop=lambda client, step: client == 1))
-    found = data.exact_standardizer(fed, Channel(PlainSum(), drop=lambda client, step: client == 1, min_survivors=1))
+        data.exact_standardizer(fed, Channel(PlainSum(), min_cell=1, drop=lambda client, step: client == 1))
+    found = data.exact_standardizer(
+        fed, Channel(PlainSum(), min_cell=1, drop=lambda client, step: client == 1, min_survivors=1)
+    )
     assert (found.mean[0], found.std[0], found.survivors) == (2.0, 1.0, {0})
 
 
@@ -117,7 +119,7 @@ def test_only_training_rows_are_read() -> None:
         FederatedData(dataset, (ClientRows("a", np.array([0, 1]), np.array([2])),)),
         FederatedData(dataset, (ClientRows("a", np.array([0, 1])),), np.array([2])),
     ):
-        assert data.exact_standardizer(fed, PLAIN).mean[0] == 2.0
+        assert data.exact_standardizer(fed, Channel(PlainSum(), min_cell=1)).mean[0] == 2.0
 
 
 def test_negative_sums_survive_the_limbs() -> None:

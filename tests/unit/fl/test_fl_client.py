@@ -64,3 +64,21 @@ def test_a_half_precision_update_is_clipped_in_more_digits(settings: dict[str, A
     wide = [delta.astype(np.float64) for delta in deltas]
     right = np.mean([delta * min(1, bound / np.linalg.norm(delta)) for delta in wide], axis=0)
     np.testing.assert_allclose(run.model, right, atol=1e-5 * np.abs(right).max())
+
+
+def test_metrics_become_floats_and_none_is_not_measured() -> None:
+    update = ClientUpdate(np.ones(1), 1, {"loss": np.float32(0.5), "whole": 3, "none": None})  # type: ignore[dict-item]
+    assert update.metrics == {"loss": 0.5, "whole": 3.0}
+    assert all(type(value) is float for value in update.metrics.values())
+
+
+@pytest.mark.parametrize("value", ["high", np.ones(2), [0.5], 1j, 10**400])
+def test_a_metric_that_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match="the metric 'loss' is not a number but a "):
+        ClientUpdate(np.ones(1), 1, {"loss": value})
+
+
+@pytest.mark.parametrize("metrics", [[0.5], None, 0.5])
+def test_metrics_have_names(metrics: Any) -> None:
+    with pytest.raises(ConfigError, match="metrics are numbers by name"):
+        ClientUpdate(np.ones(1), 1, metrics)

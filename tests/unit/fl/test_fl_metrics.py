@@ -142,6 +142,11 @@ def test_without_examples_there_is_a_reason_and_no_figure() -> None:
         assert "no test examples" in evaluation_of(sums).caveats[0]
 
 
+def test_a_sum_without_an_entry_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a measure returned 'a' without an entry"):
+        evaluation_of(MetricSums({"rows": np.array([5.0]), "a": np.zeros(0)}))
+
+
 def test_a_measure_that_returns_examples_alone_is_given_as_the_reason() -> None:
     assert evaluation_of(MetricSums({"rows": np.array([5.0])})) == Evaluation(
         {}, ("nothing is evaluated: the measure returned no sum but 'rows'",)
