@@ -15,7 +15,22 @@ from rich.console import Console
 from rich.markup import escape
 
 import privfl
-from privfl.cli import audit, calibrate, compare, config, data, demo, doctor, epsilon, ledger, plan, report, runs, site
+from privfl.cli import (
+    audit,
+    calibrate,
+    compare,
+    config,
+    data,
+    demo,
+    doctor,
+    epsilon,
+    ledger,
+    plan,
+    report,
+    runs,
+    site,
+    sweep,
+)
 from privfl.cli import run as run_verb
 from privfl.cli.once import Once
 from privfl.errors import (
@@ -48,6 +63,8 @@ app.command("audit", cls=Once, epilog=audit.EXAMPLE)(audit.audit_verb)
 app.command("calibrate", cls=Once, epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
 app.command("plan", cls=Once, epilog=plan.EXAMPLE)(plan.plan)
 app.command("compare", cls=Once, epilog=compare.EXAMPLE)(compare.compare)
+app.command("sweep", cls=Once, epilog=sweep.EXAMPLE)(sweep.sweep)
+app.command("table", cls=Once, epilog=sweep.TABLE_EXAMPLE)(sweep.table)
 app.command("report", cls=Once, epilog=report.EXAMPLE)(report.report)
 app.command("doctor", cls=Once, epilog=doctor.EXAMPLE)(doctor.doctor)
 

@@ -33,8 +33,8 @@ def plot_file(text: str) -> Path:
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """`["rounds=5", "sum.scheme=masked"]` -> `{"rounds": 5, "sum.scheme": "masked"}`.
 
-    A value is read as TOML, and as text where it is none. Raises `ConfigError` for what is not KEY=VALUE, and for a key
-    that is given twice.
+    A value is read as TOML, and as text where it is none; an empty one restores the default. Raises `ConfigError` for
+    what is not KEY=VALUE, and for a key that is given twice.
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
@@ -43,8 +43,21 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set takes KEY=VALUE, such as sum.scheme=masked, not {pair!r}")
         if key.strip() in overrides:
             raise ConfigError(f"{key.strip()} is given twice on the command line: give it once")
-        overrides[key.strip()] = _value(value.strip())
+        overrides[key.strip()] = _value(value.strip()) if value.strip() else None
     return overrides
+
+
+def parse_values(pairs: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """`["privacy.epsilon=1,8"]` -> `{"privacy.epsilon": (1, 8)}`; raises `ConfigError` as `parse_overrides` does."""
+    values: dict[str, tuple[Any, ...]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise ConfigError(f"--over takes KEY=V1,V2, such as sum.scheme=plain,masked, not {pair!r}")
+        if key.strip() in values:
+            raise ConfigError(f"{key.strip()} is given twice on the command line: give it once")
+        values[key.strip()] = tuple(_value(part.strip()) for part in text.split(","))
+    return values
 
 
 def _value(text: str) -> Any:

@@ -14,6 +14,7 @@ from privfl.cli.options import Json, Runs, print_json
 from privfl.cli.show import facts_table, headline, output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
+from privfl.experiment.config import to_mapping
 from privfl.experiment.folder import LEDGER, METRICS, RunFolder, find_run, find_runs
 from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 from privfl.fl.report import COHORT_DEPENDENT, IF_SECURE
@@ -141,6 +142,7 @@ def _summary(files: RunFolder) -> dict[str, Any]:
         "name": files.name,
         "round": last.round if last else 0,
         "evaluation": evaluation,
+        "settings": to_mapping(files.config),
         ("epsilon" if last is None or last.secure else IF_SECURE): last.epsilon if last else None,
         "model": last.model if last else None,
     }

@@ -77,6 +77,9 @@ def _privfl(arguments: list[str], folder: Path) -> None:
         if arguments[1] == "check":
             columns = ["--target", "died", "--client", "hospital", "--output", "schema.toml"]
             works([*privfl, "data", "inspect", "patients.csv", *columns], folder)
+    if arguments[0] == "table":
+        over = ["--set", "rounds=1", "--set", "privacy.noise_multiplier=", "--over", "privacy.epsilon=4,16"]
+        works([*privfl, "sweep", "examples/breast_cancer.toml", *over], folder)
     if arguments[0] not in ("demo", "doctor") and all(argument.isalpha() for argument in arguments[1:]):
         arguments = [*arguments, "--help"]  # a verb that is only named
     works([*privfl, *arguments, *SMALL.get(arguments[0], [])], folder)

@@ -17,7 +17,7 @@ from privfl.errors import ConfigError, StateError
 VERBS = (
     "demo", "run", "epsilon", "audit", "calibrate", "plan", "compare", "report", "doctor", "runs",
     "runs list", "runs show", "runs export", "config", "config schema", "config reference",
-    "data", "data inspect", "data check",
+    "sweep", "table", "ledger", "data", "data inspect", "data check",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_version(capsys):
 def test_every_verb_has_help_with_an_example(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    assert verb in ("runs", "config", "data") or "Example" in shown
+    assert verb in ("runs", "config", "data", "ledger") or "Example" in shown
     assert f"privfl {verb}" in shown
 
 
