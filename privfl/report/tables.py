@@ -52,8 +52,8 @@ def render_pivot(table: Pivot, form: Format, *, digits: int = 3) -> str:
         for name, row in zip(table.rows, table.entries, strict=True)
     ]
     if form == "markdown":
-        lines = [head, ["---", *["---:"] * len(table.columns)], *body]
-        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        table_lines = [head, ["---", *["---:"] * len(table.columns)], *body]
+        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in table_lines)
     escaped = [[_latex(cell) if at == 0 else cell for at, cell in enumerate(line)] for line in body]
     lines = [
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
