@@ -4,6 +4,7 @@ from privfl.sums.base import ClientSession, Entropy, Opening, SecureSum, ServerS
 from privfl.sums.driver import Drop, Tap, drive, run_sum
 from privfl.sums.names import number_clients
 from privfl.sums.plain import PlainSum
+from privfl.sums.regional import Region, RegionalSum
 from privfl.sums.store import SessionStore
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Entropy",
     "Opening",
     "PlainSum",
+    "Region",
+    "RegionalSum",
     "SecureSum",
     "ServerSession",
     "SessionStore",
