@@ -82,7 +82,7 @@ def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], p
     record = place / "comparison.json"
     atomic_write(record, canonical_json(as_record(comparison, rows)) + b"\n", shared=True)
     table = write_csv(rows, place / "comparison.csv")
-    return [table, record, plot_comparison(comparison, cells, place / "comparison.png")]
+    return [table, record, *plot_comparison(comparison, cells, place)]
 
 
 def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:

@@ -67,7 +67,7 @@ class Comparison:
         clients: The number of clients, unless the partition is natural.
         partition: The split of the examples among clients, as in `data.partition`.
         rounds: The rounds of each run.
-        epsilons: The targets of central noise, above 0; the largest is also the target of the other placements.
+        epsilons: The targets of central noise, above 0. Every other placement gets noise of the same multipliers.
         seeds: The runs of each arm, at least 1, except that an arm of a sum has one; their seeds count from 0.
         sums: The names of the sums to measure, keys of `SCHEMES`.
         folder: The folder of the data set's files; None takes the default.
@@ -109,14 +109,16 @@ class Comparison:
     def arms(self) -> list[Arm]:
         """All arms, the cheap ones first."""
         noise = {epsilon: self._multiplier(epsilon) for epsilon in self.epsilons}
-        largest = max(self.epsilons)
         arms = [Arm("pooled", "pooled"), Arm("local only", "local"), Arm("FedAvg", "federated")]
         for epsilon, multiplier in sorted(noise.items()):
             arms.append(Arm(f"central DP {epsilon:g}", "central", _private("central", multiplier), epsilon))
-        arms.append(Arm(f"local DP, noise of {largest:g}", "local DP", _private("local", noise[largest]), largest))
+        for epsilon, multiplier in sorted(noise.items()):
+            arms.append(Arm(f"local DP, noise of {epsilon:g}", "local DP", _private("local", multiplier), epsilon))
+        masked = {"cohort.min_survivor_fraction": 0.9, "sum.scheme": "masked"}
         for placement in _INSIDE:
-            inside = _private(placement, noise[largest]) | {"cohort.min_survivor_fraction": 0.9, "sum.scheme": "masked"}
-            arms.append(Arm(f"{placement} DP, noise of {largest:g}", placement, inside, largest))
+            for epsilon, multiplier in sorted(noise.items()):
+                inside = _private(placement, multiplier) | masked
+                arms.append(Arm(f"{placement} DP, noise of {epsilon:g}", placement, inside, epsilon))
         arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums]
         return arms
 

@@ -16,7 +16,7 @@ import numpy as np
 from privfl.experiment.arms import Cell, Row, json_record
 from privfl.experiment.compare import WARNING, Comparison, summarize, who_sees
 from privfl.files import atomic_write
-from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, new_figure, save, style, whole_numbers
+from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, KINDS, ORANGE, new_figure, save, style, whole_numbers
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
@@ -35,14 +35,18 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -> Path:
-    """Draw accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what; return the
-    path.
+def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path) -> list[Path]:
+    """Draw accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what.
+
+    All four stand together in `comparison`, and the first three in files of their own, each as PNG, PDF and SVG.
 
     Args:
         comparison: The comparison.
         cells: Its results.
-        path: The PNG to write.
+        folder: The folder of the files.
+
+    Returns:
+        The files.
     """
     rows = summarize(comparison, cells)
     figure = new_figure(12.0, 8.4)
@@ -54,7 +58,16 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], path: Path) -
     figure.suptitle(f"{comparison.data}: {rows[0].clients} clients, {comparison.partition}", fontweight="bold")
     bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
     figure.supxlabel(fill(f"{WARNING} {comparison.tuning} {bars}", 170), fontsize=8)
-    return save(figure, path)
+    figures = {"comparison": figure}
+    panels = {
+        "accuracy-over-epsilon": lambda axes: _privacy(axes, comparison, rows),
+        "accuracy-over-rounds": lambda axes: _curves(axes, comparison, cells),
+        "costs": lambda axes: _costs(axes, comparison, rows),
+    }
+    for name, draw in panels.items():
+        figures[name] = new_figure(6.4, 4.8)
+        draw(figures[name].subplots())
+    return [save(each, folder / f"{name}{kind}") for name, each in figures.items() for kind in KINDS]
 
 
 def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
@@ -96,8 +109,11 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
             rounds = range(1, len(curves[0]) + 1)
             mean, color = np.mean(curves, axis=0), COLORS[at % len(COLORS)]
             axes.plot(rounds, mean, color=color, marker="ovs^Dxp*"[at % 8], markersize=3.5, label=name)
+            if len(curves) > 1:
+                spread = np.std(curves, axis=0, ddof=1)
+                axes.fill_between(rounds, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
     axes.set_ylim(_floor(accuracy for cell in cells for accuracy in cell.curve), 1.02)
-    style(axes, "Accuracy over rounds, mean of the seeds", "round", "fraction of test examples correct")
+    style(axes, "Accuracy over rounds, mean and spread of the seeds", "round", "fraction of test examples correct")
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
 

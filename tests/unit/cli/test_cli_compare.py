@@ -181,12 +181,15 @@ def test_the_verb_writes_table_record_and_plot(capsys, tmp_path, monkeypatch):
     few += ["--sums", "plain", "--epsilon", "4,8"]
     assert run([*few, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert len(record["rows"]) == 9
+    assert len(record["rows"]) == 12
     assert "excludes tuning" in record["warning"]
     folder = tmp_path / "compare" / "breast_cancer"
     table = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [line["arm"] for line in table] == [row["arm"] for row in record["rows"]]
-    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("comparison", "accuracy-over-epsilon", "accuracy-over-rounds", "costs"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{name}.svg").read_bytes().startswith(b"<?xml")
     assert json.loads((folder / "comparison.json").read_text())["settings"]["clients"] == 6
     assert run(few) == 2
     capsys.readouterr()
