@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
@@ -59,7 +59,7 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path)
     bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
     figure.supxlabel(fill(f"{WARNING} {comparison.tuning} {bars}", 170), fontsize=8)
     figures = {"comparison": figure}
-    panels = {
+    panels: dict[str, Callable[[Any], None]] = {
         "accuracy-over-epsilon": lambda axes: _privacy(axes, comparison, rows),
         "accuracy-over-rounds": lambda axes: _curves(axes, comparison, cells),
         "costs": lambda axes: _costs(axes, comparison, rows),
