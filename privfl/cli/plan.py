@@ -11,6 +11,7 @@ from privfl.cli.noise import (
     MembersOption,
     MinMembersOption,
     NoiseFlag,
+    NoisePlot,
     SpareOption,
     check_no_noise_flags,
     tell_noise,
@@ -59,6 +60,7 @@ def plan(
     failure: FailureOption = None,
     members: MembersOption = None,
     min_members: MinMembersOption = None,
+    plot: NoisePlot = None,
     as_json: Json = False,
 ) -> None:
     """Plan a masked or an encrypted sum: threshold or quorum, messages, bytes, security; masked: seconds.
@@ -75,10 +77,10 @@ def plan(
             raise ConfigError(f"--noise plans noise inside a masked sum, and --sum is {name}; leave --sum out")
         tell_noise(
             clients, length, dropout=dropout, corrupt=corrupt, semi_honest=semi_honest, measure=measure, spare=spare,
-            failure=failure, members=members, min_members=min_members, as_json=as_json,
+            failure=failure, members=members, min_members=min_members, plot=plot, as_json=as_json,
         )  # fmt: skip
         return
-    check_no_noise_flags(spare=spare, failure=failure, members=members, min_members=min_members)
+    check_no_noise_flags(spare=spare, failure=failure, members=members, min_members=min_members, plot=plot)
     if scheme.costs is None:
         known = ", ".join(name for name, each in SCHEMES.items() if each.costs is not None)
         raise ConfigError(f"a {name} sum has no parameters to plan; name one of: {known}")

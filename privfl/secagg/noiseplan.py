@@ -15,6 +15,7 @@ independently before its vector is sent.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -160,19 +161,24 @@ def plan_noise(
     return NoisePlan(clients, dropout, spare, max_failure, length, low, prices)
 
 
-def variance_over_dropout(clients: int, spare: int, rates: Iterable[float], **options: float) -> dict[Way, list[float]]:
+def variance_over_dropout(
+    clients: int, spare: int, rates: Iterable[float], *, mode: Mode = "signed", max_failure: float = 0.01
+) -> dict[Way, list[float]]:
     """The mean variance of each way over dropout rates, divided by that of central noise; NaN where it cannot be had.
 
     Args:
         clients: The number of clients.
         spare: The most clients that one coalition holds, the observer's own place included.
         rates: The dropout rates, each in [0, 1).
-        options: Further arguments of `plan_noise`.
+        mode: As in `plan_noise`.
+        max_failure: As in `plan_noise`.
     """
     curves: dict[Way, list[float]] = {"shares": [], "groups": [], "add-then-remove": [], "mesh": []}
     for rate in rates:
-        plan = plan_noise(clients, dropout=rate, spare=spare, **options)  # type: ignore[arg-type]
-        found = {one.way: one.mean_variance for one in plan.prices}
+        found: dict[Way, float] = {}
+        with contextlib.suppress(ConfigError):  # at this rate no noise is left
+            plan = plan_noise(clients, dropout=rate, spare=spare, mode=mode, max_failure=max_failure)
+            found = {one.way: one.mean_variance for one in plan.prices}
         for way, curve in curves.items():
             curve.append(found.get(way, math.nan))
     return curves

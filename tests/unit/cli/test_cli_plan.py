@@ -177,3 +177,13 @@ def test_the_noise_plan_is_the_planner_s(capsys):
 def test_noise_that_cannot_be_planned_is_refused(flags, reason, capsys):
     assert run(["plan", "--clients", "5", "--length", "10", *flags]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_noise_plan_draws_the_variance_over_the_dropout_rate(capsys, tmp_path):
+    command = ["plan", "--noise", "--clients", "6", "--dropout", "0.1", "--length", "10"]
+    assert run([*command, "--plot", str(tmp_path / "noise.svg"), "--json"]) == 0
+    assert said(capsys)["plot"] == str(tmp_path / "noise.svg")
+    assert (tmp_path / "noise.svg").read_text().count("<path") > 20
+    assert run([*command, "--spare", "2", "--semi-honest", "--plot", str(tmp_path / "noise.png")]) == 0
+    assert "noise.png" in capsys.readouterr().out
+    assert (tmp_path / "noise.png").stat().st_size > 10_000
