@@ -15,6 +15,7 @@ from privfl.cli.planned import (
     Adjacency,
     AdjacencyOption,
     BatchSize,
+    Block,
     Cap,
     Cohort,
     CsvOption,
@@ -32,6 +33,7 @@ from privfl.cli.planned import (
     Population,
     Rounds,
     SamplingOption,
+    Selected,
     Spare,
     Steps,
     SumOption,
@@ -97,6 +99,8 @@ def calibrate_verb(
     population: Population = None,
     cohort: Cohort = None,
     cap: Cap = None,
+    selected: Selected = None,
+    block: Block = None,
     rounds: Rounds = None,
     dataset_size: DatasetSize = None,
     batch_size: BatchSize = None,
@@ -123,7 +127,8 @@ def calibrate_verb(
     wanted = _wanted(find, noise_multiplier)
     run = PlannedRun(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
-        rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps, placement=placement,
+        selected=selected, block=block, rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps,
+        placement=placement,
         length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
     )  # fmt: skip
     ask = _Question(run, wanted, epsilon, observer, allow_large_delta)

@@ -27,6 +27,7 @@ from privfl.cli.planned import (
     Adjacency,
     AdjacencyOption,
     BatchSize,
+    Block,
     Cap,
     Cohort,
     CsvOption,
@@ -44,6 +45,7 @@ from privfl.cli.planned import (
     Population,
     Rounds,
     SamplingOption,
+    Selected,
     Spare,
     Steps,
     SumOption,
@@ -77,6 +79,8 @@ def epsilon(
     population: Population = None,
     cohort: Cohort = None,
     cap: Cap = None,
+    selected: Selected = None,
+    block: Block = None,
     noise_multiplier: Annotated[
         float | None,
         typer.Option("--noise-multiplier", help="Noise stddev divided by the norm bound of one contribution."),
@@ -127,7 +131,8 @@ def epsilon(
     """Compute the epsilon of privacy ledgers, or of a run that is only planned, and report against whom it holds."""
     run = PlannedRun(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
-        rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps, placement=placement,
+        selected=selected, block=block, rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps,
+        placement=placement,
         length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
         group=group,
     )  # fmt: skip

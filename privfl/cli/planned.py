@@ -17,6 +17,7 @@ from privfl.dp import (
     Plan,
     Poisson,
     PrivacyUnit,
+    RandomAllocation,
     Sampling,
     Slot,
     TruncatedPoisson,
@@ -39,6 +40,7 @@ class SamplingName(StrEnum):
     TRUNCATED_POISSON = "truncated-poisson"
     FIXED_SIZE = "fixed-size"
     EVERYONE = "everyone"
+    ALLOCATION = "allocation"
 
 
 class Adjacency(StrEnum):
@@ -78,6 +80,10 @@ SamplingOption = Annotated[SamplingName | None, typer.Option("--sampling", help=
 Population = Annotated[int | None, typer.Option("--population", min=1, help="Clients that exist.")]
 Cohort = Annotated[int | None, typer.Option("--cohort", min=1, help="Clients of one round, on average or exactly.")]
 Cap = Annotated[int | None, typer.Option("--cap", min=1, help="Most clients of a round (truncated-poisson).")]
+Selected = Annotated[
+    int | None, typer.Option("--selected", min=1, help="Rounds of a block with a given client (allocation).")
+]
+Block = Annotated[int | None, typer.Option("--block", min=1, help="Rounds of a block (allocation); all if absent.")]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds.")]
 DatasetSize = Annotated[int | None, typer.Option("--dataset-size", min=1, help="Examples of the data (unit example).")]
 BatchSize = Annotated[
@@ -137,6 +143,8 @@ class PlannedRun:
         population: Clients that exist.
         cohort: Clients of one round, on average or exactly.
         cap: Most clients of a round.
+        selected: Rounds of a block in which a client takes part.
+        block: Rounds of a block; None takes all rounds.
         rounds: Number of rounds.
         dataset_size: Examples of the data.
         batch_size: Examples of a batch, on average.
@@ -157,6 +165,8 @@ class PlannedRun:
     population: int | None = None
     cohort: int | None = None
     cap: int | None = None
+    selected: int | None = None
+    block: int | None = None
     rounds: int | None = None
     dataset_size: int | None = None
     batch_size: int | None = None
@@ -206,6 +216,8 @@ class PlannedRun:
             "--population": self.population,
             "--cohort": self.cohort,
             "--cap": self.cap,
+            "--selected": self.selected,
+            "--block": self.block,
             "--rounds": self.rounds,
             "--sampling": self.sampling,
         }
@@ -247,6 +259,11 @@ class PlannedRun:
 
 def _of_clients(how: SamplingName, clients: Mapping[str, object], run: PlannedRun) -> tuple[Sampling, int]:
     what = f"--sampling {how.value}"
+    if how is SamplingName.ALLOCATION:
+        _refuse({"--cohort": run.cohort, "--cap": run.cap}, what)
+        _need(clients, ("--selected", "--rounds"), what)
+        return RandomAllocation(int(run.selected or 0), int(run.block or run.rounds or 0)), int(run.rounds or 0)
+    _refuse({"--selected": run.selected, "--block": run.block}, what)
     if how is SamplingName.EVERYONE:
         _refuse({"--cohort": run.cohort, "--cap": run.cap}, what)
         _need(clients, ("--rounds",), what)

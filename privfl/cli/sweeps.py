@@ -28,6 +28,8 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "population": int,
     "cohort": int,
     "cap": int,
+    "selected": int,
+    "block": int,
     "dataset_size": int,
     "batch_size": int,
     "length": int,

@@ -14,7 +14,7 @@ from privfl.dp.ledger import Ledger
 from privfl.dp.mechanism import Mechanism, RoundNoise
 from privfl.dp.release import Release
 from privfl.dp.slots import Slot
-from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, Sampling, TruncatedPoisson
+from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.observers import Observer
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Poisson",
     "PrivacyCurve",
     "PrivacyUnit",
+    "RandomAllocation",
     "Release",
     "RoundNoise",
     "Sampling",

@@ -18,6 +18,7 @@ from privfl.dp.unit import (
     Adjacency,
     Everyone,
     FixedSize,
+    RandomAllocation,
     Sampling,
     TruncatedPoisson,
     read_sampling,
@@ -130,6 +131,9 @@ def round_turn(
     check_count("tries", tries)
     if isinstance(sampling, Everyone) and adjacency != "add_remove":
         return 0.0
+    if isinstance(sampling, RandomAllocation):
+        # The bound is proved for rounds that are sampled apart from each other: only what never fails turns nothing.
+        return 0.0 if all(_checked(shortfall(size)) == 0.0 for size in range(population + 1)) else None
     known: dict[int, float | None] = {}
 
     def failing(size: int) -> float | None:

@@ -159,7 +159,49 @@ class FixedSize:
         return f"{self.size} of {self.population} take part, sampled without replacement"
 
 
-Sampling = Everyone | Poisson | TruncatedPoisson | FixedSize
+@dataclass(frozen=True, slots=True)
+class RandomAllocation:
+    """Each unit takes part in exactly `selected` rounds of each block of `rounds` rounds, chosen uniformly at random.
+
+    Attributes:
+        selected: The rounds of a block in which a unit takes part, at least 1 and at most `rounds`.
+        rounds: The rounds of a block, at least 1. Blocks begin at rounds 1, 1 + rounds, and so on.
+
+    Raises:
+        ConfigError: An attribute is out of range.
+    """
+
+    selected: int
+    rounds: int
+
+    def __post_init__(self) -> None:
+        unwrap_numpy(self, "selected", "rounds")
+        check_count("selected", self.selected)
+        check_count("rounds", self.rounds)
+        if self.selected > self.rounds:
+            raise ConfigError(f"selected must be at most the {self.rounds} rounds of a block, not {self.selected}")
+
+    @property
+    def probability(self) -> float:
+        """The probability with which a unit takes part in one round."""
+        return self.selected / self.rounds
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(population + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The fixed, public denominator of a private mean: probability times population."""
+        return self.probability * population
+
+    def describe(self) -> str:
+        """In words."""
+        return (
+            f"each takes part in exactly {self.selected} of every {self.rounds} rounds, at random (random allocation)"
+        )
+
+
+Sampling = Everyone | Poisson | TruncatedPoisson | FixedSize | RandomAllocation
 """What a cohort sampler declares that it really does; a user never types a probability next to it."""
 
 _KINDS: Final[Mapping[str, type[Sampling]]] = {
@@ -167,11 +209,12 @@ _KINDS: Final[Mapping[str, type[Sampling]]] = {
     "poisson": Poisson,
     "truncated_poisson": TruncatedPoisson,
     "fixed_size": FixedSize,
+    "random_allocation": RandomAllocation,
 }
 
 
 def sampling_kind(sampling: Sampling) -> str:
-    """The declaration's name in a ledger: everyone, poisson, truncated_poisson or fixed_size."""
+    """The declaration's name in a ledger: everyone, poisson, truncated_poisson, fixed_size, random_allocation."""
     return next(name for name, of in _KINDS.items() if type(sampling) is of)
 
 

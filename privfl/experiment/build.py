@@ -22,6 +22,7 @@ from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
 from privfl.fl.sampling import (
+    AllocationSampler,
     CohortSampler,
     EveryoneSampler,
     FixedSizeSampler,
@@ -77,8 +78,9 @@ def build_sampler(settings: Cohort) -> CohortSampler:
         "poisson": ("probability",),
         "truncated-poisson": ("probability", "cap"),
         "fixed-size": ("size",),
+        "allocation": ("selected", "block"),
     }[settings.sampling]
-    for name in ("probability", "size", "cap"):
+    for name in ("probability", "size", "cap", "selected", "block"):
         given = getattr(settings, name) is not None
         if given != (name in needs):
             verb = "does not take" if given else "needs"
@@ -88,6 +90,7 @@ def build_sampler(settings: Cohort) -> CohortSampler:
         "poisson": PoissonSampler,
         "truncated-poisson": TruncatedPoissonSampler,
         "fixed-size": FixedSizeSampler,
+        "allocation": AllocationSampler,
     }
     sampler: CohortSampler = makers[settings.sampling](*(getattr(settings, name) for name in needs))
     return sampler

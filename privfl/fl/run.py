@@ -26,7 +26,7 @@ from privfl.fl.progress import Evaluate, Progress, nothing_interrupted
 from privfl.fl.range import RangeRule
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts, RoundDriver, run_round
-from privfl.fl.sampling import CohortSampler, Uniforms, declared, sampled, seeded_uniforms
+from privfl.fl.sampling import CohortSampler, Uniforms, declared, in_round, sampled, seeded_uniforms
 from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.state_store import CohortStates
@@ -231,8 +231,8 @@ class FederatedRun:
         started, traffic = time.perf_counter(), Traffic(self.tap)
         if draws is not None:
             self._draw(latest.state, start, draws, round)
-        coins = self.uniforms(self.seed, round)
-        cohort = sampled(self.sampler, self.population, coins, private=draws is not None)
+        sampler, at = in_round(self.sampler, round)
+        cohort = sampled(sampler, self.population, self.uniforms(self.seed, at), private=draws is not None)
         states = CohortStates(progress.memory, cohort)
         server, attempts, state, said, failed = self._attempt(latest.state, start, round, states, traffic)
         outcome = server.outcome if server else None

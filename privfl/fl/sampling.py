@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from privfl.crypto import add_keystreams
 from privfl.crypto.kdf import derive
-from privfl.dp.unit import Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
+from privfl.dp.unit import Everyone, FixedSize, Poisson, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError, PrivacyError
 from privfl.wire import ClientId
 
@@ -176,6 +176,56 @@ class FixedSizeSampler:
         if self.size > population:
             raise ConfigError(f"a cohort of {self.size} cannot be sampled from {population} clients")
         return tuple(_smallest(uniforms(population), self.size).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationSampler:
+    """Each client in exactly `selected` rounds of every block of `rounds` rounds, chosen uniformly at random.
+
+    The coins of a block's first round choose all its rounds, so every round of a block is sampled with those coins.
+    `in_round` gives the sampler of a round, and the round whose coins it takes.
+
+    Attributes:
+        selected: The rounds of a block in which a client takes part.
+        rounds: The rounds of a block.
+        place: The place of the round that is sampled in its block, from 0.
+    """
+
+    selected: int
+    rounds: int
+    place: int = 0
+
+    def __post_init__(self) -> None:
+        RandomAllocation(self.selected, self.rounds)
+        if not 0 <= self.place < self.rounds:
+            raise ConfigError(f"place must be in [0, {self.rounds}), not {self.place}")
+
+    def declare(self, population: int) -> Sampling:
+        """Return the declaration of random allocation."""
+        return RandomAllocation(self.selected, self.rounds)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """See `CohortSampler.sample`: the clients whose coin of this round is one of their `selected` smallest."""
+        coins = uniforms(population * self.rounds).reshape(population, self.rounds)
+        order = np.argsort(coins, axis=1, kind="stable")[:, : self.selected]
+        return tuple(np.flatnonzero((order == self.place).any(axis=1)).tolist())
+
+
+def in_round(sampler: CohortSampler, round: int) -> tuple[CohortSampler, int]:
+    """The sampler of one round, and the round whose coins it takes.
+
+    Args:
+        sampler: The sampler of a run.
+        round: The round, from 1.
+    """
+    inner = getattr(sampler, "inner", None)
+    if inner is not None:  # a sampler that renames the clients of another one
+        placed, coins = in_round(inner, round)
+        return (sampler if placed is inner else replace(cast(Any, sampler), inner=placed)), coins
+    if not isinstance(sampler, AllocationSampler):
+        return sampler, round
+    place = max(round - 1, 0) % sampler.rounds
+    return replace(sampler, place=place), round - place
 
 
 def seeded_uniforms(seed: int, round: int) -> Uniforms:

@@ -81,6 +81,7 @@ def chance(sampling: dict[str, Any]) -> float:
 def compose(profile: Profile, delta: float, adjacency: str, factor: int) -> float:
     kinds = {dict(sampling)["kind"] for sampling, _ in profile}
     demand("fixed_size" not in kinds or adjacency != "add_remove", "fixed size has no add_remove figure")
+    demand("random_allocation" not in kinds, "random allocation is not priced here")
     demand("truncated_poisson" not in kinds or factor == 1, "truncated Poisson has no replace_one figure")
     groups = [(c * n, (z * b) ** 2) for (_, looks), c in profile.items() for law, z, b, _, n in looks if n]
     if not groups:

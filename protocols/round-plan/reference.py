@@ -198,6 +198,11 @@ def sizes(plan: dict[str, Any]) -> range:
     if kind == "everyone":
         keys(sampling, "kind")
         return range(population + 1)
+    if kind == "random_allocation":
+        keys(sampling, "kind selected rounds")
+        whole(sampling["rounds"], 1, 1 << 62)
+        whole(sampling["selected"], 1, sampling["rounds"])
+        return range(population + 1)
     if kind == "fixed_size":
         keys(sampling, "kind size population")
         whole(sampling["size"], 1, sampling["population"])
@@ -321,6 +326,7 @@ def denominator(plan: dict[str, Any]) -> float | None:
     return {
         "everyone": lambda: float(max(1, len(plan["cohort"]))),
         "fixed_size": lambda: float(sampling["size"]),
+        "random_allocation": lambda: sampling["selected"] / sampling["rounds"] * population,
         "poisson": lambda: sampling["probability"] * population,
         "truncated_poisson": lambda: min(sampling["probability"] * population, float(sampling["cap"])),
     }[sampling["kind"]]()

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.checks import check_count, check_delta, check_positive
+from privfl.dp.accounting.allocation import NAME as ALLOCATION
+from privfl.dp.accounting.allocation import allocation_epsilon, check_allocation
 from privfl.dp.accounting.comparison import NAME as COMPARED
 from privfl.dp.accounting.comparison import Group, compared_epsilon
 from privfl.dp.accounting.events import Event, Profile, gaussian_event
@@ -28,7 +30,7 @@ from privfl.dp.accounting.history import EVERYONE
 from privfl.dp.accounting.profiles import fixed_size_delta, profile_reach
 from privfl.dp.accounting.rdp import NAME as RDP
 from privfl.dp.accounting.rdp import rdp_epsilon
-from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, Sampling, TruncatedPoisson
+from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import MissingExtra, UnsupportedRelease
 from privfl.observers import Observer
 
@@ -88,11 +90,27 @@ def compose(
     asked = (items, unit, delta, group)
     if quick and asked in _FINE:
         return _FINE[asked]
+    if any(isinstance(event.sampling, RandomAllocation) for event in profile):
+        return _allocated(items, unit, delta, quick, group)
     judge = _gaussian if all(event.gaussian for event, _ in items) else _integer
     found = judge(items, unit, delta, quick, group)
     if not quick:
         _FINE[asked] = found
     return found
+
+
+def _allocated(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group: int) -> tuple[float, str]:
+    """Whole blocks of one random allocation."""
+    check_allocation(unit, group)
+    if len(items) > 1 or not all(event.gaussian for event, _ in items):
+        raise UnsupportedRelease(
+            "random allocation is priced for Gaussian noise of one size, and not together with other releases: ask for "
+            "the epsilon of each ledger by itself"
+        )
+    ((event, blocks),) = items
+    if not isinstance(event.sampling, RandomAllocation):
+        raise AssertionError
+    return allocation_epsilon(event.noise_multiplier, event.sampling, blocks, delta, quick=quick), ALLOCATION
 
 
 def _integer(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group: int) -> tuple[float, str]:
@@ -321,7 +339,7 @@ def cross_figures(profile: Profile, unit: PrivacyUnit, delta: float) -> Mapping[
     """
     if unit.adjacency == "replace_one" or not profile:
         return {}
-    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson) for e in profile):
+    if any(isinstance(e.sampling, FixedSize | TruncatedPoisson | RandomAllocation) for e in profile):
         return {}
     if not all(event.gaussian for event in profile):
         return {RDP: rdp_epsilon(sorted(profile.items(), key=repr), delta, factor=unit.factor)}

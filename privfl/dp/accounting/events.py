@@ -12,7 +12,7 @@ from operator import or_
 from privfl.checks import check_choice
 from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.release import SHARED, Law, Placement, Release
-from privfl.dp.unit import PrivacyUnit, Sampling
+from privfl.dp.unit import PrivacyUnit, RandomAllocation, Sampling
 from privfl.errors import UnsupportedRelease
 from privfl.observers import OBSERVERS, Observer
 from privfl.wire import ClientId
@@ -200,6 +200,7 @@ def in_every_release(history: History) -> Profile:
 
 def _outsider(history: History) -> Profile:
     profile: Profile = Counter()
+    blocks: dict[tuple[Sampling, int], list[float]] = {}
     for drawn, times in history.rounds:
         looks = list(drawn.releases)
         if not looks:
@@ -207,7 +208,16 @@ def _outsider(history: History) -> Profile:
         sampling = EVERYONE if drawn.unbounded else _one_sampling(looks)
         if any(known_sampling(history.unit, look.placement, sampling) == EVERYONE for look in looks):
             sampling = EVERYONE
-        profile[_event(looks, sampling)] += looks[0].count * times
+        event = _event(looks, sampling)
+        if isinstance(sampling, RandomAllocation) and event.gaussian and drawn.draw is not None:
+            # A block that was begun counts as a whole one, and each of its rounds with the least noise of all.
+            first = (drawn.draw.round - 1) // sampling.rounds
+            for block in range(first, first + math.ceil(times / sampling.rounds)):
+                blocks.setdefault((sampling, block), []).append(event.noise_multiplier)
+            continue
+        profile[event] += looks[0].count * times
+    for (sampling, _), noises in blocks.items():
+        profile[gaussian_event(min(noises), sampling)] += 1
     return profile
 
 

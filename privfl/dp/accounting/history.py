@@ -11,7 +11,7 @@ from typing import Final
 from privfl.dp.draws import Draw, rounded_up, sampled_share
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
-from privfl.dp.unit import Everyone, PrivacyUnit
+from privfl.dp.unit import Everyone, PrivacyUnit, RandomAllocation
 from privfl.errors import ConfigError, UnsupportedRelease
 
 EVERYONE: Final = Everyone()
@@ -66,6 +66,11 @@ class History:
             units = " and ".join(dict.fromkeys(f"{h.unit.level}s under {h.unit.adjacency}" for h in histories))
             raise UnsupportedRelease(
                 f"ledgers of {units} do not add up to one number: ask for the epsilon of each ledger by itself"
+            )
+        draws = [drawn.draw for history in histories for drawn, _ in history.rounds if drawn.draw is not None]
+        if len(histories) > 1 and any(isinstance(draw.sampling, RandomAllocation) for draw in draws):
+            raise UnsupportedRelease(
+                "ledgers of random allocation are not priced together: ask for the epsilon of each ledger by itself"
             )
         return cls(histories[0].unit, tuple(pair for pairs in _apart(histories) for pair in pairs))
 

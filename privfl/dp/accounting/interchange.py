@@ -19,7 +19,7 @@ from privfl.dp.accounting.events import known_sampling
 from privfl.dp.accounting.history import EVERYONE, DrawnRound, History
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
-from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, Sampling, TruncatedPoisson
+from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError, UnsupportedRelease
 
 MODULE: Final = "dp_accounting.dp_event"
@@ -215,6 +215,10 @@ def _sampled(library: Any, sampling: Sampling, event: Any, noises: list[float]) 
         return library.PoissonSampledDpEvent(sampling.probability, event)
     if isinstance(sampling, FixedSize):
         return library.SampledWithoutReplacementDpEvent(sampling.population, sampling.size, event)
+    if isinstance(sampling, RandomAllocation):
+        raise UnsupportedRelease(
+            "dp-accounting has no event for random allocation; `privfl epsilon --ledger` judges it"
+        )
     z = noises[0] if len(noises) == 1 else 1 / math.sqrt(math.fsum(noise**-2 for noise in noises))
     return library.TruncatedSubsampledGaussianDpEvent(sampling.population, sampling.probability, sampling.cap, z)
 

@@ -27,7 +27,7 @@ from privfl.dp.accounting.events import Profile
 from privfl.dp.accounting.gaussian import gaussian_epsilon
 from privfl.dp.accounting.history import History
 from privfl.dp.accounting.report import json_figure
-from privfl.dp.unit import Everyone, Poisson, PrivacyUnit, Sampling
+from privfl.dp.unit import Everyone, Poisson, PrivacyUnit, RandomAllocation, Sampling
 from privfl.errors import ConfigError, MissingExtra, UnsupportedRelease
 from privfl.observers import Observer
 
@@ -99,6 +99,8 @@ def opinions(
     judgment = accountant.judge(History.of(ledgers), quick=True)
     if judgment.profile is None:
         return [Opinion("all", "upper bound", judgment.epsilon, 0.0, judgment.reason)]
+    if any(isinstance(event.sampling, RandomAllocation) for event in judgment.profile):
+        return [_opinion(judgment.accountant, lambda: judgment.epsilon)]
     if all(event.gaussian for event in judgment.profile):
         return _of_gaussian(judgment, others or {})
     return _of_integers(judgment)

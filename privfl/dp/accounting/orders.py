@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from privfl.dp.accounting import special
 from privfl.dp.accounting.losses import GaussianPair, Loss
 from privfl.dp.accounting.tilted import Order
-from privfl.dp.unit import Adjacency, Everyone, FixedSize, Poisson, Sampling, TruncatedPoisson
+from privfl.dp.unit import Adjacency, Everyone, FixedSize, Poisson, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import UnsupportedRelease
 
 _UP = 1 + 1e-12
@@ -66,6 +66,10 @@ def _pairs(
     if isinstance(sampling, FixedSize):
         q = sampling.size / sampling.population
         return ((1.0, GaussianPair(z, (0.0, 2.0), (1.0 - q, q), (1.0, 0.0))),)
+    if isinstance(sampling, RandomAllocation):
+        raise UnsupportedRelease(
+            "the curve of random allocation is not known here, only its epsilon: leave --profile and --tradeoff out"
+        )
     return _truncated(z, sampling)
 
 

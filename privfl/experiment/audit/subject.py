@@ -18,7 +18,7 @@ from privfl.experiment.audit.canaries import axes_of
 from privfl.experiment.schemes import SCHEMES
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
-from privfl.fl.sampling import CohortSampler, Uniforms, declared, secret_uniforms
+from privfl.fl.sampling import CohortSampler, Uniforms, declared, in_round, secret_uniforms
 from privfl.fl.slots import UPDATE
 from privfl.fl.survivors import SurvivorRule
 from privfl.observers import Observer, View
@@ -184,7 +184,8 @@ class Subject:
             round: The round.
             present: The canaries that exist; the others never take part.
         """
-        sampled = set(self.sampler.sample(self.population, self.coins(seed, round)))
+        sampler, at = in_round(self.sampler, round)
+        sampled = set(sampler.sample(self.population, self.coins(seed, at)))
         canaries = frozenset(range(self.canaries))
         if not self.hidden:
             missing = canaries - sampled

@@ -164,7 +164,7 @@ class Client:
 class Cohort:
     """The clients of a round."""
 
-    sampling: Literal["everyone", "poisson", "truncated-poisson", "fixed-size"] = setting(
+    sampling: Literal["everyone", "poisson", "truncated-poisson", "fixed-size", "allocation"] = setting(
         default="everyone", description="How the cohort of a round is sampled."
     )
     probability: Number | None = setting(
@@ -172,6 +172,10 @@ class Cohort:
     )
     size: int | None = setting(default=None, ge=1, description="The number of clients under fixed-size sampling.")
     cap: int | None = setting(default=None, ge=1, description="The largest cohort under truncated Poisson sampling.")
+    selected: int | None = setting(
+        default=None, ge=1, description="The rounds of a block in which a client takes part, under random allocation."
+    )
+    block: int | None = setting(default=None, ge=1, description="The rounds of a block under random allocation.")
     min_survivor_fraction: Number = setting(
         default=0.5, gt=0, le=1, description="The fraction of a cohort that must survive for the round to count."
     )
