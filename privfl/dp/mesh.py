@@ -17,7 +17,7 @@ Independent noise next to noise that cancels is known from CAPE, GOPA, IncA and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -138,16 +138,38 @@ class MeshNoise:
         Returns:
             int64 `[length]`.
         """
+        noise = np.zeros(length, np.int64)
+        for _, part in self.parts(me, others, length, own=own, pair=pair):
+            np.add(noise, part, out=noise)
+        return noise
+
+    def parts(
+        self,
+        me: ClientId,
+        others: Sequence[ClientId],
+        length: int,
+        *,
+        own: Entropy,
+        pair: Callable[[ClientId], Entropy],
+    ) -> Iterator[tuple[ClientId, Ints]]:
+        """Yield the parts of `sample`, each with the other client that knows it: the member itself for its own part.
+
+        Args:
+            me: The member.
+            others: All other members of the roster, present in the sum or not.
+            length: The entries of a vector.
+            own: The member's own source of random bytes.
+            pair: The stream that the member shares with each other member, from its start.
+        """
         size = len(others) + 1
         entropy = own if self.key is None else seeded_entropy(*self.key, _OWN, me)
-        noise = skellam(self.own_variance(size), length, entropy=entropy)
+        yield me, skellam(self.own_variance(size), length, entropy=entropy)
         variance = self.pair_variance(size)
         for other in others:
             low, high = min(me, other), max(me, other)
             stream = pair(other) if self.key is None else seeded_entropy(*self.key, _PAIR, low, high)
             shared = skellam(variance, length, entropy=stream)
-            np.add(noise, shared if me == low else -shared, out=noise)
-        return noise
+            yield other, shared if me == low else -shared
 
     def fill(self, total: Ints, members: int, present: int, *, entropy: Entropy = os.urandom) -> Ints:
         """Add the server's noise. The sum then carries the variance `constant`, however many members are in it.

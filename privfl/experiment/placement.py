@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from privfl.crypto import MemoryDirectory
 from privfl.dp.unit import Everyone, Sampling
 from privfl.errors import ConfigError
 from privfl.experiment.config import Config
+from privfl.experiment.schemes import describe
 from privfl.secagg.noiseplan import ALL_UP_TO, plan_noise
 from privfl.sums import SecureSum
 
@@ -51,6 +53,13 @@ def with_placement(config: Config, scheme: SecureSum, sampling: Sampling, client
         least = plan.min_members_to_open if members < clients else least
     chosen = {"privacy.members": members, "privacy.min_members_to_open": least}
     return config.with_overrides({key: value for key, value in chosen.items() if value is not None})
+
+
+def placement_of(config: Config) -> str:
+    """The placement of a configuration's noise, with the one that "private" stands for in its sum."""
+    if config.privacy.placement != "private":
+        return config.privacy.placement
+    return _private(describe(config.sum.scheme).build(config, MemoryDirectory({})))
 
 
 def _private(scheme: SecureSum) -> str:

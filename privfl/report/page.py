@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import privfl
 from privfl.dp import EpsilonReport, format_epsilon
+from privfl.experiment.placement import placement_of
 from privfl.experiment.schemes import describe
 from privfl.files import atomic_write, existing_parent
 from privfl.fl.classes import constant_warning
@@ -175,7 +176,7 @@ def _privacy(run: RunRecord, *, public: bool) -> str:
         ("unit", f"a {first.unit.level}{', with all its data' if first.unit.level == 'client' else ''}"),
         ("adjacency", run.config.privacy.adjacency),
         ("sampling", run.epsilons["outsider"].sampling),
-        ("mechanism", f"{settings.placement} noise, {settings.noise}: integers added inside the sum's ring"),
+        ("mechanism", f"{placement_of(run.config)} noise, {settings.noise}: integers added inside the sum's ring"),
         ("clip norm", f"{settings.clip_norm:g}" if settings.clip_norm is not None else "none"),
         ("noise multiplier", f"{settings.noise_multiplier:g}" if settings.noise_multiplier is not None else "none"),
         ("budget", "none" if settings.epsilon is None else f"epsilon {settings.epsilon:g} at delta {settings.delta:g}"),

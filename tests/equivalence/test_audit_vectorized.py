@@ -13,6 +13,7 @@ from privfl.observers import Observer
 
 CENTRAL = {"privacy.placement": "central"}
 SHARES = {"privacy.placement": "distributed", "sum.scheme": "masked"}
+MESH = {"privacy.placement": "mesh", "sum.scheme": "masked"}
 LOCAL = {"privacy.placement": "local"}
 SIDES = {"privacy.clip_quantile": 0.5, "privacy.loss_bound": 4.0, "privacy.noise_multiplier": 0.5}
 POISSON = {"cohort.sampling": "poisson", "cohort.probability": 0.6}
@@ -26,6 +27,10 @@ CASES: list[tuple[Observer, dict[str, Any]]] = [
     ("outsider", SHARES | POISSON | {"cohort.min_survivor_fraction": 0.8}),
     ("participant", SHARES | {"privacy.clip": "entries", "privacy.adjacency": "replace_one", "privacy.colluders": 1}),
     ("server", SHARES | {"sum.rotation": True, "cohort.sampling": "fixed-size", "cohort.size": 6}),
+    ("server", MESH | {"privacy.spare": 2}),
+    ("participant", MESH),
+    ("outsider", MESH | POISSON | {"cohort.min_survivor_fraction": 0.8}),
+    ("server", MESH | POISSON | {"cohort.min_survivor_fraction": 0.8}),
     ("key_holder", SHARES | {"sum.scheme": "ckks"}),
     ("server", LOCAL | {"privacy.adjacency": "replace_one"}),
     ("participant", LOCAL | {"sum.scheme": "masked"}),

@@ -16,6 +16,7 @@ from privfl.checks import check_choice
 from privfl.dp import Accountant, ElementClip, EpsilonReport, History, LayerClip, PrivacyUnit
 from privfl.dp.accounting.audit import Floats, one_run_bound
 from privfl.dp.accounting.scores import Discriminant, Scores, StatedCurve, lies_above, score_bounds
+from privfl.dp.release import SHARED
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.audit.canaries import Role, contribution
 from privfl.experiment.audit.features import Features
@@ -360,7 +361,7 @@ def _canary_count(subject: Subject) -> int:
         directions = min(stop - start for start, stop in zip(clip.cuts, clip.cuts[1:], strict=False))
     elif isinstance(clip, ElementClip):
         directions = 1  # sign patterns are orthogonal for few lengths only
-    fewest = subject.dropouts == "fewest" and subject.mechanism.placement == "distributed"
+    fewest = subject.dropouts == "fewest" and subject.mechanism.placement in SHARED
     stay = subject.survivor_rule.opened(subject.scheme, size) if fewest else size
     others = 1 if subject.mechanism.placement == "local" else len(subject.known)
     return max(1, min(directions, stay - others))

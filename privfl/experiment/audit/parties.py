@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from privfl.codec import Vector
+from privfl.dp.mesh import MeshNoise
 from privfl.engine import LoopExecutor
 from privfl.errors import TooFewSurvivors
 from privfl.experiment.audit.canaries import Role, RoleTrain, role_in
@@ -47,6 +48,8 @@ class WatchedSum:
     def __init__(self, scheme: SecureSum) -> None:
         self._scheme = scheme
         self.opened = np.zeros(0, np.int64)
+        self.known: frozenset[ClientId] = frozenset()
+        self.heard: dict[ClientId, Ints] = {}
 
     @property
     def name(self) -> str:
@@ -82,7 +85,11 @@ class WatchedSum:
             more: The other arguments.
         """
         watched = self._watch(opening) if self._scheme.opener == "client" else opening
-        return self._scheme.client(task, me, vector, opening=watched, **more)
+        return self._scheme.client(self._overheard(task), me, vector, opening=watched, **more)
+
+    def _overheard(self, task: SumTask) -> SumTask:
+        """The task with its roster noise, of which the parts that `known` clients know are kept."""
+        return task if task.noise is None else replace(task, noise=_Overheard(cast("MeshNoise", task.noise), self))
 
     def server(self, task: SumTask, *, opening: Opening = identity) -> ServerSession:
         """See `SecureSum.server`.
@@ -91,8 +98,8 @@ class WatchedSum:
             task: The task.
             opening: Runs where the sum is opened, after its total was kept.
         """
-        watched = self._watch(opening) if self._scheme.opener == "server" else opening
-        return self._scheme.server(task, opening=watched)
+        watched = self._watch(opening) if self._scheme.opener == "server" and task.noise is None else opening
+        return self._scheme.server(self._overheard(task), opening=watched)
 
     def _watch(self, opening: Opening) -> Opening:
         def keep(inner: Opening) -> Opening:
@@ -110,6 +117,30 @@ class WatchedSum:
 
             return KeyedOpening(make)
         return keep(opening)
+
+
+@dataclass(frozen=True, eq=False)
+class _Overheard:
+    """Roster noise that keeps what a coalition knows of it, and the opened sum before the server adds to it."""
+
+    inner: MeshNoise
+    watched: WatchedSum
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def sample(self, me: ClientId, others: Sequence[ClientId], length: int, **streams: Any) -> Ints:
+        known, total, heard = self.watched.known, np.zeros(length, np.int64), np.zeros(length, np.int64)
+        for other, part in self.inner.parts(me, others, length, **streams):
+            total += part
+            if me in known or other in known:
+                heard += part
+        self.watched.heard[me] = heard
+        return total
+
+    def fill(self, total: Ints, members: int, present: int) -> Ints:
+        self.watched.opened = total.copy()
+        return self.inner.fill(total, members, present)
 
 
 @dataclass(slots=True)
@@ -204,11 +235,13 @@ class Trials:
         subject, watched = self.subject, self._watched
         self._executor.total = np.zeros(plan.encoding.total_length, np.int64)
         self._executor.known = subject.known & survivors
+        watched.known, watched.heard = subject.known, {}
         watcher = Watcher(CANARY, SCHEMES["plain"])
         try:
             server = run_round(state, plan, self._parts, drop=self._drop(survivors), tap=watcher)
         except TooFewSurvivors:
             return np.zeros(plan.encoding.total_length, np.int64), state
+        self._executor.total += sum(part for me, part in watched.heard.items() if me in survivors)
         if subject.view == "vectors":
             there = CANARY in survivors
             seen = watcher.sighting(plan.encoding).values if there else np.zeros(plan.encoding.total_length, np.int64)

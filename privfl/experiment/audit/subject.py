@@ -87,10 +87,10 @@ class Subject:
             raise ConfigError(f"there is no {self.observer} in {self.scheme.name}: ask for one of {names}")
         if not self.mechanism.claims:
             raise ConfigError("privacy.placement = 'none' states no epsilon to audit: set privacy.placement")
-        if self.mechanism.placement == "mesh":
+        if self.mechanism.placement == "mesh" and 0 < self.mechanism.members < self.population:
             raise ConfigError(
-                "an audit takes the noise of each client apart, and mesh noise is shared between clients: audit "
-                "privacy.placement = 'distributed', whose figure is the same"
+                f"an audit of mesh noise needs every client as a member, and {self.mechanism.members} of "
+                f"{self.population} are: leave privacy.members out"
             )
         if self.population <= len(self.known) and self.mechanism.placement != "local":
             raise ConfigError(
@@ -161,7 +161,10 @@ class Subject:
             return frozenset()
         if self.mechanism.placement == "local":
             return frozenset(range(self.canaries, self.population))
-        count = self.mechanism.colluders + (self.observer != "server")
+        if self.mechanism.placement == "mesh":  # the coalition of the claim; a participant is one of it
+            count = max(self.mechanism.spare, int(self.observer != "server"))
+        else:
+            count = self.mechanism.colluders + (self.observer != "server")
         return frozenset(range(self.population - count, self.population))
 
     @property

@@ -8,6 +8,7 @@ compare a trial with the parties bit by bit, with the keys that the parties use.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.dp import RoundNoise, Slot
+from privfl.dp.noise.sampler import seeded_entropy
+from privfl.dp.noise.skellam import skellam
 from privfl.experiment.audit.canaries import Role, contribution
 from privfl.experiment.audit.parties import roles_in
 from privfl.experiment.audit.subject import CANARY, Subject
@@ -51,6 +54,23 @@ class NoiseSource(Protocol):
         Args:
             plan: The plan of the round.
             trials: The trials.
+            survivors: The survivors of each trial.
+        """
+        ...
+
+    def mesh(
+        self,
+        plan: RoundPlan,
+        trials: npt.NDArray[np.intp],
+        rosters: list[tuple[ClientId, ...]],
+        survivors: list[frozenset[ClientId]],
+    ) -> tuple[Ints, Ints, Ints]:
+        """Mesh noise in each trial: all of it, the part that the observer knows, and what the server fills up.
+
+        Args:
+            plan: The plan of the round.
+            trials: The trials.
+            rosters: The clients that start the sum of each trial.
             survivors: The survivors of each trial.
         """
         ...
@@ -98,6 +118,35 @@ class KeyedNoise:
         ]
         return np.array(made, np.int64).reshape(len(trials), len(self._columns))
 
+    def mesh(
+        self,
+        plan: RoundPlan,
+        trials: npt.NDArray[np.intp],
+        rosters: list[tuple[ClientId, ...]],
+        survivors: list[frozenset[ClientId]],
+    ) -> tuple[Ints, Ints, Ints]:
+        """See `NoiseSource.mesh`.
+
+        Args:
+            plan: The plan of the round, with any seed.
+            trials: The trials.
+            rosters: The clients that start the sum of each trial.
+            survivors: The survivors of each trial.
+        """
+        length, known = plan.encoding.total_length, self._subject.known
+        found = np.zeros((3, len(trials), len(self._columns)), np.int64)
+        for at, (i, roster, stay) in enumerate(zip(trials, rosters, survivors, strict=True)):
+            noise = dataclasses.replace(plan, seed=int(self._seeds[i])).noise(self._subject.scheme).mesh
+            assert noise is not None  # noqa: S101 - such a cohort opens
+            for me in stay:
+                others = [other for other in roster if other != me]
+                for other, part in noise.parts(me, others, length, own=os.urandom, pair=lambda _: os.urandom):
+                    found[0, at] += part[self._columns]
+                    found[1, at] += part[self._columns] * (me in known or other in known)
+            filled = noise.fill(np.zeros(length, np.int64), len(roster), len(stay))
+            found[2, at] = filled[self._columns]
+        return found[0], found[1], found[2]
+
 
 class BulkNoise:
     """The noise of all trials in few calls of the same samplers, from a seeded stream.
@@ -134,6 +183,37 @@ class BulkNoise:
             len(trials),
             lambda noise, zeros: noise.opening(key=self._key(plan.round))(zeros, survivors[0]),
         )
+
+    def mesh(
+        self,
+        plan: RoundPlan,
+        trials: npt.NDArray[np.intp],
+        rosters: list[tuple[ClientId, ...]],
+        survivors: list[frozenset[ClientId]],
+    ) -> tuple[Ints, Ints, Ints]:
+        """See `NoiseSource.mesh`. The part that the observer knows is independent of the rest, and has its own law.
+
+        Args:
+            plan: The plan of the round.
+            trials: The trials.
+            rosters: The clients that start the sum of each trial, equally many in all.
+            survivors: The survivors of each trial, equally many in all.
+        """
+        noise, known = plan.noise(self._subject.scheme).mesh, self._subject.known
+        assert noise is not None  # noqa: S101 - such a cohort opens
+        size, present = len(rosters[0]), len(survivors[0])
+        honest, inside = len(set(rosters[0]) - known), len(survivors[0] - known)
+        total = noise.total_variance(size, present)
+        hidden = inside * (noise.own_variance(size) + (honest - inside) * noise.pair_variance(size))
+
+        def sample(variance: float) -> Ints:
+            shape, entropy = (len(trials), self._columns), seeded_entropy(*self._key(plan.round))
+            if variance <= total * 2.0**-40:
+                return np.zeros(shape, np.int64)
+            return skellam(variance, shape[0] * shape[1], entropy=entropy).reshape(shape)
+
+        heard = sample(total - hidden)
+        return sample(hidden) + heard, heard, sample(noise.constant - total if noise.constant else 0.0)
 
     def _key(self, round: int) -> tuple[int, ...]:
         self._calls += 1
@@ -195,7 +275,13 @@ def vectorized_looks(
                     known += share
                 if canary is not None and clients[0] == CANARY:
                     canary += share
-            released = total + noise.opener(plan, group, survivors)
+            if subject.mechanism.placement == "mesh":
+                started = cohorts if subject.drop_step else [tuple(sorted(stay)) for stay in survivors]
+                added, heard, filled = noise.mesh(plan, group, started, survivors)
+                total, known = total + added, known + heard
+                released = total + filled
+            else:
+                released = total + noise.opener(plan, group, survivors)
             if subject.adaptive:
                 _follow(subject, plan, clips, group=group, released=released, columns=columns)
             if canary is not None:
@@ -234,7 +320,7 @@ def _groups(
 
 def _ranked(subject: Subject, survivors: frozenset[ClientId]) -> list[ClientId]:
     """The survivors whose noise is sampled: canaries, then known clients, then others; nobody without own noise."""
-    if subject.mechanism.placement == "central":
+    if subject.mechanism.placement in ("central", "mesh"):
         return []
     known = subject.known
     return sorted(survivors, key=lambda client: (client >= subject.canaries, client not in known, client))

@@ -13,6 +13,7 @@ from privfl.experiment.audit.subject import Subject
 from privfl.observers import Observer
 
 MASKED = {"privacy.placement": "distributed", "sum.scheme": "masked"}
+MESH = {"privacy.placement": "mesh", "sum.scheme": "masked"}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,10 @@ MASKED = {"privacy.placement": "distributed", "sum.scheme": "masked"}
         ("outsider", {"privacy.adjacency": "replace_one", "privacy.noise_multiplier": 2.0}, True),
         ("participant", MASKED, False),
         ("server", MASKED | {"privacy.colluders": 1}, False),
+        ("outsider", MESH, False),
+        ("participant", MESH, True),
+        ("server", MESH | {"privacy.spare": 2}, True),
+        ("server", MESH | {"privacy.spare": 0}, True),
         ("participant", MASKED | {"sum.scheme": "ckks"}, True),
         ("server", {"privacy.placement": "local"}, True),
         ("participant", {"privacy.placement": "local", "sum.scheme": "masked"}, True),

@@ -14,7 +14,7 @@ from privfl.experiment import Experiment
 from privfl.experiment.audit.subject import Subject
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_mechanism
-from privfl.experiment.placement import with_placement
+from privfl.experiment.placement import placement_of, with_placement
 from privfl.fl.client import ClientUpdate
 from privfl.he import CkksSum
 from privfl.secagg import MaskedSum
@@ -35,6 +35,13 @@ def test_the_least_noise_that_protects_against_the_server() -> None:
     with pytest.raises(ConfigError, match=r"plain-sum/1 sees all.*'masked'"):
         chosen(PLAIN)
     assert chosen(PLAIN, placement="central").placement == "central"
+
+
+def test_reports_name_the_placement_that_was_chosen() -> None:
+    for scheme, placement in (("masked", "mesh"), ("ckks", "distributed")):
+        config = Config().with_overrides({"privacy.placement": "private", "sum.scheme": scheme})
+        assert placement_of(config) == placement
+    assert placement_of(Config()) == "none"
 
 
 def test_all_of_few_are_members_and_the_planner_chooses_of_many() -> None:
@@ -121,6 +128,7 @@ def test_simulated_mesh_noise_repeats_to_the_last_bit(tmp_path: Path) -> None:
     assert np.abs(models[0]).max() > 0
 
 
-def test_an_audit_of_mesh_noise_is_refused_and_not_answered_with_a_number(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mesh noise is shared between clients"):
-        Subject.of(run_of(tmp_path).parts, rounds=1)
+def test_an_audit_of_mesh_noise_needs_every_client_as_a_member(tmp_path: Path) -> None:
+    parts = run_of(tmp_path, **{"privacy.members": 4, "privacy.min_members_to_open": 3}).parts
+    with pytest.raises(ConfigError, match="4 of 5 are"):
+        Subject.of(parts, rounds=1)
