@@ -1,7 +1,7 @@
 """The Flower adapter in an environment of its own, with the versions of constraints-flower.txt.
 
-`make flower` runs its tests. flwr 1.42 holds uv and certifi at other versions than constraints.txt, so the two sets do
-not fit one environment. Flower's telemetry is off.
+`make flower` runs its tests, and `make federation` a real federation on loopback. flwr 1.42 holds uv and certifi at
+other versions than constraints.txt, so the two sets do not fit one environment. Flower's telemetry is off.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def environment() -> Path:
     inside, mark = FOLDER / "bin" / "python", FOLDER / "pins.txt"
     if mark.exists() and mark.read_bytes() == PINS.read_bytes():
         return inside
+    print("installing Flower in an environment of its own; about a minute", flush=True)
     venv.create(FOLDER, clear=True, with_pip=True)
     output_of([inside, "-m", "pip", "install", "--quiet", "--requirement", PINS])
     mark.write_bytes(PINS.read_bytes())
@@ -36,11 +37,14 @@ def variables() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
 
 
-def main() -> int:
-    """Run the adapter's tests; 1 if one fails."""
-    command = [environment(), "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
+def main(arguments: list[str]) -> int:
+    """Run the adapter's tests, or the federation with the arguments that follow; the exit code of what ran."""
+    if arguments[:1] == ["federation"]:
+        command = [environment(), "-m", "tools.federation", *arguments[1:]]
+    else:
+        command = [environment(), "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
     return subprocess.run([str(part) for part in command], cwd=ROOT, env=variables(), check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,7 @@
 """The server of a federation whose sites are elsewhere: an experiment's run folder, ledger and rounds, without data.
 
-A `FederationServer` keeps the folder that an `Experiment` keeps, so `privfl report`, `privfl epsilon` and `privfl runs`
-read it. Its rounds go through a `Transport`, which an engine's adapter supplies. Every exchange is saved before it
-leaves, so a server that opens the same folder again goes on where it stood.
+Its folder is that of an `Experiment`, which `privfl report`, `privfl epsilon` and `privfl runs` read. Its rounds go
+through a `Transport` of an engine's adapter. Every exchange is saved before it leaves, so a restarted server goes on.
 """
 
 from __future__ import annotations

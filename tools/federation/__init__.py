@@ -1,0 +1,1 @@
+"""One real federation on this machine: `make federation`."""
