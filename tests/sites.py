@@ -46,7 +46,7 @@ def train(model: np.ndarray, client: ClientId, round: int, rng: np.random.Genera
 
 @dataclass
 class Clock:
-    """A clock that moves only when it is told to, or slept on."""
+    """A clock that moves only when a test sets it, or sleeps on it."""
 
     now: float = NOW
     slept: list[float] = field(default_factory=list)

@@ -64,11 +64,12 @@ class Account:
         worst, ledger = plan.worst_case(scheme), self._ledger(charter)
         if ledger.pending(worst) is None:
             self._note_draw(ledger, worst)
+            spent = None
             if limit is not None:
                 others = [other for other in self.ledgers if other is not ledger]
-                limit.check(ledger, ledger.draw_of(worst.round), worst, others=others)
+                spent = limit.check(ledger, ledger.draw_of(worst.round), worst, others=others)
             ledger.reserve(worst)
-            self._spent = None
+            self._spent = spent
         return worst
 
     def take_up(self, charter: str, release: Release) -> None:

@@ -11,6 +11,8 @@ from typing import Final, Literal
 import privfl.experiment.config as files
 from privfl.crypto import VerifyKey
 from privfl.dp import Budget, PrivacyUnit
+from privfl.dp.release import PLACEMENTS, Placement
+from privfl.dp.unit import Adjacency
 from privfl.errors import ConfigError, PlanRejected
 from privfl.experiment.config.checked import Number, descriptions, section, setting
 from privfl.experiment.schemes import SCHEMES
@@ -44,9 +46,8 @@ class Demands:
     """The demands on every plan."""
 
     schemes: tuple[SchemeName, ...] = setting(default=("masked",), description="The sums that are accepted.")
-    placements: tuple[Literal["none", "central", "distributed", "mesh", "local"], ...] = setting(
-        default=("distributed", "mesh"),
-        description="The placements of noise that are accepted: none, central, distributed, mesh, local.",
+    placements: tuple[Placement, ...] = setting(
+        default=("distributed",), description=f"The placements of noise that are accepted: {', '.join(PLACEMENTS)}."
     )
     min_cohort: int = setting(default=3, ge=1, description="The fewest sites of a round.")
     min_survivors: int = setting(default=3, ge=1, description="The fewest updates in a sum that is opened.")
@@ -89,7 +90,7 @@ class SiteBudget:
     delta: Number = setting(
         default=1e-5, gt=0, lt=1, description="The probability with which the promise of epsilon may fail."
     )
-    adjacency: Literal["add_remove", "replace_one", "zero_out"] = setting(
+    adjacency: Adjacency = setting(
         default="replace_one",
         description="What epsilon hides: that the site takes part (add_remove), its data against any other data "
         "(replace_one), or its data against no contribution (zero_out).",

@@ -18,6 +18,8 @@ VERBS = (
     "demo", "run", "epsilon", "audit", "calibrate", "plan", "compare", "report", "doctor", "runs",
     "runs list", "runs show", "runs export", "config", "config schema", "config reference",
     "sweep", "table", "ledger", "data", "data inspect", "data check",
+    "site", "site new", "site show", "site directory", "site sign", "site check", "site approve", "site withdraw",
+    "site ledger", "site reconcile", "site renew", "site serve", "site try", "site mock",
 )  # fmt: skip
 
 
@@ -30,7 +32,7 @@ def test_version(capsys):
 def test_every_verb_has_help_with_an_example(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    assert verb in ("runs", "config", "data", "ledger") or "Example" in shown
+    assert verb in ("runs", "config", "data", "ledger", "site") or "Example" in shown
     assert f"privfl {verb}" in shown
 
 
