@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs compat compat-torch flower federation package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower federation package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -40,6 +40,9 @@ notebooks-quick: $(VENV)/.all
 
 docs: $(VENV)/.all
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+audit: $(VENV)/.all ## the tables of docs/audit.md: many audits, and audits of planted faults
+	$(BIN)/python -m tools.audit_page
 
 compat: $(VENV)/.release ## part of the suite with lowest and newest versions, and on the newest Python
 	$(BIN)/python -m tools.compat

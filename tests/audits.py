@@ -141,6 +141,7 @@ class Fault:
         parties: True if the fault is in what the parties do, and the trials have to go through them.
         pairs: Pairs with which the fault is caught in the quick tests; None where only 10^4 are enough.
         change: Changes the subject, in place of a patch.
+        replay: True if the replay of a round on neighboring inputs catches it too.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Fault:
     parties: bool = False
     pairs: int | None = None
     change: Callable[[Subject], Subject] = lambda subject: subject
+    replay: bool = False
 
     def audit(self, pairs: int, *, planted: bool = True) -> AuditResult:
         """The audit of the run with the fault, or without it."""

@@ -1,5 +1,6 @@
 """Audits of whole runs: bounds next to the stated figure, observers, kinds of canaries, and what is refused."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,12 @@ def test_trials_through_the_parties_use_the_runs_own_noise() -> None:
     result = audit(real(), plan=AuditPlan(trials=60, parties=True, one_run=False))
     assert not result.refuted
     assert result.lower.epsilon > 1.0
+
+
+def test_ten_thousand_rounds_take_less_than_a_minute() -> None:
+    started = time.perf_counter()
+    an_audit(an_experiment(8, **MASKED, rounds=1), trials=5_000)
+    assert time.perf_counter() - started < 60
 
 
 def test_progress_reaches_the_end() -> None:
