@@ -85,7 +85,6 @@ class Cell:
             alpha=alpha,
             dropouts=self.dropouts,
             one_run=True,
-            check=1,
             seed=_SEED + self.number,
         )
 

@@ -58,7 +58,7 @@ def _cell(cell: Cell) -> tuple[Any, ...]:
 def _fault(number: int) -> tuple[Any, ...]:
     fault, started = FAULTS[number], time.perf_counter()
     result = fault.audit(PAIRS)
-    if not result.refuted or fault.audit(PAIRS, planted=False).refuted:
+    if not result.refuted:
         raise SystemExit(f"{fault.name}: {result.sentence}")
     seconds = time.perf_counter() - started
     print(fault.name, f"{seconds:.0f} s", flush=True)
