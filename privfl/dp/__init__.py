@@ -12,6 +12,7 @@ from privfl.dp.clip import ElementClip, FlatClip, LayerClip
 from privfl.dp.draws import Draw
 from privfl.dp.ledger import Ledger
 from privfl.dp.mechanism import Mechanism, RoundNoise
+from privfl.dp.mesh import MeshNoise
 from privfl.dp.release import Release
 from privfl.dp.slots import Slot
 from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
@@ -31,6 +32,7 @@ __all__ = [
     "LayerClip",
     "Ledger",
     "Mechanism",
+    "MeshNoise",
     "Observer",
     "ObserverFigure",
     "Opinion",

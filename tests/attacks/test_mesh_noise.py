@@ -317,3 +317,14 @@ def test_other_sums_refuse_it_and_say_which_they_are(scheme: Any) -> None:
     for make in (lambda: scheme.server(task), lambda: scheme.client(task, 0, np.zeros(LENGTH, np.int64))):
         with pytest.raises(ConfigError, match=f"{scheme.name} cannot add noise"):
             make()
+
+
+def test_a_restored_server_counts_the_same_members() -> None:
+    game = Game(5, MeshNoise(1e6, 5, 1, 4)).step().step().step(silent=(2,))
+    again = game.scheme.resume(game.task, game.server.to_bytes())
+    assert again.members == game.server.members == (5, 4)
+    game.server = again
+    game.clients.pop(2)
+    game.step().step()
+    assert again.result is not None
+    assert again.result.survivors == {0, 1, 3, 4}

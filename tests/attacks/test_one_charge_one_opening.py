@@ -69,10 +69,11 @@ class KeyedRound:
 
 
 SECURE = [Mechanism("central", 4.0), Mechanism("distributed", 4.0), Mechanism("local", 4.0)]
+ROUNDS = [(name, mechanism) for name in ("masked", "ckks") for mechanism in SECURE]
+ROUNDS.append(("masked", Mechanism("mesh", 4.0, spare=1)))
 
 
-@pytest.mark.parametrize("mechanism", SECURE, ids=lambda m: m.placement)
-@pytest.mark.parametrize("name", ["masked", "ckks"])
+@pytest.mark.parametrize(("name", "mechanism"), ROUNDS, ids=lambda m: getattr(m, "placement", m))
 def test_a_state_from_before_the_opening_is_worth_nothing_after_it(
     tmp_path: Path, mechanism: Mechanism, name: str
 ) -> None:
@@ -86,8 +87,7 @@ def test_a_state_from_before_the_opening_is_worth_nothing_after_it(
     assert round.charges == 1
 
 
-@pytest.mark.parametrize("mechanism", SECURE, ids=lambda m: m.placement)
-@pytest.mark.parametrize("name", ["masked", "ckks"])
+@pytest.mark.parametrize(("name", "mechanism"), ROUNDS, ids=lambda m: getattr(m, "placement", m))
 def test_of_halves_that_were_restored_from_one_state_one_opens(tmp_path: Path, mechanism: Mechanism, name: str) -> None:
     round = KeyedRound(tmp_path, mechanism, name)
     halves = [round.restore(round.late) for _ in range(3)]
