@@ -69,9 +69,8 @@ def play(folder, make, settings):
     """Everything that a run leaves, by name, without times; and its messages."""
     WORLD["make"], messages, coins = make, [], Coins("run")
     given = {"sum": MaskedSum(DIRECTORY), "credentials": KEYS} if settings.get("masked") else {}
-    overrides = {key: value for key, value in settings.items() if key != "masked"} | {
-        "name": "run", "rounds": 2, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 1.5,
-    }  # fmt: skip
+    overrides = {"name": "run", "rounds": 2, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 1.5}
+    overrides |= {key: value for key, value in settings.items() if key != "masked"}
     with mock.patch.object(os, "urandom", coins):
         experiment = Experiment(
             train=train, initial=np.zeros(6), clients=6, runs=folder, overrides=overrides, **given,
@@ -95,6 +94,7 @@ SETTINGS = {
     "central-seeded": {"privacy.placement": "central", "privacy.noise": "simulation"},
     "distributed": {"privacy.placement": "distributed", "cohort.dropout": 0.2},
     "local": {"privacy.placement": "local"},
+    "loss": {"privacy.placement": "central", "privacy.loss_bound": 10.0, "privacy.noise_multiplier": 0.2},
     "masked": {"privacy.placement": "distributed", "masked": True},
 }
 

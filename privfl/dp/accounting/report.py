@@ -168,13 +168,13 @@ class EpsilonReport:
         against = f"{_AGAINST[self.observer]}"
         if math.isinf(self.epsilon):
             return f"Nothing is promised against {against}: {self.caveats[0] if self.caveats else 'no noise'}."
-        who = "client (with all its data)" if self.unit.level == "client" else "row of the data"
+        who = "client (with all its data)" if self.unit.level == "client" else "example of the data"
         if self.group > 1:
             who = f"group of {self.group} {self.unit.level}s"
         odds = _odds(self.epsilon)
         promise = (
-            f"Against {against}: whether any single {who} {_NEIGHBORS[self.unit.adjacency]} changes the odds of "
-            f"whatever can be concluded by a factor of at most {odds}, except with probability {self.delta:g}"
+            f"Against {against}: whether any single {who} {_NEIGHBORS[self.unit.adjacency]} makes every conclusion at "
+            f"most {odds} times as likely, plus a probability of {self.delta:g}"
         )
         return promise + ("." if self.secure else " - if the noise were secure, which it is not in this run.")
 
