@@ -57,6 +57,7 @@ class RegionalSum:
         credentials: The regions' credentials for the root, by number; None for a root without keys.
         name: The scheme and its version.
         opener: The party that opens the sum: the root's server.
+        roster_noise: False: clients of different regions have no roster in common.
 
     Raises:
         ConfigError: If a client is in two regions, or there is no region.
@@ -67,6 +68,7 @@ class RegionalSum:
     credentials: Mapping[ClientId, Any] | None = field(default=None, repr=False)
     name: str = "regional-sum/1"
     opener: Literal["server", "client"] = "server"
+    roster_noise: bool = False
 
     def __post_init__(self) -> None:
         count = sum(len(region.clients) for region in self.regions)
