@@ -189,13 +189,21 @@ class Sites:
     members: Members
     initial: Vector = field(default_factory=lambda: np.zeros(6))
     open: dict[ClientId, Site] = field(default_factory=dict)
+    run: str = "run"
+    now: float = 1000.0
 
     @classmethod
     def make(
-        cls, folder: Path, settings: Mapping[str, object], initial: Vector | None = None, now: float = 0.0
+        cls,
+        folder: Path,
+        settings: Mapping[str, object],
+        initial: Vector | None = None,
+        now: float = 0.0,
+        days: Mapping[int, int] | None = None,
     ) -> Sites:
         config = Config().with_overrides({"sum.scheme": "masked", "cohort.min_survivor_fraction": 0.6, **settings})
-        homes = [SiteHome.make(folder / f"site-{n}", f"site-{n}", now=now) for n in range(SITES)]
+        lasting = {n: (days or {}).get(n, 365) for n in range(SITES)}
+        homes = [SiteHome.make(folder / f"site-{n}", f"site-{n}", now=now, days=lasting[n]) for n in range(SITES)]
         private = config.privacy.placement != "none"
         policy = {
             "server": {"key": SERVER_KEY.public.public.hex()},
@@ -213,9 +221,9 @@ class Sites:
 
     def server(self, **options: object) -> FederationServer:
         """A server over the folder `run`; enter it."""
-        settings = {"clock": lambda: 1000.0} | options
+        settings = {"clock": lambda: self.now} | options
         return FederationServer(
-            self.folder / "run",
+            self.folder / self.run,
             self.config,
             initial=self.initial,
             directory=self.members,
@@ -232,7 +240,7 @@ class Sites:
 
     def site(self, client: ClientId) -> Site:
         if client not in self.open:
-            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: 1000.0)
+            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: self.now)
         return self.open[client]
 
     def restart(self, client: ClientId) -> None:

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from privfl.adapters.flower import SecureSumMod
-from privfl.fl.client import Train
+from privfl.fl.client import ClientUpdate, Train
 
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # a SuperLink sets these
 
@@ -69,12 +69,17 @@ class SiteOf:
 
     site: PlainSite
     client: int = field(init=False)
+    updates: list[ClientUpdate] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.client = self.site.own.client
 
     def opened(self, context: Any, train: Train) -> SiteOf:
-        self.site.train = train
+        def kept(*arguments: Any) -> ClientUpdate:
+            self.updates.append(train(*arguments))
+            return self.updates[-1]
+
+        self.site.train = kept
         return self
 
     def answer(self, frame: bytes, model: bytes) -> bytes:

@@ -36,6 +36,7 @@ from privfl.experiment.sites import (
     NamedSampler,
     SiteDirectory,
     SiteTraining,
+    check_current,
     evaluate_at_sites,
 )
 from privfl.fl.charter import Charter
@@ -143,7 +144,7 @@ class FederationServer:
 
     def __enter__(self) -> Self:
         self.parts.check_claim()
-        self._directory.check(self._clock())
+        check_current(self._directory, self._clock())
         self._stack.enter_context(self.files.writing(self.config, self._identity(), resume=True))
         try:
             self._open = self._begin()
@@ -160,11 +161,7 @@ class FederationServer:
 
     @property
     def charter(self) -> Charter:
-        """The charter of the run, which each site approves by its digest. It can be read without entering the server.
-
-        Raises:
-            StateError: If the folder holds no run yet: enter the server once.
-        """
+        """The charter, which each site approves by its digest; `StateError` before the server was entered once."""
         return Charter.read(self.files.path / CHARTER)
 
     @property
@@ -205,11 +202,13 @@ class FederationServer:
 
         Raises:
             BudgetExceeded: If the round could cost too much; the model of the last paid round is stored.
-            StateError: If all rounds of the charter are done, or the first `model` after a start is not the stored one.
+            StateError: If all rounds of the charter are done, a site's key has expired, or the first `model` after a
+                start is not the stored one.
         """
         entered = self._entered
         if self.round >= self.rounds:
             raise StateError(f"all {self.rounds} rounds of this charter are done: set rounds, and start another run")
+        check_current(self._directory, self._clock())
         if model is not None:
             self.adopt(model)
         entered.driver.transport = transport

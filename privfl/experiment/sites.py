@@ -12,7 +12,7 @@ from privfl.codec import FixedPoint, Vector
 from privfl.crypto import KeyDirectory, VerifyKey
 from privfl.dp import ElementClip
 from privfl.dp.unit import Everyone
-from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors
+from privfl.errors import ConfigError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.fl.client import ClientUpdate
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation
@@ -73,6 +73,26 @@ class CurrentKeys:
     def verify_key(self, client: ClientId) -> VerifyKey:
         """See `KeyDirectory.verify_key`."""
         return self.directory.current(self.clock()).verify_key(client)
+
+
+def check_current(directory: SiteDirectory, now: float) -> None:
+    """Raise `StateError` unless the directory counts now, and with it the key of every site.
+
+    Sites refuse a plan that asks a member whose key has expired, so a round would only be wasted.
+
+    Args:
+        directory: The sites.
+        now: The present time, in seconds since 1970.
+    """
+    directory.check(now)
+    current = directory.current(now)
+    for client in directory.clients:
+        try:
+            current.verify_key(client)
+        except RemoteProtocolError as error:
+            raise StateError(
+                f"the key of client {client} has expired: have the site renew it, and start a run with a new directory"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ class FrameDriver:
                 if half.result is None:
                     step += 1
                     frames = {client: self._sealed(plan, step, client, body) for client, body in messages.items()}
-                    self._save(half, step, frames)
+                    self._save(half, step, frames, parts)
         except (ProtocolError, PrivacyError, StateError):
             self.forget()
             raise
@@ -314,14 +314,16 @@ class FrameDriver:
             receipts=tuple(receipt.to_bytes() for receipt in self.receipts.newest),
         ).to_bytes()
         frames = {client: self._sealed(plan, 0, client, invitation) for client in plan.cohort}
-        self._save(half, 0, frames)
+        self._save(half, 0, frames, parts)
         return half, 0, frames
 
     def _sealed(self, plan: RoundPlan, step: int, client: ClientId, body: bytes) -> bytes:
         expires = int(self.clock() + self.lifetime)
         return seal_down(Down(plan.round, plan.attempt, step, client, expires, body), self.key, charter=self.charter)
 
-    def _save(self, half: ServerRound, step: int, frames: Mapping[ClientId, bytes]) -> None:
+    def _save(self, half: ServerRound, step: int, frames: Mapping[ClientId, bytes], parts: Parts) -> None:
+        if not hasattr(parts.scheme, "resume"):  # a plain sum has one step: after a crash it is a new attempt
+            return
         listed = tuple(_Frame(client, frame) for client, frame in frames.items())
         atomic_write(self.saved, SavedExchange(step, half.to_bytes(), listed).to_bytes())
 

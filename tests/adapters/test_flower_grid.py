@@ -9,15 +9,16 @@ import pytest
 pytest.importorskip("flwr", reason="run in the environment of `make flower`, which installs flwr")
 
 from federations import Federation, federation
-from flower_apps import LoopGrid, arrays, client_app, flat, secured
+from flower_apps import LoopGrid, SiteOf, arrays, client_app, flat, secured
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as strategies
 
-from privfl.adapters.flower import ArrayLayout, SecureGrid, relay
+from privfl.adapters.flower import ArrayLayout, SecureGrid, SecureSumMod, relay
 from privfl.adapters.flower.records import frame_record
 from privfl.errors import BudgetExceeded, ConfigError
 from privfl.experiment.folder import RunFolder
+from privfl.fl.client_round import ClientRound
 
 START = np.linspace(-1, 1, 6).astype(np.float32)
 AVERAGING = {
@@ -80,6 +81,38 @@ def test_no_message_holds_arrays_or_counts_of_a_node(tmp_path: Path) -> None:
         assert set(frame_record(reply.content)) <= {"frame", "client"}
     for message in inner.sent:
         assert not message.content.array_records  # the model travels as bytes next to a frame
+
+
+@pytest.mark.parametrize(("scheme", "seen"), [("plain", 5), ("masked", 0)])
+def test_a_wire_tap_finds_no_update(tmp_path: Path, scheme: str, seen: int) -> None:
+    """The bytes that leave the nodes are searched for the encoded vectors, counts included; a plain sum shows them."""
+    fed = federation(tmp_path / "run", initial=START, settings={"sum.scheme": scheme})
+    opened = {client: SiteOf(site) for client, site in fed.sites.items()}
+    apps = {10 + client: client_app(client, [SecureSumMod(site.opened)]) for client, site in opened.items()}
+    inner, captured = LoopGrid(apps), bytearray()
+
+    def tap(reply: Message) -> Message:
+        captured.extend(frame_record(reply.content).get("frame", b""))
+        return reply
+
+    inner.change = tap
+    secure_run(fed, inner, make("FedAvg", fraction_evaluate=0.0), rounds=1)
+    found = 0
+    for client, site in opened.items():
+        half = fed.sites[client].half
+        assert isinstance(half, ClientRound)
+        ring = half.plan.encoding.codec.ring
+        vector = half.plan.encoding.encode(site.updates[-1], np.random.default_rng(0))
+        words = ring.reduce(vector)
+        forms = {
+            vector.tobytes(),
+            words.tobytes(),
+            bytes(ring.pack(words, dense=True)),
+            bytes(ring.pack(words, dense=False)),
+        }
+        found += any(form in captured for form in forms)
+        assert site.updates[-1].delta.tobytes() not in captured
+    assert found == seen
 
 
 @pytest.mark.parametrize(

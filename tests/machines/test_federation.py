@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from federations import Sites, small
 
+from privfl.crypto.members import Members
 from privfl.dp import Ledger, Release
+from privfl.errors import StateError
 from privfl.files import verify_chain
 from privfl.fl.client import client_rng
+from privfl.fl.exchange import LocalTransport
 from privfl.fl.frames import REFUSAL
 from privfl.site import SiteHome
 from privfl.wire import ClientId
 
 SITES = 5
-LENGTH = 6
 EXACT: dict[str, object] = {"rounds": 1000}
 NOISY = EXACT | {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
 
@@ -129,6 +131,45 @@ def quick() -> Iterator[Path]:
 
 def test_rounds_in_trouble_give_the_sum_of_the_survivors_or_nothing(quick: Path) -> None:
     check(soak(quick, EXACT, 12, seed=3)[1], 12)
+
+
+def test_a_key_that_expires_during_a_run_stops_it_by_name(quick: Path) -> None:
+    sites = Sites.make(quick, EXACT, days={2: 1})
+    sites.approve()
+    transport = LocalTransport({client: sites.site(client) for client in sites.homes})
+    name = f"the key of client {sites.members.names['site-2']} has expired"
+    with sites.server() as server:
+        assert server.train_round(transport).survivors == SITES
+        sites.now = 100_000.0
+        with pytest.raises(StateError, match=name):
+            server.train_round(transport)
+        assert server.round == 1
+    with pytest.raises(StateError, match=name), sites.server():
+        pass
+    sites.close()
+
+
+def test_a_directory_that_has_expired_or_lacks_signatures_starts_nothing(quick: Path) -> None:
+    sites = Sites.make(quick, EXACT)
+    with pytest.raises(StateError, match="expired"), sites.server(clock=lambda: 2.0**36):
+        pass
+    sites.members = Members(sites.members.cards.values(), issued=0, expires=1 << 35, quorum=2)
+    with pytest.raises(StateError, match="0 of 2 signatures"), sites.server():
+        pass
+
+
+def test_a_charter_of_another_directory_is_not_heard_by_any_site(quick: Path) -> None:
+    sites = Sites.make(quick, EXACT)
+    sites.approve()
+    other = Members(sites.members.cards.values(), issued=0, expires=1 << 34, quorum=1)
+    sites.members = other.signed(next(iter(sites.homes.values())).credentials().signing)
+    transport = LocalTransport({client: sites.site(client) for client in sites.homes})
+    with pytest.raises(StateError, match="other"), sites.server():
+        pass  # the run was started with the directory that sites approved
+    sites.run = "another"
+    with sites.server() as server:
+        assert server.train_round(transport).status == "skipped"
+    sites.close()
 
 
 def test_ledgers_of_server_and_sites_agree_in_trouble(quick: Path) -> None:

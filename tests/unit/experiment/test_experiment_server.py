@@ -171,6 +171,20 @@ def run_all(server: FederationServer, fed: Federation) -> None:
         server.train_round(LocalTransport(fed.sites))
 
 
+def test_a_plain_sum_is_tried_again_after_a_crash(tmp_path: Path) -> None:
+    fed = federation(tmp_path / "run", settings={"sum.scheme": "plain"})
+
+    class Dying(Wire):
+        def exchange(self, frames, model):  # type: ignore[no-untyped-def]
+            raise Stopped
+
+    with pytest.raises(Stopped), fed.server() as server:
+        server.train_round(Dying(fed.sites))
+    with fed.server() as server:
+        assert server.train_round(LocalTransport(fed.sites)).survivors == 5
+        np.testing.assert_allclose(server.model, plain_mean(fed.initial, [0, 1, 2, 3, 4], 1), atol=1e-6)
+
+
 def test_a_spent_budget_ends_the_run_with_the_last_paid_model(tmp_path: Path) -> None:
     settings = PRIVATE | {"privacy.epsilon": 4.0, "privacy.noise_multiplier": 1.5, "privacy.delta": 1e-3}
     fed = federation(tmp_path / "run", settings={**settings, "rounds": 50})
