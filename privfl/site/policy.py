@@ -47,7 +47,8 @@ class Demands:
 
     schemes: tuple[SchemeName, ...] = setting(default=("masked",), description="The sums that are accepted.")
     placements: tuple[Placement, ...] = setting(
-        default=("distributed",), description=f"The placements of noise that are accepted: {', '.join(PLACEMENTS)}."
+        default=("distributed", "mesh"),
+        description=f"The placements of noise that are accepted: {', '.join(PLACEMENTS)}.",
     )
     min_cohort: int = setting(default=3, ge=1, description="The fewest sites of a round.")
     min_survivors: int = setting(default=3, ge=1, description="The fewest updates in a sum that is opened.")
