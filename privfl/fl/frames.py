@@ -1,9 +1,9 @@
 """Frames between a server and a site: signed bytes that any transport may carry, one down and one up in each step.
 
-A frame is a canonical message (privfl/wire.py) with an Ed25519 signature over its SHA-256 behind it. The header names
-the sender and, in the place of a task, the digest of the charter. The party that opens a frame checks length, kind,
-sender and charter, then the signature, and parses the fields last. The model travels next to the first frame as raw
-bytes, because the plan in the frame names its hash.
+A frame is a canonical message (privfl/wire.py) with an Ed25519 signature over its SHA-256 behind it
+(protocols/site-frames). The header names the sender and, in the place of a task, the digest of the charter. The party
+that opens a frame checks length, kind, sender and charter, then the signature, and parses the fields last. The model
+travels next to the first frame as raw bytes, because the plan in the frame names its hash.
 
 A transport, or an app that a server delivers, needs no key: it cannot make a frame, and it cannot change one.
 """
