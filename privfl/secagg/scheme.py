@@ -125,6 +125,11 @@ class MaskedSum(OpensByCount):
             raise ConfigError(f"a masked sum of {cohort} clients never opens, because it needs {least} vectors")
         return least
 
+    def min_survivors_to_open(self, task: SumTask) -> int:
+        """`min_survivors_of` the cohort and the minimum of `task`, no fewer than the members that its noise needs."""
+        members = 0 if task.noise is None else task.noise.min_members_to_open
+        return self.min_survivors_of(len(task.clients), max(task.min_survivors, members))
+
     def shortfall(self, cohort: int, dropout: float, *, min_survivors: int = 1) -> float | None:
         """The bound of `OpensByCount`, and of `ring_shortfall` on a ring.
 

@@ -103,8 +103,12 @@ class Terms:
 
     @property
     def min_survivors_to_open(self) -> int:
-        """Below this many vectors nothing is opened: fewer holders than the threshold can open no secret."""
-        return max(self.min_survivors, self.threshold)
+        """Below this many vectors nothing is opened: fewer holders than the threshold can open no secret.
+
+        A sum with noise that needs the roster has at least as many vectors as members that it needs.
+        """
+        members = 0 if self.noise is None else self.noise.min_members_to_open
+        return max(self.min_survivors, self.threshold, members)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ imports privfl, and privfl never imports it. scenarios.py runs it to write vecto
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import hmac
 import itertools
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 SERVER = 2**32 - 1
 PRIME = 2**256 + 297
+CONTEXT = Context(prec=90)
 KINDS = {
     "AdvertiseKeys": 0x0201,
     "Roster": 0x0202,
@@ -283,32 +285,33 @@ class Noise:
 
 def skellam(variance: float, length: int, draw: Any) -> list[int]:
     """Section 16.3: the least k for which a real uniform number is below the distribution function at k."""
+    below = distribution(variance)
+    reach = len(below) // 2
+    return [_invert(word, below, draw) - reach for word in words_of(draw(8 * length), 8)]
+
+
+@functools.cache
+def distribution(variance: float) -> list[Decimal]:
+    """P(at most k) of Skellam(variance), from one end of its reach to the other."""
     require(variance < 4096, "this reference samples small variances only", ValueError)
-    context = Context(prec=90)
+    c = CONTEXT
     half, reach = Decimal(variance) / 2, math.ceil(32 * math.sqrt(variance)) + 64
-    chances = {0: Decimal(0)}
+    chances, first = [], c.exp(-Decimal(variance))
     for k in range(reach + 1):  # P(k) = e^-m times the sum over j of (m/2)^(2j + k) / (j! (j + k)!)
-        term = context.exp(-Decimal(variance))
-        for i in range(1, k + 1):
-            term = context.divide(context.multiply(term, half), Decimal(i))
-        total, j = Decimal(0), 0
+        term, total, j = first, Decimal(0), 0
         while term > Decimal("1e-80"):
-            total, j = context.add(total, term), j + 1
-            term = context.divide(context.multiply(term, context.multiply(half, half)), Decimal(j * (j + k)))
-        chances[k] = total
-    below, running = [], Decimal(0)
-    for k in range(-reach, reach + 1):
-        running = context.add(running, chances[abs(k)])
-        below.append(running)
-    first = words_of(draw(8 * length), 8)
-    return [_invert(word, below, draw, context) - reach for word in first]
+            total, j = c.add(total, term), j + 1
+            term = c.divide(c.multiply(term, c.multiply(half, half)), Decimal(j * (j + k)))
+        chances.append(total)
+        first = c.divide(c.multiply(first, half), Decimal(k + 1))
+    return list(itertools.accumulate((chances[abs(k)] for k in range(-reach, reach + 1)), c.add))
 
 
-def _invert(word: int, below: list[Decimal], draw: Any, context: Context) -> int:
+def _invert(word: int, below: list[Decimal], draw: Any) -> int:
     known = 64
     while True:
         unit = Decimal(1 << known)
-        low, high = context.divide(Decimal(word), unit), context.divide(Decimal(word + 1), unit)
+        low, high = CONTEXT.divide(Decimal(word), unit), CONTEXT.divide(Decimal(word + 1), unit)
         index = bisect.bisect_right(below, low)
         if index == bisect.bisect_left(below, high):
             return index

@@ -328,3 +328,10 @@ def test_a_restored_server_counts_the_same_members() -> None:
     game.step().step()
     assert again.result is not None
     assert again.result.survivors == {0, 1, 3, 4}
+
+
+def test_the_sum_states_that_it_opens_no_fewer_vectors_than_members() -> None:
+    scheme, noise = MaskedSum(DIRECTORY), MeshNoise(1e6, 6, 1, 6)
+    task = task_of(6, noise)
+    assert scheme.min_survivors_to_open(task) == scheme.terms(task).min_survivors_to_open == 6
+    assert scheme.min_survivors_to_open(replace(task, noise=None)) == 5

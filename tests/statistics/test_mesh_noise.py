@@ -17,6 +17,7 @@ from privfl.dp.noise.sampler import seeded_entropy
 from privfl.dp.noise.skellam import skellam
 from privfl.ring import Ints, Ring
 from privfl.secagg import MaskedSum
+from privfl.secagg.noiseplan import plan_noise
 from privfl.sums import SumTask, run_sum
 
 VALUES = 100_000
@@ -110,3 +111,31 @@ def test_an_outsider_meets_one_law_where_cohorts_are_sampled(members: int, prese
     assert float(np.var(filled)) == pytest.approx(noise.constant, rel=0.02)
     fourth = float(np.mean(filled.astype(float) ** 4)) / float(np.var(filled)) ** 2
     assert fourth == pytest.approx(3 + 1 / noise.constant, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("clients", "minimum", "limit"), [(5, 3, 1.35), pytest.param(10, 7, 1.16, marks=pytest.mark.slow)]
+)
+def test_the_average_price_at_five_percent_dropouts(clients: int, minimum: int, limit: float) -> None:
+    """Many sums with random dropouts: the mean variance is the planned one, and at most what was promised."""
+    noise, values, rng = MeshNoise(VARIANCE, clients, 1, minimum), 1500, np.random.default_rng(clients)
+    scheme, measured = MaskedSum(mode="semi-honest", share_threshold=minimum), list[float]()
+    for number in range(100):
+        silent = set(np.flatnonzero(rng.random(clients) < 0.05).tolist())
+        if clients - len(silent) < minimum:
+            continue
+        context = number.to_bytes(2, "big")
+        task = SumTask(context, tuple(range(clients)), minimum, values, Ring(48), noise.reach, noise=noise)
+        result = run_sum(
+            scheme,
+            task,
+            ((c, np.zeros(values, np.int64)) for c in range(clients)),
+            drop=lambda client, step, silent=silent: client in silent and step >= 2,
+            entropy=seeded_entropy(clients, number),
+        )
+        measured.append(float(np.var(result.total)) / VARIANCE)
+    planned = plan_noise(clients, dropout=0.05, min_members_to_open=minimum, mode="semi-honest").mesh
+    assert np.mean(measured) == pytest.approx(planned.mean_variance, rel=0.03)
+    assert planned.mean_variance <= limit
+    assert np.mean(measured) <= limit * 1.01
+    assert planned.max_variance <= 1.53
