@@ -37,6 +37,7 @@ class ReceiptChain:
         self._hashes: set[str] = {GENESIS}
         self._times: dict[str, float] = {}
         self._trained: dict[str, float] = {}
+        self._adopted: dict[str, bool] = {}
         self._entered: dict[str, Receipt] = {}
         records = self._file.records
         for number, record in enumerate(records, start=1):
@@ -44,17 +45,18 @@ class ReceiptChain:
                 receipt = Receipt(**record["receipt"])
                 if number == len(records):  # the hash chain holds the ones before
                     receipt.verify(key)
-                self._take(receipt, float(record["time"]))
+                self._take(receipt, float(record["time"]), adopted=bool(record["adopted"]))
             except (PrivflError, KeyError, TypeError, ValueError) as error:
                 raise StateError(f"{path}, line {number}: {error}") from error
 
-    def _take(self, receipt: Receipt, time: float) -> None:
+    def _take(self, receipt: Receipt, time: float, *, adopted: bool) -> None:
         if receipt.previous not in self._hashes:
             raise StateError(f"receipt {receipt.number} does not follow one of this site's receipts")
         self._receipts.append(receipt)
         self._hashes.add(receipt.hash)
         if receipt.kind == "entered" and place_of(receipt) > self.last_place(receipt.charter):
             self._entered[receipt.charter], self._times[receipt.charter] = receipt, time
+            self._adopted[receipt.charter] = adopted
             if receipt.attempt < EVALUATION:
                 self._trained[receipt.charter] = time
 
@@ -85,6 +87,10 @@ class ReceiptChain:
         """The time at which that round was entered, in seconds since 1970; None before the first."""
         return self._times.get(charter)
 
+    def adopted(self, charter: str) -> bool:
+        """True if the newest round under a charter was taken up: its answers left before a rollback."""
+        return self._adopted.get(charter, False)
+
     def trained_at(self, charter: str) -> float | None:
         """The time at which the newest round that trains was entered, in seconds since 1970; None before the first."""
         return self._trained.get(charter)
@@ -103,7 +109,7 @@ class ReceiptChain:
         last = self.newest
         number, previous = (1, GENESIS) if last is None else (last.number + 1, last.hash)
         signed = replace(receipt, number=number, previous=previous).signed(key)
-        self._keep(signed, time)
+        self._keep(signed, time, adopted=False)
         return signed
 
     def missing(self, receipts: Iterable[Receipt]) -> tuple[Receipt, ...]:
@@ -137,11 +143,12 @@ class ReceiptChain:
             time: The present time, in seconds since 1970.
         """
         for receipt in lost:
-            self._keep(receipt, time)
+            self._keep(receipt, time, adopted=True)
 
-    def _keep(self, receipt: Receipt, time: float) -> None:
-        self._file.append({"receipt": receipt.record() | {"signature": receipt.signature}, "time": time})
-        self._take(receipt, time)
+    def _keep(self, receipt: Receipt, time: float, *, adopted: bool) -> None:
+        signed = receipt.record() | {"signature": receipt.signature}
+        self._file.append({"receipt": signed, "time": time, "adopted": adopted})
+        self._take(receipt, time, adopted=adopted)
 
 
 def place_of(receipt: Receipt) -> Place:

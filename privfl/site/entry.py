@@ -121,8 +121,9 @@ class Judge:
         last = self._chain.entered(digest)
         if last is None or place > self._chain.last_place(digest):
             return False
-        newest = self._chain.newest
-        if place == self._chain.last_place(digest) and last.plan == plan.digest().hex() and newest is not None:
+        entered = self._chain.entered_at(digest) or 0.0
+        here = not self._chain.adopted(digest) and entered >= self._since  # and not before a rollback
+        if here and place == self._chain.last_place(digest) and last.plan == plan.digest().hex():
             return True
         raise PlanRejected(f"round {place[0]}, attempt {place[1]}, does not follow the last one that was entered")
 

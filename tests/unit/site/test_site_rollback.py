@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sites import Federation, a_federation, log_of
 
+from privfl.dp import Mechanism
 from privfl.errors import RemoteProtocolError, StateError
 from privfl.fl.frames import REFUSAL, model_to_bytes
 from privfl.site import Site
@@ -179,4 +180,21 @@ def test_a_copied_folder_reads_no_frame_of_before_and_ends_open_rounds(folder: F
     assert "older than the last start" in log_of(folder.home)
     folder.restore(middle)
     assert folder.site.answer(frame, model) == REFUSAL  # the round that was open in the copy is over
+    assert folder.enter(2)
+
+
+def test_a_round_that_was_taken_up_is_not_entered_again_without_a_ledger_either(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    free = 'placements = ["none"]\nunlimited = true'
+    folder = Folder(a_federation(tmp_path, mechanism=Mechanism("none"), policy=free), tmp_path / "copies")
+    copy = folder.backup()
+    assert folder.enter(1)
+    middle = folder.backup()
+    folder.restore(copy)
+    assert not folder.enter(1)
+    assert folder.reconcile() == 1
+    assert not folder.enter(1)
+    folder.restore(middle)
+    shutil.rmtree(next(folder.home.folder.glob("*.tasks")))  # as if the copy was made before the task was noted
+    assert not folder.enter(1)
     assert folder.enter(2)
