@@ -111,6 +111,12 @@ def check_release(r: Any) -> None:
         demand(most is None or len(ids) <= r["sampling"][most], "more took part than were sampled")
 
 
+def sees_through(observer: str, r: dict[str, Any]) -> bool:
+    """True if an observer has no finite figure. With no spare members, a member knows its own part of mesh noise."""
+    own = observer in ("participant", "key_holder") and r.get("spare") == 0
+    return own or r["views"][observer] in NO_FIGURE[r["placement"]]
+
+
 def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
     free = {"realized_stddev", "participants", "count"}
     if any(worst.get(name) != real.get(name) for name in (FIELDS | {"spare"}) - free) or real["count"] > worst["count"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger import NO_FIGURE, OBSERVERS, demand, read
+from ledger import OBSERVERS, demand, read, sees_through
 from scipy import optimize, special, stats
 
 Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound, length)
@@ -38,8 +38,7 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
     for r in releases:
         demand(observer in r["views"], "this sum has no such observer")
         demand(observer == "outsider" or not client or r["participants"] is not None, "participants are withheld")
-    own = observer in ("participant", "key_holder")  # a member knows its own part of mesh noise
-    if any(r["views"][observer] in NO_FIGURE[r["placement"]] or (own and r.get("spare") == 0) for r in releases):
+    if any(sees_through(observer, r) for r in releases):
         return math.inf
     always, units = Counter(), [defaultdict(Counter) for _ in ledgers]
     for n, r in ((n, r) for n, ledger in enumerate(ledgers) for r in ledger["charged"]):
