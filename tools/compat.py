@@ -25,6 +25,7 @@ FOLDER: Final = ROOT / "build" / "compat"
 CORE: Final = (
     "dp",
     "he",
+    "allocation",
     "data",
     "tables",
     "plot",

@@ -14,7 +14,7 @@ from tools import common, compat
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-FOR_USERS = {"dp", "torch", "opacus", "he", "data", "tables", "plot"}
+FOR_USERS = {"dp", "allocation", "torch", "opacus", "he", "data", "tables", "plot"}
 ENGINES = {"flower", "nvflare"}  # the user's own installation, which an example or a benchmark talks to
 PROVIDES = {  # where the name of what is imported is not the name of what is installed
     "sklearn": "scikit-learn",
