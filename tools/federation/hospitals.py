@@ -39,7 +39,7 @@ def settings(seed: int, data: Path | None) -> Config:
             **chosen,
             "data.clients": len(NAMES),
             "data.partition": "iid",
-            "data.test": "public",
+            "data.test": "public" if data is None else "local",
             "data.test_fraction": 0.4,
             "data.standardize": "public" if data is None else "local",
             "sum.scheme": "masked",
@@ -72,6 +72,14 @@ class Hospital:
 def split(config: Config) -> FederatedData:
     """The public data set, split among the hospitals."""
     return prepare(build_federation(config, None), config, PlainSum(), None)
+
+
+def test_examples(data: FederatedData) -> tuple[np.ndarray, np.ndarray]:
+    """The examples that the server tests models on, which are published: of the set, or of all hospitals together."""
+    if len(data.test):
+        return data.public_test()
+    parts = [data.local_test(place) for place in range(len(NAMES))]
+    return np.concatenate([features for features, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def make_hospitals(folder: Path, data: FederatedData, server_key: str) -> tuple[list[Hospital], Members]:
@@ -121,7 +129,7 @@ def make_server(home: Path, config: Config, data: FederatedData) -> None:
     """Make the server's folder, without its directory, which the sites make."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "federation.toml").write_text(to_toml(config), encoding="utf-8")
-    features, labels = data.public_test()
+    features, labels = test_examples(data)
     np.savez(home / "test.npz", features=features, labels=labels)
 
 

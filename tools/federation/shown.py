@@ -22,7 +22,7 @@ from privfl.experiment.folder import RunFolder
 from privfl.fl.client import client_rng
 from privfl.fl.metrics import MetricSums
 from privfl.sums import Drop
-from tools.federation.hospitals import BUDGET, DELTA, KILL_ROUND, ROUNDS, Hospital, steps
+from tools.federation.hospitals import BUDGET, DELTA, KILL_ROUND, ROUNDS, Hospital, steps, test_examples
 
 SLACK: Final = 0.2  # in 100 in-process runs the mean was 0.928, the standard deviation 0.036, the minimum 0.771
 REPEATS: Final = 10
@@ -124,7 +124,7 @@ def in_process(hospitals: list[Hospital], config: Config, data: FederatedData, v
     from hospitals.training import make
 
     trains = [make(hospital.home / "data.npz") for hospital in hospitals]
-    features, labels = data.public_test()
+    features, labels = test_examples(data)
 
     def train(model, client, round, rng):  # type: ignore[no-untyped-def]
         identity = hospitals[client].client
