@@ -21,6 +21,7 @@
 # %%
 import copy
 import itertools
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -211,7 +212,8 @@ entries[3 * 132 + 4: 3 * 132 + 68] = AgreementKey.generate().public + AgreementK
 attack("1. put keys of its own in client 3's place", (clients[0], pack(Roster(bytes(entries)))))
 
 clients, mail, _, pack = until(2)
-attack("2. hand client 0 the boxes meant for client 1", (clients[0], pack(body(Boxes, mail[1]))))
+theirs = replace(body(Boxes, mail[1]), receiver=0)  # as they are, client 0 ignores them
+attack("2. hand client 0 the boxes meant for client 1", (clients[0], pack(theirs)))
 
 clients, mail, _, pack = until(3)
 attack("3. declare all but two dead, to isolate client 0", (clients[0], pack(survivors(0, 1))))
@@ -225,9 +227,9 @@ views = {c: (0, 1, 2, 3, 4, 5) if c < 3 else (0, 1, 2, 3, 4, 5, 6) for c in rang
 signed = {c: clients[c].receive(pack(survivors(*views[c])))[-64:] for c in views}
 split = copy.deepcopy(clients[0])
 attack("5. split view: two lists, and to each half its own signatures",
-       (clients[0], pack(Signatures(Bitmap.of(6, (0, 1)), signed[1] + signed[2]))))
+       (clients[0], pack(Signatures(0, Bitmap.of(6, (0, 1)), signed[1] + signed[2]))))
 attack("6. split view: and the other half's signatures as well",
-       (split, pack(Signatures(Bitmap.of(6, range(5)), b"".join(signed[c] for c in range(1, 6))))))
+       (split, pack(Signatures(0, Bitmap.of(6, range(5)), b"".join(signed[c] for c in range(1, 6))))))
 
 _, old, _, _ = until(2)
 clients, mail, _, _ = until(2)

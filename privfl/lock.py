@@ -28,7 +28,10 @@ class _Handle:
     """An open lock file; a forked child closes its copy, because a lock lives as long as any copy is open."""
 
     def __init__(self, path: Path) -> None:
-        self.number: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            self.number: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        except OSError as error:
+            raise StateError(_refusal(path, error)) from error
         _open_handles.add(self)
 
     def close(self) -> None:
@@ -58,7 +61,8 @@ def sole_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
         wait: Wait until another holder gives it back, for as long as that takes.
 
     Raises:
-        StateError: Another process, or another part of this one, holds it, and there is no waiting.
+        StateError: Another process, or another part of this one, holds it, and there is no waiting. Or what stands at
+            `path` is no file, or it cannot be opened.
     """
     handle = _take(path, wait)
     try:
@@ -80,6 +84,17 @@ def _take(path: Path, wait: bool) -> _Handle:
             handle.close()
             raise
         handle.close()
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else ""
+    if kind:
+        return (
+            f"{path} is {kind}, and a lock is a file that privfl makes: remove the {kind[2:]}, or choose another name"
+        )
+    return (
+        f"the lock file {path} cannot be opened ({error.strerror}): make {path.parent} a folder that you may write to"
+    )
 
 
 def _lock(number: int, path: Path, wait: bool) -> None:

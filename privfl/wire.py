@@ -298,6 +298,23 @@ class Message:
         return message
 
 
+@dataclass(frozen=True, slots=True)
+class Addressed(Message):
+    """A message of the server whose body differs by receiver, and therefore begins with the receiver's identity.
+
+    Attributes:
+        receiver: The only client that the message is for.
+    """
+
+    receiver: ClientId = wired(CLIENT)
+
+    @staticmethod
+    def receiver_of(body: memoryview) -> ClientId:
+        """Return the receiver that an unparsed body names. Raises `WireError` if it names none."""
+        receiver: ClientId = CLIENT.read(Reader(body))
+        return receiver
+
+
 def peek(data: bytes | memoryview, *, max_length: int) -> tuple[Header, memoryview]:
     """Return the header and the unparsed body of one message.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from privfl.dp import EpsilonReport, Ledger, Observer, default_delta, epsilon
 from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
-from privfl.experiment.config import Config, Engine, load_config, to_toml
+from privfl.experiment.config import Config, Engine, from_mapping, read_toml, to_mapping, to_toml, toml_text
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
 from privfl.fl.payment import check_charged
@@ -44,12 +45,14 @@ class Identity:
         clients: The number of clients.
         parts: The name and fingerprint of each object that a program gave, by argument of `Experiment`.
         nonce: 16 random bytes, made with the folder: two runs of one configuration are two runs.
+        settings: The SHA-256 of the settings that the run was started with and keeps, 64 hex digits.
     """
 
     data: str
     clients: int
     parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     nonce: bytes = field(default=b"", compare=False)
+    settings: str = field(default="", compare=False)
 
 
 class RunFolder:
@@ -74,13 +77,25 @@ class RunFolder:
 
     @property
     def toml(self) -> str:
-        """The configuration as it stands in the folder."""
+        """The text of the configuration as it stands in the folder; `config` checks it."""
         return (self.path / CONFIG).read_text(encoding="utf-8")
 
     @property
     def config(self) -> Config:
-        """The configuration of the run; raises `ConfigError` for a file that is none."""
-        return load_config(self.path / CONFIG)
+        """The configuration of the run.
+
+        Raises:
+            ConfigError: The file is no configuration.
+            StateError: A setting that the run keeps was edited after the run was started, or the record is lost.
+        """
+        tree = read_toml(self.path / CONFIG)
+        config = from_mapping(tree)
+        if _settings_digest(config, tree) != self.identity.settings:
+            raise StateError(
+                f"{self.path / CONFIG} was edited after the run was started: put back the file as it was, or start a "
+                "run of the new settings under another name"
+            )
+        return config
 
     @property
     def identity(self) -> Identity:
@@ -89,7 +104,11 @@ class RunFolder:
         try:
             record = read_json(path.read_text(encoding="utf-8"))
             identity = Identity(
-                str(record["data"]), int(record["clients"]), dict(record["parts"]), bytes.fromhex(record["nonce"])
+                str(record["data"]),
+                int(record["clients"]),
+                dict(record["parts"]),
+                bytes.fromhex(record["nonce"]),
+                str(record["settings"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"{path} is lost or altered: start the run again under another name") from error
@@ -118,8 +137,8 @@ class RunFolder:
         if self.config.privacy.placement == "none":
             if self.ledger_path.exists():
                 raise StateError(
-                    f"{self.path / CONFIG} says that no noise is added, and there is a ledger: put back the file that "
-                    "the run was started with"
+                    f"this run adds no noise, and {self.ledger_path} is there: move that ledger back to the run that "
+                    "it belongs to"
                 )
             return None
         if not self.ledger_path.exists():
@@ -264,7 +283,8 @@ class RunFolder:
     def _start(self, config: Config, identity: Identity) -> None:
         if self.ledger_path.exists() or self.store.rounds():
             raise StateError(f"{self.path} holds a run without its {CONFIG}: put that file back, or use another name")
-        record = asdict(identity) | {"nonce": os.urandom(RUN_NONCE_BYTES).hex()}
+        settings = _settings_digest(config, to_mapping(config))
+        record = asdict(identity) | {"nonce": os.urandom(RUN_NONCE_BYTES).hex(), "settings": settings}
         atomic_write(self.path / IDENTITY, canonical_json(record) + b"\n")  # first: a configuration has an identity
         atomic_write(self.path / CONFIG, to_toml(config).encode())
 
@@ -274,7 +294,15 @@ class RunFolder:
         self.check_same(config, identity)
         sweep(self.path)
         sweep(self.path / MODELS)
-        atomic_write(self.path / CONFIG, to_toml(config).encode())
+        stored, now = read_toml(self.path / CONFIG), to_mapping(config)
+        tree = {
+            **stored,
+            "rounds": now["rounds"],
+            "engine": now["engine"],
+        }  # all that may differ, and the data's folder
+        tree["data"] = {key: value for key, value in stored.get("data", {}).items() if key != "folder"}
+        tree["data"] |= {key: value for key, value in now["data"].items() if key == "folder"}
+        atomic_write(self.path / CONFIG, toml_text(tree).encode())
 
     def _discard(self) -> None:
         """Remove what a run consists of, and the folder if nothing else is in it."""
@@ -312,6 +340,19 @@ def essence(config: Config) -> Config:
     """The settings that a resumed run shares with the stored one: all but its length and where it is computed."""
     data = dataclasses.replace(config.data, folder=None)
     return dataclasses.replace(config, rounds=1, data=data, engine=Engine())
+
+
+def _settings_digest(config: Config, tree: Mapping[str, Any]) -> str:
+    """The hash of a configuration's `essence`, of those keys that its file holds: defaults added later change nothing.
+
+    Two files that differ in layout or comments alone, or in `1` for `1.0`, have one digest.
+    """
+    values = {
+        key: {name: item for name, item in value.items() if name in tree[key]} if isinstance(value, dict) else value
+        for key, value in to_mapping(essence(config)).items()
+        if key in tree
+    }
+    return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
 def _described(part: str, note: Mapping[str, str] | None) -> str:

@@ -12,7 +12,7 @@ from privfl.crypto import KeyDirectory, SigningKey
 from privfl.crypto.sealed import SEAL_OVERHEAD
 from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.sums.base import MAX_CLIENTS
-from privfl.wire import CLIENT, DIGEST_BYTES, Blob, ClientId, Fixed, IdSet, ListOf, Message, Struct, wired
+from privfl.wire import CLIENT, DIGEST_BYTES, Addressed, Blob, ClientId, Fixed, IdSet, ListOf, Message, Struct, wired
 
 NAME: Final = "ckks-sum/1"
 NO_KEY: Final = bytes(32)
@@ -156,8 +156,13 @@ class Advertise(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class AskDealer(Message):
-    """Server to one client: deal a session key to these."""
+class AskDealer(Addressed):
+    """Server to one client: deal a session key to these.
+
+    Attributes:
+        receiver: The client that deals.
+        adverts: The adverts of all clients that take part.
+    """
 
     KIND: ClassVar[int] = 0x0302
     adverts: tuple[Advert, ...] = wired(ListOf(Struct(Advert), MAX_CLIENTS))
@@ -180,10 +185,11 @@ class Deal(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt(Message):
+class Dealt(Addressed):
     """Server to each client: its part of the deal.
 
     Attributes:
+        receiver: The client whose part it is.
         dealer: The dealer's advert.
         key: The id of the key.
         signature: The dealer's signature on it.
@@ -236,10 +242,11 @@ class Consent(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class AskOpener(Message):
+class AskOpener(Addressed):
     """Server to the opener: the summed block, with all that the opener checks.
 
     Attributes:
+        receiver: The opener.
         headers: The headers of all frames in the sum.
         votes: The signatures on the survivor list.
         block: The one summed block.

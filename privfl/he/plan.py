@@ -65,6 +65,7 @@ PRIME_BITS: Final = (40, 48, 56, 60)
 
 _FRAME_FIXED: Final = HEADER_BYTES + 4 + 32 + 32 + 8 + 32 + 16 + 64 + 8
 _HEADER_FIXED: Final = 4 + 32 + 32 + 8 + 32 + 16 + 64
+_RECEIVER: Final = 4
 _SIGNATURE_ENTRY: Final = 4 + 64
 _MAX_MESSAGE_BYTES: Final = (1 << 32) - 1
 _LABEL: Final = b"privfl/1 ckks-sum parameters"
@@ -135,7 +136,7 @@ class CkksPlan:
     def open_bytes(self, survivors: int) -> int:
         """Return the most bytes of a request to open a sum of `survivors` clients: headers, seeds, and one block."""
         headers = survivors * (_HEADER_FIXED + self.seeds_bytes + _SIGNATURE_ENTRY)
-        return HEADER_BYTES + 4 + 4 + headers + 8 + self.block_bytes
+        return HEADER_BYTES + _RECEIVER + 4 + 4 + headers + 8 + self.block_bytes
 
     @property
     def bytes_down(self) -> int:

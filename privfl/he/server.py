@@ -179,7 +179,7 @@ class CkksServer(ServerMachine):
     def _ask_dealer(self) -> tuple[str, dict[ClientId, Message]]:
         adverts = tuple(self._adverts[client] for client in sorted(self._adverts))
         self._dealer = adverts[0]
-        return "deal", {self._dealer.client: AskDealer(adverts)}
+        return "deal", {self._dealer.client: AskDealer(self._dealer.client, adverts)}
 
     def _take_deal(self, sender: ClientId, message: Message) -> None:
         assert isinstance(message, Deal)  # noqa: S101 - _taker ties handler to type
@@ -199,7 +199,7 @@ class CkksServer(ServerMachine):
             return self._ask_dealer()
         boxes = {box.client: box for box in deal.boxes}
         messages: dict[ClientId, Message] = {
-            client: Dealt(dealer, deal.key, deal.signature, (boxes[client],) if client in boxes else ())
+            client: Dealt(client, dealer, deal.key, deal.signature, (boxes[client],) if client in boxes else ())
             for client in sorted(self._adverts)
         }
         self._dealt = None
@@ -261,7 +261,8 @@ class CkksServer(ServerMachine):
         headers = tuple(self._headers[client] for client in sorted(self._headers))
         votes = tuple(self._votes[client] for client in sorted(self._votes))
         block = pack(self._total, self._terms.plan.residue_bytes)
-        return "open", {self._openers.pop(0): AskOpener(headers, votes, block)}
+        opener = self._openers.pop(0)
+        return "open", {opener: AskOpener(opener, headers, votes, block)}
 
     def _take_opened(self, sender: ClientId, message: Message) -> None:
         assert isinstance(message, Opened)  # noqa: S101 - _taker ties handler to type

@@ -8,12 +8,13 @@ Up is client to server, down is server to client. A *place* is an index into the
     0x0202  Roster         down  entries: blob of n records, identities strictly increasing; a record is
                                identity u32 | keys 64 | signature 64 (absent in the semi-honest mode)
     0x0203  ShareKeys      up    seed_hash 32; boxes: blob, one box of 94 bytes for each neighbor, increasing
-    0x0204  Boxes          down  sharers: bitmap over places; boxes: blob, the box from each neighbor that shared,
-                               increasing
+    0x0204  Boxes          down  receiver u32; sharers: bitmap over places; boxes: blob, the box from each neighbor that
+                               shared, increasing
     0x0205  MaskedInput    up    check 16; values: blob, the masked vector, packed
     0x0206  Survivors      down  survivors: bitmap over places
     0x0207  ConsistencyCheck up  signature 64
-    0x0208  Signatures     down  signers: bitmap over the receiver's neighbors; signatures: blob, 64 bytes for each
+    0x0208  Signatures     down  receiver u32; signers: bitmap over the receiver's neighbors; signatures: blob, 64 bytes
+                               for each
     0x0209  Unmask         up    given: bitmap over the dealers whose share is due; shares: blob, 33 bytes for each
 
 A bitmap is count u32 | ceil(count / 8) bytes; member i is bit i mod 8 (least first) of byte i / 8, and the bits behind
@@ -32,7 +33,7 @@ from privfl.crypto.shamir import SHARE_BYTES
 from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import WireError
 from privfl.sums.base import MAX_CLIENTS
-from privfl.wire import U32, Blob, Fixed, Message, Reader, wired
+from privfl.wire import U32, Addressed, Blob, Fixed, Message, Reader, wired
 
 KEYS_BYTES: Final = 64
 BOX_BYTES: Final = 2 * SHARE_BYTES + SEAL_OVERHEAD
@@ -142,10 +143,11 @@ class ShareKeys(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes(Message):
+class Boxes(Addressed):
     """The boxes for one receiver.
 
     Attributes:
+        receiver: The client that can open them.
         sharers: The clients that shared.
         boxes: The box from each neighbor that shared, increasing.
     """
@@ -186,10 +188,11 @@ class ConsistencyCheck(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Signatures(Message):
+class Signatures(Addressed):
     """The signatures of the receiver's neighbors on the survivor list.
 
     Attributes:
+        receiver: The client whose neighbors signed.
         signers: The neighbors that signed.
         signatures: Their signatures, 64 bytes each.
     """

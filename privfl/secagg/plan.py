@@ -26,6 +26,7 @@ COMPUTATIONAL_BITS: Final = 128
 """What X25519, and so everything keyed by it, is held to give."""
 
 _COUNT: Final = 4
+_RECEIVER: Final = 4
 _LENGTH: Final = 8  # of a blob
 
 
@@ -217,12 +218,12 @@ def _bytes(clients: int, degree: int, holders: int, signed: bool, vector: int) -
     ]
     down = [
         _LENGTH + (4 + KEYS_BYTES + signature) * clients,
-        _bitmap(clients) + _LENGTH + BOX_BYTES * degree,
+        _RECEIVER + _bitmap(clients) + _LENGTH + BOX_BYTES * degree,
         _bitmap(clients),
     ]
     if signed:
         up.append(SIGNATURE_BYTES)
-        down.append(_bitmap(degree) + _LENGTH + SIGNATURE_BYTES * degree)
+        down.append(_RECEIVER + _bitmap(degree) + _LENGTH + SIGNATURE_BYTES * degree)
     return sum(up) + HEADER_BYTES * len(up), sum(down) + HEADER_BYTES * len(down)
 
 

@@ -194,9 +194,8 @@ class MaskedServer(ServerMachine):
             for index, holder in enumerate(self._graph.neighbors(dealer)):
                 if holder in inboxes:
                     inboxes[holder].append(boxes[index * BOX_BYTES : (index + 1) * BOX_BYTES])
-        return {
-            self._clients[place]: self._pack(Boxes(sharers, b"".join(inboxes[place]))) for place in self._able(sharers)
-        }
+        able = {place: self._clients[place] for place in self._able(sharers)}
+        return {client: self._pack(Boxes(client, sharers, b"".join(inboxes[place]))) for place, client in able.items()}
 
     def _able(self, members: Bitmap) -> list[int]:
         """The members with enough holders among them; the others would refuse to go on, and rightly so."""
@@ -268,10 +267,10 @@ class MaskedServer(ServerMachine):
         signed = self._members(set(self.state.signatures))
         messages = {}
         for place in self._able(signed):
-            neighbors = self._graph.neighbors(place)
+            client, neighbors = self._clients[place], self._graph.neighbors(place)
             near = [index for index, other in enumerate(neighbors) if other in signed]
             joined = b"".join(self.state.signatures[self._clients[neighbors[index]]] for index in near)
-            messages[self._clients[place]] = self._pack(Signatures(Bitmap.of(len(neighbors), near), joined))
+            messages[client] = self._pack(Signatures(client, Bitmap.of(len(neighbors), near), joined))
         return messages
 
     # --- Unmask -> the sum -----------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from privfl.wire import (
     U8,
     U16,
     U32,
+    Addressed,
     Blob,
     ClientId,
     Fixed,
@@ -98,6 +99,8 @@ class ClientMachine(ABC):
         self._last: _Exchange | None = None
         self._saved: bytes | None = None
         self._restored = 0
+        kinds = [row.receives for row in table if row.receives is not None]
+        self._addressed = {kind.KIND for kind in kinds if issubclass(kind, Addressed)}
         self._states = list(dict.fromkeys([*(row.state for row in table), *(row.then for row in table)]))
 
     @abstractmethod
@@ -166,7 +169,8 @@ class ClientMachine(ABC):
         The same bytes again get the same answer again.
 
         Raises:
-            WireError: The bytes are cut, misrouted, or of a step that is not due; nothing has changed.
+            WireError: The bytes are cut, misrouted, for another client, or of a step that is not due; nothing has
+                changed.
             RemoteProtocolError: The server, or a client behind it, broke the rules. The session is over, unless the
                 server sent two different messages in one step, of which the second one changes nothing.
             TooFewSurvivors: Too few clients are left; the session is over.
@@ -177,6 +181,8 @@ class ClientMachine(ABC):
             header, body = peek(message, max_length=self._max_length())
             if (header.sender, header.task) != (SERVER, self._session):
                 raise WireError("the header names another sender or session")
+            if header.kind in self._addressed and Addressed.receiver_of(body) != self._me:
+                raise WireError("the message is for another client")
             due = {row.receives.KIND: row for row in self._table if row.state == self._state and row.receives}
             row = due.get(header.kind)
             if row is None or (self._last is not None and self._last.kind == header.kind):

@@ -3,7 +3,8 @@
 A party is a table of `Transition`s and one handler for each message; `ClientMachine` (client.py) and `ServerMachine`
 (server.py) do the rest, the same for every sum:
 
-- Bytes that are cut short, misrouted, of another session or of a step that is not due change nothing: `WireError`.
+- Bytes that are cut short, misrouted, for another client, of another session or of a step that is not due change
+  nothing: `WireError`.
 - The same bytes again get the same answer again. A message of an earlier step is ignored.
 - A client that accepted a message of the step that is due, and then fails, is aborted for good. A server drops and
   blames the sender of such a message (`RemoteProtocolError`) and goes on.

@@ -301,6 +301,11 @@ def message(name, sender, task, body):
     return struct.pack("<4sBHI", b"pvfl", 1, KINDS[name], sender) + task + u32(len(body)) + body
 
 
+def body_for(receiver, body):
+    """A body that differs by receiver: it begins with the receiver's identity."""
+    return u32(receiver) + body
+
+
 def blob(data):
     return u64(len(data)) + data
 
@@ -407,7 +412,7 @@ def run(name, *, clients, bits, length, least, held=None, silent=()):
     else:
         while True:
             dealer = min(adverts)
-            down("AskDealer", {dealer: listed([adverts[c] for c in sorted(adverts)])})
+            down("AskDealer", {dealer: body_for(dealer, listed([adverts[c] for c in sorted(adverts)]))})
             fixed, boxes = people[dealer].deal(task, [adverts[c] for c in sorted(adverts)])
             if up(dealer, "Deal", fixed + listed(boxes)):
                 break
@@ -415,7 +420,8 @@ def run(name, *, clients, bits, length, least, held=None, silent=()):
         for c in adverts:
             people[c].session_key = people[dealer].session_key
         own = {box[:4]: [box] for box in boxes}
-        down("Dealt", {c: adverts[dealer] + fixed + listed(own.get(u32(c), [])) for c in sorted(adverts)})
+        parts = {c: adverts[dealer] + fixed + listed(own.get(u32(c), [])) for c in sorted(adverts)}
+        down("Dealt", {c: body_for(c, part) for c, part in parts.items()})
     frames, taken = {}, set()
     for c in sorted(adverts):
         frame = people[c].frame(task, plan, vectors[c])
@@ -432,7 +438,7 @@ def run(name, *, clients, bits, length, least, held=None, silent=()):
     block = sum(frame["block"] for frame in frames.values()) % plan.q
     ask = listed([frames[c]["header"] for c in survivors]) + listed([u32(c) + votes[c] for c in sorted(votes)])
     for opener in sorted(votes):
-        down("AskOpener", {opener: ask + blob(pack(block, plan))})
+        down("AskOpener", {opener: body_for(opener, ask + blob(pack(block, plan)))})
         body, total, record = people[opener].opened(task, plan, block, [frames[c] for c in survivors])
         assert total.tolist() == np.sum([vectors[c] for c in survivors], axis=0).tolist()
         if up(opener, "Opened", body):
@@ -533,14 +539,22 @@ def failures(script, state):
     assert take_seeds(frames[1]["seed"], {frames[0]["seed"], frames[1]["seed"]}) is None
     assert take_seeds(frames[1]["seed"] * 2, set()) is None
 
+    adverts = [person.advert(task) for person in people]
+
+    def sent(kind, receiver):
+        """The server's message of this kind to this client."""
+        (step,) = (step for step in script if step.get("advance") == kind)
+        return base64.b64decode(step["messages"][str(receiver)])
+
     def same(data):
         return data
 
-    def ask(headers=None, chosen=None, summed=None):
+    def ask(headers=None, chosen=None, summed=None, receiver=0):
         headers = [frames[c]["header"] for c in (0, 1, 2)] if headers is None else headers
         chosen = [0, 1, 2] if chosen is None else chosen
         body = listed(headers) + listed([u32(c) + votes[c] for c in chosen])
-        return message("AskOpener", SERVER, task, body + blob(pack(block if summed is None else summed, plan)))
+        body += blob(pack(block if summed is None else summed, plan))
+        return message("AskOpener", SERVER, task, body_for(receiver, body))
 
     at_prime = plan.q.to_bytes(plan.size, "little") + frames[2]["packed"][plan.size :]
     copied = sign(
@@ -583,6 +597,16 @@ def failures(script, state):
         "frame-with-a-copied-seed": at_server | {"message": frame(same, seed=frames[1]["seed"])},
         "frame-of-another-sender": unusable
         | {"message": message("Frame", 1, task, frames[1]["header"] + blob(frames[1]["packed"]))},
+        "deal-request-for-another-client": unusable
+        | {
+            "party": 0,
+            "before": "AskDealer",
+            "message": message("AskDealer", SERVER, task, body_for(1, listed(adverts))),
+        },
+        "deal-for-another-client": unusable | {"party": 1, "before": "Dealt", "message": sent("Dealt", 2)},
+        "deal-for-nobody": unusable
+        | {"party": 1, "before": "Dealt", "message": message("Dealt", SERVER, task, u32(1)[:3])},
+        "opener-request-for-another-client": at_opener | {"message": ask(receiver=1), "error": "WireError"},
         "opener-scaled-sum": at_opener | {"message": ask(summed=block * 2 % plan.q)},
         "opener-one-frame-as-the-sum": at_opener | {"message": ask(summed=frames[1]["block"])},
         "opener-shifted-sum": at_opener | {"message": ask(summed=(block + 1) % plan.q)},

@@ -40,6 +40,7 @@ KINDS = {
     "Signatures": 0x0208,
     "Unmask": 0x0209,
 }
+ADDRESSED = {KINDS["Boxes"], KINDS["Signatures"]}  # their bodies begin with the receiver
 
 
 class Remote(Exception):
@@ -85,8 +86,8 @@ def message(kind: str, sender: int, session: bytes, body: bytes) -> bytes:
     return b"pvfl" + b"\x01" + struct.pack("<HI", KINDS[kind], sender) + session + u32(len(body)) + body
 
 
-def read_kind(data: bytes, sender: int, session: bytes) -> str:
-    """The kind of a whole message from `sender` in this session."""
+def read_kind(data: bytes, sender: int, session: bytes, receiver: int = SERVER) -> str:
+    """The kind of a whole message from `sender` to `receiver` in this session."""
     require(len(data) >= 47, "shorter than a header", Unusable)
     number = struct.unpack_from("<H", data, 5)[0]
     kind = next((name for name, known in KINDS.items() if known == number), "")
@@ -94,15 +95,15 @@ def read_kind(data: bytes, sender: int, session: bytes) -> str:
     header = message(kind, sender, session, b"")[:43]
     require(data[:43] == header, "another sender, session or version", Unusable)
     require(data[43:47] == u32(len(data) - 47), "another length", Unusable)
+    require(number not in ADDRESSED or data[47:51] == u32(receiver), "for another client", Unusable)
     return kind
 
 
 class Body:
     """Takes the fields of a message one by one; what is left at the end, or missing, is an error."""
 
-    def __init__(self, data: bytes, kind: str, sender: int, session: bytes) -> None:
-        require(read_kind(data, sender, session) == kind, "not due", Unusable)
-        self.rest = data[47:]
+    def __init__(self, data: bytes, kind: str) -> None:
+        self.rest = data[51 if KINDS[kind] in ADDRESSED else 47 :]
 
     def fixed(self, size: int) -> bytes:
         require(len(self.rest) >= size, "truncated")
@@ -486,7 +487,7 @@ class Client:
         return self.send("AdvertiseKeys", self.public + blob(signature))
 
     def answer(self, data: bytes) -> bytes | None:
-        kind = read_kind(data, SERVER, self.session)
+        kind = read_kind(data, SERVER, self.session, self.me)
         if data == self.last[0]:
             return self.last[1]
         if kind in self.answered:
@@ -500,7 +501,7 @@ class Client:
         return sent
 
     def roster(self, data: bytes) -> bytes:
-        body = Body(data, "Roster", SERVER, self.session)
+        body = Body(data, "Roster")
         entries = body.blob()
         body.end()
         self.view = view = View(self.terms, entries)
@@ -549,7 +550,7 @@ class Client:
         self.words = [(a + b) % (1 << self.terms.bits) for a, b in zip(self.words, self.noise, strict=True)]
 
     def boxes(self, data: bytes) -> bytes:
-        view, body = self.view, Body(data, "Boxes", SERVER, self.session)
+        view, body = self.view, Body(data, "Boxes")
         self.sharers = body.bitmap(view.size)
         require(self.place in self.sharers, "I am not among the sharers")
         self.peers = [place for place in self.peers if place in self.sharers]
@@ -573,7 +574,7 @@ class Client:
         return self.send("MaskedInput", view.input_check(self.place, values) + blob(values))
 
     def survivors_(self, data: bytes) -> bytes:
-        view, body = self.view, Body(data, "Survivors", SERVER, self.session)
+        view, body = self.view, Body(data, "Survivors")
         self.survivors = body.bitmap(view.size)
         body.end()
         require(self.place in self.survivors, "I am not among the survivors")
@@ -591,7 +592,7 @@ class Client:
         return self.send("ConsistencyCheck", sign(self.signing, "survivors", *said))
 
     def signatures(self, data: bytes) -> bytes:
-        view, body = self.view, Body(data, "Signatures", SERVER, self.session)
+        view, body = self.view, Body(data, "Signatures")
         neighbors = view.neighbors(self.place)
         signers = [neighbors[i] for i in body.bitmap(len(neighbors))]
         given = pieces(body.blob(), 64, len(signers))
@@ -644,7 +645,7 @@ class Server:
             return  # late, or once more
         require(kind == self.step, "not due", Unusable)
         try:
-            body = Body(data, self.step, sender, self.session)
+            body = Body(data, self.step)
             getattr(self, "take_" + self.step)(sender, body)
         except Remote:
             self.blamed.add(sender)
@@ -710,7 +711,10 @@ class Server:
         require(self.view.min_arc(list(members)) >= self.terms.arc, "an arc too empty", TooFew)
 
     def down(self, kind: str, bodies: dict[int, bytes]) -> dict[int, bytes]:
-        return {self.view.ids[place]: message(kind, SERVER, self.session, body) for place, body in bodies.items()}
+        clients = {self.view.ids[place]: body for place, body in bodies.items()}
+        if KINDS[kind] in ADDRESSED:
+            clients = {client: u32(client) + body for client, body in clients.items()}
+        return {client: message(kind, SERVER, self.session, body) for client, body in clients.items()}
 
     def close(self) -> dict[int, bytes]:
         self.heard = set()

@@ -238,10 +238,11 @@ RECORD = 132
 
 
 def rebuilt(kind: str, sender: int, body: Callable[[Play, int, bytes], bytes]) -> Tamper:
-    """The message with another body, and a header that fits it."""
+    """The message with another body after the receiver, where it names one, and a header that fits it."""
+    start = 51 if ref.KINDS[kind] in ref.ADDRESSED else 47
 
     def tamper(play: Play, client: int, data: bytes) -> bytes:
-        new = body(play, client, data[47:])
+        new = data[47:start] + body(play, client, data[start:])
         return bytes(ref.message(kind, client if sender < 0 else sender, play.terms.session, new))
 
     return tamper
@@ -278,6 +279,11 @@ def flip(at: int, bit: int = 0) -> Tamper:
         return bytes(changed)
 
     return tamper
+
+
+def misrouted(play: Play, client: int, data: bytes) -> bytes:
+    """The message of the same step to another client."""
+    return bytes.fromhex(play.steps[-2]["down"][client + 1])
 
 
 def bits(kind: str, *members: int, count: int = 5) -> Tamper:
@@ -325,7 +331,7 @@ def refusals() -> list[Play]:
         ("survivors-too-early", {}, "MaskedInput", from_server("Survivors", lambda p, c, o: ref.bitmap(5, range(5)))),
         ("boxes-list-without-the-receiver", {}, "MaskedInput", bits("Boxes", 0, 2, 3, 4)),
         ("boxes-list-over-other-places", {}, "MaskedInput", bits("Boxes", 0, 1, 2, 3, count=6)),
-        ("boxes-list-with-padding-bits", {}, "MaskedInput", flip(51, 7)),
+        ("boxes-list-with-padding-bits", {}, "MaskedInput", flip(55, 7)),
         (
             "boxes-fewer-than-the-list-says",
             {},
@@ -333,6 +339,9 @@ def refusals() -> list[Play]:
             from_server("Boxes", lambda p, c, o: o[:5] + ref.blob(o[13:-94])),
         ),
         ("boxes-cut", {}, "MaskedInput", lambda p, c, d: d[:-1]),
+        ("boxes-for-another-client", {}, "MaskedInput", misrouted),
+        ("boxes-for-nobody", {}, "MaskedInput", flip(50, 7)),
+        ("boxes-shorter-than-a-receiver", {}, "MaskedInput", lambda p, c, d: d[:43] + ref.u32(3) + d[47:50]),
         (
             "boxes-of-which-two-do-not-open",
             {},
@@ -374,6 +383,7 @@ def refusals() -> list[Play]:
             ),
         ),
         ("signature-of-another-client", {}, "Unmask", signatures(lambda p, near, s: (near, [s[1], s[1], *s[2:]]))),
+        ("signatures-for-another-client", {}, "Unmask", misrouted),
         ("signatures-too-few", {}, "Unmask", signatures(lambda p, near, s: (near[:2], s[:2]))),
         ("signature-of-one-who-did-not-survive", silent, "Unmask", signatures(lambda p, near, s: ([0, 1, 3], s))),
         ("signatures-fewer-than-the-list-says", {}, "Unmask", signatures(lambda p, near, s: (near, s[:-1]))),

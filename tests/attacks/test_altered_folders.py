@@ -13,6 +13,8 @@ import pytest
 from privfl.cli.app import run as command
 from privfl.errors import StateError
 from privfl.experiment import Experiment
+from privfl.experiment import folder as folder_module
+from privfl.experiment.config import from_mapping, read_toml, toml_text
 from privfl.experiment.folder import RunFolder
 from privfl.fl.client import ClientUpdate
 
@@ -23,11 +25,14 @@ def still(model: np.ndarray, client: int, round: int, rng: np.random.Generator) 
     return ClientUpdate(np.zeros(3), 1)
 
 
+def an_experiment(runs: Path, *, rounds: int = 2) -> Experiment:
+    overrides = NOISE | {"rounds": rounds}
+    return Experiment(train=still, initial=np.zeros(3), clients=5, runs=runs, name="r", overrides=overrides)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    experiment = Experiment(
-        train=still, initial=np.zeros(3), clients=5, runs=tmp_path, name="r", overrides=NOISE | {"rounds": 2}
-    )
+    experiment = an_experiment(tmp_path)
     experiment.run()
     return experiment.folder
 
@@ -71,14 +76,99 @@ def test_a_report_that_was_altered_next_to_its_model_is_refused(folder: Path) ->
 
 
 def test_a_configuration_that_denies_the_noise_is_refused(folder: Path) -> None:
-    """Without noise there is no statement, and whoever asks would take the run for one that never claimed any."""
+    """Without noise there is no statement, and a reader would take the run for one that never claimed any."""
     path = folder / "config.toml"
     path.write_text(path.read_text().replace('placement = "central"', 'placement = "none"'))
-    with pytest.raises(StateError, match="there is a ledger"):
-        RunFolder(folder).epsilon()
-    with pytest.raises(StateError, match="there is a ledger"):
-        RunFolder(folder).epsilons()
+    for ask in (RunFolder(folder).epsilon, RunFolder(folder).epsilons):
+        with pytest.raises(StateError, match="was edited after the run was started"):
+            ask()
     assert command(["report", "r", "--runs", str(folder.parent), "--to", str(folder.parent / "r.html")]) == 2
+
+
+KEPT = [
+    ("noise_multiplier = 2.0", "noise_multiplier = 20.0"),
+    ("clip_norm = 1.0", "clip_norm = 0.1"),
+    ("delta = 1e-05", "delta = 0.001"),
+    ("delta = 1e-05\n", ""),
+    ('noise = "secure"', 'noise = "simulation"'),
+    ('adjacency = "', 'adjacency = "zero_out" # "'),
+    ('scheme = "', 'scheme = "masked" # "'),
+    ("seed = 0", "seed = 1"),
+    ('name = "r"', 'name = "another"'),
+    ("evaluate_every = 1\n", ""),
+    ("learning_rate = 0.1", "learning_rate = 0.2"),
+    ("[sum]", "[sum]\nbits = 40"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), KEPT, ids=[old.strip() for old, _ in KEPT])
+def test_a_setting_edited_after_the_start_is_refused(
+    folder: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, path, page = RunFolder(folder), folder / "config.toml", folder.parent / "r.html"
+    truth, text = files.epsilon(), path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for ask in (files.epsilon, files.epsilons, lambda: files.ledger, lambda: files.config):
+        with pytest.raises(StateError, match=r"config\.toml was edited after the run was started: put back"):
+            ask()
+    runs = ["--runs", str(folder.parent)]
+    for verb in (["report", "r", "--to", str(page)], ["runs", "list"]):
+        assert command([*verb, *runs]) == 2
+        assert "was edited after the run was started" in " ".join(capsys.readouterr().err.split())
+    assert not page.exists()
+    with pytest.raises(StateError, match="was edited after"):
+        an_experiment(folder.parent, rounds=3).run(resume=True)
+    path.write_text(text)
+    assert files.epsilon() == truth
+
+
+def test_what_a_run_does_not_keep_may_be_edited(folder: Path) -> None:
+    """The length of the run, where it is computed, the layout of the file, and `1` for `1.0`."""
+    path = folder / "config.toml"
+    truth, text = RunFolder(folder).epsilon(), path.read_text()
+    loose = text.replace("rounds = 2", "rounds = 9").replace("clip_norm = 1.0", "clip_norm = 1  # the norm")
+    loose = loose.replace("workers = 0", "workers = 1  # here")
+    assert loose.count("#") == 2
+    path.write_text("# mine\n" + loose)
+    assert RunFolder(folder).epsilon() == truth
+    an_experiment(folder.parent, rounds=3).run(resume=True)
+    assert RunFolder(folder).config.rounds == 3
+    assert len(RunFolder(folder).reports()) == 3
+
+
+def test_a_file_without_a_setting_that_came_later_is_the_same(folder: Path) -> None:
+    """A library that knows one setting more reads the folders of an older one."""
+    config, record = folder / "config.toml", folder / "run.json"
+    tree = {key: value for key, value in read_toml(config).items() if key != "evaluate_every"}
+    config.write_text(toml_text(tree))
+    digest = folder_module._settings_digest(from_mapping(tree), tree)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"settings": digest}))
+    an_experiment(folder.parent, rounds=3).run(resume=True)
+    assert "evaluate_every" not in config.read_text()
+    assert RunFolder(folder).config.rounds == 3
+
+
+@pytest.mark.parametrize("damage", ["gone", "without", "other"])
+def test_a_record_without_the_digest_of_the_settings_is_refused(folder: Path, damage: str) -> None:
+    path = folder / "run.json"
+    record = json.loads(path.read_text())
+    assert re.fullmatch("[0-9a-f]{64}", record["settings"])
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(json.dumps(record | {"settings": "00" * 32} if damage == "other" else {}))
+    with pytest.raises(StateError, match=r"run\.json|config\.toml"):
+        RunFolder(folder).epsilon()
+
+
+def test_a_ledger_in_the_folder_of_a_run_without_noise_is_refused(tmp_path: Path, folder: Path) -> None:
+    plain = Experiment(train=still, initial=np.zeros(3), clients=5, runs=tmp_path, name="plain", rounds=1)
+    plain.run()
+    assert RunFolder(plain.folder).epsilon() is None
+    (plain.folder / "ledger.jsonl").write_bytes((folder / "ledger.jsonl").read_bytes())
+    with pytest.raises(StateError, match="this run adds no noise"):
+        RunFolder(plain.folder).epsilon()
 
 
 def test_a_ledger_that_is_a_folder_is_no_ledger(folder: Path) -> None:

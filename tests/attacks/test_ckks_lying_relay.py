@@ -111,7 +111,7 @@ def test_a_dealer_deals_to_signed_keys_of_the_cohort_only(
 ) -> None:
     room = ckks()
     known = adverts(room)
-    room.refuses(0, AskDealer(lie(room, known)), error, match)
+    room.refuses(0, AskDealer(0, lie(room, known)), error, match)
 
 
 def _dealt(room: Any) -> Dealt:
@@ -127,23 +127,29 @@ def test_boxes_that_are_altered_rerouted_or_reflected(ckks: Make) -> None:
     content = dealt.box[0].content
     flipped = bytes([content[0] ^ 1]) + content[1:]
     room.refuses(1, dataclasses.replace(dealt, box=(Box(1, flipped),)), RemoteProtocolError, "does not open")
-    room.refuses(2, dataclasses.replace(dealt, box=(Box(2, content),)), RemoteProtocolError, "does not open")
-    room.refuses(3, dataclasses.replace(dealt, box=()), RemoteProtocolError, "without this client's box")
+    room.refuses(
+        2, dataclasses.replace(dealt, receiver=2, box=(Box(2, content),)), RemoteProtocolError, "does not open"
+    )
+    room.refuses(3, dataclasses.replace(dealt, receiver=3, box=()), RemoteProtocolError, "without this client's box")
     room.refuses(
         4,
-        dataclasses.replace(dealt, dealer=dataclasses.replace(dealt.dealer, client=4)),
+        dataclasses.replace(dealt, receiver=4, dealer=dataclasses.replace(dealt.dealer, client=4)),
         RemoteProtocolError,
         "cannot be the dealer",
     )
     room = ckks()
     dealt = _dealt(room)
     room.refuses(1, dataclasses.replace(dealt, key=bytes(32)), RemoteProtocolError, "does not verify")
-    room.refuses(2, dataclasses.replace(dealt, signature=bytes(64)), RemoteProtocolError, "does not verify")
+    room.refuses(2, dataclasses.replace(dealt, receiver=2, signature=bytes(64)), RemoteProtocolError, "does not verify")
     stranger = dataclasses.replace(dealt.dealer, client=77)
-    room.refuses(3, dataclasses.replace(dealt, dealer=stranger), RemoteProtocolError, "cannot be the dealer")
-    room.refuses(0, dealt, RemoteProtocolError, "another deal than this client's own")
+    room.refuses(
+        3, dataclasses.replace(dealt, receiver=3, dealer=stranger), RemoteProtocolError, "cannot be the dealer"
+    )
+    room.refuses(0, dataclasses.replace(dealt, receiver=0), RemoteProtocolError, "another deal than this client's own")
     for_another_key = dataclasses.replace(dealt.dealer, held=key_id(bytes(32)))
-    room.refuses(4, dataclasses.replace(dealt, dealer=for_another_key), RemoteProtocolError, "does not verify")
+    room.refuses(
+        4, dataclasses.replace(dealt, receiver=4, dealer=for_another_key), RemoteProtocolError, "does not verify"
+    )
 
 
 def test_a_dealer_that_boxes_another_key_than_it_committed_to(ckks: Make) -> None:

@@ -55,9 +55,9 @@ def test_one_frame_posing_as_the_sum(ckks: Make) -> None:
     ask = room.ask()
     blocks = {client: bytes(room.frame(client).block) for client in room.frames}
     room.refuses(0, dataclasses.replace(ask, block=blocks[1]), RemoteProtocolError, "not the sum of the signed")
-    alone = AskOpener((ask.headers[1],), ask.votes, blocks[1])
+    alone = AskOpener(1, (ask.headers[1],), ask.votes, blocks[1])
     room.refuses(1, alone, RemoteProtocolError, "survivor list that this client signed")
-    others = AskOpener(ask.headers[:1] * 5, ask.votes, blocks[0])
+    others = AskOpener(2, ask.headers[:1] * 5, ask.votes, blocks[0])
     room.refuses(2, others, RemoteProtocolError, "survivor list that this client signed")
 
 
@@ -143,7 +143,9 @@ def test_a_vote_of_a_member_that_is_not_on_the_list(ckks: Make) -> None:
     parts = consent_parts(room.task.digest(), ask.headers[0].key, (0, 1, 2, 3))
     outsider = Vote(4, room.credentials[4].signing.sign("ckks-sum survivors", *parts))
     room.refuses(0, dataclasses.replace(ask, votes=(*ask.votes[:2], outsider)), RemoteProtocolError, "the survivors'")
-    room.refuses(1, dataclasses.replace(ask, votes=(*ask.votes, outsider)), RemoteProtocolError, "the survivors'")
+    room.refuses(
+        1, dataclasses.replace(ask, receiver=1, votes=(*ask.votes, outsider)), RemoteProtocolError, "the survivors'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,8 @@ def test_the_openers_own_frame_and_a_copied_seed(ckks: Make) -> None:
     room.refuses(0, dataclasses.replace(ask, headers=(own, *ask.headers[1:])), RemoteProtocolError, "own frame")
     copied: FrameHeader = dataclasses.replace(ask.headers[4], seeds=bytes(ask.headers[2].seeds))
     copied = copied.sign(room.task.digest(), room.credentials[4].signing)
-    room.refuses(1, dataclasses.replace(ask, headers=(*ask.headers[:4], copied)), RemoteProtocolError, "a seed occurs")
+    twice = dataclasses.replace(ask, receiver=1, headers=(*ask.headers[:4], copied))
+    room.refuses(1, twice, RemoteProtocolError, "a seed occurs")
 
 
 def test_two_openers_with_different_lists(ckks: Make) -> None:
@@ -192,6 +195,7 @@ def test_two_openers_with_different_lists(ckks: Make) -> None:
     for opener in (0, 2):
         side = [c for c in lists if lists[c] == lists[opener]]
         ask = AskOpener(
+            opener,
             tuple(headers[c] for c in lists[opener]),
             tuple(Vote(c, votes[c]) for c in side),
             bytes(room.plan.block_bytes),

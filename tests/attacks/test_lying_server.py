@@ -56,7 +56,7 @@ def test_second_unmask_request(play: Make) -> None:
     assert game.clients[0].receive(survivors(game, 0, 1, 2, 3)) is None
     other = body(Signatures, game.mail[0])
     with pytest.raises(RemoteProtocolError, match="two different messages"):
-        game.clients[0].receive(game.down(Signatures(other.signers, bytes(len(other.signatures)))))
+        game.clients[0].receive(game.down(Signatures(0, other.signers, bytes(len(other.signatures)))))
     assert game.clients[0].receive(game.mail[0]) == given
 
 
@@ -160,7 +160,7 @@ def test_a_directory_that_fails_for_a_while_costs_nobody_its_place() -> None:
 def test_lists_that_name_the_wrong_clients(play: Make, members: tuple[int, ...], count: int, step: int) -> None:
     game = play().until(step)
     named = Bitmap.of(count, members)
-    refuse(game, 0, game.down(Boxes(named, bytes(4 * BOX_BYTES)) if step == 2 else Survivors(named)))
+    refuse(game, 0, game.down(Boxes(0, named, bytes(4 * BOX_BYTES)) if step == 2 else Survivors(named)))
 
 
 def test_list_with_bits_behind_its_end(play: Make) -> None:
@@ -190,7 +190,7 @@ def test_list_below_the_least_number_of_vectors(play: Make) -> None:
 
 def test_sharers_below_the_threshold(play: Make) -> None:
     game = play().until(2)
-    refuse(game, 0, game.down(Boxes(Bitmap.of(5, (0, 1)), bytes(BOX_BYTES))), TooFewSurvivors)
+    refuse(game, 0, game.down(Boxes(0, Bitmap.of(5, (0, 1)), bytes(BOX_BYTES))), TooFewSurvivors)
 
 
 # --- split view ----------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_split_view_of_survivors(play: Make) -> None:
         attempts = []
         for chosen in (same, everybody):
             places = Bitmap.of(5, (c - (c > victim) for c in chosen))
-            attempts.append(game.down(Signatures(places, b"".join(signed[c] for c in chosen))))
+            attempts.append(game.down(Signatures(victim, places, b"".join(signed[c] for c in chosen))))
         fork = game.fork()
         with pytest.raises(TooFewSurvivors):
             fork.clients[victim].receive(attempts[0])
@@ -226,7 +226,7 @@ def test_split_view_of_the_roster(play: Make) -> None:
     }
     inbox = b"".join(boxes[dealer][0] for dealer in (1, 2, 3, 4))
     with pytest.raises(TooFewSurvivors):
-        game.clients[0].receive(game.down(Boxes(Bitmap.of(5, range(5)), inbox)))
+        game.clients[0].receive(game.down(Boxes(0, Bitmap.of(5, range(5)), inbox)))
 
 
 def test_arc_of_the_ring_cut_off(play: Make, identities: Any) -> None:
@@ -265,10 +265,10 @@ def test_signatures_that_are_not_those_of_survivors(play: Make) -> None:
     ]:
         fork = game.fork()
         with pytest.raises(error):
-            fork.clients[0].receive(game.down(Signatures(Bitmap.of(4, places), joined)))
+            fork.clients[0].receive(game.down(Signatures(0, Bitmap.of(4, places), joined)))
         assert fork.clients[0].state == "aborted"
     with pytest.raises(RemoteProtocolError, match="neighbors"):
-        game.clients[0].receive(game.down(Signatures(Bitmap.of(5, (0, 1, 2)), three)))
+        game.clients[0].receive(game.down(Signatures(0, Bitmap.of(5, (0, 1, 2)), three)))
 
 
 # --- replay, order, policy -----------------------------------------------------------------------------------------

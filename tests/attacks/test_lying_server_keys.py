@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,17 +106,17 @@ def test_reflected_share_boxes(play: Make) -> None:
     game = play().until(1).answer()
     mine = bytes(body(ShareKeys, game.uplink[0]).boxes)
     game.send()
-    refuse(game, 0, game.down(Boxes(Bitmap.of(5, range(5)), mine)), TooFewSurvivors)
+    refuse(game, 0, game.down(Boxes(0, Bitmap.of(5, range(5)), mine)), TooFewSurvivors)
 
 
 def test_rerouted_share_boxes(play: Make) -> None:
     """Boxes for client 1 reach client 0: none opens. One alone is a missing share, and the round completes."""
     game = play().until(2)
-    theirs = body(Boxes, game.mail[1])
+    theirs = replace(body(Boxes, game.mail[1]), receiver=0)
     refuse(game.fork(), 0, game.down(theirs), TooFewSurvivors)
     own = bytes(body(Boxes, game.mail[0]).boxes)
     one = bytes(theirs.boxes)[BOX_BYTES : 2 * BOX_BYTES] + own[BOX_BYTES:]
-    game.mail[0] = game.down(Boxes(Bitmap.of(5, range(5)), one))
+    game.mail[0] = game.down(Boxes(0, Bitmap.of(5, range(5)), one))
     game.finish()
     assert game.server.result.undecided == (Dispute(1, 0, "missing"),)
 
@@ -124,4 +125,4 @@ def test_boxes_of_another_number(play: Make) -> None:
     game = play().until(2)
     own = bytes(body(Boxes, game.mail[0]).boxes)
     for boxes in (own[:-1], own + own[:BOX_BYTES], b""):
-        refuse(game.fork(), 0, game.down(Boxes(Bitmap.of(5, range(5)), boxes)))
+        refuse(game.fork(), 0, game.down(Boxes(0, Bitmap.of(5, range(5)), boxes)))

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 from privfl.cli.app import run
 from privfl.data.registry import BUNDLED, NAMES
 from privfl.experiment import load_config
+from privfl.experiment.config import Config
+from privfl.experiment.folder import Identity, RunFolder
 from privfl.files import verify_chain
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -207,8 +209,9 @@ def test_the_repository_lists_shows_and_exports(capsys, tmp_path):
 
 
 def test_a_run_without_a_model_says_so(capsys, tmp_path):
-    (tmp_path / "runs" / "empty").mkdir(parents=True)
-    (tmp_path / "runs" / "empty" / "config.toml").write_text("")
+    (tmp_path / "runs").mkdir()
+    with RunFolder(tmp_path / "runs" / "empty").writing(Config(), Identity("00" * 32, 10), resume=False):
+        pass
     assert run(["runs", "show", "empty"]) == 2
     assert "no model yet" in capsys.readouterr().err
     assert run(["runs", "list", "--json"]) == 0

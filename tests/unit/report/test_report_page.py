@@ -15,6 +15,7 @@ from privfl.dp import Ledger
 from privfl.errors import StateError
 from privfl.experiment import Experiment, versions
 from privfl.experiment.config import Config
+from privfl.experiment.folder import Identity, RunFolder
 from privfl.fl.client import ClientUpdate
 from privfl.report.page import render
 from privfl.report.run import read_run
@@ -138,8 +139,8 @@ def test_the_verb_writes_it(tmp_path, capsys, monkeypatch):
     (tmp_path / "sub").mkdir()
     assert run(["report", "r", "--to", "sub/x.html", "--public"]) == 0
     assert (tmp_path / "sub/x.html").is_file()
-    (tmp_path / "runs/empty").mkdir()
-    (tmp_path / "runs/empty/config.toml").write_text("")
+    with RunFolder(tmp_path / "runs/empty").writing(Config(), Identity("00" * 32, 10), resume=False):
+        pass
     capsys.readouterr()
     assert run(["report", "empty"]) == 2
     assert "no finished round" in capsys.readouterr().err.replace("\n", " ")
