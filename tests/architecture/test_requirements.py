@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FOR_USERS = {"dp", "allocation", "torch", "opacus", "he", "data", "tables", "plot"}
-ENGINES = {"flower", "nvflare"}  # the user's own installation, which an example or a benchmark talks to
+ENGINES = {"flower", "nvflare"}  # each has an environment of its own
 PROVIDES = {  # where the name of what is imported is not the name of what is installed
     "sklearn": "scikit-learn",
     "pydantic_core": "pydantic",  # which pins one version of it
@@ -35,7 +35,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 CORE = declared(PROJECT["dependencies"])
-OPTIONAL = {extra: declared(EXTRAS[extra]) for extra in sorted(FOR_USERS)}
+OPTIONAL = {extra: declared(EXTRAS[extra]) for extra in sorted(FOR_USERS | ENGINES)}
 
 
 def modules(text: str) -> Iterator[str]:
