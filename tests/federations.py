@@ -200,6 +200,7 @@ class Sites:
         initial: Vector | None = None,
         now: float = 0.0,
         days: Mapping[int, int] | None = None,
+        epsilon: float = 1e6,
     ) -> Sites:
         config = Config().with_overrides({"sum.scheme": "masked", "cohort.min_survivor_fraction": 0.6, **settings})
         lasting = {n: (days or {}).get(n, 365) for n in range(SITES)}
@@ -208,7 +209,7 @@ class Sites:
         policy = {
             "server": {"key": SERVER_KEY.public.public.hex()},
             "demands": {"placements": ["distributed" if private else "none"]},
-            "budget": {"epsilon": 1e6} if private else {"unlimited": True},
+            "budget": {"epsilon": epsilon} if private else {"unlimited": True},
             "training": {"answer_after": 0.0},
         }
         members = Members([home.card for home in homes], issued=0, expires=1 << 35, quorum=1)

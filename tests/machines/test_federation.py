@@ -149,6 +149,20 @@ def test_a_key_that_expires_during_a_run_stops_it_by_name(quick: Path) -> None:
     sites.close()
 
 
+def test_sites_refuse_what_their_own_budget_does_not_pay(quick: Path) -> None:
+    """The server has no budget, and its rounds are skipped once the sites have spent theirs."""
+    sites = Sites.make(quick, NOISY, epsilon=8.0)
+    sites.approve()
+    transport = LocalTransport({client: sites.site(client) for client in sites.homes})
+    with sites.server() as server:
+        statuses = [server.train_round(transport).status for _ in range(6)]
+    paid = statuses.count("trained")
+    assert 1 <= paid < 6
+    assert statuses == ["trained"] * paid + ["skipped"] * (6 - paid)
+    assert all(sites.site(client).spent() <= 8.0 for client in sites.homes)
+    sites.close()
+
+
 def test_a_directory_that_has_expired_or_lacks_signatures_starts_nothing(quick: Path) -> None:
     sites = Sites.make(quick, EXACT)
     with pytest.raises(StateError, match="expired"), sites.server(clock=lambda: 2.0**36):
