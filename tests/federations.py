@@ -198,6 +198,7 @@ class Sites:
         folder: Path,
         settings: Mapping[str, object],
         initial: Vector | None = None,
+        *,
         now: float = 0.0,
         days: Mapping[int, int] | None = None,
         epsilon: float = 1e6,

@@ -79,7 +79,7 @@ def test_the_converted_quickstart_gives_the_same_model_with_real_sites(tmp_path:
     plain = Placed(dict.fromkeys(range(5), before), {n: {"partition-id": n} for n in range(5)})
     run(part("before.server_app").app, plain, model=str(tmp_path / "plain.npz"))
 
-    sites = Sites.make(tmp_path, {"rounds": 3, "cohort.min_survivor_fraction": 0.5}, np.zeros(2), time.time())
+    sites = Sites.make(tmp_path, {"rounds": 3, "cohort.min_survivor_fraction": 0.5}, np.zeros(2), now=time.time())
     (tmp_path / "server.key").write_bytes(SERVER_KEY.secret)
     sites.members.write(tmp_path / "directory.json")
     with part("federation").open_server(str(tmp_path)) as server:

@@ -119,6 +119,15 @@ def test_constraints_hold_every_declared_package_within_its_bounds() -> None:
             assert numbers[0] >= numbers[1], requirement
 
 
+def test_the_environment_of_flower_holds_a_version_within_its_bounds() -> None:
+    held = re.search(r"^flwr==(\d+)\.(\d+)", (ROOT / "constraints-flower.txt").read_text(), re.MULTILINE)
+    bounds = re.search(r"flwr>=(\d+)\.(\d+),<(\d+)\.(\d+)", EXTRAS["flower"][0])
+    assert held is not None
+    assert bounds is not None
+    low, high = [(int(bounds[at]), int(bounds[at + 1])) for at in (1, 3)]
+    assert low <= (int(held[1]), int(held[2])) < high
+
+
 def test_torch_is_held_at_its_lowest_version() -> None:
     """`make compat` leaves torch out because the suite runs its lowest version."""
     lowest = {r.partition(">=")[2] for extra in ("torch", "opacus") for r in EXTRAS[extra] if r.startswith("torch")}
