@@ -35,7 +35,8 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 CORE = declared(PROJECT["dependencies"])
-OPTIONAL = {extra: declared(EXTRAS[extra]) for extra in sorted(FOR_USERS | ENGINES)}
+ADAPTED = {extra for extra in ENGINES if list((ROOT / "privfl" / "adapters").glob(f"{extra}*"))}
+OPTIONAL = {extra: declared(EXTRAS[extra]) for extra in sorted(FOR_USERS | ADAPTED)}
 
 
 def modules(text: str) -> Iterator[str]:
