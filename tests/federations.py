@@ -33,6 +33,10 @@ class Directory(MemoryDirectory):
     """A directory in memory with a digest."""
 
     @property
+    def names(self) -> dict[str, ClientId]:
+        return {f"site-{client}": client for client in self.clients}
+
+    @property
     def digest(self) -> str:
         whole = b"".join(b"%d" % client + self.verify_key(client).public for client in self.clients)
         return hashlib.sha256(whole).hexdigest()

@@ -10,11 +10,10 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -153,11 +152,9 @@ class FederationServer:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 - passed on as it came
         self._open = None
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(*error)
 
     @property
     def charter(self) -> Charter:
@@ -168,6 +165,11 @@ class FederationServer:
     def clients(self) -> tuple[ClientId, ...]:
         """The sites, in increasing order."""
         return self._directory.clients
+
+    @property
+    def names(self) -> Mapping[str, ClientId]:
+        """The identity of each site, by its name."""
+        return self._directory.names
 
     @property
     def round(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -42,6 +42,11 @@ class SiteDirectory(KeyDirectory, Protocol):
     @property
     def clients(self) -> tuple[ClientId, ...]:
         """The sites, in increasing order."""
+        ...
+
+    @property
+    def names(self) -> Mapping[str, ClientId]:
+        """The identity of each site, by its name."""
         ...
 
     @property

@@ -9,18 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from privfl.adapters.federation import FRAME, LAYOUT, MODEL, STEP_TIMEOUT, Server
 from privfl.adapters.flower.records import (
     CLIENT,
-    FRAME,
     HELLO,
     KEY,
-    LAYOUT,
-    MODEL,
     NAMES,
     ArrayLayout,
     frame_content,
@@ -28,66 +26,13 @@ from privfl.adapters.flower.records import (
     one_record,
 )
 from privfl.adapters.flower.strategies import check_strategy
-from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.files import canonical_json
-from privfl.fl.exchange import Transport
-from privfl.fl.metrics import Evaluation
-from privfl.fl.report import RoundReport
 from privfl.wire import ClientId
 
 log = logging.getLogger(__name__)
 
-STEP_TIMEOUT: Final = 600.0
-"""The seconds that the nodes have for one step, unless the Grid is given another number."""
-
 _GREETING_TIMEOUT: Final = 60.0
-
-
-class Server(Protocol):
-    """The server of a federation, such as `privfl.experiment.server.FederationServer`."""
-
-    @property
-    def clients(self) -> tuple[ClientId, ...]:
-        """The sites."""
-        ...
-
-    @property
-    def round(self) -> int:
-        """The last stored round."""
-        ...
-
-    @property
-    def rounds(self) -> int:
-        """The last round that the charter allows."""
-        ...
-
-    @property
-    def model(self) -> Vector:
-        """The latest model."""
-        ...
-
-    def train_round(self, transport: Transport, model: Vector | None = None) -> RoundReport:
-        """Run one round.
-
-        Args:
-            transport: Carries the frames.
-            model: The model that the strategy made.
-        """
-        ...
-
-    def evaluate(self, transport: Transport, model: Vector | None = None) -> Evaluation:
-        """Sum the metrics of a model over the sites' test examples.
-
-        Args:
-            transport: Carries the frames.
-            model: The model that the strategy made.
-        """
-        ...
-
-    def adopt(self, model: Vector) -> None:
-        """Store the model that a strategy made."""
-        ...
 
 
 class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this check reads

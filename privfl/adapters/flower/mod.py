@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
+from privfl.adapters.federation import FRAME, LAYOUT, MODEL, InAppSite, no_training
 from privfl.adapters.flower.records import (
     CLIENT,
-    FRAME,
     HELLO,
     KEY,
-    LAYOUT,
-    MODEL,
     NAMES,
     ArrayLayout,
     frame_content,
@@ -27,7 +25,6 @@ from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.files import read_json
 from privfl.fl.client import ClientUpdate, Train
-from privfl.fl.frames import SiteEndpoint
 from privfl.wire import ClientId
 
 log = logging.getLogger(__name__)
@@ -38,19 +35,6 @@ REFUSED: Final = "this node answers frames of a secure sum only; its own log sta
 _CODE: Final = 0
 
 Next = Callable[[Message, Any], Message]
-
-
-class InAppSite(SiteEndpoint, Protocol):
-    """A site in the app's own process."""
-
-    @property
-    def client(self) -> ClientId:
-        """The identity of the site in the directory."""
-        ...
-
-    def close(self) -> None:
-        """Give the site's folder back."""
-        ...
 
 
 OpenSite = Callable[[Any, Train], InAppSite]
@@ -91,12 +75,12 @@ class SecureSumMod:
         if record is None:
             raise ConfigError("the message holds no frame: the server must send through SecureGrid")
         if HELLO in record:
-            with contextlib.closing(self._open_site(context, _no_training)) as site:
+            with contextlib.closing(self._open_site(context, no_training)) as site:
                 return RecordDict({KEY: ConfigRecord({CLIENT: int(site.client)})})
         frame, model = record[FRAME], record.get(MODEL, b"")
         if type(frame) is not bytes or type(model) is not bytes:
             raise ConfigError("frame and model are bytes")
-        training = self._training(message, context, call_next) if model else _no_training
+        training = self._training(message, context, call_next) if model else no_training
         with contextlib.closing(self._open_site(context, training)) as site:
             return frame_content(site.answer(frame, model))
 
@@ -129,7 +113,3 @@ class SecureSumMod:
         _, arrays = one_record(reply.content.array_records, "ArrayRecord")
         delta = layout.flatten(arrays).astype(np.float64) - model
         return ClientUpdate(delta, examples, {name: float(value) for name, value in values.items()})
-
-
-def _no_training(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-    raise ConfigError("a frame of step 0 came without its model")
