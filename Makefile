@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower federation package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower federation nvflare package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -55,6 +55,9 @@ flower: | $(BIN)/python ## the Flower adapter, in an environment of its own
 
 federation: | $(BIN)/python ## five hospitals and a server over Flower on loopback, with TLS, kills and restarts
 	$(BIN)/python -m tools.flower federation $(if $(DATA),--data $(DATA))
+
+nvflare: | $(BIN)/python ## the NVFlare adapter, in an environment of its own
+	$(BIN)/python -m tools.nvflare
 
 package: $(VENV)/.release ## wheel and source archive, each installed where nothing else is
 	$(BIN)/python -m tools.package

@@ -1,4 +1,4 @@
-"""What the adapters of all engines share: the server and the site as they see them, and the names of a message."""
+"""Parts of all engines' adapters: the server and the site as they see them, and the names of a message."""
 
 from __future__ import annotations
 
@@ -95,5 +95,12 @@ class InAppSite(SiteEndpoint, Protocol):
 
 
 def no_training(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-    """Raise `ConfigError`: only a frame of step 0 brings a model to train."""
+    """Raise `ConfigError`: only a frame of step 0 brings a model to train.
+
+    Args:
+        model: Not used, like the other arguments of a training.
+        client: See model.
+        round: See model.
+        rng: See model.
+    """
     raise ConfigError("a frame of step 0 came without its model")

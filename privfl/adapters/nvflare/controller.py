@@ -1,7 +1,7 @@
 """The server's half in an NVFlare job: a controller that runs secure sums in place of exchanges of models.
 
 Each client gets a task of its own in each step, because a task that clients share holds one frame for all. An answer
-counts as that of the client whose connection brought it, whatever the answer states.
+counts as that of the client whose connection brought it; a name inside the answer plays no part.
 """
 
 from __future__ import annotations
@@ -100,7 +100,15 @@ class SecureController(Controller):  # type: ignore[misc]  # nvflare ships no ty
     def process_result_of_unknown_task(
         self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: Any
     ) -> None:
-        """Ignore an answer to a task that is over; NVFlare's name of the arguments."""
+        """Ignore an answer to a task that is over.
+
+        Args:
+            client: The client whose connection brought it.
+            task_name: The name of the task.
+            client_task_id: NVFlare's number of the delivery.
+            result: The answer.
+            fl_ctx: NVFlare's context.
+        """
         log.info("%s answered a task that is over", client.name)
 
     def _post(self, server: Server, layout: NamedLayout, abort: Any, fl_ctx: Any, *, evaluates: bool = False) -> _Post:

@@ -1,4 +1,4 @@
-"""What controller and executor agree on: the task, its entries, and functions that a job names by strings."""
+"""The task of controller and executor, its entries, and functions that a job names by strings."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 In a federation each site does its part on a machine of its own, with `privfl site`.
 """
 
-import os
 import sys
 import time
 
@@ -12,6 +11,7 @@ from federation import home, open_server
 
 from privfl.crypto import SigningKey
 from privfl.crypto.members import Members
+from privfl.files import atomic_write
 from privfl.site import SiteHome
 
 
@@ -20,8 +20,7 @@ def main() -> None:
     now = time.time()
     home().mkdir(parents=True)
     key = SigningKey.generate()
-    with open(os.open(home() / "server.key", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        file.write(key.secret)
+    atomic_write(home() / "server.key", key.secret)
     sites = [SiteHome.make(home() / f"site-{n}", f"site-{n}", now=now) for n in range(1, count + 1)]
     members = Members([site.card for site in sites], issued=int(now), expires=int(now) + 30 * 86400, quorum=count)
     for site in sites:
