@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from privfl.cli.epsilon_sweep import KEYS, combinations, print_rows, write_csv
 from privfl.cli.figures import draw, draw_sweep
 from privfl.cli.options import Json, print_json
 from privfl.cli.planned import (
@@ -42,7 +43,6 @@ from privfl.cli.planned import (
     Units,
 )
 from privfl.cli.show import facts_table, output
-from privfl.cli.sweeps import KEYS, combinations, print_rows, write_csv
 from privfl.dp import Plan, Sampling, calibrate, format_epsilon, max_rounds, min_population
 from privfl.errors import ConfigError
 

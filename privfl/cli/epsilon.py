@@ -21,6 +21,7 @@ from privfl.cli.cases import (
     observer_rows,
     tidy_rows,
 )
+from privfl.cli.epsilon_sweep import combinations, print_rows, write_csv
 from privfl.cli.figures import draw, draw_curves, draw_ledgers, draw_sweep
 from privfl.cli.options import Json, print_json
 from privfl.cli.planned import (
@@ -54,7 +55,6 @@ from privfl.cli.planned import (
     Units,
 )
 from privfl.cli.show import facts_table, output
-from privfl.cli.sweeps import combinations, print_rows, write_csv
 from privfl.dp import EpsilonReport, format_epsilon
 from privfl.errors import ConfigError
 from privfl.files import user_path
