@@ -5,6 +5,7 @@ Run `python benchmarks/rings.py`. Rounds of both widths alternate; the figure of
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -32,6 +33,7 @@ def measured(scheme: str, bits: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for scheme in ("plain", "masked", "ckks"):
         rounds = [[measured(scheme, bits) for bits in WIDTHS] for _ in range(ROUNDS)]
         narrow, wide = (min(pair[at][1] for pair in rounds) for at in range(2))

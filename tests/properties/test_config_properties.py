@@ -33,7 +33,8 @@ def allowed(name: str, key: str) -> st.SearchStrategy[Any]:
             low, high, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema
         )  # fmt: skip
     if schema["type"] == "array":
-        return st.lists(st.integers(1, 500), max_size=4)
+        items = st.integers(1, 500) if schema["items"]["type"] == "integer" else TEXT
+        return st.lists(items, max_size=4)
     return st.booleans() if schema["type"] == "boolean" else TEXT
 
 

@@ -269,9 +269,9 @@ def mean_over_those_with_data(patch):
 def ledger_of_those_with_data(patch):
     settle = Payment.settle
 
-    def fault(self, token, plan, scheme, survivors):
+    def fault(self, token, plan, scheme, survivors, **members):
         encoded = replay.RecordedServer.trace.encoded
-        settle(self, token, plan, scheme, [me for me in survivors if encoded[me].any()])
+        settle(self, token, plan, scheme, [me for me in survivors if encoded[me].any()], **members)
 
     patch.setattr(Payment, "settle", fault)
     return directed()
