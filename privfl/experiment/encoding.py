@@ -82,13 +82,19 @@ def build_clip(config: Config, layers: Sequence[int]) -> UpdateClip:
         layers: The entries of each layer of the model.
 
     Raises:
-        ConfigError: If settings say how to clip to a norm, and no norm is given.
+        ConfigError: If settings say how to clip to a norm, and no norm is given; or if both a norm and a bound of each
+            entry are given.
     """
     privacy, length = config.privacy, sum(layers)
     if privacy.clip_norm is None:
         if privacy.clip != "flat" or privacy.clip_quantile is not None:
             raise ConfigError("privacy.clip and privacy.clip_quantile say how to clip to privacy.clip_norm: give it")
         return ElementClip(config.sum.clip_entries or ENTRY_BOUND, length)
+    if config.sum.clip_entries is not None:
+        raise ConfigError(
+            f"sum.clip_entries = {config.sum.clip_entries:g} has no effect next to privacy.clip_norm, which bounds "
+            "every entry: remove one of them"
+        )
     if privacy.clip == "layers":
         return LayerClip.of(layers, privacy.clip_norm)
     if privacy.clip == "entries":

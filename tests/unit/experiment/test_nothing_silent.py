@@ -341,3 +341,12 @@ def test_three_sums_give_one_model_where_rounds_are_repeated_and_updates_rejecte
     assert found[0] == found[1] == found[2]
     assert [row[3] for row in found[0]] == [0, 1, 0, 0]
     assert found[0][0][1] > 1
+
+
+@pytest.mark.parametrize("clip", ["flat", "entries"])
+def test_a_bound_of_entries_next_to_a_norm_is_refused(clip: str) -> None:
+    settings = {"sum.clip_entries": 8.0, "privacy.clip_norm": 1.0, "privacy.clip": clip}
+    with pytest.raises(
+        ConfigError, match=r"sum\.clip_entries = 8 has no effect next to privacy\.clip_norm.*remove one"
+    ):
+        Experiment(overrides=settings)
