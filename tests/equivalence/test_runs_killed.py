@@ -129,7 +129,13 @@ def check_secure(runs: Path, mode: str, seed: int, kills: int) -> None:
     assert (runs / mode / "cohorts.key").stat().st_mode & 0o077 == 0
 
 
-CHECKS = {"plain": check_plain, "masked": check_plain, "simulation": check_simulation, "secure": check_secure}
+CHECKS = {
+    "plain": check_plain,
+    "masked": check_plain,
+    "scaffold": check_plain,
+    "simulation": check_simulation,
+    "secure": check_secure,
+}
 
 
 @pytest.mark.parametrize("mode", ["simulation", "secure"])
