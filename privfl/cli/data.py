@@ -19,7 +19,7 @@ from privfl.files import atomic_write, existing_parent, user_path
 app = typer.Typer(help="Look at tables of your own.", no_args_is_help=True, rich_markup_mode="rich")
 
 MAX_SHOWN: Final = 20
-"""How many clients the table shows."""
+"""The number of clients that the table shows."""
 
 Source = Annotated[
     Path, typer.Argument(metavar="FILE", parser=user_path, help="A CSV or Parquet file, or a folder of them.")

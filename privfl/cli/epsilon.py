@@ -217,11 +217,11 @@ def _tell_one(case: Case, wish: _Wish) -> None:
         tables["accountants"] = accountant_rows(case, wish.observer)
     facts = facts_of(report, wish.prior) if wish.curves else {}
     if wish.as_json:
-        told = replace(report, caveats=(*report.caveats, f"delta{case.why}")) if case.why else report
+        stated = replace(report, caveats=(*report.caveats, f"delta{case.why}")) if case.why else report
         extra: dict[str, Any] = {name: json_value(value) for name, value in facts.items()} | tables
         extra |= {"profile": report.profile()} if wish.profile else {}
         extra |= {"tradeoff": report.tradeoff()} if wish.tradeoff else {}
-        print_json(told.as_dict() | extra | _at(drawn))
+        print_json(stated.as_dict() | extra | _at(drawn))
         return
     _print(case, report, facts)
     for name, rows in tables.items():

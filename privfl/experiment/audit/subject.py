@@ -26,7 +26,7 @@ from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
 AuditedDropouts = Literal["fewest", "none"]
-"""Who drops out: as many clients as the sum survives, or nobody."""
+"""The clients that drop out: as many as the sum survives, or nobody."""
 
 CANARY: Final[ClientId] = 0
 _LABEL: Final = b"privfl/1 audit cohort"
