@@ -59,13 +59,19 @@ def local(run: Experiment, model: np.ndarray, client: int, round: int) -> tuple[
     return w - model, len(y), {}
 
 
+def length(vector: np.ndarray) -> float:
+    """The l2 norm, also of a vector whose squares are beyond floating point."""
+    scale = float(np.abs(vector).max(initial=0.0))
+    return scale * float(np.linalg.norm(vector / scale)) if scale > 0 else 0.0
+
+
 def clipped(run: Experiment, delta: np.ndarray, bound: float | None) -> np.ndarray:
     norm, layers = run.config.privacy.clip_norm, run.learner.layers
     if norm is None or run.config.privacy.clip == "entries":
         limit = bound if norm is None else norm / math.sqrt(len(delta))
         return np.clip(delta, -(limit or math.inf), limit or math.inf)
     parts = np.split(delta, np.cumsum(layers)[:-1]) if run.config.privacy.clip == "layers" else [delta]
-    return np.concatenate([p * min(1, norm / math.sqrt(len(parts)) / max(np.linalg.norm(p), 1e-300)) for p in parts])
+    return np.concatenate([p * min(1, norm / math.sqrt(len(parts)) / max(length(p), 1e-300)) for p in parts])
 
 
 def next_model(run: Experiment, before: Any, mean: np.ndarray) -> np.ndarray:
