@@ -1,6 +1,7 @@
 """Client-level privacy on MNIST: softmax regression, 1000 clients, q = 0.1, 100 rounds, clip 0.3."""
 
 import functools
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,11 @@ from privfl.dp import Poisson, what_if
 from privfl.experiment import Experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(autouse=True)
+def _data(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRIVFL_DATA", str(data_folder))
 
 
 def experiment(placement: str, noise_multiplier: float, scheme: str) -> Experiment:
