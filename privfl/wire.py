@@ -217,10 +217,11 @@ def wired(codec: Codec, *, secret: bool = False) -> Any:
 
 def write_fields(value: Any) -> bytes:
     """Return the fields of a wired dataclass as bytes, in order."""
-    return b"".join(_pieces(value))
+    return b"".join(field_pieces(value))
 
 
-def _pieces(value: Any) -> Iterator[bytes | memoryview]:
+def field_pieces(value: Any) -> Iterator[bytes | memoryview]:
+    """Yield the parts of `write_fields`, for long fields that a caller joins with more."""
     for name, codec in _codecs(type(value)):
         field = getattr(value, name)
         if isinstance(codec, Blob):
@@ -285,7 +286,7 @@ class Message:
         """
         if len(task) != DIGEST_BYTES:
             raise ConfigError(f"a task digest has {DIGEST_BYTES} bytes, not {len(task)}")
-        pieces = list(_pieces(self))
+        pieces = list(field_pieces(self))
         header = _HEADER.pack(MAGIC, VERSION, self.KIND, _u32(sender), task, _u32(sum(map(len, pieces))))
         return b"".join((header, *pieces))
 

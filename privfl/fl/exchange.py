@@ -8,7 +8,6 @@ frames again, and sites give equal bytes the same answer, so a round goes on whe
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -39,14 +38,14 @@ from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore, never
-from privfl.wire import CLIENT, U8, Blob, ClientId, ListOf, Reader, Struct, read_fields, wired, write_fields
+from privfl.sums.session import pack_layer, unpack_layer
+from privfl.wire import CLIENT, U8, Blob, ClientId, ListOf, Struct, wired
 
 LIFETIME: Final = 3600.0
 """The seconds in which a site may take a frame for the first time, unless the server is given another number."""
 
 _LABEL: Final = b"privfl/1 saved exchange"
 _SERVER: Final = b"privfl/1 server round"
-_HASH_BYTES: Final = 32
 _MAX_BYTES: Final = 1 << 34
 _MAX_CLIENTS: Final = 100_000
 
@@ -134,22 +133,17 @@ class SavedExchange:
 
     def to_bytes(self) -> bytes:
         """The bytes under a label, with their hash."""
-        whole = _LABEL + write_fields(self)
-        return whole + hashlib.sha256(whole).digest()
+        return pack_layer(_LABEL, self, inner="half")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SavedExchange:
         """The saved exchange; raises `StateError` for other or altered bytes."""
-        whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-        if not whole.startswith(_LABEL) or hashlib.sha256(whole).digest() != digest:
-            raise StateError("not a saved exchange, or an altered one: remove the file, and the round is tried again")
         try:
-            reader = Reader(whole[len(_LABEL) :])
-            saved = read_fields(cls, reader)
-            reader.done()
-        except WireError as error:
-            raise StateError(f"not a saved exchange: {error}") from error
-        return saved
+            return unpack_layer(_LABEL, cls, data, inner="half")
+        except StateError as error:
+            raise StateError(
+                f"not a saved exchange, or an altered one: {error}. Remove the file, and the round is tried again"
+            ) from error
 
     @property
     def party(self) -> SavedParty:

@@ -393,4 +393,6 @@ class RoundPlan:
 def model_hash(model: Vector) -> str:
     """64 hex digits: SHA-256 of dtype, length and little-endian bytes of a flat model."""
     header = f"{model.dtype.name}:{len(model)}\n".encode()
-    return hashlib.sha256(header + model.astype(model.dtype.newbyteorder("<")).tobytes()).hexdigest()
+    digest = hashlib.sha256(header)
+    digest.update(np.ascontiguousarray(model, model.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
 from privfl.errors import ConfigError, StateError, WireError
 from privfl.fl.plan import RoundPlan
 from privfl.fl.planwire import MAX_PLAN_BYTES
-from privfl.wire import Blob, Reader, read_fields, wired, write_fields
+from privfl.sums.session import pack_layer, unpack_layer
+from privfl.wire import Blob, wired
 
-_HASH_BYTES: Final = 32
 _MAX_SESSION_BYTES: Final = 1 << 34
 
 
@@ -31,8 +30,7 @@ class SavedParty:
 
     def to_bytes(self, label: bytes) -> bytes:
         """The bytes under a label that names the kind of party, with their hash."""
-        whole = label + write_fields(self)
-        return whole + hashlib.sha256(whole).digest()
+        return pack_layer(label, self, inner="session")
 
     @classmethod
     def from_bytes(cls, label: bytes, data: bytes) -> SavedParty:
@@ -43,18 +41,13 @@ class SavedParty:
             data: The bytes that it was saved as.
 
         Raises:
-            StateError: The bytes were altered, cut short, or are of another kind.
+            StateError: The bytes were altered, cut short, or are of another kind. Of the session's state its last bytes
+                are compared; the sum checks the rest when it restores the session.
         """
-        whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-        if not whole.startswith(label) or hashlib.sha256(whole).digest() != digest:
-            raise StateError("not the saved state of this kind of party, or an altered one")
         try:
-            reader = Reader(whole[len(label) :])
-            saved = read_fields(cls, reader)
-            reader.done()
-        except WireError as error:
-            raise StateError(f"not the saved state of a party: {error}") from error
-        return saved
+            return unpack_layer(label, cls, data, inner="session")
+        except StateError as error:
+            raise StateError(f"not the saved state of this kind of party, or an altered one: {error}") from error
 
     @property
     def plan(self) -> RoundPlan:

@@ -13,7 +13,7 @@ from privfl.errors import StateError, WireError
 from privfl.he.messages import Advert, Deal, FrameHeader, Vote
 from privfl.sums.base import MAX_CLIENTS
 from privfl.sums.session import pack_state, unpack_state
-from privfl.wire import CLIENT, U8, U32, Blob, Fixed, IdSet, ListOf, Reader, Struct, read_fields, wired, write_fields
+from privfl.wire import CLIENT, U8, U32, Blob, Fixed, IdSet, ListOf, Reader, Struct, read_fields, wired
 
 _LABEL: Final = b"privfl/1 ckks-sum server state"
 _IDS: Final = IdSet(MAX_CLIENTS)
@@ -74,7 +74,7 @@ def dump_form(form: ServerForm, task: bytes) -> bytes:
         form: The state.
         task: The digest of the task, 32 bytes.
     """
-    return pack_state(_LABEL, task, write_fields(form))
+    return pack_state(_LABEL, task, form)
 
 
 def load_form(data: bytes, task: bytes) -> ServerForm:

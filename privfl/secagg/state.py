@@ -35,7 +35,6 @@ from privfl.wire import (
     Struct,
     read_fields,
     wired,
-    write_fields,
 )
 
 SERVER_LABEL: Final = b"privfl/1 masked-sum server state"
@@ -108,7 +107,7 @@ def dump_state(state: ServerState) -> bytes:
         _entries(state.unmasks),
         _entries({client: reason.encode() for client, reason in state.blamed.items()}),
     )
-    return pack_state(SERVER_LABEL, state.session, write_fields(form))
+    return pack_state(SERVER_LABEL, state.session, form)
 
 
 def load_state(state: ServerState, data: bytes) -> None:

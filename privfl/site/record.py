@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from privfl.errors import StateError, WireError
+from privfl.errors import StateError
 from privfl.files import atomic_write
 from privfl.fl.frames import MAX_FRAME_BYTES
-from privfl.sums.session import pack_state, unpack_state
-from privfl.wire import U8, U32, Blob, Fixed, Reader, read_fields, wired, write_fields
+from privfl.sums.session import pack_layer, unpack_layer
+from privfl.wire import U8, U32, Blob, Fixed, wired
 
 OPEN: Final = 0
 OVER: Final = 1
@@ -61,7 +61,7 @@ class RoundRecord:
             path: The file.
             charter: The digest of the charter.
         """
-        atomic_write(path, pack_state(_LABEL, charter, write_fields(self)))
+        atomic_write(path, pack_layer(_LABEL + charter, self, inner="state"))
 
     @classmethod
     def read(cls, path: Path, charter: bytes) -> RoundRecord | None:
@@ -77,9 +77,6 @@ class RoundRecord:
         if not path.exists():
             return None
         try:
-            reader = Reader(unpack_state(_LABEL, charter, path.read_bytes()))
-            record = read_fields(cls, reader)
-            reader.done()
-        except WireError as error:
-            raise StateError(f"{path} is not the record of a round: {error}") from error
-        return record
+            return unpack_layer(_LABEL + charter, cls, path.read_bytes(), inner="state")
+        except StateError as error:
+            raise StateError(f"{path} is not the record of a round of this charter: {error}") from error

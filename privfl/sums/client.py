@@ -44,7 +44,6 @@ from privfl.wire import (
     peek,
     read_fields,
     wired,
-    write_fields,
 )
 
 _HASH_BYTES: Final = 32
@@ -205,7 +204,7 @@ class ClientMachine(ABC):
             form = _ClientForm(
                 self._me, self._restored, self._states.index(self._state), last.kind, digest, last.answer, self._dump()
             )
-            data = pack_state(self._label, self._session, write_fields(form))
+            data = pack_state(self._label, self._session, form)
             self._saved = state_name(data)
             return data
 

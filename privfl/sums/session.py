@@ -14,16 +14,18 @@ A party is a table of `Transition`s and one handler for each message; `ClientMac
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from privfl.crypto import KeyDirectory, VerifyKey
-from privfl.errors import PrivflError, StateError
-from privfl.wire import ClientId, Message
+from privfl.errors import PrivflError, StateError, WireError
+from privfl.wire import ClientId, Message, Reader, field_pieces, read_fields
 
 Kind = type[Message]
+_T = TypeVar("_T")
 
 ABORTED: Final = "aborted"
 """Where every error in an accepted step leads a client, from any state, for good."""
@@ -98,16 +100,19 @@ class SteadyDirectory:
 # --- saved states ----------------------------------------------------------------------------------------------------
 
 
-def pack_state(label: bytes, session: bytes, body: bytes) -> bytes:
-    """Return a saved state: label | session 32 | body | SHA-256 of all that.
+def pack_state(label: bytes, session: bytes, fields: object) -> bytes:
+    """Return a saved state: label | session 32 | fields | SHA-256 of all that.
 
     Args:
         label: The kind of state.
         session: The digest that the state belongs to, 32 bytes.
-        body: The state.
+        fields: The state, a wired dataclass.
     """
-    whole = label + session + body
-    return whole + hashlib.sha256(whole).digest()
+    pieces = [label, session, *field_pieces(fields)]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return b"".join((*pieces, digest.digest()))
 
 
 def unpack_state(label: bytes, session: bytes, data: bytes) -> bytes:
@@ -123,15 +128,65 @@ def unpack_state(label: bytes, session: bytes, data: bytes) -> bytes:
     """
     if not isinstance(data, bytes):
         raise StateError(f"a saved state is bytes, not {type(data).__name__}")
-    whole, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-    if not whole.startswith(label) or hashlib.sha256(whole).digest() != digest:
+    whole, digest = memoryview(data)[:-_HASH_BYTES], data[-_HASH_BYTES:]
+    if not data.startswith(label) or hashlib.sha256(whole).digest() != digest:
         raise StateError("not the state of this kind of session, or an altered one")
     rest = whole[len(label) :]
     if rest[:_HASH_BYTES] != session:
         raise StateError("this state belongs to a sum under other terms")
-    return rest[_HASH_BYTES:]
+    return bytes(rest[_HASH_BYTES:])
+
+
+def pack_layer(label: bytes, fields: _T, *, inner: str) -> bytes:
+    """Return a saved state that holds another: label | fields | SHA-256.
+
+    The inner state ends with a hash of its own. The outer hash covers that hash in the place of the inner state, so no
+    byte of a long state is hashed twice.
+
+    Args:
+        label: The kind of state.
+        fields: A wired dataclass.
+        inner: The name of the field that holds the inner state, or nothing.
+    """
+    return b"".join((label, *field_pieces(fields), _layer_digest(label, fields, inner)))
+
+
+def unpack_layer(label: bytes, of: type[_T], data: bytes, *, inner: str) -> _T:
+    """Return the fields of a saved state that holds another, whose own hash is checked where it is restored.
+
+    Args:
+        label: The kind of state.
+        of: The wired dataclass.
+        data: Bytes from `pack_layer`.
+        inner: The name of the field that holds the inner state.
+
+    Raises:
+        StateError: The bytes are of another kind, were cut short, or were altered outside of the inner state.
+    """
+    if not data.startswith(label):
+        raise StateError("another kind of state")
+    try:
+        reader = Reader(memoryview(data)[len(label) : -_HASH_BYTES])
+        fields = read_fields(of, reader)
+        reader.done()
+    except WireError as error:
+        raise StateError(f"not in its canonical form: {error}") from error
+    if data[-_HASH_BYTES:] != _layer_digest(label, fields, inner):
+        raise StateError("it was altered")
+    return fields
+
+
+def _layer_digest(label: bytes, fields: Any, inner: str) -> bytes:
+    digest = hashlib.sha256(label)
+    for piece in field_pieces(dataclasses.replace(fields, **{inner: getattr(fields, inner)[-_HASH_BYTES:]})):
+        digest.update(piece)
+    return digest.digest()
 
 
 def state_name(data: bytes) -> bytes:
-    """The 32 bytes under which a `TaskMemory` notes that a saved state was restored, or left behind."""
-    return hashlib.sha256(_TAKEN + data).digest()
+    """The 32 bytes under which a `TaskMemory` notes that a saved state was restored, or left behind.
+
+    Args:
+        data: A state of `pack_state`, whose last bytes are the hash of all others.
+    """
+    return hashlib.sha256(_TAKEN + data[-_HASH_BYTES:]).digest()
