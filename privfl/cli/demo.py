@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import isinf
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,8 @@ from privfl.cli.options import Json, Seed, plot_file, print_json
 from privfl.cli.show import facts_table, follow, output
 from privfl.demos.hospitals import ABSENT, AVERAGED, SEED, Demo, DemoResult
 from privfl.demos.regression import LineDemo, LineResult
-from privfl.dp import Observer, format_epsilon
+from privfl.dp import EpsilonReport, Observer, format_epsilon
+from privfl.dp.accounting.report import json_figure
 from privfl.errors import MissingExtra
 from privfl.experiment.schemes import SCHEMES
 from privfl.files import byte_size
@@ -57,18 +59,18 @@ def demo(
     if as_json:
         print_json(_record(result, figure))
         return
-    output().print(facts_table("Ten hospitals, one model, and no row has left its hospital", _rows(result)))
+    output().print(facts_table("Ten hospitals, one model, and no example has left its hospital", _rows(result)))
     _tell_plot(figure)
 
 
 _INTRODUCTION: Final = (
-    "Ten hospitals hold the breast-cancer data, each with another mix of patients. Logistic regression, clipped "
-    "updates, secure noise; summed by [bold]{sum}[/]. Two hospitals will drop out on the way."
+    "Ten hospitals hold the breast-cancer data, each with another mix of patients. They train a logistic regression "
+    "together. Each clips its update, adds its part of the noise, and sends it to [bold]{sum}[/]. Two hospitals will "
+    "drop out on the way."
 )
 
 
 def _rows(result: DemoResult) -> list[tuple[str, str]]:
-    report = result.epsilon
     rounds = sum(r.status == "trained" for r in result.reports)
     absent = ", ".join(f"round {r}: {' and '.join(result.names[c] for c in who)}" for r, who in ABSENT.items())
     return [
@@ -76,12 +78,12 @@ def _rows(result: DemoResult) -> list[tuple[str, str]]:
             "accuracy",
             f"{result.accuracy:.3f} (mean of the last {AVERAGED} models; the last alone {result.last_accuracy:.3f})",
         ),
-        ("pooled model", f"{result.pooled_accuracy:.3f} - all rows in one place, no privacy"),
+        ("pooled model", f"{result.pooled_accuracy:.3f} - all examples in one place, no privacy"),
         ("local models", f"{result.local_accuracy:.3f} - the mean of ten hospitals, each alone"),
-        ("privacy", f"{report} against {_OBSERVERS['outsider']}"),
-        ("which means", report.sentence),
-        ("assuming", f"{report.sampling}; {'; '.join(report.caveats)}; {report.accountant}"),
-        *((f"against {_OBSERVERS[name]}", _other(result, name)) for name in result.epsilons if name != "outsider"),
+        *((f"against {_OBSERVERS[name]}", _promise(report)) for name, report in result.epsilons.items()),
+        ("which means", _meaning(result.epsilons["server"])),
+        ("delta", f"{result.epsilon.delta:g}: the probability with which the promise may fail"),
+        ("assuming", f"{result.epsilon.sampling}; {result.epsilon.caveats[0]}"),
         ("rounds", f"{rounds} of {len(result.reports)}"),
         ("dropouts", f"{result.dropouts}, each sum recovered without them ({absent})"),
         (
@@ -93,9 +95,19 @@ def _rows(result: DemoResult) -> list[tuple[str, str]]:
     ]
 
 
-def _other(result: DemoResult, observer: Observer) -> str:
-    report = result.epsilons[observer]
-    return f"epsilon {format_epsilon(report.epsilon)}: {'; '.join(report.caveats)}"
+def _promise(report: EpsilonReport) -> str:
+    """Epsilon, or the reason why there is none."""
+    return f"epsilon {format_epsilon(report.epsilon)}" + (f": {report.caveats[0]}" if isinf(report.epsilon) else "")
+
+
+def _meaning(report: EpsilonReport) -> str:
+    """The promise against the server, for a reader who has not met an epsilon before."""
+    if isinf(report.epsilon):
+        return "nothing is promised against the server; the other sums add the noise before it sees anything"
+    return (
+        "a server that guesses from everything it saw whether one hospital sent its data or zeros is wrong in at "
+        f"least {100 * report.bayes_risk():.0f} of 100 cases; a coin is wrong in 50"
+    )
 
 
 def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:
@@ -104,6 +116,7 @@ def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:
         "pooled_accuracy": result.pooled_accuracy,
         "local_accuracy": result.local_accuracy,
         "epsilon": result.epsilon.epsilon,
+        "server_epsilon": json_figure(result.epsilons["server"].epsilon),
         "delta": result.epsilon.delta,
         "rounds": len(result.reports),
         "sum": result.scheme,

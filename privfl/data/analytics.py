@@ -1,4 +1,4 @@
-"""Federated analytics: counts, histograms, means, variances and quantiles of one column, each through a secure sum.
+"""Federated analytics: counts, histograms, vocabularies, means and quantiles of one column, through a secure sum.
 
 Without noise an answer hides *cells*, which are counts of few examples (`Channel.min_cell`, 11 by default). The rule
 looks at one answer at a time: the difference of two answers can be about one example. The party that opens the sum sees
@@ -29,7 +29,7 @@ from privfl.sums.base import KeyedOpening
 from privfl.wire import ClientId
 
 Column = Callable[[ClientId], npt.NDArray[Any]]
-"""Client -> its values of one column, `[n]`; NaN marks a missing value."""
+"""Client -> its values of one column, `[n]`; NaN marks a missing number, and None a missing text."""
 
 SMALL: Final = "the opener of the sum saw the cells that are hidden here, and differences of answers can show them"
 
@@ -134,6 +134,54 @@ class Analytics:
             raise ConfigError("edges must be at least two increasing numbers")
         return self._cells(lambda values: np.histogram(values, cuts)[0], len(cuts) - 1)
 
+    def categories(self, candidates: Sequence[str]) -> Cells:
+        """The number of examples of each category of a column of text.
+
+        Only categories that are known beforehand are counted. A value that nobody listed may be of one person only, so
+        no noise makes it safe to name.
+
+        Args:
+            candidates: The different categories, such as the codes of a public catalog. Other values are in no cell.
+
+        Raises:
+            ConfigError: There are no candidates, or one stands twice.
+        """
+        return self._shown(*self._named(candidates))
+
+    def _named(self, candidates: Sequence[str]) -> tuple[list[float], tuple[str, ...]]:
+        names = list(candidates)
+        if not names or len(set(names)) < len(names):
+            raise ConfigError("list the categories to be counted, each once: undeclared values are never released")
+
+        def own(client: ClientId) -> npt.NDArray[np.float64]:
+            texts = np.asarray(self.column(client), object)
+            return np.array([np.count_nonzero(texts == name) for name in names], np.float64)
+
+        return self._summed(own, len(names))
+
+    def vocabulary(self, candidates: Sequence[str], min_count: float) -> tuple[str, ...]:
+        """The candidates of at least `min_count` examples, in the order given, from one answer.
+
+        With noise this is a release like every other, charged before a client is asked. A category may then be in or
+        out by chance: give a `min_count` of several standard deviations of the noise. Counts are not returned.
+
+        Args:
+            candidates: The different categories, known beforehand.
+            min_count: The fewest examples of a category, positive; without noise at least `channel.min_cell`.
+
+        Raises:
+            ConfigError: As in `categories`, or `min_count` is not positive.
+            PrivacyError: No candidate has that many examples.
+        """
+        if not min_count > 0:
+            raise ConfigError(f"min_count must be positive, not {min_count!r}")
+        fewest = min_count if self.noise else max(min_count, self.channel.min_cell)
+        counts, _ = self._named(candidates)
+        chosen = tuple(name for name, count in zip(candidates, counts, strict=True) if count >= fewest)
+        if not chosen:
+            raise PrivacyError(f"no candidate has {fewest:g} examples: lower min_count, or list the values yourself")
+        return chosen
+
     def moments(self, low: float | None = None, high: float | None = None) -> tuple[float, float]:
         """The mean and the population variance.
 
@@ -206,7 +254,9 @@ class Analytics:
         return values
 
     def _cells(self, counts_of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], length: int) -> Cells:
-        total, caveats = self._counts(counts_of, length)
+        return self._shown(*self._counts(counts_of, length))
+
+    def _shown(self, total: list[float], caveats: tuple[str, ...]) -> Cells:
         if self.noise is not None:
             return Cells(tuple(total), caveats)
         hidden = hidden_cells([int(count) for count in total], self.channel.min_cell)
@@ -222,6 +272,12 @@ class Analytics:
             values = self._values(client)
             return np.asarray(counts_of(values[~np.isnan(values)]), np.float64)
 
+        return self._summed(own, length)
+
+    def _summed(
+        self, own: Callable[[ClientId], npt.NDArray[np.float64]], length: int
+    ) -> tuple[list[float], tuple[str, ...]]:
+        """The sum of one vector of counts of each client, exact or with noise."""
         if self.noise is None:
             bound = (self.channel.ring.half - 1) // max(1, self.clients)
             result = self._sum(lambda client: own(client).astype(np.int64), None, bound, length)

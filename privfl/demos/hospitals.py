@@ -1,9 +1,9 @@
 """The demonstration: ten hospitals train on breast-cancer data that never leaves them, and two of them drop out.
 
 The demonstration is an ordinary `Experiment` with secure noise and a ledger, so its accuracy differs from run to run.
-Its settings were chosen once, by simulation. Over 100 runs with the default seed and other noise, the mean accuracy was
-0.966, its standard deviation 0.006 and its minimum 0.951. Over 100 seeds, which also partition the examples in other
-ways, the mean was 0.964, the standard deviation 0.013, and 99 runs were above 0.93.
+Every hospital adds its part of the noise before it masks its vector. The server opens a sum that is noisy already, so
+epsilon holds against the server as well. Over 20 seeds, which also partition the examples in other ways, the median
+accuracy is at least 0.95 and the minimum at least 0.90: `tests/shown/test_shown_demo.py` measures it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +37,14 @@ ABSENT: Final[dict[int, tuple[ClientId, ...]]] = {3: (2, 7), 6: (2, 7), 8: (7,)}
 """The hospitals that drop out, by round."""
 
 WATCHED: Final[ClientId] = 0
-"""The hospital whose message is shown as the server saw it."""
+"""The hospital whose message is described as the server saw it; the picture shows all of them."""
 
 AVERAGED: Final = 5
 """The result is the mean of this many last models. All of them are released anyway, so the mean costs no privacy."""
 
 
 def demo_config(scheme: str = "masked", seed: int = SEED) -> Config:
-    """Return the demonstration's configuration: noise multiplier 1.9, ten rounds, all clients in each: epsilon 7.99.
+    """Return the demonstration's configuration: ten rounds of all clients, and the least noise that epsilon 8 allows.
 
     Args:
         scheme: The name of the sum, a key of `SCHEMES`.
@@ -67,9 +67,9 @@ def demo_config(scheme: str = "masked", seed: int = SEED) -> Config:
             "client.steps": 40,
             "client.batch_size": 32,
             "sum.scheme": scheme,
-            "privacy.placement": "central",
+            "privacy.placement": "distributed",
+            "privacy.adjacency": "zero_out",
             "privacy.clip_norm": 0.7,
-            "privacy.noise_multiplier": 1.9,
             "privacy.epsilon": 8.0,
         }
     )
@@ -99,8 +99,9 @@ class DemoResult:
         seconds: The duration of the training.
         scheme: The name of the sum, such as "masked-sum/1".
         names: The name of each hospital, by client.
-        clear: The integers that the watched hospital summed in round 1, int64 `[length]`.
-        sighting: The server's view of the same vector.
+        clear: Every hospital's update of round 1 in integer units, before noise and mask, int64 `[hospitals, length]`.
+        sightings: The server's view of the same vectors, one for each hospital.
+        opened: The mean update that the server computed from the sum of round 1, in integer units, float `[length]`.
         averaged: The number of models in the released mean.
     """
 
@@ -114,8 +115,14 @@ class DemoResult:
     scheme: str
     names: tuple[str, ...]
     clear: npt.NDArray[np.int64] = field(repr=False)
-    sighting: Sighting = field(repr=False)
+    sightings: tuple[Sighting, ...] = field(repr=False)
+    opened: Vector = field(repr=False)
     averaged: int = AVERAGED
+
+    @property
+    def sighting(self) -> Sighting:
+        """The server's view of the watched hospital's vector."""
+        return self.sightings[WATCHED]
 
     @property
     def epsilon(self) -> EpsilonReport:
@@ -149,10 +156,14 @@ class Demo:
 
     def __init__(self, scheme: str = "masked", *, seed: int = SEED, runs: Path | None = None) -> None:
         self.config = demo_config(scheme, seed)
-        self._watcher = Watcher(WATCHED, describe(scheme))
-        self.experiment = Experiment(self.config, dropouts=demo_dropouts(scheme), runs=runs, tap=self._watcher)
+        self._watchers = [Watcher(client, describe(scheme)) for client in range(self.config.data.clients)]
+        self.experiment = Experiment(self.config, dropouts=demo_dropouts(scheme), runs=runs, tap=self._tap)
         self._initial = self.experiment.parts.learner.initial
         self._seconds = 0.0
+
+    def _tap(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
+        for watcher in self._watchers:
+            watcher(direction, client, message)
 
     def each_round(self) -> Iterator[RoundReport]:
         """Train, and yield the report of each round."""
@@ -185,8 +196,9 @@ class Demo:
             seconds=self._seconds,
             scheme=experiment.scheme.name,
             names=tuple(f"hospital {1 + client}" for client in range(len(experiment.federation.clients))),
-            clear=self._clear(),
-            sighting=self._watcher.sighting(experiment.encoding),
+            clear=np.stack([self._clear(client) for client in range(self.config.data.clients)]),
+            sightings=tuple(watcher.sighting(experiment.encoding) for watcher in self._watchers),
+            opened=self._opened(),
         )
 
     def averaged_model(self) -> Vector:
@@ -194,8 +206,13 @@ class Demo:
         models = [version.model for version in self.experiment.store.lineage()]
         return mean_model(models[-AVERAGED:])
 
-    def _clear(self) -> npt.NDArray[np.int64]:
-        """Recompute the watched client's vector of round 1 before masking: its randomness is keyed."""
-        parts, seed = self.experiment.parts, self.config.seed
-        rng = client_rng(seed, 1, WATCHED)
-        return parts.encoding.encode(parts.learner.plain_train(self._initial, WATCHED, 1, rng), rng)
+    def _clear(self, client: ClientId) -> npt.NDArray[np.int64]:
+        """Recompute a client's vector of round 1 before noise and mask: its randomness is keyed."""
+        parts = self.experiment.parts
+        rng = client_rng(self.config.seed, 1, client)
+        return parts.encoding.encode(parts.learner.plain_train(self._initial, client, 1, rng), rng)
+
+    def _opened(self) -> Vector:
+        """The mean of round 1 in integer units: the server adds it to the model as it is."""
+        before, after = (version.model for version in list(self.experiment.store.lineage())[:2])
+        return (after - before) * self.experiment.encoding.codec.scale

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp import EpsilonReport
+from privfl.dp import EpsilonReport, Observer
 from privfl.experiment.view import Sighting
 from privfl.fl.report import RoundReport
 from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, ORANGE, RED, new_figure, save, style, whole_numbers
@@ -29,7 +29,7 @@ class Training(Protocol):
     @property
     def averaged(self) -> int: ...
     @property
-    def epsilon(self) -> EpsilonReport: ...
+    def epsilons(self) -> Mapping[Observer, EpsilonReport]: ...
     @property
     def scheme(self) -> str: ...
     @property
@@ -37,7 +37,9 @@ class Training(Protocol):
     @property
     def clear(self) -> npt.NDArray[np.int64]: ...
     @property
-    def sighting(self) -> Sighting: ...
+    def sightings(self) -> Sequence[Sighting]: ...
+    @property
+    def opened(self) -> npt.NDArray[np.float64]: ...
 
 
 class Lines(Protocol):
@@ -54,23 +56,73 @@ class Lines(Protocol):
 
 
 def plot_demo(result: Training, budget: float, path: Path) -> Path:
-    """Draw accuracy and epsilon over rounds, and one vector before and after masking; return the PNG's path.
+    """Draw updates as hospitals know them, as the server received them, and their sum; return the file's path.
+
+    Accuracy and epsilon over rounds stand below.
 
     Args:
         result: The values of the run, such as a `DemoResult`.
         budget: The epsilon that the run may spend.
-        path: The PNG to write.
+        path: The file to write.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    figure = new_figure(11.0, 7.4)
-    top, bottom = figure.subplots(2, 2)
-    _accuracy(top[0], result)
-    _epsilon(top[1], result, budget)
-    _clear(bottom[0], result)
-    _seen(bottom[1], result)
+    figure = new_figure(11.0, 7.6)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 1.05), hspace=0.04)
+    panels = top.subplots(1, 3, width_ratios=(1.0, 1.0, 1.0))
+    _known(panels[0], result)
+    _received(panels[1], result)
+    _opened(panels[2], result)
+    left, right = bottom.subplots(1, 2)
+    _accuracy(left, result)
+    _epsilon(right, result, budget)
     return save(figure, path)
+
+
+def _strips(axes: Any, values: npt.NDArray[Any], title: str, below: str, *, shades: str = "RdBu") -> None:
+    """One strip of colored cells for each line of `values`: blue is above 0 and red below, or shades of gray."""
+    size = float(np.abs(values).max()) or 1.0
+    low = -size if shades == "RdBu" else 0.0
+    axes.imshow(values, cmap=shades, vmin=low, vmax=size, aspect="auto", interpolation="nearest")
+    axes.set_yticks(np.arange(0.5, len(values) - 1), minor=True)
+    axes.grid(visible=True, axis="y", which="minor", color="white", linewidth=2.5)
+    axes.tick_params(which="both", length=0)
+    axes.set_xticks([])
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(below, fontsize=9)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _known(axes: Any, result: Training) -> None:
+    numbers = result.clear.shape[1]
+    _strips(
+        axes, result.clear, "What each hospital knows", f"its update in round 1: {numbers} numbers, blue + and red -"
+    )
+    axes.set_yticks(range(len(result.names)), result.names, fontsize=8)
+
+
+def _received(axes: Any, result: Training) -> None:
+    first = result.sightings[0]
+    if first.scheme.entry == "byte":
+        middle = min(len(seen.values) for seen in result.sightings) // 2
+        values = np.stack([seen.values[middle : middle + 2 * result.clear.shape[1]] for seen in result.sightings])
+        below = "the same updates: bytes out of the middle of each ciphertext"
+    else:
+        values = np.stack([seen.values for seen in result.sightings])
+        hidden = first.scheme.looks_uniform
+        below = (
+            "the same updates, each under its masks" if hidden else "the same updates, each with its part of the noise"
+        )
+    _strips(axes, values, "What the server received", below, shades="gray" if first.scheme.entry == "byte" else "RdBu")
+    axes.set_yticks([])
+
+
+def _opened(axes: Any, result: Training) -> None:
+    values = np.stack([result.opened, result.clear.mean(axis=0)])
+    _strips(axes, values, "What the sum gives", "the mean of the ten, which moves the model")
+    axes.set_yticks(range(2), ["with noise:\nreleased", "without:\nseen by\nnobody"], fontsize=8)
 
 
 def _accuracy(axes: Any, result: Training) -> None:
@@ -91,40 +143,14 @@ def _accuracy(axes: Any, result: Training) -> None:
 def _epsilon(axes: Any, result: Training, budget: float) -> None:
     rounds = [0, *(report.round for report in result.reports)]
     spent = [0.0, *(report.epsilon or 0.0 for report in result.reports)]
+    outsider = result.epsilons["outsider"]
+    who = "the server too" if result.epsilons["server"].epsilon <= outsider.epsilon else "an outsider"
     axes.axhline(budget, color=RED, linestyle="--", label=f"budget {budget:g}")
-    axes.plot(rounds, spent, color=BLUE, marker="o", markersize=4, label="spent, against an outsider")
+    axes.plot(rounds, spent, color=BLUE, marker="o", markersize=4, label=f"spent, against {who}")
     axes.set_ylim(0.0, budget * 1.12)
-    style(axes, "Privacy spent", "round", f"epsilon at delta {result.epsilon.delta:g}")
+    style(axes, "Privacy spent", "round", f"epsilon at delta {outsider.delta:g}")
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=8, loc="lower right")
-
-
-def _clear(axes: Any, result: Training) -> None:
-    axes.hist(result.clear / 2.0**20, bins=12, color=BLUE, edgecolor="white", linewidth=0.5)
-    style(axes, f"The vector of {result.names[0]}, round 1", "entry (units of 2^20)", "entries")
-    whole_numbers(axes.yaxis)
-
-
-def _seen(axes: Any, result: Training) -> None:
-    seen = result.sighting
-    entry, uniform = seen.scheme.entry, seen.scheme.looks_uniform
-    unit, name = (1.0, "byte") if entry == "byte" else (2.0**20, "entry (units of 2^20)")
-    edges = np.linspace(seen.low / unit, (seen.high + 1) / unit, 13)
-    if not uniform:
-        edges = np.linspace(seen.values.min() / unit, seen.values.max() / unit, 13)
-    axes.hist(seen.values / unit, bins=edges, color=ORANGE, edgecolor="white", linewidth=0.5)
-    if uniform:
-        even = len(seen.values) / (len(edges) - 1)
-        axes.axhline(even, color=GRAY, linestyle="--", linewidth=1, label="uniform noise would give this on average")
-        axes.legend(fontsize=8, loc="upper right")
-        axes.set_ylim(0, 1.35 * max(np.histogram(seen.values / unit, edges)[0].max(), even))
-    style(
-        axes,
-        f"The same vector as the server saw it ({result.scheme})",
-        name,
-        "bytes" if entry == "byte" else "entries",
-    )
-    whole_numbers(axes.yaxis)
 
 
 def plot_line(result: Lines, path: Path) -> Path:

@@ -194,3 +194,41 @@ def test_only_a_sum_that_nobody_can_have_seen_is_refunded(scheme: str, charged: 
 def test_questions_without_sense_are_refused(make: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         make()
+
+
+SEXES = np.array(["f", "m", None, "x"], object)
+COLUMNS = [SEXES[RNG.choice(4, size=60, p=[0.45, 0.45, 0.08, 0.02])] for _ in range(CLIENTS)]
+CATEGORIES = ("f", "m", "never", "x")
+
+
+def counted(name: str) -> int:
+    return sum(int((texts == name).sum()) for texts in COLUMNS)
+
+
+def test_categories_are_counted_and_small_ones_hidden() -> None:
+    asked = Analytics(lambda client: COLUMNS[client], CLIENTS, channel("masked"))
+    assert counted("x") < 11 < counted("m")
+    found = asked.categories(("f", "m", "never"))
+    assert found.counts == (counted("f"), counted("m"), 0)
+    assert asked.categories(CATEGORIES).counts[3] is None
+    assert asked.vocabulary(CATEGORIES, 20) == ("f", "m")
+    with pytest.raises(PrivacyError, match="no candidate has 1000 examples"):
+        asked.vocabulary(CATEGORIES, 1000)
+    for wrong in ((), ("f", "f")):
+        with pytest.raises(ConfigError, match="each once: undeclared values are never released"):
+            asked.vocabulary(wrong, 20)
+    with pytest.raises(ConfigError, match="min_count must be positive"):
+        asked.vocabulary(CATEGORIES, 0)
+
+
+def test_a_noisy_vocabulary_is_one_charged_release() -> None:
+    ledger = Ledger(PrivacyUnit("client", "zero_out"))
+    noise = Noise(ledger, Mechanism("central", 0.5), max_norm=40.0)
+    asked = Analytics(lambda client: COLUMNS[client], CLIENTS, channel(), noise)
+    assert asked.vocabulary(CATEGORIES, 100) == ("f", "m")  # about 190 each, and noise of stddev 20
+    (release,) = ledger.releases
+    assert release.realized_stddev == pytest.approx(20 * 2**12, rel=1e-3)
+    assert Accountant(1e-5).report(ledger).epsilon < 12
+    spent = Noise(ledger, Mechanism("central", 0.5), max_norm=40.0, budget=Budget(12.0, 1e-5))
+    with pytest.raises(BudgetExceeded):
+        Analytics(lambda client: pytest.fail("asked"), CLIENTS, channel(), spent).vocabulary(CATEGORIES, 100)
