@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -169,6 +169,34 @@ class HashChain:
         self._records.append(json.loads(canonical_json(dict(record))))
         self.head = digest
         return digest
+
+
+def append_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Append lines to a file that its owner alone may read, durably. A line that a crash cut short before is removed.
+
+    Args:
+        path: The file; it is made if there is none.
+        lines: The lines, without their newlines.
+    """
+    fresh = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o600)
+    with os.fdopen(handle, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+        file.seek(end)
+        file.write(b"".join(line + b"\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+    if fresh:
+        sync_folder(path.parent)
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, without newlines and without a last line that a crash cut short; none without a file."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def verify_chain(data: bytes, name: str = "chain") -> Iterator[tuple[dict[str, Any], str]]:

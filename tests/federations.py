@@ -118,6 +118,7 @@ class PlainSite:
                 transcript=frame_hash(frame).hex(),
                 spent=None,
                 software=privfl.__version__,
+                mode="in-app",
             )
             receipts = [stated.signed(self.own.signing).to_bytes()]
         up = Up(down.round, down.attempt, down.step, frame_hash(frame), body, receipts)
@@ -195,6 +196,8 @@ class Sites:
     open: dict[ClientId, Site] = field(default_factory=dict)
     run: str = "run"
     now: float = 1000.0
+    agents: frozenset[ClientId] = frozenset()
+    train: Train = small
 
     @classmethod
     def make(
@@ -246,7 +249,8 @@ class Sites:
 
     def site(self, client: ClientId) -> Site:
         if client not in self.open:
-            self.open[client] = Site(self.homes[client].folder, small, clock=lambda: self.now)
+            mode = "agent" if client in self.agents else "in-app"
+            self.open[client] = Site(self.homes[client].folder, self.train, mode=mode, clock=lambda: self.now)
         return self.open[client]
 
     def restart(self, client: ClientId) -> None:

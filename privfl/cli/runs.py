@@ -19,6 +19,7 @@ from privfl.experiment.folder import LEDGER, METRICS, RunFolder, find_run, find_
 from privfl.files import atomic_write, canonical_json, existing_parent, user_path
 from privfl.fl.report import COHORT_DEPENDENT, IF_SECURE
 from privfl.fl.store import Version
+from privfl.report.run import modes_in_words
 
 app = typer.Typer(help="List, show and export the models of runs.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -78,7 +79,11 @@ def show(
         "parameters": len(version.model),
         "report": report,
     }
+    if sites := {} if public else files.sites:
+        record["sites"] = modes_in_words(sites)
     if as_json:
+        if sites:
+            record["sites"] = {str(client): list(modes) for client, modes in sites.items()}
         print_json(record)
         return
     rows = [(key, str(value)) for key, value in record.items() if key != "report"]

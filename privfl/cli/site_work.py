@@ -70,7 +70,7 @@ def serve(home: Home, passphrase_file: PassphraseFile = None) -> None:
     seconds = TRAINING_FRACTION * after if after > 0 else None
     training = ChildTraining(lambda: installed_training(site.folder, policy.training), seconds=seconds)
     try:
-        with Site(site.folder, training, passphrase=passphrase_of(site, passphrase_file)) as work:
+        with Site(site.folder, training, mode="agent", passphrase=passphrase_of(site, passphrase_file)) as work:
             agent = Agent(work, site.socket(policy), policy.agent)
             output().print(f"{work.name} serves {site.socket(policy)}")
             work.log.note("serving", client=work.client)

@@ -21,10 +21,12 @@ from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origi
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
 from privfl.fl.payment import check_charged
 from privfl.fl.plan import RUN_NONCE_BYTES
+from privfl.fl.receipts import Mode, ReceiptBook
 from privfl.fl.report import RoundReport
 from privfl.fl.store import ModelStore
 from privfl.lock import sole_writer
 from privfl.observers import OBSERVERS
+from privfl.wire import ClientId
 
 CONFIG: Final = "config.toml"
 IDENTITY: Final = "run.json"
@@ -33,6 +35,7 @@ LEDGER: Final = "ledger.jsonl"
 MODELS: Final = "models"
 COHORT_KEY: Final = "cohorts.key"
 LOCK: Final = "lock"
+RECEIPTS: Final = "receipts.jsonl"
 _KEY_BYTES: Final = 32
 
 
@@ -152,6 +155,15 @@ class RunFolder:
     def origins(self) -> tuple[Origin, ...]:
         """The versions of the libraries that rounds were made with, oldest first."""
         return read_origins(self.path)
+
+    @property
+    def sites(self) -> dict[ClientId, tuple[Mode, ...]]:
+        """The mode that each site has signed in its receipts, in the order of their first use; empty without sites.
+
+        Raises:
+            StateError: The file of the receipts was altered.
+        """
+        return ReceiptBook(self.path / RECEIPTS).modes
 
     def reports(self) -> list[RoundReport]:
         """The reports of all rounds, oldest first, as they are sealed with the models.

@@ -25,7 +25,7 @@ from privfl.errors import ConfigError, StateError
 from privfl.experiment import schemes
 from privfl.experiment.assemble import Assembly, assemble
 from privfl.experiment.config import Config, Data
-from privfl.experiment.folder import Identity, RunFolder
+from privfl.experiment.folder import RECEIPTS, Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.sites import (
     MAX_EXAMPLES,
@@ -39,12 +39,13 @@ from privfl.experiment.sites import (
     evaluate_at_sites,
 )
 from privfl.fl.charter import Charter
-from privfl.fl.exchange import LIFETIME, FrameDriver, ReceiptBook, StepRecord, Transport
+from privfl.fl.exchange import LIFETIME, FrameDriver, StepRecord, Transport
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import EVALUATION, model_hash
 from privfl.fl.progress import Progress
 from privfl.fl.range import WIDE_BITS, Range
+from privfl.fl.receipts import ReceiptBook
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
@@ -57,7 +58,6 @@ from privfl.wire import ClientId
 
 CHARTER: Final = "charter.privfl"
 EXCHANGE: Final = "exchange.state"
-RECEIPTS: Final = "receipts.json"
 STEPS: Final = "steps.jsonl"
 
 _EPOCH: Final = 1_767_225_600  # 2026-01-01; the numbers of evaluations last until 2094

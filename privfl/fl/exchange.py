@@ -19,7 +19,7 @@ import privfl
 from privfl.crypto import KeyDirectory, SigningKey
 from privfl.dp import Ledger
 from privfl.errors import PrivacyError, ProtocolError, RemoteProtocolError, StateError, WireError
-from privfl.files import atomic_write, canonical_json, read_json
+from privfl.files import atomic_write
 from privfl.fl.frames import (
     NONCE_BYTES,
     Down,
@@ -31,7 +31,7 @@ from privfl.fl.frames import (
 )
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
-from privfl.fl.receipts import Receipt
+from privfl.fl.receipts import Receipt, ReceiptBook
 from privfl.fl.round import Parts
 from privfl.fl.saved import SavedParty
 from privfl.fl.server_round import ServerRound
@@ -149,41 +149,6 @@ class SavedExchange:
     def party(self) -> SavedParty:
         """The half of the round without its state: plan, session and reservation."""
         return SavedParty.from_bytes(_SERVER, bytes(self.half))
-
-
-class ReceiptBook:
-    """The newest receipt of every site, in a file.
-
-    Args:
-        path: The file; it need not exist yet.
-
-    Raises:
-        StateError: If the file was altered.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            record = read_json(path.read_bytes()) if path.exists() else {}
-            self._newest = {int(client): Receipt.from_bytes(bytes.fromhex(data)) for client, data in record.items()}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise StateError(f"{path} does not hold receipts of sites") from error
-
-    @property
-    def newest(self) -> tuple[Receipt, ...]:
-        """The newest receipt of each site, by client."""
-        return tuple(receipt for _, receipt in sorted(self._newest.items()))
-
-    def keep(self, receipts: Iterable[Receipt]) -> None:
-        """Keep the receipts that are newer than those that are held, durably."""
-        before = dict(self._newest)
-        for receipt in receipts:
-            held = self._newest.get(receipt.client)
-            if held is None or receipt.number > held.number:
-                self._newest[receipt.client] = receipt
-        if self._newest != before:
-            record = {str(client): receipt.to_bytes().hex() for client, receipt in sorted(self._newest.items())}
-            atomic_write(self._path, canonical_json(record) + b"\n")
 
 
 def _no_log(record: StepRecord) -> None:

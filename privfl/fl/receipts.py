@@ -2,26 +2,33 @@
 
 A site's receipts are numbered, and each names the hash of the one before. The first of a round states what the round
 costs in the worst case, and is made before anything of it leaves the site. The second ends the round and states the
-digest of all frames. The server keeps the newest receipt of every site and shows them all in every invitation. A site
-that is shown a receipt of its own that it does not hold was rolled back: it refuses until it has taken up what it lost.
+digest of all frames. The server keeps every receipt, and shows the newest of each site in every invitation. A site that
+is shown a receipt of its own that it does not hold was rolled back: it refuses until it has taken up what it lost.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from privfl.checks import check_choice
 from privfl.crypto import SigningKey, VerifyKey
 from privfl.dp.release import Release
 from privfl.errors import ConfigError, StateError, WireError
-from privfl.files import GENESIS, canonical_json, read_json
+from privfl.files import GENESIS, append_lines, canonical_json, read_json, whole_lines
 from privfl.fl.frames import MAX_RECEIPT_BYTES
 from privfl.wire import ClientId, check_client
 
 Kind = Literal["entered", "ended"]
+
+Mode = Literal["agent", "in-app"]
+"""The place of a site's keys and data: in a process of the site's own, or in the process of the engine's app."""
+
+MODES: Final[tuple[Mode, ...]] = ("agent", "in-app")
 
 _LABEL: Final = "receipt of a site"
 _HASH: Final = b"privfl/1 receipt"
@@ -48,6 +55,7 @@ class Receipt:
         release: The worst case that the round was charged, with this site as its only participant; None in a receipt of
             kind "ended", and for a round without noise.
         software: The version of privfl at the site.
+        mode: "agent" where the site's own agent answered, "in-app" where an app of the engine opened the site's folder.
         signature: 64 bytes over all other fields; 128 hexadecimal digits.
 
     Raises:
@@ -66,11 +74,13 @@ class Receipt:
     spent: float | None
     release: Mapping[str, Any] | None = None
     software: str
+    mode: Mode
     signature: str = ""
 
     def __post_init__(self) -> None:
         check_client(self.client)
         check_choice("kind", self.kind, ("entered", "ended"))
+        check_choice("mode", self.mode, MODES)
         for name, low in (("number", 1), ("round", 0), ("attempt", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < low:
@@ -120,3 +130,65 @@ class Receipt:
         if written != data:
             raise WireError("a receipt in another form than the canonical one")
         return receipt
+
+
+class ReceiptBook:
+    """All receipts of all sites, in a file of one canonical line each; `privfl site reconcile` reads it.
+
+    Args:
+        path: The file; it need not exist yet. A last line that a crash cut short was never shown, and is dropped.
+
+    Raises:
+        StateError: If the file was altered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._newest, self._hashes = path, dict[ClientId, Receipt](), set[str]()
+        self._modes: defaultdict[ClientId, list[Mode]] = defaultdict(list)
+        for receipt in receipts_in(whole_lines(path), str(path)):
+            self._take(receipt)
+
+    @property
+    def newest(self) -> tuple[Receipt, ...]:
+        """The newest receipt of each site, by client."""
+        return tuple(receipt for _, receipt in sorted(self._newest.items()))
+
+    @property
+    def modes(self) -> dict[ClientId, tuple[Mode, ...]]:
+        """The modes that each site stated, in the order in which it first did."""
+        return {client: tuple(modes) for client, modes in sorted(self._modes.items())}
+
+    def keep(self, receipts: Iterable[Receipt]) -> None:
+        """Keep the receipts that are not held, durably."""
+        new = list({receipt.hash: receipt for receipt in receipts if receipt.hash not in self._hashes}.values())
+        if new:
+            append_lines(self._path, [receipt.to_bytes() for receipt in new])
+            for receipt in new:
+                self._take(receipt)
+
+    def _take(self, receipt: Receipt) -> None:
+        held = self._newest.get(receipt.client)
+        if held is None or receipt.number > held.number:
+            self._newest[receipt.client] = receipt
+        self._hashes.add(receipt.hash)
+        if receipt.mode not in self._modes[receipt.client]:
+            self._modes[receipt.client].append(receipt.mode)
+
+
+def receipts_in(lines: Iterable[bytes], name: str) -> list[Receipt]:
+    """The receipts of lines of canonical JSON.
+
+    Args:
+        lines: The lines.
+        name: The name of their file, for errors.
+
+    Raises:
+        StateError: If a line is no receipt.
+    """
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(Receipt.from_bytes(line))
+        except WireError as error:
+            raise StateError(f"{name}, line {number}: {error}") from error
+    return found

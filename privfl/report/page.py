@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from privfl.experiment.schemes import describe
 from privfl.files import atomic_write, existing_parent
 from privfl.fl.classes import constant_warning
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
-from privfl.report.run import RunRecord
+from privfl.report.run import RunRecord, modes_in_words
 
 Rows = Iterable[tuple[str, str]]
 
@@ -64,6 +65,8 @@ def render(run: RunRecord, *, public: bool = False) -> str:
         run: The run.
         public: As in `write_report`.
     """
+    if public:
+        run = replace(run, sites={})  # they name those who took part
     parts = [
         _head(run),
         _note(run, public=public),
@@ -119,6 +122,8 @@ def _sees(run: RunRecord) -> Rows:
         return
     for observer, words in describe(run.config.sum.scheme).sees.items():
         yield observer.replace("_", " "), words
+    if any("in-app" in modes for modes in run.sites.values()):
+        yield "author of the app", "the keys and the data of each site that ran in-app"
 
 
 def _head(run: RunRecord) -> str:
@@ -271,6 +276,8 @@ def _setup(run: RunRecord) -> Rows:
     dealt = "given by a program" if "data" in run.objects else config.data.dealing
     yield "data", f"{_data(run)}, {dealt}, standardized: {config.data.standardize}"
     yield "clients", _clients(run)
+    if run.sites:
+        yield "mode, signed by each site", modes_in_words(run.sites)
     kind = config.model.kind if "train" not in run.objects else f"given by a program ({run.objects['train']})"
     yield "model", f"{kind}, {run.parameters} parameters"
     yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from privfl.errors import ConfigError
 from privfl.experiment import Config
 from privfl.experiment.folder import RunFolder, describe_parts
 from privfl.experiment.versions import Origin
+from privfl.fl.receipts import MODES, Mode
 from privfl.fl.report import RoundReport
+from privfl.wire import ClientId
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class RunRecord:
         ledger: The hash of the ledger's last line; None without noise.
         origins: The versions that rounds were made with.
         objects: The names of the objects that a program gave, by argument of `Experiment`.
+        sites: The modes that each site of a federation has signed; empty for a run in one process.
     """
 
     folder: Path
@@ -42,6 +46,7 @@ class RunRecord:
     ledger: str | None
     origins: tuple[Origin, ...]
     objects: dict[str, str] = field(default_factory=dict)
+    sites: dict[ClientId, tuple[Mode, ...]] = field(default_factory=dict)
 
 
 def read_run(files: RunFolder | Path) -> RunRecord:
@@ -69,4 +74,19 @@ def read_run(files: RunFolder | Path) -> RunRecord:
         ledger=None if ledger is None else ledger.head,
         origins=files.origins,
         objects=describe_parts(files.identity.parts),
+        sites=files.sites,
     )
+
+
+def modes_in_words(sites: Mapping[ClientId, tuple[Mode, ...]]) -> str:
+    """Where the keys and the data of the sites were, for people: how many sites in each mode, and who in-app.
+
+    Args:
+        sites: The modes of each site.
+    """
+    words = []
+    for mode in MODES:
+        named = [str(client) for client, modes in sites.items() if mode in modes]
+        if named:
+            words.append(f"{mode}: {len(named)} of {len(sites)} sites" + (f" ({', '.join(named)})" * (mode != "agent")))
+    return "; ".join(words)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from privfl.dp import Release
-from privfl.errors import StateError, WireError
-from privfl.fl.receipts import Receipt
+from privfl.fl.receipts import Receipt, receipts_in
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain, newest_of
@@ -16,14 +15,7 @@ from privfl.site.home import BEHIND, LEDGERS, LOCK, RECEIPTS, SiteHome
 
 def read_receipts(paths: Iterable[Path]) -> list[Receipt]:
     """The receipts in files, one canonical JSON line each; raises `StateError` for any other line."""
-    found = []
-    for path in paths:
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                found.append(Receipt.from_bytes(line))
-            except WireError as error:
-                raise StateError(f"{path}, line {number}: {error}") from error
-    return found
+    return [receipt for path in paths for receipt in receipts_in(path.read_bytes().splitlines(), str(path))]
 
 
 def reconcile(home: SiteHome, receipts: Iterable[Receipt], now: float) -> tuple[Receipt, ...]:

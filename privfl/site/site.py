@@ -26,7 +26,7 @@ from privfl.fl.charter import Charter
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
-from privfl.fl.receipts import Kind, Receipt
+from privfl.fl.receipts import Kind, Mode, Receipt
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
@@ -52,6 +52,7 @@ class Site:
     Args:
         home: The site's folder.
         train: The training function.
+        mode: "agent" in a process of the site's own, "in-app" in the process of an engine's app; receipts state it.
         passphrase: The passphrase of the keys, where they are under one.
         clock: The time in seconds since 1970.
         sleep: Waits a number of seconds.
@@ -67,12 +68,13 @@ class Site:
         home: Path | str,
         train: Train,
         *,
+        mode: Mode = "in-app",
         passphrase: str | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self._home, self._train = SiteHome(home), train
+        self._home, self._train, self._mode = SiteHome(home), train, mode
         self._clock, self._sleep, self._entropy = clock, sleep, entropy
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(sole_writer(self._home / LOCK))
@@ -341,6 +343,7 @@ class Site:
             spent=float(spent) if np.isfinite(spent) else None,
             release=release,
             software=privfl.__version__,
+            mode=self._mode,
         )
         return self._chain.append(receipt, self._own.signing, self._clock())
 

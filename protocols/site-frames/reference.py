@@ -148,6 +148,7 @@ def main() -> None:
         "spent": 0.5,
         "release": None,
         "software": "0.1.0",
+        "mode": "agent",
     }
     first = receipt(entered, site)
     asked = invitation(plan, bytes(16), 1_800_000_000_000, b"0.1.0", [first])

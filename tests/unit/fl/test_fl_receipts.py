@@ -26,6 +26,7 @@ RECEIPT = Receipt(
     spent=1.25,
     release=PLAN.worst_case(PlainSum()).withheld().record(),
     software="0.2",
+    mode="agent",
 )
 
 
