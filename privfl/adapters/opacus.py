@@ -27,7 +27,7 @@ except ModuleNotFoundError as _error:
 
 from privfl.adapters.ledgers import ClientLedgers
 from privfl.adapters.torch.buffers import copied
-from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, to_tensor, widened
+from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, outputs_of, to_tensor, widened
 from privfl.adapters.torch.labels import Labels
 from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
@@ -222,7 +222,7 @@ class OpacusTrain:
                 optimizer.zero_grad(set_to_none=True)
                 if len(sampled):
                     index = sampled.to(self._flat.device)
-                    output = self._wrapped(features.index_select(0, index))
+                    output = outputs_of(self._wrapped, features.index_select(0, index))
                     loss(output, targets.index_select(0, index)).backward()  # type: ignore[no-untyped-call]
                 self._complete(len(sampled))
                 optimizer.step()

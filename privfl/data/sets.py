@@ -94,7 +94,8 @@ class Dataset:
         dtype = np.dtype(np.uint8 if self.task == "text" else np.float32)
         if features.ndim != 2 or features.dtype != dtype or 0 in features.shape:
             raise DataError(
-                f"{self.name}: features must be {dtype} [n, p] with n, p >= 1, not {features.dtype} {features.shape}"
+                f"{self.name}: features must be {dtype} [n, p] with n, p >= 1, not {features.dtype} {features.shape}: "
+                f"give features.astype(np.{dtype}), or numbers of another type from the rows of a `train` of your own"
             )
         if self.feature_names and len(self.feature_names) != features.shape[1]:
             raise DataError(f"{self.name}: {len(self.feature_names)} names for {features.shape[1]} features")

@@ -249,6 +249,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
             population=clients,
             sizes=federation.sizes.tolist(),
             clip=given.clip,
+            metrics=getattr(learner.train, "metric_names", ()),
         )
         return Assembly(
             config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,

@@ -112,6 +112,7 @@ def build_encoding(
     sizes: Sequence[int],
     clip: UpdateClip | None = None,
     aggregation: Aggregation | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple[UpdateEncoding, RangeRule | None]:
     """The encoding of updates as integers: the finest scale, a power of two, at which every cohort fits the ring.
 
@@ -124,6 +125,7 @@ def build_encoding(
         sizes: The clients' numbers of examples.
         clip: Takes the place of the clip of the settings.
         aggregation: The server's side of the algorithm, which states the blocks and metrics that it needs.
+        metrics: The training metrics, next to the loss, that a run without noise sums.
 
     Returns:
         The encoding of a cohort of the largest size, and how range and precision follow a run without noise; None for
@@ -164,7 +166,7 @@ def build_encoding(
             FixedPoint(1.0, Ring(config.sum.bits or NARROW_BITS)),
             clip,
             weighting=weighting,
-            metrics=tuple(Metric(name, _UNBOUNDED) for name in ("loss", *aggregation.metrics)),
+            metrics=tuple(Metric(name, _UNBOUNDED) for name in _summed(config, metrics, aggregation)),
             blocks=aggregation.blocks,
             rounding=config.sum.rounding,
             rotation=rotation,
@@ -195,8 +197,18 @@ def build_encoding(
     return _fitted(config, encoding, sizes, sampling.expected_size(population), noise), None
 
 
+def _summed(config: Config, metrics: Sequence[str], aggregation: Aggregation) -> tuple[str, ...]:
+    """The names of the training metrics of a run without noise, each once."""
+    return tuple(dict.fromkeys(("loss", *metrics, *config.client.metrics, *aggregation.metrics)))
+
+
 def _check_slots(config: Config) -> None:
     privacy = config.privacy
+    if privacy.placement != "none" and config.client.metrics:
+        raise PrivacyError(
+            "client.metrics are summed without noise, and this run adds noise: remove the key, or release the loss "
+            "with privacy.loss_bound"
+        )
     if privacy.placement == "none" and (privacy.clip_quantile, privacy.loss_bound) != (None, None):
         raise ConfigError(
             "privacy.clip_quantile and privacy.loss_bound are slots under the noise of the vector, and "

@@ -7,13 +7,17 @@ a practical bound: as limbs, digits of one large integer, each of which fits a s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from privfl.ring import Ints
 
 CLIPPED: Final = "clipped"
 RANGE: Final = "range"
 REJECTED: Final = "rejected"
+EMPTY: Final = "empty"
+UNSUMMED: Final = "unsummed"
 EXCESS: Final = "excess"
 
 RANGE_STEP: Final = 64.0
@@ -31,20 +35,29 @@ class Counts:
     Attributes:
         survivors: The number of vectors in the sum.
         rejected: Updates that held a NaN or an infinity, in an entry or a metric; nothing of them counts.
+        empty: Updates of clients without an example; nothing of them counts.
         clipped: Entries beyond the bound of an entry; or updates beyond the clip norm.
         above: Updates with an entry beyond the bound times 64, 64^2 and so on; empty for a clip norm.
         excess: Examples beyond `max_weight`, which did not count.
         weight: The total weight of the accepted updates; their number for uniform weights.
+        unsummed: Accepted updates with a metric that the plan does not sum.
         without: The weight of the accepted updates without a metric, by the metric's name, where some have it.
     """
 
     survivors: int
     rejected: int = 0
+    empty: int = 0
     clipped: int = 0
     above: tuple[int, ...] = ()
     excess: int = 0
     weight: int = 0
+    unsummed: int = 0
     without: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def accepted(self) -> int:
+        """The number of updates that count."""
+        return self.survivors - self.rejected - self.empty
 
     @property
     def steps(self) -> int:
@@ -109,3 +122,36 @@ def from_limbs(totals: Sequence[int], weight: int, count_bound: int) -> float:
     bits = limb_bits(count_bound)
     whole = sum(int(total) << (bits * place) for place, total in enumerate(totals))
     return whole / (weight << METRIC_FRACTION_BITS)
+
+
+def counts_of(
+    total: Ints,
+    places: Mapping[str, slice[int, int, None]],
+    survivors: int,
+    metrics: Sequence[tuple[str, str]],
+    *,
+    weighted: bool,
+) -> Counts:
+    """The counts of an opened sum about the updates in it.
+
+    Args:
+        total: The opened sum, int64 `[length]`.
+        places: The place of each slot.
+        survivors: The number of vectors in the sum.
+        metrics: The slots of each metric and of its weight.
+        weighted: Whether the weights are numbers of examples.
+    """
+    one = {name: int(total[place][0]) for name, place in places.items() if place.stop - place.start == 1}
+    weight = one["weight"] if weighted else survivors - one[REJECTED] - one[EMPTY]
+    given = {name: one[slot] for name, slot in metrics}
+    return Counts(
+        survivors=survivors,
+        rejected=one[REJECTED],
+        empty=one[EMPTY],
+        clipped=one[CLIPPED],
+        above=tuple(int(count) for count in total[places[RANGE]]) if RANGE in places else (),
+        excess=one.get(EXCESS, 0),
+        weight=weight,
+        unsummed=one[UNSUMMED],
+        without=tuple((name, weight - had) for name, had in given.items() if 0 < had < weight),
+    )

@@ -18,11 +18,14 @@ from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
 from privfl.fl.counts import (
     CLIPPED,
+    EMPTY,
     EXCESS,
     RANGE,
     RANGE_STEPS,
     REJECTED,
+    UNSUMMED,
     Counts,
+    counts_of,
     from_limbs,
     limb_count,
     range_entries,
@@ -50,8 +53,8 @@ class UpdateEncoding:
     which the clip norm follows a quantile of the norms.
 
     Without noise an encoding counts what it did to the updates (`count_bound` above 0), in slots between the metrics
-    and the weight: `clipped`, `range`, `rejected` and `excess`, see `Counts`. A metric then has several entries, and a
-    slot `<name>.weight` next to it with the weight of the clients that reported it.
+    and the weight, see `Counts`. It then gives a client without examples no weight, uniform weights included. A metric
+    has several entries, and a slot `<name>.weight` next to it with the weight of the clients that reported it.
 
     Attributes:
         length: Entries of the update and its blocks.
@@ -192,7 +195,7 @@ class UpdateEncoding:
         slots.append(Slot(CLIPPED, 1, 1.0, top))
         if isinstance(self.clip, ElementClip):
             slots.append(Slot(RANGE, RANGE_STEPS, 1.0, math.sqrt(RANGE_STEPS)))
-        slots.append(Slot(REJECTED, 1, 1.0, 1.0))
+        slots += [Slot(name, 1, 1.0, 1.0) for name in (REJECTED, EMPTY, UNSUMMED)]
         if self.weighting == "examples":
             slots += [Slot(EXCESS, 1, 1.0, top), Slot(WEIGHT, 1, 1.0, float(self.max_weight))]
         return tuple(slots)
@@ -242,12 +245,12 @@ class UpdateEncoding:
         joined, reported = self._joined(update), self._reported(update)
         clipped = self.clip(joined)
         by_examples = self.weighting == "examples"
-        weight = min(update.examples, self.max_weight) if by_examples else 1
+        weight = min(update.examples, self.max_weight) if by_examples or self.counts else 1
         finite = clipped.finite and all(map(math.isfinite, reported.values()))
         if not weight or not finite:
             zeros = np.zeros(self.total_length, np.int64)
-            if self.counts and not finite:
-                zeros[self.places[REJECTED]] = 1
+            if self.counts:
+                zeros[self.places[EMPTY if finite else REJECTED]] = 1
             return zeros
         fraction = weight / self.max_weight if by_examples else 1.0
         delta = self._encode_delta(clipped.vector, fraction, rng)
@@ -257,6 +260,7 @@ class UpdateEncoding:
         out[: self.width] = delta
         if self.counts:
             self._count(out, joined, clipped, reported, weight)
+            out[places[UNSUMMED]] = any(v is not None and k not in reported for k, v in update.metrics.items())
             if by_examples:
                 out[places[EXCESS]] = min(update.examples - weight, self.count_bound)
         else:
@@ -273,7 +277,7 @@ class UpdateEncoding:
     def accepts(self, update: ClientUpdate) -> bool:
         """True if `encode` makes a contribution that counts: the update is finite, and has a weight."""
         finite = np.isfinite(self._joined(update)).all() and all(map(math.isfinite, self._reported(update).values()))
-        return bool(finite) and (self.weighting == "uniform" or update.examples > 0)
+        return bool(finite) and (update.examples > 0 or not (self.counts or self.weighting == "examples"))
 
     def _joined(self, update: ClientUpdate) -> Vector:
         """The update and its blocks as one vector, float `[length]`."""
@@ -289,7 +293,7 @@ class UpdateEncoding:
         return {m.name: float(update.metrics[m.name]) for m in self.metrics if update.metrics.get(m.name) is not None}
 
     def _count(self, out: Ints, joined: Vector, clipped: Clipped, reported: Mapping[str, float], weight: int) -> None:
-        """Fill the slots of the metrics, and those that count, except `rejected` and `excess`."""
+        """Fill the slots of the metrics, `clipped` and `range`."""
         places = self.places
         for metric in self.metrics:
             value = reported.get(metric.name)
@@ -327,32 +331,20 @@ class UpdateEncoding:
         """
         if not self.counts:
             return None
-        places = self.places
-        one = {name: int(total[place][0]) for name, place in places.items() if place.stop - place.start == 1}
-        accepted = survivors - one[REJECTED]
-        weight = one[WEIGHT] if self.weighting == "examples" else accepted
-        given = {metric.name: one[metric.weight] for metric in self.metrics}
-        return Counts(
-            survivors=survivors,
-            rejected=one[REJECTED],
-            clipped=one[CLIPPED],
-            above=tuple(int(count) for count in total[places[RANGE]]) if RANGE in places else (),
-            excess=one.get(EXCESS, 0),
-            weight=weight,
-            without=tuple((name, weight - had) for name, had in given.items() if 0 < had < weight),
-        )
+        places, names = self.places, tuple((metric.name, metric.weight) for metric in self.metrics)
+        return counts_of(total, places, survivors, names, weighted=self.weighting == "examples")
 
     def denominator(self, total: Ints, clients: float) -> float:
         """The number of contributions of full weight in an opened sum.
 
         Args:
             total: The opened sum, int64 `[total_length]`.
-            clients: The number of clients, for uniform weights; those that an encoding counts as rejected are taken
-                off. Sums over examples bring their own.
+            clients: The number of clients, for uniform weights; those that an encoding counts as rejected or empty are
+                taken off. Sums over examples bring their own.
         """
         if self.weighting == "examples":
             return float(total[self.places[WEIGHT]][0]) / self.max_weight
-        return clients - float(total[self.places[REJECTED]][0]) if self.counts else clients
+        return clients - sum(float(total[self.places[name]][0]) for name in (REJECTED, EMPTY) if self.counts)
 
     def decode(self, total: Ints, denominator: float) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
         """The mean update, its blocks after it, and the mean metrics of an opened sum: step 9 of a round.
@@ -382,8 +374,7 @@ class UpdateEncoding:
 
     def rounding_error(self, counts: Counts) -> float:
         """The bound on what rounding changed in any entry of the mean update, in the model's unit."""
-        accepted = counts.survivors - counts.rejected
-        units = accepted * (0.5 if self.rounding == "nearest" else 1.0)
+        units = counts.accepted * (0.5 if self.rounding == "nearest" else 1.0)
         if self.rotation is not None:
             units *= math.sqrt(self.width)
         return units / self.codec.scale * self.max_weight / counts.weight if counts.weight > 0 else 0.0

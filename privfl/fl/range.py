@@ -219,6 +219,17 @@ def caveats(encoding: UpdateEncoding, counts: Counts, *, largest: float, floor: 
     if counts.rejected:
         verb = "updates were" if counts.rejected > 1 else "update was"
         said.append(f"{counts.rejected} {verb} not finite (NaN or infinity) and left out")
+    if counts.empty == counts.survivors:
+        said.append(f"no client {'had an example' if counts.survivors else 'took part'}, and the model is unchanged")
+    elif counts.empty:
+        clients = "clients" if counts.empty > 1 else "client"
+        said.append(f"{counts.empty} {clients} had no example and did not count")
+    if counts.unsummed:
+        clients = "clients" if counts.unsummed > 1 else "client"
+        said.append(
+            f"{counts.unsummed} {clients} reported training metrics that were not summed: name them in "
+            "client.metrics, or in `metrics` of a FederationServer"
+        )
     if counts.clipped and isinstance(encoding.clip, ElementClip):
         entries = "entries of updates were" if counts.clipped > 1 else "entry of an update was"
         said.append(f"{counts.clipped} {entries} clipped to the bound of {encoding.clip.max_abs:g}")
@@ -238,8 +249,6 @@ def caveats(encoding: UpdateEncoding, counts: Counts, *, largest: float, floor: 
             f"one beyond {bounds[name]:.0e}"
         )
     if not counts.weight:
-        if not counts.rejected:
-            said.append("no client had an example, and the model is unchanged")
         return tuple(said)
     error = encoding.rounding_error(counts)
     if error > floor and error > TOLERANCE * largest:

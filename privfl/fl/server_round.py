@@ -25,7 +25,8 @@ from privfl.sums import SecureSum, ServerSession, SumResult
 from privfl.wire import ClientId
 
 ZERO_IF_NOT_FINITE: Final = (
-    "an update that is not finite counts as zero and stays in the denominator, and nobody learns whether there was one"
+    "an update that is not finite counts as zero; it and clients without examples stay in the denominator, and nobody "
+    "learns whether there was one"
 )
 
 NOT_FINITE: Final = "the model after this round is not finite: its numbers overflowed; lower the learning rates"

@@ -8,13 +8,13 @@ from typing import Final
 
 from privfl.codec import FixedPoint
 from privfl.errors import ConfigError
-from privfl.fl.counts import CLIPPED, EXCESS, RANGE, REJECTED
+from privfl.fl.counts import CLIPPED, EMPTY, EXCESS, RANGE, REJECTED, UNSUMMED
 
 UPDATE: Final = "update"
 INDICATOR: Final = "clip"
 WEIGHT: Final = "weight"
 
-RESERVED: Final = frozenset({UPDATE, INDICATOR, WEIGHT, CLIPPED, RANGE, REJECTED, EXCESS})
+RESERVED: Final = frozenset({UPDATE, INDICATOR, WEIGHT, CLIPPED, RANGE, REJECTED, EMPTY, UNSUMMED, EXCESS})
 """The names of slots that no metric and no block has."""
 
 

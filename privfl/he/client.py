@@ -41,7 +41,7 @@ from privfl.he.plan import Terms
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening
 from privfl.sums.client import ClientMachine
-from privfl.sums.session import Kind
+from privfl.sums.session import Interrupted, Kind
 from privfl.wire import ClientId, Message
 
 _SMALL: Final = 1 << 16
@@ -221,8 +221,10 @@ class CkksClient(ClientMachine):
     def _consent(self, secrets: ClientSecrets, message: Message) -> Message:
         assert isinstance(message, Survivors)  # noqa: S101 - _handlers ties them
         terms, survivors = self._terms, message.clients
-        if not set(survivors) <= set(terms.task.clients) or self._me not in survivors:
-            raise RemoteProtocolError("the survivor list names strangers, or lacks this client")
+        if not set(survivors) <= set(terms.task.clients):
+            raise RemoteProtocolError("the survivor list names strangers")
+        if self._me not in survivors:
+            raise Interrupted(WireError("the survivors are without this client, which has dropped out of this sum"))
         if len(survivors) < terms.min_clients:
             raise TooFewSurvivors(len(survivors), terms.min_clients)
         self._survivors = survivors

@@ -57,7 +57,7 @@ from privfl.secagg.state import CLIENT_LABEL, ClientForm, Peer, peer_forms, peer
 from privfl.secagg.terms import Terms
 from privfl.sums.base import Entropy
 from privfl.sums.client import ClientMachine
-from privfl.sums.session import Kind, SteadyDirectory
+from privfl.sums.session import Interrupted, Kind, SteadyDirectory
 from privfl.wire import HEADER_BYTES, ClientId, Message, Reader, read_fields, write_fields
 
 
@@ -181,7 +181,9 @@ class MaskedClient(ClientMachine):
         terms, entries = self._terms, bytes(message.entries)
         roster = read_roster(terms, entries)
         own = roster.place_of(self._me)
-        if own is None or roster.keys(own) != self._own.public:
+        if own is None:
+            raise Interrupted(WireError("the roster is without this client, which has dropped out of this sum"))
+        if roster.keys(own) != self._own.public:
             raise RemoteProtocolError("the roster does not show this client's own keys")
         bound = keys.RosterKeys(self._session, keys.roster_digest(self._session, entries))
         holders = Graph(len(roster), terms.degree, bound.ring()).holders(own)
@@ -285,7 +287,9 @@ class MaskedClient(ClientMachine):
 
     def _on_survivors(self, message: Survivors) -> Message:
         terms, survivors = self._terms, message.survivors
-        self._check_members(survivors)
+        self._check_size(survivors)
+        if self._place not in survivors:
+            raise Interrupted(WireError("the survivors are without this client, which has dropped out of this sum"))
         if survivors.mask & ~self._sharers.mask:
             raise RemoteProtocolError("a survivor is named that never shared its keys")
         if len(survivors) < terms.min_survivors:
@@ -334,9 +338,12 @@ class MaskedClient(ClientMachine):
                 shares.append(share)
         return Unmask(Bitmap.of(len(self._peers), given), b"".join(shares))
 
-    def _check_members(self, members: Bitmap) -> None:
+    def _check_size(self, members: Bitmap) -> None:
         if members.count != self._size:
             raise WireError(f"a list over {members.count} places, where the roster has {self._size}")
+
+    def _check_members(self, members: Bitmap) -> None:
+        self._check_size(members)
         if self._place not in members:
             raise RemoteProtocolError("this client is not on the list that it was sent")
 

@@ -4,7 +4,7 @@ A party is a table of `Transition`s and one handler for each message; `ClientMac
 (server.py) do the rest, the same for every sum:
 
 - Bytes that are cut short, misrouted, for another client, of another session or of a step that is not due change
-  nothing: `WireError`.
+  nothing: `WireError`. Neither does a list of clients that a transport sends to those that dropped out too.
 - The same bytes again get the same answer again. A message of an earlier step is ignored.
 - A client that accepted a message of the step that is due, and then fails, is aborted for good. A server drops and
   blames the sender of such a message (`RemoteProtocolError`) and goes on.
@@ -74,7 +74,10 @@ class Guard:
 
 
 class Interrupted(Exception):
-    """A key directory failed by itself; `failure` is what it raised."""
+    """A message gets no answer and changes nothing: a key directory failed by itself, or it is about other clients.
+
+    `failure` is what the caller gets.
+    """
 
     def __init__(self, failure: Exception) -> None:
         super().__init__(str(failure))

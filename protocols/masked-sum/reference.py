@@ -504,8 +504,10 @@ class Client:
         body = Body(data, "Roster")
         entries = body.blob()
         body.end()
-        self.view = view = View(self.terms, entries)
-        require(self.me in view.ids and view.keys[view.ids.index(self.me)] == self.public, "not my own keys")
+        view = View(self.terms, entries)
+        require(self.me in view.ids, "without me", Unusable)
+        require(view.keys[view.ids.index(self.me)] == self.public, "not my own keys")
+        self.view = view
         self.place = view.ids.index(self.me)
         self.peers = view.holders(self.place)
         self.masks, self.shared = {}, {}
@@ -575,9 +577,10 @@ class Client:
 
     def survivors_(self, data: bytes) -> bytes:
         view, body = self.view, Body(data, "Survivors")
-        self.survivors = body.bitmap(view.size)
+        survivors = body.bitmap(view.size)
         body.end()
-        require(self.place in self.survivors, "I am not among the survivors")
+        require(self.place in survivors, "I am not among the survivors", Unusable)
+        self.survivors = survivors
         require(set(self.survivors) <= set(self.sharers), "a survivor that never shared")
         require(
             len(self.survivors) >= max(self.terms.min_survivors, self.terms.min_vectors), "too few survivors", TooFew

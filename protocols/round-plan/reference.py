@@ -60,7 +60,7 @@ def keys(value: Any, names: str) -> None:
     demand(type(value) is dict and set(value) == set(names.split()), f"fields {names} expected")
 
 
-RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "excess", ""}
+RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "empty", "unsummed", "excess", ""}
 
 
 def check(plan: dict[str, Any]) -> None:
@@ -273,7 +273,7 @@ def counting_slots(encoding: dict[str, Any]) -> list[tuple[str, int, float, floa
     found.append(("clipped", 1, 1.0, float(top), top))
     if encoding["clip"]["kind"] == "entries":
         found.append(("range", 8, 1.0, math.sqrt(8), 1))
-    found.append(("rejected", 1, 1.0, 1.0, 1))
+    found += [(name, 1, 1.0, 1.0, 1) for name in ("rejected", "empty", "unsummed")]
     if encoding["weighting"] == "examples":
         found += [("excess", 1, 1.0, float(top), top), ("weight", 1, 1.0, float(weight), weight)]
     return found

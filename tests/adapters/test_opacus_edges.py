@@ -227,6 +227,17 @@ def test_integer_examples_are_class_numbers_of_an_embedding(dtype: Any) -> None:
     assert np.abs(run(trainer(Text(), lambda client: ((X > 0).astype(dtype), Y.astype(dtype))))).max() > 0
 
 
+def test_features_of_the_wrong_type_are_refused_with_the_fix() -> None:
+    with pytest.raises(ConfigError, match=r"features of torch\.int64: return features\.astype\(np\.float32\)"):
+        run(trainer(given=lambda client: ((X > 0).astype(np.uint8), Y)))
+    with pytest.raises(ConfigError, match=r"features of torch\.float32: return features\.astype\(np\.int64\)"):
+        run(
+            trainer(
+                nn.Sequential(nn.Embedding(2, 4), nn.Flatten(), nn.Linear(20, 2)), lambda client: (np.float32(X > 0), Y)
+            )
+        )
+
+
 def test_only_trained_parameters_are_sent_and_noised() -> None:
     module = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     module[:2].requires_grad_(False)

@@ -1,5 +1,6 @@
 """Every message of the server delivered to every client that it is not for, after every step of a masked and a CKKS
-sum: no session changes, and the message that is due gets its answer afterwards.
+sum: no session changes, and the message that is due gets its answer afterwards. Lists that a transport broadcasts reach
+clients that dropped out too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ MASKED: dict[str, Any] = {
 }
 SILENT: dict[str, dict[ClientId, str]] = {
     "nobody": {},
+    "one-before-its-keys": {3: "AdvertiseKeys"},
+    "one-before-its-boxes": {0: "ShareKeys"},
     "one-before-its-vector": {1: "MaskedInput"},
     "one-before-its-shares": {2: "Unmask"},
 }
@@ -77,6 +80,21 @@ def deliver_to_others(sessions: Mapping[ClientId, Any], sent: list[tuple[ClientI
     return count
 
 
+def broadcast(sessions: Mapping[ClientId, Any], mail: Mapping[ClientId, bytes]) -> int:
+    """Deliver a list that all of `mail` get to all other clients too; return the number of these."""
+    lists = {message for message in mail.values() if header(message).kind not in ADDRESSED}
+    others = {client: session for client, session in sessions.items() if client not in mail}
+    for message in lists:
+        for session in others.values():
+            before, state = contents(session), saved(session)
+            with pytest.raises(WireError, match=r"dropped out of this sum|not due"):
+                session.receive(message)
+            after = contents(session)
+            assert all(after[name] is before[name] for name in before)
+            assert saved(session) == state
+    return len(others) * len(lists)
+
+
 def shortened(message: bytes) -> bytes:
     """The message with a body that ends inside the receiver, under a header that fits."""
     return message[: HEADER_BYTES - 4] + (3).to_bytes(4, "little") + message[HEADER_BYTES : HEADER_BYTES + 3]
@@ -84,8 +102,9 @@ def shortened(message: bytes) -> bytes:
 
 def play(
     scheme: SecureSum, task: SumTask, credentials: Mapping[ClientId, Any], silent_from: Mapping[ClientId, str]
-) -> tuple[int, set[str]]:
-    """A sum in which every message so far goes to all other clients after each step; the deliveries, and the kinds.
+) -> tuple[int, set[str], int]:
+    """A sum in which every message so far goes to all other clients after each step; the deliveries, the kinds, and the
+    deliveries of lists to clients that dropped out.
 
     A client of `silent_from` answers nothing from that step of the server on.
     """
@@ -98,7 +117,7 @@ def play(
     uplink = {c: session.start() for c, session in sessions.items()}
     sent: list[tuple[ClientId, bytes]] = []
     silent: set[ClientId] = set()
-    count = 0
+    count, lists = 0, 0
     while True:
         silent |= {client for client, name in silent_from.items() if name == server.step}
         for client, message in uplink.items():
@@ -109,6 +128,7 @@ def play(
         mail = server.advance() if server.result is None else {}
         if not mail:
             break
+        lists += broadcast(sessions, mail)
         sent += [(client, message) for client, message in mail.items() if header(message).kind in ADDRESSED]
         count += deliver_to_others(sessions, sent)
         uplink = {client: sessions[client].receive(message) for client, message in mail.items()}
@@ -118,7 +138,7 @@ def play(
     assert result is not None
     np.testing.assert_array_equal(result.total, sum(vectors[c] for c in sorted(result.survivors)))
     assert len(result.survivors) >= len(task.clients) - len(silent)
-    return count, {ADDRESSED[header(message).kind].__name__ for _, message in sent}
+    return count, {ADDRESSED[header(message).kind].__name__ for _, message in sent}, lists
 
 
 @pytest.mark.parametrize("silent", SILENT)
@@ -127,7 +147,8 @@ def test_a_message_of_a_masked_sum_for_another_client(form: str, silent: str) ->
     clients, scheme = MASKED[form]
     task = SumTask(b"misrouted", tuple(range(clients)), 2, 3, Ring(32), 1 << 20)
     own = {c: replace(CREDENTIALS[c], tasks=NOTHING) if form.startswith("signed") else None for c in task.clients}
-    count, kinds = play(scheme, task, own, SILENT[silent])
+    count, kinds, lists = play(scheme, task, own, SILENT[silent])
+    assert (lists > 0) == (silent not in ("nobody", "one-before-its-shares"))
     assert count > 100
     assert kinds == ({"Boxes", "Signatures"} if form.startswith("signed") else {"Boxes"})
 
@@ -136,7 +157,8 @@ def test_a_message_of_a_masked_sum_for_another_client(form: str, silent: str) ->
 def test_a_message_of_a_ckks_sum_for_another_client(silent: dict[ClientId, str]) -> None:
     task = SumTask(b"misrouted", tuple(range(6)), 2, 20, Ring(23), 1000)
     own = {c: replace(CREDENTIALS[c], tasks=NOTHING) for c in task.clients}
-    count, kinds = play(CkksSum(DIRECTORY), task, own, silent)
+    count, kinds, lists = play(CkksSum(DIRECTORY), task, own, silent)
+    assert (lists > 0) == bool({"deal", "frame"}.intersection(silent.values()))
     assert count > 100
     assert kinds == {"AskDealer", "Dealt", "AskOpener"}
 

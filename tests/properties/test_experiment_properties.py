@@ -128,11 +128,13 @@ def check_round(run: Experiment, report: RoundReport) -> None:
         if np.isfinite(found[client][0]).all()
         and all(math.isfinite(value) for name, value in found[client][2].items() if name in summed)
     ]  # fmt: skip
-    weights = {client: float(found[client][1] if by_examples else 1) for client in finite}
+    examples = {client: found[client][1] for client in finite}
+    weights = {c: float(n if by_examples else 1 if private else min(n, 1)) for c, n in examples.items()}
     rejected = sum(1 for client in alive if client not in finite)
     if not private and alive:
         assert report.rejected_updates == rejected
         assert bool(rejected) == said(report, "left out")
+        assert (not all(examples.values())) == said(report, "had no example", "no client had an example")
     total = sum(weights.values())
     if private:
         sampling = run.config.cohort

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from privfl.adapters.torch.flat import FlatModule
 from privfl.errors import ConfigError
@@ -108,6 +109,39 @@ def select(
 def widened(values: torch.Tensor) -> torch.Tensor:
     """Integers as int64, which embeddings and class numbers have to be; others as they are."""
     return values if values.is_floating_point() or values.is_complex() else values.long()
+
+
+def outputs_of(module: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """The outputs of a module for a batch of features `[n, ...]`.
+
+    Args:
+        module: The module.
+        features: Floats in the module's precision, or int64.
+
+    Raises:
+        ConfigError: The module cannot take numbers of this type, and takes the other one.
+    """
+    try:
+        outputs: torch.Tensor = module(features)
+    except RuntimeError as error:
+        if remedy := _remedy(module, features[:2]):
+            raise ConfigError(f"the module cannot compute with features of {features.dtype}: {remedy}") from error
+        raise
+    return outputs
+
+
+def _remedy(module: nn.Module, features: torch.Tensor) -> str:
+    """The fix: features of another type of number. Empty where the module cannot take that type either."""
+    whole = not (features.is_floating_point() or features.is_complex())
+    floats = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+    try:
+        with torch.no_grad():
+            module(features.to(floats if whole else torch.int64))
+    except Exception:  # noqa: BLE001 - the module's own code, which may raise anything
+        return ""
+    if whole:
+        return "return features.astype(np.float32) from the client's rows, or call x.float() in forward()"
+    return "return features.astype(np.int64) from the client's rows, or call x.long() in forward()"
 
 
 def to_tensor(values: Array, flat: FlatModule) -> torch.Tensor:

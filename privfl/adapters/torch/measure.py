@@ -10,13 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from privfl.adapters.torch.buffers import Buffers, is_frozen
-from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, to_tensor, widened
+from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, outputs_of, to_tensor, widened
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.labels import Labels
 from privfl.adapters.torch.layout import Trainable
 from privfl.adapters.torch.losses import BatchMean, cross_entropy
-from privfl.adapters.torch.state import Turn, borrowed, prepare_process
-from privfl.adapters.torch.train import open_device
+from privfl.adapters.torch.state import Turn, borrowed, open_device, prepare_process
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.metrics import MetricSums, measure_predictions, measure_scores
@@ -118,7 +117,7 @@ class TorchMeasure:
         labels = Labels.of(self._loss, targets, client)
         for start in range(0, max(1, len(features)), self._batch_size):
             x, y = (widened(part[start : start + self._batch_size]) for part in (features, targets))
-            output = self._flat.module(x)
+            output = outputs_of(self._flat.module, x)
             if self._task == "classification":
                 labels.check_scored(tuple(output.shape))
             elif output.numel() != y.numel():

@@ -15,13 +15,13 @@ from torch import nn
 from privfl.adapters.torch.buffers import Buffers
 from privfl.adapters.torch.chain import Chain
 from privfl.adapters.torch.chain import accuracy as chain_accuracy
-from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, select, to_tensor, widened
+from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, outputs_of, select, to_tensor, widened
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.labels import Labels
 from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
 from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Pull, Sgd, TorchStep, check_rate
-from privfl.adapters.torch.state import Turn, borrowed, prepare_process, seeded
+from privfl.adapters.torch.state import Turn, borrowed, open_device, prepare_process, seeded
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
@@ -128,6 +128,11 @@ class TorchTrain:
             ConfigError: The model or the client's examples do not fit the module or the loss.
         """
         return self.corrected(model, client, round, rng)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics that an update may have next to the loss."""
+        return ("accuracy",) if self._metrics is None else tuple(self._metrics)
 
     @property
     def parameters(self) -> int:
@@ -282,7 +287,7 @@ class TorchTrain:
         for batch in job.batches:
             x, y = select(job.features, job.targets, batch)
             stepper.zero()
-            output = module(x)
+            output = outputs_of(module, x)
             job.tally.check(output)
             loss = loss_of(output, y)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -296,7 +301,7 @@ class TorchTrain:
         total = job.labels.counted(widened(job.targets))
         for batch in job.batches:
             x, y = select(job.features, job.targets, batch)
-            output = self._flat.module(x)
+            output = outputs_of(self._flat.module, x)
             job.tally.check(output)
             loss = self._loss(output, y)
             if counted := job.labels.counted(y):
@@ -384,13 +389,3 @@ class _Tally:
             name: sum(value.item() * size for value, size in zip(values, self._sizes, strict=True) if size) / total
             for name, values in self._values.items()
         }
-
-
-def open_device(name: str) -> torch.device:
-    """The device of that name; raises `ConfigError` unless it is "cpu", or a "cuda" that this machine has."""
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count():
-        return torch.device(name)
-    if name != "cpu":
-        raise ConfigError(f"device must be 'cpu' or a 'cuda' that torch finds on this machine, not {name!r}")
-    return torch.device("cpu")

@@ -149,6 +149,13 @@ class Client:
             "and weights; networks have numbered layers such as 4."
         ),
     )
+    metrics: tuple[str, ...] = setting(
+        default=(),
+        description=(
+            "Further training metrics whose means are reported, by their names in ClientUpdate.metrics. The loss, and "
+            "what a training lists as its metric_names, need no entry. A run with noise sums no such metric."
+        ),
+    )
     tuning: int = setting(
         default=0,
         ge=0,

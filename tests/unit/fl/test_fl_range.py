@@ -55,14 +55,15 @@ def test_the_mean_metric_is_that_of_exact_fractions(reports: list[tuple[float, i
 
 def test_slots_that_count_are_named_and_bounded() -> None:
     encoding = weighted_rule(7, 5).encoding(WEIGHTED, Range(), 2)
-    names = ["update", "loss", "loss.weight", "clipped", "range", "rejected", "excess", "weight"]
+    names = ["update", "loss", "loss.weight", "clipped", "range", "rejected", "empty", "unsummed", "excess", "weight"]
     assert [slot.name for slot in encoding.slots] == names
     flat = dataclasses.replace(BASE, clip=FlatClip(1.0))
-    assert [slot.name for slot in FREE.encoding(flat, Range(), 2).slots] == [*names[:4], "rejected"]
+    assert [slot.name for slot in FREE.encoding(flat, Range(), 2).slots] == [*names[:4], *names[5:8]]
     assert sum(slot.length for slot in encoding.slots) == encoding.total_length
     vector = encoding.encode(ClientUpdate(np.array([600.0, -9.0, 1.0]), 9, {"loss": 2.0**70}), RNG)
     found = encoding.counted(vector, 1)
-    assert found == Counts(1, 0, 2, (1, 0, 0, 0, 0, 0, 0, 0), 2, 7)  # a loss beyond every bound counts as not reported
+    # a loss beyond every bound counts as not reported
+    assert found == Counts(1, clipped=2, above=(1, 0, 0, 0, 0, 0, 0, 0), excess=2, weight=7)
     assert found.steps == 2
     assert np.abs(vector).max() <= encoding.entry_bound
 
@@ -115,7 +116,7 @@ def test_weights_that_no_ring_of_these_bits_holds_are_refused_with_one_that_does
 
 
 def test_the_range_grows_by_what_was_missing_and_no_more() -> None:
-    rule, counts = weighted_rule(100, 100), Counts(2, 0, 3, (2, 1, 0, 0, 0, 0, 0, 0), 40, 200)
+    rule, counts = weighted_rule(100, 100), Counts(2, clipped=3, above=(2, 1, 0, 0, 0, 0, 0, 0), excess=40, weight=200)
     encoding = rule.encoding(WEIGHTED, Range(), 2)
     after, why = rule.after(encoding, Range(), counts, largest=1.0, floor=0.0)
     assert after == Range(8.0 * 64**3, None, 140, 480)
