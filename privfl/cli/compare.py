@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -16,6 +16,8 @@ from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.arms import Cell, Row
 from privfl.experiment.compare import WARNING, Comparison, as_record, run_comparison, summarize, who_sees
+from privfl.experiment.config import load_config
+from privfl.experiment.presets import PRESETS
 from privfl.experiment.schemes import SCHEMES
 from privfl.files import atomic_write, byte_size, canonical_json, existing_parent, user_path
 
@@ -23,11 +25,18 @@ EXAMPLE: Final = "Example: [bold]privfl compare --data breast_cancer --epsilon 2
 
 
 def compare(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG.toml]", parser=user_path, help="Data of your own; or else --data."),
+    ] = None,
     *,
-    data: Annotated[str, typer.Option("--data", help="digits, breast_cancer, heart, adult or mnist.")] = "digits",
-    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients.")] = 32,
-    partition: Annotated[str, typer.Option("--partition", help="How rows are dealt out.")] = "dirichlet:1",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of every arm.")] = 10,
+    data: Annotated[str | None, typer.Option("--data", help=f"{', '.join(PRESETS)}; digits by default.")] = None,
+    clients: Annotated[int | None, typer.Option("--clients", min=2, help="Clients; 32 by default.")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="How examples are split; dirichlet:1 by default.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds of every arm; 10 by default.")] = None,
+    metric: Annotated[str, typer.Option("--metric", help="The metric; accuracy or r2 by default.")] = "",
     epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
     sums: Annotated[str, typer.Option("--sums", help="Which sums to compare.")] = ",".join(SCHEMES),
@@ -41,12 +50,19 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted comparison.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train one task pooled, locally, federated, and with noise in several places; compare accuracy, privacy, cost."""
-    name = data.replace("-", "_")
-    comparison = Comparison(
-        name, clients, partition, rounds, _numbers(epsilon), seeds, tuple(sums.replace(" ", "").split(",")), folder
-    )
-    place = Path("compare") / name if to is None else existing_parent(to)
+    """Train one task pooled, locally, federated, and with noise in several places; compare a metric, privacy, cost."""
+    names = tuple(sums.replace(" ", "").split(","))
+    common: dict[str, Any] = {"epsilons": _numbers(epsilon), "seeds": seeds, "sums": names, "metric": metric}
+    chosen = {"data": data, "clients": clients, "partition": partition, "rounds": rounds, "folder": folder}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    if config is None:
+        given["data"] = (data or "digits").replace("-", "_")
+        comparison = Comparison(**given, **common)
+    elif given:
+        raise ConfigError(f"--{next(iter(given))} is a setting of {config.name}: change it there")
+    else:
+        comparison = Comparison.of(load_config(config), **common)
+    place = Path("compare") / comparison.data if to is None else existing_parent(to)
     cells = _follow(comparison, place, resume=resume, workers=workers, quiet=as_json)
     rows = summarize(comparison, cells)
     files = _write(comparison, cells, rows, place)
@@ -69,7 +85,7 @@ def _follow(comparison: Comparison, place: Path, *, resume: bool, workers: int |
         task = progress.add_task("training", total=total)
         for cell in run_comparison(comparison, place, resume=resume, workers=workers):
             cells.append(cell)
-            fact = f"{cell.arm}, seed {cell.seed}: {cell.accuracy:.3f}"
+            fact = f"{cell.arm}, seed {cell.seed}: {cell.value:.3f}"
             progress.update(task, advance=1, description=fact)
             say(f"{len(cells)}/{total}  {fact}")
     order = {(arm.name, seed): at for at, (arm, seed) in enumerate(comparison.cells())}
@@ -88,16 +104,16 @@ def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], p
 def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
     table = Table(title=f"{comparison.data}, {rows[0].clients} clients, {comparison.partition}", title_justify="left")
     table.add_column("trained")
-    for heading in ("accuracy", "epsilon", "server's", "up a round", "s a round"):
+    for heading in (comparison.metric_name, "epsilon", "server's", "up a round", "s a round"):
         table.add_column(heading, justify="right")
     for row in rows:
-        spread = f" ± {row.deviation:.3f}" if row.seeds > 1 else ""
+        spread = f" ± {row.stddev:.3f}" if row.seeds > 1 else ""
         outsider = "-" if row.epsilon is None else format_epsilon(row.epsilon, 2)
         server = "-" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
         moved = (byte_size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
         table.add_row(
             row.arm,
-            f"{row.accuracy:.3f}{spread}",
+            f"{row.value:.3f}{spread}",
             outsider,
             server,
             *moved,

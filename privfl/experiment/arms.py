@@ -34,8 +34,8 @@ class Cell:
     Attributes:
         arm: The arm's name.
         seed: The seed of the run.
-        accuracy: The accuracy after the last round, in [0, 1].
-        curve: The accuracy after each round.
+        value: The compared metric after the last round.
+        curve: The metric after each round.
         epsilon: The outsider's epsilon; None where none is claimed, infinite where the claim promises nothing.
         server_epsilon: The server's epsilon, in the same way.
         bytes_up: The bytes that one client sends in a round, on average.
@@ -46,7 +46,7 @@ class Cell:
 
     arm: str
     seed: int
-    accuracy: float
+    value: float
     curve: tuple[float, ...]
     epsilon: float | None
     server_epsilon: float | None
@@ -63,8 +63,8 @@ class Row:
     Attributes:
         arm: The arm's name.
         seeds: The number of its runs.
-        accuracy: The mean accuracy after the last round, in [0, 1].
-        deviation: The standard deviation of that accuracy over the seeds; 0 with one seed.
+        value: The mean of the compared metric after the last round.
+        stddev: The standard deviation of that metric over the seeds; 0 with one seed.
         epsilon: The largest epsilon of an outsider; None where none is claimed.
         server_epsilon: The largest epsilon of the server; None where none is claimed.
         bytes_up: The mean of the bytes that one client sends in a round.
@@ -75,8 +75,8 @@ class Row:
 
     arm: str
     seeds: int
-    accuracy: float
-    deviation: float
+    value: float
+    stddev: float
     epsilon: float | None
     server_epsilon: float | None
     bytes_up: float

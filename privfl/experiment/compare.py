@@ -11,22 +11,23 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from privfl.data import Dataset, FederatedData, load, public_standardize, standardize
+from privfl.data import Dataset, FederatedData, public_standardize, standardize
 from privfl.dp import Everyone, calibrate
 from privfl.engine.pool import do_pieces, usable_cores
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
 from privfl.experiment.arms import Arm, Cell, Row, json_record, read_cell
-from privfl.experiment.config import Config, to_mapping
+from privfl.experiment.config import Config, from_mapping, to_mapping
 from privfl.experiment.experiment import Experiment
-from privfl.experiment.federation import build_federation, with_public_test
+from privfl.experiment.federation import build_federation, load, schema_of, with_public_test
 from privfl.experiment.folder import LOCK
+from privfl.experiment.presets import HEADLINES, PRESETS, REGRESSIONS, SCALED, tuned_on
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
 from privfl.files import atomic_write, canonical_json, read_json
@@ -35,23 +36,7 @@ from privfl.lock import sole_writer
 RESULTS: Final = "cells.jsonl"
 SCRATCH: Final = ".runs-"
 DELTA: Final = 1e-5
-PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "digits": {"client.learning_rate": 0.5},
-    "breast_cancer": {"data.standardize": "public", "client.learning_rate": 0.3, "data.min_examples": 10},
-    "heart": {"client.learning_rate": 0.05},
-    "adult": {"client.learning_rate": 0.1},
-    "mnist": {"client.learning_rate": 0.1},
-}
-"""Fixed beforehand for each data set; the test examples are public in every arm.
-
-For the bundled sets the learning rate is the one of four whose FedAvg and central arms (epsilon 2 and 8) were most
-accurate together over seeds 101 to 103. A comparison of up to a hundred seeds does not use these seeds.
-"""
-
-SCALED: Final = ("heart", "adult")
-"""Standardized by the public test examples, which costs no client anything."""
 _INSIDE: Final = ("distributed", "mesh")
-_SEARCHED: Final = ("digits", "breast_cancer")
 WARNING: Final = (
     "Hyper-parameters were fixed beforehand and are equal in all arms. Epsilon is of one run, against an outsider, "
     "and excludes tuning and other seeds."
@@ -60,7 +45,7 @@ WARNING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A comparison's settings; raises `ConfigError` for an unknown data set or sum, and for a task without accuracy.
+    """A comparison's settings; raises `ConfigError` for an unknown data set or sum, or settings that rule out an arm.
 
     Attributes:
         data: The data set, a key of `PRESETS`.
@@ -71,6 +56,8 @@ class Comparison:
         seeds: The runs of each arm, at least 1, except that an arm of a sum has one; their seeds count from 0.
         sums: The names of the sums to measure, keys of `SCHEMES`.
         folder: The folder of the data set's files; None takes the default.
+        metric: The metric that is compared; empty for the first of `HEADLINES` that the task has.
+        base: The settings of a configuration file that takes the place of the preset, by section; see `of`.
     """
 
     data: str = "digits"
@@ -81,10 +68,48 @@ class Comparison:
     seeds: int = 3
     sums: tuple[str, ...] = tuple(SCHEMES)
     folder: str | None = None
+    metric: str = ""
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, **settings: Any) -> Comparison:
+        """The comparison of a configuration: its data, model, training and clip norm, in every arm.
+
+        Its sum and its noise give way to those of the arms.
+
+        Args:
+            config: The configuration.
+            settings: The attributes `epsilons`, `seeds`, `sums` and `metric`, where they are not the defaults.
+
+        Raises:
+            ConfigError: The configuration samples cohorts, or standardizes without noise.
+        """
+        data = config.data
+        if data.standardize in ("exact", "local"):
+            raise ConfigError(
+                f"data.standardize = {data.standardize!r} has no noise, and some arms have: set 'public' or 'none'"
+            )
+        if config.cohort.sampling != "everyone":
+            raise ConfigError(
+                f"cohort.sampling = {config.cohort.sampling!r}, and compare sizes its noise for rounds of all clients: "
+                "set 'everyone'"
+            )
+        base = to_mapping(config)
+        clip = base.pop("privacy", {}).get("clip_norm")
+        kept = {key: value for key, value in base.items() if key not in ("sum", "name", "seed")}
+        if clip is not None:
+            kept["privacy"] = {"clip_norm": clip}
+        return cls(
+            data=Path(data.table).stem if data.table else data.name, clients=data.clients, partition=data.dealing,
+            rounds=config.rounds, folder=data.folder, base=kept, **settings,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.data not in PRESETS:
-            raise ConfigError(f"compare knows the data sets {', '.join(PRESETS)}, not {self.data!r}")
+        if not self.base and self.data not in PRESETS:
+            raise ConfigError(
+                f"compare knows the data sets {', '.join(PRESETS)}, not {self.data!r}: for data of your own, give a "
+                "configuration file"
+            )
         unknown = [name for name in self.sums if name not in SCHEMES]
         if unknown or not self.sums:
             raise ConfigError(f"sums are of {', '.join(SCHEMES)}, not {unknown[0] if unknown else 'none'!r}")
@@ -94,30 +119,20 @@ class Comparison:
     @property
     def tuning(self) -> str:
         """The statement of which settings were tuned, on which data, and for which arms."""
-        rate = PRESETS[self.data]["client.learning_rate"]
-        if self.data not in _SEARCHED:
-            return (
-                f"Not tuned on {self.data}: client.learning_rate = {rate:g} and all other settings were fixed without "
-                "a search on it."
-            )
-        return (
-            f"Tuned on {self.data} itself: client.learning_rate = {rate:g} is the one of four values with the best "
-            "mean accuracy of FedAvg and central DP (epsilon 2 and 8) on its test examples, under seeds 101 to 103. "
-            "Nothing else was tuned, and no other arm."
-        )
+        return tuned_on(None if self.base else self.data)
 
     def arms(self) -> list[Arm]:
         """All arms, the cheap ones first."""
         noise = {epsilon: self._multiplier(epsilon) for epsilon in self.epsilons}
         arms = [Arm("pooled", "pooled"), Arm("local only", "local"), Arm("FedAvg", "federated")]
         for epsilon, multiplier in sorted(noise.items()):
-            arms.append(Arm(f"central DP {epsilon:g}", "central", _private("central", multiplier), epsilon))
+            arms.append(Arm(f"central DP {epsilon:g}", "central", self._private("central", multiplier), epsilon))
         for epsilon, multiplier in sorted(noise.items()):
-            arms.append(Arm(f"local DP, noise of {epsilon:g}", "local DP", _private("local", multiplier), epsilon))
+            arms.append(Arm(f"local DP, noise of {epsilon:g}", "local DP", self._private("local", multiplier), epsilon))
         masked = {"cohort.min_survivor_fraction": 0.9, "sum.scheme": "masked"}
         for placement in _INSIDE:
             for epsilon, multiplier in sorted(noise.items()):
-                inside = _private(placement, multiplier) | masked
+                inside = self._private(placement, multiplier) | masked
                 arms.append(Arm(f"{placement} DP, noise of {epsilon:g}", placement, inside, epsilon))
         arms += [Arm(f"{name} sum", "sum", {"sum.scheme": name}) for name in self.sums]
         return arms
@@ -133,6 +148,10 @@ class Comparison:
             arm: The way of training.
             seed: The seed of the partition and the run.
         """
+        name = f"{arm.name}-{seed}".replace(" ", "-").replace(",", "")
+        if self.base:
+            public = {"data.test": "public", "server.weighting": "uniform"}
+            return from_mapping({**self.base, "name": name, "seed": seed}).with_overrides({**public, **arm.overrides})
         settings: dict[str, Any] = {
             "data.name": self.data,
             "data.folder": self.folder,
@@ -146,8 +165,32 @@ class Comparison:
             **PRESETS[self.data],
             **arm.overrides,
         }
-        name = f"{arm.name}-{seed}".replace(" ", "-").replace(",", "")
         return Config(name=name, seed=seed, rounds=self.rounds).with_overrides(settings)
+
+    @property
+    def metric_name(self) -> str:
+        """The metric that is compared: the one asked for, or the first of `HEADLINES` that the task has."""
+        if self.metric:
+            return self.metric
+        if not self.base:
+            return HEADLINES[self.data in REGRESSIONS]
+        settings = self.config(Arm("pooled", "pooled"), 0).data
+        task = schema_of(settings).task if settings.table else load(settings).task
+        return HEADLINES[task == "regression"]
+
+    def figure(self, metrics: Mapping[str, float]) -> float:
+        """The compared metric among those of an evaluation; raises `ConfigError` where it is absent."""
+        for name in (self.metric,) if self.metric else HEADLINES:
+            if name in metrics:
+                return metrics[name]
+        known = ", ".join(sorted(metrics)) or "none"
+        raise ConfigError(f"there is no metric {self.metric or HEADLINES[0]} here: choose among {known}")
+
+    def _private(self, placement: str, multiplier: float) -> dict[str, Any]:
+        preset = {} if self.base else PRESETS[self.data]
+        clip = self.base.get("privacy", preset).get("clip_norm", preset.get("privacy.clip_norm", 1.0))
+        noise = {"privacy.placement": placement, "privacy.noise_multiplier": multiplier}
+        return noise | {"privacy.clip_norm": clip, "privacy.delta": DELTA}
 
     def _multiplier(self, epsilon: float) -> float:
         return calibrate(epsilon=epsilon, delta=DELTA, sampling=Everyone(), rounds=self.rounds).noise_multiplier
@@ -170,7 +213,9 @@ def run_comparison(
         ConfigError: Where a comparison is there and `resume` is not asked for.
         StateError: Where it is another comparison, or another process is writing it.
     """
-    dataset = load(comparison.data, comparison.folder)  # once: workers share it; first, as it may not be there
+    dataset = load(
+        comparison.config(comparison.arms()[0], 0).data
+    )  # once: workers share it; first, as it may not be there
     folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(folder / LOCK):
         yield from _write_cells(comparison, dataset, folder, resume=resume, workers=workers)
@@ -195,7 +240,7 @@ def _write_cells(
 
         def work(number: int) -> Any:
             arm, seed = cells[number]
-            return json_record(_run(comparison.config(arm, seed), arm, seed, dataset, Path(scratch)))
+            return json_record(_run(comparison, arm, seed, dataset, Path(scratch)))
 
         together = [at for at, (arm, _) in enumerate(cells) if arm.kind != "sum"]
         together.sort(key=lambda at: cells[at][0].kind not in _INSIDE)  # the longest first, so none starts last
@@ -215,24 +260,27 @@ def _read(path: Path, header: Mapping[str, Any]) -> list[Cell]:
     except (ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} does not hold a comparison: {error}") from error
     if first != header:
-        raise StateError(f"{path} holds a comparison with other settings: they cannot be mixed")
+        raise StateError(f"{path} holds a comparison with other settings: give another folder (--to FOLDER)")
     return cells
 
 
-def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> Cell:
+def _run(comparison: Comparison, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> Cell:
     # A folder of its own: a piece that failed in a worker is done again.
-    experiment = Experiment(config, data=_federation(config, dataset), runs=tempfile.mkdtemp(dir=runs))
+    config = comparison.config(arm, seed)
+    federation = _federation(config, dataset, scaled=not comparison.base and comparison.data in SCALED)
+    experiment = Experiment(config, data=federation, runs=tempfile.mkdtemp(dir=runs))
     clients = len(experiment.federation.clients)
     if arm.kind in ("pooled", "local"):
         metrics = baselines.pooled(experiment) if arm.kind == "pooled" else baselines.local(experiment)
-        return Cell(arm.name, seed, metrics["accuracy"], (), None, None, 0.0, 0.0, "", clients)
+        return Cell(arm.name, seed, comparison.figure(metrics), (), None, None, 0.0, 0.0, "", clients)
     reports = experiment.run().reports
     outsider, server = experiment.epsilon(), experiment.epsilon("server")
+    curve = tuple(comparison.figure(report.evaluation) for report in reports if report.evaluation)
     return Cell(
         arm=arm.name,
         seed=seed,
-        accuracy=reports[-1].evaluation["accuracy"],
-        curve=tuple(report.evaluation["accuracy"] for report in reports),
+        value=curve[-1],
+        curve=curve,
         epsilon=None if outsider is None else outsider.epsilon,
         server_epsilon=None if server is None else server.epsilon,
         bytes_up=float(np.mean([report.bytes_up for report in reports])),
@@ -242,21 +290,17 @@ def _run(config: Config, arm: Arm, seed: int, dataset: Dataset, runs: Path) -> C
     )
 
 
-def _federation(config: Config, dataset: Dataset) -> FederatedData:
-    """The clients of a cell. Test rows are public even where the partition is natural and they have an owner."""
+def _federation(config: Config, dataset: Dataset, *, scaled: bool) -> FederatedData:
+    """The clients of a cell. Test examples are public even where the partition is natural and they have an owner."""
     federation = with_public_test(build_federation(config, dataset))
-    if config.data.name not in SCALED:
+    if not scaled:
         return federation
     public = federation.dataset.features[federation.test].astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column that is missing throughout has no mean: 0 and 1
-        mean, deviation = np.nanmean(public, axis=0), np.nanstd(public, axis=0)
-    scaling = public_standardize(np.nan_to_num(mean), np.where(deviation > 0, deviation, 1.0))
+        mean, stddev = np.nanmean(public, axis=0), np.nanstd(public, axis=0)
+    scaling = public_standardize(np.nan_to_num(mean), np.where(stddev > 0, stddev, 1.0))
     return standardize(federation, scaling)
-
-
-def _private(placement: str, multiplier: float) -> dict[str, Any]:
-    return {"privacy.placement": placement, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": multiplier}
 
 
 def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
@@ -271,13 +315,13 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
         own = sorted((cell for cell in cells if cell.arm == arm.name), key=lambda cell: cell.seed)
         if not own:
             continue
-        accuracy = [cell.accuracy for cell in own]
+        values = [cell.value for cell in own]
         rows.append(
             Row(
                 arm=arm.name,
                 seeds=len(own),
-                accuracy=float(np.mean(accuracy)),
-                deviation=float(np.std(accuracy, ddof=1)) if len(own) > 1 else 0.0,
+                value=float(np.mean(values)),
+                stddev=float(np.std(values, ddof=1)) if len(own) > 1 else 0.0,
                 epsilon=_max_known([cell.epsilon for cell in own]),
                 server_epsilon=_max_known([cell.server_epsilon for cell in own]),
                 bytes_up=float(np.mean([cell.bytes_up for cell in own])),
@@ -297,7 +341,7 @@ def _max_known(values: Sequence[float | None]) -> float | None:
 def _sees(arm: Arm) -> str:
     scheme = arm.overrides.get("sum.scheme", "plain")
     if arm.kind == "pooled":
-        return "one place sees all rows"
+        return "one place sees all examples"
     if arm.kind == "local":
         return "nobody sees anything"
     if arm.kind == "local DP":
@@ -328,6 +372,7 @@ def as_record(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "settings": asdict(comparison),
         "base": to_mapping(comparison.config(Arm("FedAvg", "federated"), 0)),
+        "metric": comparison.metric_name,
         "warning": WARNING,
         "tuning": comparison.tuning,
         "rows": [json_record(row) for row in rows],

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Final, Self
 
@@ -264,7 +265,7 @@ class ServerRound:
         return Outcome(
             state=ServerState(model, moments, decoded.clip_norm, state.range, shared),  # the run moves the range on
             metrics=decoded.metrics if trained else {},
-            update_norm=math.sqrt(float(np.square(mean).sum())) if trained else 0.0,
+            update_norm=_norm(mean) if trained else 0.0,
             survivors=summed.survivors,
             caveats=(*summed.caveats, *said),
             trained=trained,
@@ -284,3 +285,12 @@ class ServerRound:
         if self._session is None:
             raise LocalProtocolError("nobody was sampled for this round: no message is expected")
         return self._session
+
+
+def _norm(mean: np.ndarray) -> float:
+    """The l2 norm, at most the largest float: a model that diverges still has a report."""
+    largest = float(np.abs(mean).max(initial=0.0))
+    if not 0.0 < largest < math.inf:
+        return min(largest, sys.float_info.max) if largest == largest else sys.float_info.max  # noqa: PLR0124 - NaN
+    with np.errstate(under="ignore"):
+        return min(largest * math.sqrt(float(np.square(mean / largest).sum())), sys.float_info.max)

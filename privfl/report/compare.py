@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
@@ -36,7 +36,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
 
 
 def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Draw accuracy against epsilon, accuracy over rounds, bytes and seconds by sum, and who sees what.
+    """Draw the metric against epsilon and over rounds, bytes and seconds by sum, and who sees what.
 
     All four stand together in `comparison`, and the first three in files of their own, each as PNG, PDF and SVG.
 
@@ -58,23 +58,23 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path)
     figure.suptitle(f"{comparison.data}: {rows[0].clients} clients, {comparison.partition}", fontweight="bold")
     bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
     figure.supxlabel(fill(f"{WARNING} {comparison.tuning} {bars}", 170), fontsize=8)
-    figures = {"comparison": figure}
+    figures, name = {"comparison": figure}, comparison.metric_name.replace("_", "-")
     panels: dict[str, Callable[[Any], None]] = {
-        "accuracy-over-epsilon": lambda axes: _privacy(axes, comparison, rows),
-        "accuracy-over-rounds": lambda axes: _curves(axes, comparison, cells),
+        f"{name}-over-epsilon": lambda axes: _privacy(axes, comparison, rows),
+        f"{name}-over-rounds": lambda axes: _curves(axes, comparison, cells),
         "costs": lambda axes: _costs(axes, comparison, rows),
     }
-    for name, draw in panels.items():
-        figures[name] = new_figure(6.4, 4.8)
-        draw(figures[name].subplots())
-    return [save(each, folder / f"{name}{kind}") for name, each in figures.items() for kind in KINDS]
+    for title, draw in panels.items():
+        figures[title] = new_figure(6.4, 4.8)
+        draw(figures[title].subplots())
+    return [save(each, folder / f"{title}{kind}") for title, each in figures.items() for kind in KINDS]
 
 
 def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
     for name, color, line in (("pooled", GREEN, "--"), ("FedAvg", BLUE, "-."), ("local only", GRAY, ":")):
         for row in rows:
             if row.arm == name:
-                axes.axhline(row.accuracy, color=color, linestyle=line, label=f"{name}, no noise")
+                axes.axhline(row.value, color=color, linestyle=line, label=f"{name}, no noise")
     for prefix, color, marker in (
         ("central", BLUE, "o"),
         ("distributed", ORANGE, "s"),
@@ -84,18 +84,14 @@ def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
         own = [row for row in rows if row.arm.startswith(prefix) and row.epsilon is not None]
         if own:
             axes.errorbar(
-                [row.epsilon for row in own], [row.accuracy for row in own], [row.deviation for row in own],
+                [row.epsilon for row in own], [row.value for row in own], [row.stddev for row in own],
                 color=color, marker=marker, capsize=3, label=f"{prefix.removesuffix(' DP')} DP",
             )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(comparison.epsilons, [f"{epsilon:g}" for epsilon in comparison.epsilons])
-    axes.set_ylim(_floor(row.accuracy - row.deviation for row in rows), 1.02)
-    style(
-        axes,
-        "Accuracy against epsilon",
-        "epsilon at delta 1e-05, outsider (log scale)",
-        "fraction of test examples correct",
-    )
+    _limits(axes, [edge for row in rows for edge in (row.value - row.stddev, row.value + row.stddev)])
+    name = comparison.metric_name
+    style(axes, f"{name.capitalize()} against epsilon", "epsilon at delta 1e-05, outsider (log scale)", _unit(name))
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
@@ -112,15 +108,23 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
             if len(curves) > 1:
                 spread = np.std(curves, axis=0, ddof=1)
                 axes.fill_between(rounds, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
-    axes.set_ylim(_floor(accuracy for cell in cells for accuracy in cell.curve), 1.02)
-    style(axes, "Accuracy over rounds, mean and spread of the seeds", "round", "fraction of test examples correct")
+    _limits(axes, [value for cell in cells for value in cell.curve])
+    name = comparison.metric_name
+    style(axes, f"{name.capitalize()} over rounds, mean and spread of the seeds", "round", _unit(name))
     whole_numbers(axes.xaxis)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
 
 
-def _floor(accuracies: Iterable[float]) -> float:
-    """The start of the axis: a tenth below all of them, because curves near 1 must be distinguishable."""
-    return max(0.0, math.floor(10 * min(accuracies)) / 10 - 0.05)
+def _unit(name: str) -> str:
+    return "fraction of test examples correct" if name == "accuracy" else f"{name} on test examples"
+
+
+def _limits(axes: Any, values: Sequence[float]) -> None:
+    """An axis from a tenth below all values, for values of at most 1; at most two below 0, where r2 is worse than a
+    constant.
+    """
+    if values and max(values) <= 1.02:
+        axes.set_ylim(max(-2.0, math.floor(10 * min(values)) / 10 - 0.05), 1.02)
 
 
 def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:

@@ -81,9 +81,7 @@ def test_a_comparison_resumes_where_it_stopped(place, tmp_path, monkeypatch):
         next(run_comparison(SMALL, tmp_path))
     ran = []
     original = compare._run
-    monkeypatch.setattr(
-        compare, "_run", lambda config, arm, *rest: ran.append(arm.name) or original(config, arm, *rest)
-    )
+    monkeypatch.setattr(compare, "_run", lambda of, arm, *rest: ran.append(arm.name) or original(of, arm, *rest))
     again = list(run_comparison(SMALL, tmp_path, resume=True))
     assert ran == ["masked sum"]  # sums are measured in this process, and nothing else was missing
     assert not list(tmp_path.glob(f"{compare.SCRATCH}*"))
@@ -104,7 +102,7 @@ def test_clients_are_counted_and_test_rows_are_public_where_the_partition_is_nat
         groupings=(hospitals,),
     )  # fmt: skip
     comparison = replace(SMALL, data="heart", partition="natural")
-    federation = compare._federation(comparison.config(comparison.arms()[0], 0), whole)
+    federation = compare._federation(comparison.config(comparison.arms()[0], 0), whole, scaled=True)
     assert len(federation.clients) == 3
     assert list(federation.test) == list(range(0, 60, 4))
     assert not any(len(client.test) for client in federation.clients)
@@ -120,7 +118,7 @@ def test_sets_of_the_data_folder_are_compared(data, partition, tmp_path, data_fo
     comparison = Comparison(data, 8, partition, 2, (8.0,), 1, ("plain",), str(data_folder))
     rows = {row.arm: row for row in summarize(comparison, list(run_comparison(comparison, tmp_path)))}
     assert rows["FedAvg"].clients == (4 if partition == "natural" else 8)
-    assert rows["FedAvg"].accuracy > 0.7
+    assert rows["FedAvg"].value > 0.7
 
 
 def test_a_comparison_has_one_writer_at_a_time(place, tmp_path):
@@ -157,8 +155,8 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_result(place, tmp_path
     assert after[: len(before)] == before  # what was done is not done again
     cells = [json.loads(line) for line in after[1:]]
     assert len({(cell["arm"], cell["seed"]) for cell in cells}) == len(cells) == len(SMALL.cells())
-    seeded = {(c.arm, c.seed): (c.accuracy, c.model) for c in place[1] if c.epsilon is None}
-    assert seeded == {(c["arm"], c["seed"]): (c["accuracy"], c["model"]) for c in cells if c["epsilon"] is None}
+    seeded = {(c.arm, c.seed): (c.value, c.model) for c in place[1] if c.epsilon is None}
+    assert seeded == {(c["arm"], c["seed"]): (c["value"], c["model"]) for c in cells if c["epsilon"] is None}
     assert [row["arm"] for row in json.loads(resumed.stdout)["rows"]] == [arm.name for arm in SMALL.arms()]
     assert not list(tmp_path.glob(f"{compare.SCRATCH}*"))
 
@@ -197,6 +195,91 @@ def test_the_verb_writes_table_record_and_plot(capsys, tmp_path, monkeypatch):
     shown = capsys.readouterr().out
     assert "central DP 8" in shown
     assert "excludes tuning" in shown
+
+
+OWN = """
+rounds = 3
+[data]
+path = "stays.csv"
+target = "days"
+client = "ward"
+schema = "schema.toml"
+standardize = "public"
+test_fraction = 0.3
+[client]
+steps = 20
+learning_rate = 0.3
+[privacy]
+clip_norm = 5.0
+"""
+SCHEMA = """
+target = "days"
+task = "regression"
+client = "ward"
+[columns.age]
+kind = "number"
+low = 0
+high = 120
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    ages = rng.uniform(0, 120, 400)
+    days = 2 + ages / 60 + rng.normal(0, 0.1, 400)
+    lines = [f"{'abcde'[at % 5]},{age:.1f},{day:.3f}" for at, (age, day) in enumerate(zip(ages, days, strict=True))]
+    (tmp_path / "stays.csv").write_text("\n".join(["ward,age,days", *lines]) + "\n")
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    (tmp_path / "own.toml").write_text(OWN)
+    return tmp_path / "own.toml"
+
+
+def test_a_regression_on_a_table_of_one_s_own_is_compared(own, capsys):
+    assert run(["compare", "own.toml", "--epsilon", "8", "--seeds", "2", "--sums", "plain", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["metric"] == "r2"
+    assert "those of the configuration file" in record["tuning"]
+    rows = {row["arm"]: row for row in record["rows"]}
+    assert rows["FedAvg"]["clients"] == 5
+    assert rows["FedAvg"]["value"] > 0.5
+    assert rows["central DP 8"]["epsilon"] <= 8
+    assert rows["central DP 8"]["value"] < rows["FedAvg"]["value"]
+    assert (own.parent / "compare" / "stays" / "r2-over-epsilon.pdf").read_bytes().startswith(b"%PDF")
+    few = ["compare", "own.toml", "--epsilon", "8", "--seeds", "1", "--sums", "plain"]
+    assert run([*few, "--metric", "mae", "--to", "mae"]) == 0
+    shown = capsys.readouterr().out
+    assert "mae" in shown
+    assert run([*few, "--metric", "auc", "--to", "auc"]) == 2
+    assert "no metric auc here: choose among mae, mse, r2" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('= "public"', '= "exact"'), "some arms have: set 'public' or 'none'"),
+        (("[client]", "[cohort]\nsampling = 'poisson'\nprobability = 0.5\n[client]"), "set 'everyone'"),
+    ],
+)
+def test_a_file_that_rules_out_an_arm_is_refused(own, change, words, capsys):
+    own.write_text(own.read_text().replace(*change))
+    assert run(["compare", "own.toml"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_settings_of_the_file_are_changed_there(own, capsys):
+    assert run(["compare", "own.toml", "--rounds", "2"]) == 2
+    assert "--rounds is a setting of own.toml: change it there" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_bundled_regression_is_compared_by_r2(tmp_path):
+    comparison = Comparison("diabetes", 16, "iid", 4, (8.0,), 1, ("plain",))
+    rows = {row.arm: row for row in summarize(comparison, list(run_comparison(comparison, tmp_path)))}
+    assert rows["FedAvg"].value > 0.35
+    assert rows["local only"].value < rows["FedAvg"].value
+    assert "mean r2" in comparison.tuning
 
 
 @pytest.mark.parametrize(
