@@ -253,6 +253,8 @@ class Ledger:
 
     def _check_new(self, release: Release) -> None:
         if self.unit.level == "client":
+            if release.draw_known_to is not None:
+                raise StateError("a release of sampled examples is of level 'example', and this ledger is of clients")
             draw = self._draws.get(release.round)
             if draw is None or draw.sampling != release.sampling:
                 found = "was not sampled" if draw is None else f"was sampled otherwise ({draw.sampling.describe()})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from privfl.checks import check_choice, check_count, check_positive
-from privfl.dp.unit import FixedSize, Sampling, TruncatedPoisson, read_sampling, sampling_record
+from privfl.dp.unit import FixedSize, PoissonBySite, Sampling, TruncatedPoisson, read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.observers import OBSERVERS, VIEWS, Views
 from privfl.wire import SERVER, ClientId
@@ -17,6 +17,9 @@ Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian", "float
 
 PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
 LAWS: Final[tuple[Law, ...]] = get_args(Law)
+DrawKnownTo = Literal["site"]
+"""Who knows which examples were sampled: the site that holds them, and nobody else."""
+
 SHARED: Final[tuple[Placement, ...]] = ("distributed", "mesh")
 """The placements whose noise is the sum of what several clients add: Skellam noise inside the sum."""
 
@@ -47,11 +50,13 @@ class Release:
         norm_bound: l2 norm bound (integer units) of one contribution, all slots together.
         l1_bound: Its l1 norm bound, for the laws that need it, else None.
         length: Noise coordinates: entries of the vector that was opened, at least 1.
-        sampling: How the cohort was sampled.
+        sampling: How the cohort was sampled; where `draw_known_to` is "site", how examples were.
         views: What each observer sees of this sum; the outsider sees the release.
         participants: Clients whose data may be in the sum, increasing; None where that is withheld.
         count: Releases in a row, each with a draw of its own, that the line stands for (steps of DP-SGD in a round).
         spare: For mesh noise, the most members of one coalition whose noise does not count, at least 0; None elsewhere.
+        draw_known_to: "site" where each site sampled its own examples by coins that no other party knows, again for
+            each attempt; at level "example" only. None where other observers may know who was sampled.
 
     Raises:
         ConfigError: Fields that contradict each other.
@@ -74,6 +79,7 @@ class Release:
     participants: tuple[ClientId, ...] | None = None
     count: int = 1
     spare: int | None = None
+    draw_known_to: DrawKnownTo | None = None
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
@@ -93,6 +99,10 @@ class Release:
             raise ConfigError("spare is stated with placement 'mesh', and with no other")
         if self.spare is not None and (type(self.spare) is not int or self.spare < 0):
             raise ConfigError(f"spare must be an integer of at least 0, not {self.spare!r}")
+        if self.draw_known_to not in (None, "site"):
+            raise ConfigError(f"draw_known_to must be 'site' or absent, not {self.draw_known_to!r}")
+        if isinstance(self.sampling, PoissonBySite) and self.draw_known_to is None:
+            raise ConfigError("a probability for each site is of examples whose draw is known to the site only")
         ids = self.participants
         if ids is not None and (
             list(ids) != sorted(set(ids)) or any(not isinstance(c, int) or not 0 <= c < SERVER for c in ids)
@@ -135,16 +145,18 @@ class Release:
         values["sampling"] = sampling_record(self.sampling)
         values["views"] = dict(self.views)
         values["participants"] = None if self.participants is None else list(self.participants)
-        if self.spare is None:
-            del values["spare"]
+        for name in ("spare", "draw_known_to"):
+            if values[name] is None:
+                del values[name]
         return values
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Release:
         """The release from its JSON object; raises `StateError` when it is not one."""
         values = dict(record)
-        names = {f.name for f in fields(cls)} - ({"spare"} if values.get("placement") != "mesh" else set())
-        if set(values) != names:
+        names = {f.name for f in fields(cls)} - {"draw_known_to"}
+        names -= {"spare"} if values.get("placement") != "mesh" else set()
+        if set(values) - {"draw_known_to"} != names or values.get("draw_known_to", "site") is None:
             raise StateError(f"not a release: fields {sorted(set(values) ^ names)} are missing or too many")
         try:
             values["sampling"] = read_sampling(values["sampling"])

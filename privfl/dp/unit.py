@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from privfl.checks import check_choice, check_count, check_probability, unwrap_numpy
 from privfl.errors import ConfigError
+from privfl.wire import SERVER, ClientId
 
 Level = Literal["client", "example"]
 Adjacency = Literal["add_remove", "replace_one", "zero_out"]
@@ -83,6 +84,57 @@ class Poisson:
     def describe(self) -> str:
         """In words."""
         return f"each takes part with probability {self.probability:g}, independently (Poisson)"
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonBySite:
+    """Each example takes part in a step with the probability of its site, independently of all others.
+
+    Attributes:
+        probabilities: Pairs of a site and its probability in (0, 1], by increasing site; at least one.
+
+    Raises:
+        ConfigError: No pair, a site twice or out of order, or a probability out of range.
+    """
+
+    probabilities: tuple[tuple[ClientId, float], ...]
+
+    def __post_init__(self) -> None:
+        pairs = tuple((site, float(probability)) for site, probability in self.probabilities)
+        object.__setattr__(self, "probabilities", pairs)
+        sites = [site for site, _ in pairs]
+        if not pairs or sites != sorted(set(sites)) or any(type(s) is not int or not 0 <= s < SERVER for s in sites):
+            raise ConfigError("probabilities must be pairs of a site and its probability, by increasing site")
+        for site, probability in pairs:
+            check_probability(f"the probability of site {site}", probability)
+
+    @property
+    def probability(self) -> float:
+        """The largest probability of a site, whose examples have the largest figure."""
+        return max(probability for _, probability in self.probabilities)
+
+    def of(self, site: ClientId) -> Poisson:
+        """The sampling of one site's examples; raises `ConfigError` for a site that is not named."""
+        found = dict(self.probabilities).get(site)
+        if found is None:
+            raise ConfigError(f"site {site} has no probability: ask for one of the {len(self.probabilities)} sites")
+        return Poisson(found)
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a batch of `population` examples can have."""
+        return range(population + 1)
+
+    def expected_size(self, population: int) -> float:
+        """The largest expected batch out of `population` examples."""
+        return self.probability * population
+
+    def describe(self) -> str:
+        """In words."""
+        low = min(probability for _, probability in self.probabilities)
+        return (
+            f"each takes part with the probability of its site, {low:g} to {self.probability:g}, independently "
+            "(Poisson)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +253,13 @@ class RandomAllocation:
         )
 
 
-Sampling = Everyone | Poisson | TruncatedPoisson | FixedSize | RandomAllocation
-"""What a cohort sampler declares that it really does; a user never types a probability next to it."""
+Sampling = Everyone | Poisson | PoissonBySite | TruncatedPoisson | FixedSize | RandomAllocation
+"""What a sampler declares that it really does; a user never types a probability next to it."""
 
 _KINDS: Final[Mapping[str, type[Sampling]]] = {
     "everyone": Everyone,
     "poisson": Poisson,
+    "poisson_by_site": PoissonBySite,
     "truncated_poisson": TruncatedPoisson,
     "fixed_size": FixedSize,
     "random_allocation": RandomAllocation,
@@ -214,13 +267,16 @@ _KINDS: Final[Mapping[str, type[Sampling]]] = {
 
 
 def sampling_kind(sampling: Sampling) -> str:
-    """The declaration's name in a ledger: everyone, poisson, truncated_poisson, fixed_size, random_allocation."""
+    """The declaration's name in a ledger: everyone, poisson, poisson_by_site, and so on."""
     return next(name for name, of in _KINDS.items() if type(sampling) is of)
 
 
 def sampling_record(sampling: Sampling) -> dict[str, Any]:
     """The declaration as a JSON object."""
-    return {"kind": sampling_kind(sampling), **asdict(sampling)}
+    record = {"kind": sampling_kind(sampling), **asdict(sampling)}
+    if isinstance(sampling, PoissonBySite):
+        record["probabilities"] = [list(pair) for pair in sampling.probabilities]
+    return record
 
 
 def read_sampling(record: Mapping[str, Any]) -> Sampling:
@@ -230,7 +286,7 @@ def read_sampling(record: Mapping[str, Any]) -> Sampling:
     check_choice("sampling", kind, tuple(_KINDS))
     try:
         return _KINDS[str(kind)](**fields)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"sampling {kind!r} does not have the fields {sorted(fields)}") from error
 
 

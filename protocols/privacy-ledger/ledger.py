@@ -17,7 +17,8 @@ NO_FIGURE = {  # by placement: the views that see through the noise
 LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
 COUNTS, AMONG = {"cap", "size", "population"}, {"truncated_poisson": "cap", "fixed_size": "size"}
 SAMPLINGS = {
-    "everyone": set(), "poisson": {"probability"}, "truncated_poisson": {"probability", "cap", "population"},
+    "everyone": set(), "poisson": {"probability"}, "poisson_by_site": {"probabilities"},
+    "truncated_poisson": {"probability", "cap", "population"},
     "fixed_size": {"size", "population"},
 }  # fmt: skip
 FIELDS = {
@@ -72,7 +73,17 @@ def check_sampling(sampling: Any) -> None:
     demand(set(values) == SAMPLINGS[sampling["kind"]], "sampling fields")
     demand(all(integer(values[name], 1) for name in COUNTS & set(values)), "a count of the sampling")
     demand("probability" not in values or (number(values["probability"]) and 0 < values["probability"] <= 1), "chance")
+    pairs = values.get("probabilities", [[0, 1.0]])
+    demand(isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 for p in pairs), "pairs")
+    demand(all(integer(s, 0) and s < 2**32 - 1 and number(q) and 0 < q <= 1 for s, q in pairs), "a site's probability")
+    demand([s for s, _ in pairs] == sorted({s for s, _ in pairs}), "sites increase")
     demand("size" not in values or values["size"] <= values["population"], "size")
+
+
+def counted_sampling(r: dict[str, Any]) -> tuple[Any, ...]:
+    """The sampling of a release; of sites with a probability each, the one with the largest."""
+    largest = max((q for _, q in r["sampling"].get("probabilities", [])), default=None)
+    return tuple(sorted((r["sampling"] if largest is None else {"kind": "poisson", "probability": largest}).items()))
 
 
 def check_draw(d: dict[str, Any], level: str) -> None:
@@ -86,7 +97,8 @@ def check_draw(d: dict[str, Any], level: str) -> None:
 
 def check_release(r: Any) -> None:
     demand(isinstance(r, dict), "a release")
-    demand(set(r) == FIELDS | ({"spare"} if r.get("placement") == "mesh" else set()), "release fields")
+    known = FIELDS | ({"spare"} if r.get("placement") == "mesh" else set())
+    demand(set(r) - {"draw_known_to"} == known and r.get("draw_known_to", "site") == "site", "release fields")
     demand(all(integer(r[name], 0) for name in ("round", "attempt", "opening")), "round, attempt or opening")
     demand(integer(r["count"], 1) and integer(r["length"], 1), "count or length")
     demand(r["placement"] in NO_FIGURE and r["law"] in LAWS, "placement or law")
@@ -101,6 +113,7 @@ def check_release(r: Any) -> None:
     bare = r["placement"] == "none"
     demand(declared == realized == 0 if bare else 0 < declared <= realized, "standard deviations")
     check_sampling(r["sampling"])
+    demand("draw_known_to" in r or r["sampling"]["kind"] != "poisson_by_site", "sites that do not sample")
     views, ids = r["views"], r["participants"]
     demand(isinstance(views, dict) and views.get("outsider") == "release" and set(views) <= set(OBSERVERS), "views")
     demand(all(view in ("vectors", "sum", "release") for view in views.values()), "views")
@@ -119,7 +132,8 @@ def sees_through(observer: str, r: dict[str, Any]) -> bool:
 
 def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
     free = {"realized_stddev", "participants", "count"}
-    if any(worst.get(name) != real.get(name) for name in (FIELDS | {"spare"}) - free) or real["count"] > worst["count"]:
+    fixed = (FIELDS | {"spare", "draw_known_to"}) - free
+    if any(worst.get(name) != real.get(name) for name in fixed) or real["count"] > worst["count"]:
         return False
     mine, theirs = worst["participants"], real["participants"]
     return mine is None or (theirs is not None and set(theirs) <= set(mine))
@@ -149,6 +163,7 @@ def read(data: bytes) -> dict[str, Any]:
         if kind in ("reserve", "charge"):
             draw = draws.get(release["round"], {})
             demand(unit[0] == "example" or draw.get("sampling") == release["sampling"], "no draw of this sampling")
+            demand(unit[0] == "example" or "draw_known_to" not in release, "clients are not sampled by sites")
             for other in (o for o in charged.values() if o["round"] == release["round"]):
                 demand(any(other[k] != release[k] for k in ("attempt", "opening")), "charged twice")
                 a, b = other["participants"], release["participants"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger import OBSERVERS, demand, read, sees_through
+from ledger import OBSERVERS, counted_sampling, demand, read, sees_through
 from scipy import optimize, special, stats
 
 Profile = Counter  # (sampling as sorted items, looks) -> how often; a look is (law, z, norm bound, l1 bound, length)
@@ -45,7 +45,8 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
         always[EVERYONE, (look(r),)] += r["count"]
         for unit in (r["participants"] or ()) if client else (0,):
             units[n][unit][EVERYONE, (look(r),)] += r["count"]
-    if observer != "outsider":
+    hidden = not client and all(r.get("draw_known_to") == "site" for r in releases)
+    if observer != "outsider" and not hidden:
         profiles = list(next(filter(None, units), {}).values())
         if sum(map(bool, units)) > 1:  # each numbers its clients itself: any client of one may be any client of another
             joint = [Counter({e: max(p[e] for p in k.values()) for p in k.values() for e in p}) for k in units]
@@ -59,18 +60,18 @@ def epsilon(ledgers: list[dict[str, Any]], delta: float, observer: str = "outsid
         turns, taken = dict.fromkeys(turns), 0.0
     carried = client and any(r["placement"] == "local" for r in releases)
     known = "zero_out" if adjacency == "add_remove" and (carried or None in turns.values()) else adjacency
-    groups: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+    groups, profile = defaultdict(list), Counter()
     for n, ledger in enumerate(ledgers):
         for r in ledger["charged"]:
             groups[n, r["round"], 0 if client else r["attempt"]].append(r)
-    profile: Profile = Counter()
     for (n, round, _), group in groups.items():
         demand(len(group) == 1 or all(r["count"] == 1 for r in group), "a line of many draws stands alone")
         demand(all(r["sampling"] == group[0]["sampling"] for r in group), "one draw has one sampling")
         bare = client and (turns[n, round] is None or any(r["placement"] == "local" for r in group))
-        sampling = EVERYONE if bare else tuple(sorted(group[0]["sampling"].items()))
+        sampling = EVERYONE if bare else counted_sampling(group[0])
         profile[sampling, tuple(sorted(look(r) for r in group))] += group[0]["count"]
-    return min(compose(profile, delta - taken, known, factor), compose(always, delta, "zero_out", factor))
+    found = compose(profile, delta - taken, known, factor)
+    return min(found, compose(always, delta, "zero_out", factor)) if observer == "outsider" else found
 
 
 def chance(sampling: dict[str, Any]) -> float:
@@ -274,8 +275,7 @@ def on_grid(parts: list[Any], h: float, delta: float) -> tuple[float, int]:
         r = np.maximum(np.roll(np.fft.irfft(product, points), -(low % points)), 0.0)
         at = (low + np.arange(points)) * h
         error = 8 * 2.0**-53 * (sum(c for _, c in parts) + 8) * math.log2(points) * largest  # Higham, theorem 24.2
-        scale, size = k(lam), 0.0
-        below, above = 0.0, edge
+        scale, size, below, above = k(lam), 0.0, 0.0, edge
         while above - below > 1e-6 * above + 1e-9:
             e = (below + above) / 2
             cut = np.searchsorted(at, e, "right")

@@ -81,6 +81,13 @@ def refunded(worst: dict[str, Any], reason: str) -> list[dict[str, Any]]:
 
 SKELLAM = {"placement": "distributed", "law": "skellam", "l1_bound": 5000.0}
 MESH = SKELLAM | {"placement": "mesh", "spare": 1}
+SITES = MESH | {"draw_known_to": "site"}
+BY_SITE = {"kind": "poisson_by_site", "probabilities": [[1, 0.05], [4, 0.1], [9, 1.0]]}
+
+
+def examples(*releases: dict[str, Any]) -> list[dict[str, Any]]:
+    return [EXAMPLES, *({"type": "reserve", "release": r} for r in releases)]
+
 
 VALID = {
     "only a header": [HEADER],
@@ -105,6 +112,9 @@ VALID = {
         EXAMPLES,
         {"type": "reserve", "release": release(0, placement="local", secure=False, law="float_gaussian", count=50)},
     ],
+    "examples that their sites sample": examples(
+        release(0, **SITES), release(0, attempt=1, **SITES), release(1, **{**SITES, "sampling": BY_SITE})
+    ),
     "draws without a bound, void, and skipped": [
         HEADER,
         draw(0, turn=None),
@@ -173,6 +183,21 @@ INVALID = {
     "spare of shares": reserved(release(0, **SKELLAM, spare=1)),
     "a negative spare": reserved(release(0, **{**MESH, "spare": -1})),
     "settled with fewer spare": settled(release(0, **MESH), release(0, **{**MESH, "spare": 0})),
+    "clients that their sites sample": reserved(release(0, draw_known_to="site")),
+    "a draw that nobody knows": examples(release(0, draw_known_to=None)),
+    "a draw that the server knows": examples(release(0, draw_known_to="server")),
+    "a probability for each site that does not sample": examples(release(0, sampling=BY_SITE)),
+    "sites out of order": examples(
+        release(0, **{**SITES, "sampling": {**BY_SITE, "probabilities": [[4, 0.1], [1, 0.05]]}})
+    ),
+    "a site's probability above one": examples(
+        release(0, **{**SITES, "sampling": {**BY_SITE, "probabilities": [[1, 1.5]]}})
+    ),
+    "no site": examples(release(0, **{**SITES, "sampling": {**BY_SITE, "probabilities": []}})),
+    "settled as known to everybody": [
+        *examples(release(0, **SITES)),
+        {"type": "settle", "token": token(examples(release(0, **SITES))), "release": release(0, **MESH)},
+    ],
     "settled twice": [*settled(release(0), release(0)), settled(release(0), release(0))[-1]],
     "an unknown token": [*reserved(release(0)), {"type": "refund", "token": ZEROS, "reason": "never_asked"}],
     "an unknown reason": refunded(release(0), "timeout"),

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from privfl.checks import check_choice, check_count, check_delta, check_positive
 from privfl.dp.accounting.compose import CLOSED_FORM, compose, cross_figures
-from privfl.dp.accounting.events import Exposure, Profile, as_seen, exposure, in_every_release, known_sampling
+from privfl.dp.accounting.events import (
+    Exposure,
+    Profile,
+    as_seen,
+    drawn_at_sites,
+    exposure,
+    in_every_release,
+    known_sampling,
+)
 from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.draws import Draw
@@ -36,6 +44,7 @@ UNBOUNDED: Final = (
 )
 ZERO_IS_REPLACE: Final = "zero_out under fixed-size sampling is bounded by replace_one: zeros are other data too"
 SEVERAL: Final = "each ledger numbers its clients by itself: the client that took part most in each is taken to be one"
+AT_SITES: Final = "assumes that which examples a step samples, and how long it takes, is known to their own site only"
 ALWAYS: Final = "the figure of a client in every round, which is smaller here than what sampling gives"
 
 
@@ -157,9 +166,11 @@ class Accountant:
         if excess or (turn and self.group > 1):  # the turn is bounded for one client
             history, turn = history.without_turns(), 0.0
         seen = exposure(history, self.observer)
-        if self.group > 1 and self.observer != "outsider" and not seen.unbounded:
+        if self.group > 1 and self.observer != "outsider" and not seen.unbounded and history.unit.level == "client":
             seen = Exposure((in_every_release(history),))
-        unit = as_seen(history.unit, self.observer, (release.placement for release in history.releases))
+        releases = history.releases
+        placements = (release.placement for release in releases)
+        unit = as_seen(history.unit, self.observer, placements, at_sites=drawn_at_sites(releases))
         if self.observer == "outsider" and history.unbounded and unit.adjacency == "add_remove":
             unit = PrivacyUnit(unit.level, "zero_out")
         delta = self.delta - turn
@@ -285,11 +296,21 @@ def _caveats(judgment: Judgment, observer: Observer) -> tuple[str, ...]:
     if observer != "outsider" and spare:
         few = "1 member" if spare == 1 else f"{spare} members"
         caveats.append(f"the noise of up to {few}, the observer's own included, is not counted")
-    if observer != "outsider":
+    if unit.level == "example" and drawn_at_sites(releases):
+        caveats.append(AT_SITES)
+    elif observer != "outsider":
         caveats.append(f"without amplification by sampling, for the {unit.level} that took part most")
         if unit.level == "client" and judgment.history.ledgers > 1:
             caveats.append(SEVERAL)
-    elif judgment.always:
+    else:
+        caveats += _of_skipped_rounds(judgment)
+    return tuple(caveats)
+
+
+def _of_skipped_rounds(judgment: Judgment) -> list[str]:
+    """The caveats of an outsider's figure, beyond those of every figure."""
+    caveats: list[str] = []
+    if judgment.always:
         caveats.append(ALWAYS)
     elif judgment.excess:
         caveats.append(
@@ -300,14 +321,9 @@ def _caveats(judgment: Judgment, observer: Observer) -> tuple[str, ...]:
         caveats.append(UNBOUNDED)
     elif judgment.turn:
         caveats.append(f"{judgment.turn:.1e} of delta is kept for rounds that are skipped because of one client")
-    if (
-        observer == "outsider"
-        and unit.adjacency == "zero_out"
-        and not judgment.always
-        and _fixed_size(judgment.history)
-    ):
+    if judgment.unit.adjacency == "zero_out" and not judgment.always and _fixed_size(judgment.history):
         caveats.append(ZERO_IS_REPLACE)
-    return tuple(caveats)
+    return caveats
 
 
 def _fixed_size(history: History) -> bool:
@@ -319,7 +335,7 @@ def _fixed_size(history: History) -> bool:
 
 
 def _sampling_in_words(history: History, observer: Observer, judgment: Judgment) -> str:
-    if observer != "outsider":
+    if observer != "outsider" and not (history.unit.level == "example" and drawn_at_sites(history.releases)):
         return "the observer knows who took part: no amplification"
     words = []
     for drawn, _ in history.rounds:

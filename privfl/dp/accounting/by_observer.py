@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from privfl.dp.accounting.accountant import Accountant, Ledgers
+from privfl.dp.accounting.events import drawn_at_sites
 from privfl.dp.accounting.history import History
 from privfl.dp.accounting.report import EpsilonReport, json_figure
 from privfl.errors import UnsupportedRelease
@@ -72,4 +73,6 @@ def _figure(history: History, delta: float, observer: Observer, assume: bool, gr
         return ObserverFigure(observer, report, report.caveats[0])
     if observer == "outsider":
         return ObserverFigure(observer, report, f"sees the released models; {report.sampling}")
+    if history.unit.level == "example" and drawn_at_sites(history.releases):
+        return ObserverFigure(observer, report, f"{_KNOWS[observer]}, and not which examples; {report.sampling}")
     return ObserverFigure(observer, report, f"{_KNOWS[observer]}: no amplification by sampling")

@@ -12,7 +12,7 @@ from privfl.checks import check_choice, check_count, check_delta
 from privfl.dp.accounting.accountant import Ledgers
 from privfl.dp.accounting.comparison import SHARE, gap
 from privfl.dp.accounting.compose import NO_GROUP, IntegerNoise, Items, check_events, combined, likened
-from privfl.dp.accounting.events import Profile, as_seen, exposure, in_every_release
+from privfl.dp.accounting.events import Profile, as_seen, drawn_at_sites, exposure, in_every_release
 from privfl.dp.accounting.gaussian import log_delta
 from privfl.dp.accounting.history import History
 from privfl.dp.accounting.rdp import rdp_log_delta
@@ -217,14 +217,16 @@ def _bound(alpha: float, epsilon: float, delta: float) -> float:
 
 def _choices(history: History, observer: Observer, group: int) -> list[tuple[list[Delta], float]]:
     """Ways to judge, of which each holds: curves of which the largest counts, and what skipped rounds add to delta."""
-    unit = as_seen(history.unit, observer, (release.placement for release in history.releases))
+    releases = history.releases
+    unit = as_seen(history.unit, observer, (r.placement for r in releases), at_sites=drawn_at_sites(releases))
     if group > 1 and unit.adjacency == "replace_one":
         raise UnsupportedRelease(NO_GROUP)
     seen = exposure(history, observer)
     if seen.unbounded:
         return [([lambda _: 1.0], 0.0)]
     if observer != "outsider":
-        profiles = (in_every_release(history),) if group > 1 else seen.profiles
+        of_clients = group > 1 and history.unit.level == "client"
+        profiles = (in_every_release(history),) if of_clients else seen.profiles
         return [([curve(profile, unit, group) for profile in profiles], 0.0)]
     known = PrivacyUnit(unit.level, "zero_out") if unit.adjacency == "add_remove" else unit
     counted = history.without_turns() if group > 1 and history.turn else history

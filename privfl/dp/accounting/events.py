@@ -121,22 +121,31 @@ def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) 
     return EVERYONE if carried_by_units(unit, placement) else sampling
 
 
-def as_seen(unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = ()) -> PrivacyUnit:
+def drawn_at_sites(releases: Iterable[Release]) -> bool:
+    """True when every release is over examples whose draw is known to their own site only."""
+    return all(release.draw_known_to == "site" for release in releases)
+
+
+def as_seen(
+    unit: PrivacyUnit, observer: Observer, placements: Iterable[Placement] = (), *, at_sites: bool = False
+) -> PrivacyUnit:
     """Return the unit that can be promised: add_remove becomes zero_out against observers who see that a unit was
     absent.
 
     Those observers know the cohort. Where each client brings a whole noise of its own (local), it is everybody: one
     client less is less noise then, and no shift of the sum accounts for that. Shares of distributed noise have one
     variance together in every cohort, which an outsider does not know. Mesh noise is filled up to one variance where
-    cohorts are sampled.
+    cohorts are sampled. Of examples that their site samples, nobody else sees that one was absent.
 
     Args:
         unit: The unit of the ledger.
         observer: The observer against whom the promise holds.
         placements: The placements of the noise of all releases.
+        at_sites: Whether all draws are known to the sites only, from `drawn_at_sites`.
     """
     carried = any(carried_by_units(unit, placement) for placement in placements)
-    if unit.adjacency == "add_remove" and (observer != "outsider" or carried):
+    knows = observer != "outsider" and not (at_sites and unit.level == "example")
+    if unit.adjacency == "add_remove" and (knows or carried):
         return PrivacyUnit(unit.level, "zero_out")
     return unit
 
@@ -174,8 +183,7 @@ def exposure(history: History, observer: Observer) -> Exposure:
     if observer == "outsider":
         return Exposure((_outsider(history),))
     if history.unit.level == "example":
-        # An observer who knows the batches knows in which steps an example was: the worst example is in all of them.
-        return Exposure((in_every_release(history),))
+        return Exposure((_examples(history),))
     ledgers: defaultdict[int, defaultdict[ClientId, Profile]] = defaultdict(lambda: defaultdict(Counter))
     for drawn, times in history.rounds:
         for release in drawn.releases:
@@ -187,6 +195,23 @@ def exposure(history: History, observer: Observer) -> Exposure:
         every: Iterator[Profile] = (reduce(or_, known, Counter()) for known in profiles)
         profiles = [[sum(every, Counter())]]
     return Exposure(_undominated(profiles[0]))
+
+
+def _examples(history: History) -> Profile:
+    """The worst example against an observer inside the federation.
+
+    Draws that the sites alone know count with their sampling. Of all others the observer knows in which steps an
+    example was, so the worst example is in all of them.
+    """
+    profile: Profile = Counter()
+    for drawn, times in history.rounds:
+        if drawn.releases and drawn_at_sites(drawn.releases):
+            looks = list(drawn.releases)
+            profile[_event(looks, _one_sampling(looks))] += looks[0].count * times
+            continue
+        for release in drawn.releases:
+            profile[_event([release], EVERYONE)] += release.count * times
+    return profile
 
 
 def in_every_release(history: History) -> Profile:

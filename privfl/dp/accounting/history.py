@@ -11,8 +11,9 @@ from typing import Final
 from privfl.dp.draws import Draw, rounded_up, sampled_share
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
-from privfl.dp.unit import Everyone, PrivacyUnit, RandomAllocation
+from privfl.dp.unit import Everyone, Poisson, PoissonBySite, PrivacyUnit, RandomAllocation
 from privfl.errors import ConfigError, UnsupportedRelease
+from privfl.wire import ClientId
 
 EVERYONE: Final = Everyone()
 _UP: Final = 1 + 2.0**-50
@@ -52,11 +53,19 @@ class History:
     rounds: tuple[tuple[DrawnRound, int], ...] = ()
 
     @classmethod
-    def of(cls, ledgers: Ledger | History | Sequence[Ledger | History]) -> History:
+    def of(cls, ledgers: Ledger | History | Sequence[Ledger | History], *, site: ClientId | None = None) -> History:
         """The history of one ledger, or of all ledgers of one unit together.
 
-        A ledger with a void draw has no `turn` left. Raises `UnsupportedRelease` for ledgers of different units: their
-        figures do not add up to one number. Raises `ConfigError` for no ledger at all.
+        A ledger with a void draw has no `turn` left.
+
+        Args:
+            ledgers: One ledger, or several.
+            site: The site whose examples are asked about, where each site samples with a probability of its own; None
+                asks about the largest probability, whose figure is the largest.
+
+        Raises:
+            UnsupportedRelease: The ledgers are of different units: their figures do not add up to one number.
+            ConfigError: There is no ledger at all, or `site` is not named in a release.
         """
         parts = [ledgers] if isinstance(ledgers, Ledger | History) else list(ledgers)
         if not parts:
@@ -72,7 +81,8 @@ class History:
             raise UnsupportedRelease(
                 "ledgers of random allocation are not priced together: ask for the epsilon of each ledger by itself"
             )
-        return cls(histories[0].unit, tuple(pair for pairs in _apart(histories) for pair in pairs))
+        pairs = (pair for pairs in _apart(histories) for pair in pairs)
+        return cls(histories[0].unit, tuple((_of_site(drawn, site), times) for drawn, times in pairs))
 
     @classmethod
     def hypothetical(cls, unit: PrivacyUnit, releases: Iterable[Release], *, turn: float | None = 0.0) -> History:
@@ -106,7 +116,7 @@ class History:
         draw = None
         if unit.level == "client":
             draw = Draw(worst.round, worst.sampling, None if turn is None else rounded_up(turn))
-        return cls(unit, ((DrawnRound(draw, (worst,)), rounds),))
+        return cls(unit, ((_of_site(DrawnRound(draw, (worst,)), None), rounds),))
 
     @property
     def releases(self) -> list[Release]:
@@ -164,6 +174,17 @@ class History:
             return entry if entry.draw is None else replace(entry, draw=replace(entry.draw, turn=None))
 
         return History(self.unit, tuple((known(drawn), times) for drawn, times in self.rounds))
+
+
+def _of_site(entry: DrawnRound, site: ClientId | None) -> DrawnRound:
+    """The draw with the probability of one site, or the largest of all sites."""
+    releases = tuple(
+        replace(release, sampling=sampling.of(site) if site is not None else Poisson(sampling.probability))
+        if isinstance(sampling := release.sampling, PoissonBySite)
+        else release
+        for release in entry.releases
+    )
+    return replace(entry, releases=releases) if releases != entry.releases else entry
 
 
 def _apart(histories: Iterable[History]) -> Iterator[list[tuple[DrawnRound, int]]]:

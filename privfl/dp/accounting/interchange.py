@@ -19,7 +19,16 @@ from privfl.dp.accounting.events import known_sampling
 from privfl.dp.accounting.history import EVERYONE, DrawnRound, History
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
-from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
+from privfl.dp.unit import (
+    Everyone,
+    FixedSize,
+    Poisson,
+    PoissonBySite,
+    PrivacyUnit,
+    RandomAllocation,
+    Sampling,
+    TruncatedPoisson,
+)
 from privfl.errors import ConfigError, UnsupportedRelease
 
 MODULE: Final = "dp_accounting.dp_event"
@@ -211,7 +220,7 @@ def _event_of(library: Any, unit: PrivacyUnit, entry: DrawnRound) -> tuple[Any, 
 def _sampled(library: Any, sampling: Sampling, event: Any, noises: list[float]) -> Any:
     if isinstance(sampling, Everyone):
         return event
-    if isinstance(sampling, Poisson):
+    if isinstance(sampling, Poisson | PoissonBySite):
         return library.PoissonSampledDpEvent(sampling.probability, event)
     if isinstance(sampling, FixedSize):
         return library.SampledWithoutReplacementDpEvent(sampling.population, sampling.size, event)

@@ -14,7 +14,16 @@ from collections.abc import Iterable
 from privfl.dp.accounting import special
 from privfl.dp.accounting.losses import GaussianPair, Loss
 from privfl.dp.accounting.tilted import Order
-from privfl.dp.unit import Adjacency, Everyone, FixedSize, Poisson, RandomAllocation, Sampling, TruncatedPoisson
+from privfl.dp.unit import (
+    Adjacency,
+    Everyone,
+    FixedSize,
+    Poisson,
+    PoissonBySite,
+    RandomAllocation,
+    Sampling,
+    TruncatedPoisson,
+)
 from privfl.errors import UnsupportedRelease
 
 _UP = 1 + 1e-12
@@ -59,7 +68,7 @@ def _pairs(
     if isinstance(sampling, Everyone):
         distance = 2.0 if adjacency == "replace_one" else float(group)
         return ((1.0, GaussianPair(z, (0.0, distance), (0.0, 1.0), (1.0, 0.0))),)
-    if isinstance(sampling, Poisson):
+    if isinstance(sampling, Poisson | PoissonBySite):
         if adjacency == "replace_one":
             return ((1.0, _exchange(z, sampling.probability, 1.0)),)
         return ((1.0, _mixture(z, sampling.probability, group)),)

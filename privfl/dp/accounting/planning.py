@@ -14,7 +14,7 @@ from privfl.dp.accounting.events import as_seen, known_sampling, named
 from privfl.dp.accounting.history import EVERYONE, History
 from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.accounting.search import clearly_above, min_root
-from privfl.dp.release import PLACEMENTS, SHARED, Placement, Release
+from privfl.dp.release import PLACEMENTS, SHARED, DrawKnownTo, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import CLIENT_UNIT, Everyone, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
@@ -50,6 +50,9 @@ class Plan:
         turn: The probability in [0, 1] that one client decides whether a round is skipped, see `round_turn`; None:
             nothing bounds it, so sampling is not counted. Not used at level "example".
         spare: Members of mesh noise that one coalition may hold, the observer's own place included.
+        draw_known_to: "site" where each site samples its own examples by coins that no other party knows; at level
+            "example" only. Every observer then gets the amplification.
+        group: How many units change together, such as the examples of one person at so many sites.
 
     Raises:
         ConfigError: An argument is out of range, distributed or mesh noise comes without slots, or a question about an
@@ -66,9 +69,14 @@ class Plan:
     views: Views | None = None
     turn: float | None = 0.0
     spare: int = 1
+    draw_known_to: DrawKnownTo | None = None
+    group: int = 1
 
     def __post_init__(self) -> None:
-        unwrap_numpy(self, "noise_multiplier", "rounds", "turn")
+        unwrap_numpy(self, "noise_multiplier", "rounds", "turn", "group")
+        check_count("group", self.group)
+        if self.draw_known_to is not None and self.unit.level != "example":
+            raise ConfigError("draw_known_to is about examples: set unit level 'example', or leave it out")
         check_count("rounds", self.rounds)
         check_positive("noise_multiplier", self.noise_multiplier)
         check_choice("observer", self.observer, OBSERVERS)
@@ -90,6 +98,8 @@ class Plan:
     @property
     def known_sampling(self) -> Sampling:
         """The sampling of the cohort, as far as it protects against the observer."""
+        if self.draw_known_to == "site":
+            return self.sampling
         if self.observer != "outsider" or (self.turn is None and self.unit.level == "client"):
             return EVERYONE
         return known_sampling(self.unit, self.placement, self.sampling)
@@ -97,7 +107,7 @@ class Plan:
     @property
     def seen(self) -> PrivacyUnit:
         """The unit that can be promised against the observer."""
-        return as_seen(self.unit, self.observer, (self.placement,))
+        return as_seen(self.unit, self.observer, (self.placement,), at_sites=self.draw_known_to == "site")
 
     def history(self) -> History:
         """The draws and releases of this run: one round, counted `rounds` times."""
@@ -118,6 +128,7 @@ class Plan:
             views=self.views or _OUTSIDER,
             participants=(0,) if self.unit.level == "client" else None,
             spare=self.spare if self.placement == "mesh" else None,
+            draw_known_to=self.draw_known_to,
         )
         return History.planned(self.unit, release, rounds=self.rounds, turn=self.turn)
 
@@ -128,16 +139,17 @@ class Plan:
             delta: Probability in (0, 1) with which the promise may fail.
             quick: Compute on one coarse grid, an upper bound too.
         """
-        return Accountant(delta, observer=self.observer).spent(self.history(), quick=quick)
+        return Accountant(delta, observer=self.observer, group=self.group).spent(self.history(), quick=quick)
 
-    def report(self, delta: float, *, cross_checks: bool = True, group: int = 1) -> EpsilonReport:
+    def report(self, delta: float, *, cross_checks: bool = True, group: int | None = None) -> EpsilonReport:
         """The statement in full.
 
         Args:
             delta: Probability in (0, 1) with which the promise may fail.
             cross_checks: Ask other accountants too, where they apply.
-            group: How many units change together.
+            group: How many units change together; by default the plan's.
         """
+        group = self.group if group is None else group
         report = judged(self.history(), delta, observer=self.observer, cross_checks=cross_checks, group=group)
         assumed = self.turn == 0 and self.unit.level == "client" and not isinstance(self.known_sampling, Everyone)
         return replace(report, caveats=(*report.caveats, NO_TURNS)) if assumed else report
@@ -198,6 +210,8 @@ def calibrate(
     views: Views | None = None,
     turn: float | None = 0.0,
     spare: int = 1,
+    draw_known_to: DrawKnownTo | None = None,
+    group: int = 1,
 ) -> Plan:
     """The plan with the least noise multiplier, to five digits rounded up, whose epsilon is at most `epsilon`.
 
@@ -213,6 +227,8 @@ def calibrate(
         views: See `Plan`.
         turn: See `Plan`.
         spare: See `Plan`.
+        draw_known_to: See `Plan`.
+        group: See `Plan`.
 
     Raises:
         ConfigError: More than 10^5 would be needed, the target is so large that 0.05 is enough, or no noise helps,
@@ -233,6 +249,8 @@ def calibrate(
             views=views,
             turn=turn,
             spare=spare,
+            draw_known_to=draw_known_to,
+            group=group,
         )
 
     _check_finite(plan(1.0), delta)
