@@ -15,12 +15,17 @@ Observer = Literal["outsider", "participant", "server", "key_holder"]
 """
 
 View = Literal["vectors", "sum", "release"]
-"""The part of a sum that an observer sees. "vectors" are single contributions, under no noise but their own. "sum" is
-the opened sum before any noise is added to it. "release" is only what is published, and ciphertexts without their key.
+"""The part of a sum that an observer sees.
+
+"vectors" are single contributions; the only noise in each is its own. "sum" is the sum as the opener gets it, before
+the opening adds noise. Under distributed, mesh or local noise it already contains the clients' noise. "release" is only
+what is published, and ciphertexts without their key.
 """
 
 Views = Mapping[Observer, View]
-"""What each observer sees of one sum. An observer that a sum does not have is absent."""
+"""The view of each observer of one sum, without collusion: what colluding parties see together is not a view. An
+observer that a sum does not have is absent.
+"""
 
 OBSERVERS: Final[tuple[Observer, ...]] = get_args(Observer)
 VIEWS: Final[tuple[View, ...]] = get_args(View)

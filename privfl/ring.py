@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +11,13 @@ import numpy.typing as npt
 
 from privfl.checks import unwrap_numpy
 from privfl.errors import ConfigError, WireError
+from privfl.wire import ClientId
 
 Ints = npt.NDArray[np.int64]
 """Integers in the clear: a vector of int64."""
+
+Opening = Callable[[Ints, frozenset[ClientId]], Ints]
+"""A function of the opened sum and of the survivors, applied before the sum is released: it adds noise, or nothing."""
 
 Words = npt.NDArray[np.unsignedinteger[Any]]
 """Ring elements: a vector of the ring's native word."""

@@ -42,7 +42,7 @@ HEADER_BYTES: Final = _HEADER.size
 
 
 class Reader:
-    """Takes bytes from the front of a buffer; never beyond its end."""
+    """A cursor over a buffer: it takes bytes from the front, and never beyond the end."""
 
     __slots__ = ("_at", "_view")
 
@@ -272,7 +272,10 @@ class Header:
 
 
 class Message:
-    """A wired dataclass with a `KIND` of its own: high byte the protocol, low byte the message."""
+    """A wired dataclass with a `KIND` of its own: the high byte is the protocol, the low byte is the message.
+
+    High bytes in use: 0x01 plain sum, 0x02 masked sum, 0x03 CKKS sum, 0x04 frames of a federation (`privfl.fl.frames`).
+    """
 
     __slots__ = ()
     KIND: ClassVar[int]

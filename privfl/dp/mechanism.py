@@ -23,16 +23,13 @@ from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError
 from privfl.observers import Views
-from privfl.ring import Ints
+from privfl.ring import Ints, Opening
 from privfl.wire import ClientId
 
 NoiseSource = Literal["secure", "simulation"]
 SOURCES: Final[tuple[NoiseSource, ...]] = get_args(NoiseSource)
 
 _UP: Final = 1 + 2.0**-40  # shares reach the declared noise in spite of rounding
-
-Opening = Callable[[Ints, frozenset[ClientId]], Ints]
-"""What happens to the sum where it is opened (the same shape as privfl.sums.Opening)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Decoded:
         blocks: The mean of each block, float64, by name.
         denominator: The number of contributions of full weight that the means divide by.
         metrics: The mean metrics, by name.
-        clip_norm: The clip norm of the next round if it is adaptive, else None.
+        next_clip_norm: The clip norm of the next round if it is adaptive, else None.
         counts: What the round counted about its updates; None where nothing is counted.
     """
 
@@ -59,7 +59,7 @@ class Decoded:
     blocks: Mapping[str, npt.NDArray[np.float64]] = field(repr=False)
     denominator: float
     metrics: Mapping[str, float]
-    clip_norm: float | None
+    next_clip_norm: float | None
     counts: Counts | None
 
 
@@ -199,13 +199,13 @@ class RoundPlan:
         """
         encoding, clients = self.encoding, float(survivors) if self.denominator is None else self.denominator
         whole, metrics = encoding.decode(total, clients)
-        clip_norm = encoding.next_clip_norm(total, clients)
+        next_clip_norm = encoding.next_clip_norm(total, clients)
         at, blocks = encoding.model_length, dict[str, npt.NDArray[np.float64]]()
         for block in encoding.blocks:
             blocks[block.name] = whole[at : at + block.length]
             at += block.length
         mean, denominator = whole[: encoding.model_length], encoding.denominator(total, clients)
-        return Decoded(mean, blocks, denominator, metrics, clip_norm, encoding.counted(total, survivors))
+        return Decoded(mean, blocks, denominator, metrics, next_clip_norm, encoding.counted(total, survivors))
 
     def state_round(self, client: ClientId) -> int:
         """The last round that a client of the cohort survived, from whose state it goes on; 0 for none.

@@ -263,7 +263,8 @@ class ServerRound:
             model, moments = stepped(self._optimizer, model, mean, moments)  # 10: server optimizer
             said = said if np.isfinite(model).all() else (*said, NOT_FINITE)
         return Outcome(
-            state=ServerState(model, moments, decoded.clip_norm, state.range, shared),  # the run moves the range on
+            # the run moves the range on
+            state=ServerState(model, moments, decoded.next_clip_norm, state.range, shared),
             metrics=decoded.metrics if trained else {},
             update_norm=_norm(mean) if trained else 0.0,
             survivors=summed.survivors,

@@ -20,7 +20,7 @@ class ServerState:
         model: The global model, float `[d]`.
         moments: The server optimizer's memory by name, float64 `[d]` each; empty before the first step.
         shared: The vectors that go to the clients after the model, by name, such as SCAFFOLD's control variate.
-        clip_norm: The clip norm of the next round where it is adaptive; None where it is fixed in the encoding.
+        clip_norm: The clip norm that the next round uses, if it is adaptive; None if the encoding fixes it.
         range: The range of the next round's sum, where it follows the run.
     """
 

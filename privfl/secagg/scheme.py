@@ -12,13 +12,13 @@ from privfl.checks import check_count, check_type
 from privfl.crypto import Credentials, KeyDirectory, TaskMemory
 from privfl.errors import ConfigError
 from privfl.observers import Views
-from privfl.ring import Ints
+from privfl.ring import Ints, Opening
 from privfl.secagg.client import MaskedClient
 from privfl.secagg.planner import GraphPlan, ring_shortfall
 from privfl.secagg.server import MaskedServer
 from privfl.secagg.state import load_state
 from privfl.secagg.terms import Assumptions, GraphChoice, Mode, Terms, graph_and_threshold, resolve
-from privfl.sums.base import MIN_VECTORS, Entropy, Opening, SumPolicy, SumTask, identity
+from privfl.sums.base import MIN_VECTORS, Entropy, SumPolicy, SumTask, identity
 from privfl.sums.checks import checked_vector
 from privfl.sums.shortfall import OpensByCount
 from privfl.wire import ClientId, check_client

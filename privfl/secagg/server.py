@@ -14,6 +14,7 @@ from privfl.crypto.kdf import KEY_BYTES
 from privfl.crypto.sealed import TAG_BYTES
 from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import ConfigError, RemoteProtocolError, TooFewSurvivors, WireError
+from privfl.ring import Opening
 from privfl.secagg import keys
 from privfl.secagg.disputes import Disputes
 from privfl.secagg.graph import Graph, member_places
@@ -37,7 +38,7 @@ from privfl.secagg.roster import RosterView, read_roster, write_roster
 from privfl.secagg.state import ServerState, dump_state
 from privfl.secagg.terms import Terms
 from privfl.secagg.unmask import Opener, check_unmask
-from privfl.sums.base import Opening, SumResult
+from privfl.sums.base import SumResult
 from privfl.sums.checks import checked_total, few_vectors
 from privfl.sums.noise import MemberCount
 from privfl.sums.server import ServerMachine

@@ -1,6 +1,7 @@
 """Sums: one interface, the plain sum, and an in-memory driver."""
 
-from privfl.sums.base import ClientSession, Entropy, Opening, SecureSum, ServerSession, SumPolicy, SumResult, SumTask
+from privfl.ring import Opening
+from privfl.sums.base import ClientSession, Entropy, SecureSum, ServerSession, SumPolicy, SumResult, SumTask
 from privfl.sums.driver import Drop, Tap, drive, run_sum
 from privfl.sums.names import number_clients
 from privfl.sums.plain import PlainSum

@@ -1,4 +1,4 @@
-"""The seam: integers in, the exact integer sum of the survivors out, with every scheme."""
+"""The interface of every sum: integers in, the exact integer sum of the survivors out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 from privfl.checks import check_type
 from privfl.errors import CapacityError, ConfigError, PlanRejected
 from privfl.observers import Views
-from privfl.ring import Ints, Ring
+from privfl.ring import Ints, Opening, Ring
 from privfl.sums.noise import RosterNoise
 from privfl.wire import SERVER, U16, U64, Blob, ClientId, IdSet, wired, write_fields
 
@@ -23,9 +23,6 @@ MIN_VECTORS: Final = 3
 """Fewer vectors than this are opened only if the sum allows it: of two, each client learns the other's."""
 
 _LABEL: Final = b"privfl/1 sum-task"
-
-Opening = Callable[[Ints, frozenset[ClientId]], Ints]
-"""The step between the opened sum and its release: central noise is added, or nothing."""
 
 Entropy = Callable[[int], bytes]
 """`os.urandom`, or outside of production a recorded stream: n -> n bytes."""
@@ -180,7 +177,7 @@ class SumResult:
 
     Attributes:
         total: The sum.
-        survivors: Whose vectors are in it.
+        survivors: The clients whose vectors are in it.
         transcript: A 32-byte digest of what was opened for whom.
         blamed: The clients that broke the rules, and how: their messages were refused, or their shares were bad.
         undecided: Bad shares that either the dealer or the holder spoiled.
@@ -294,7 +291,7 @@ class ServerSession(Protocol):
 
 
 class SecureSum(Protocol):
-    """A way to sum integer vectors, and the one place that knows what the way promises."""
+    """A way to sum integer vectors. Only this object states what the sum guarantees."""
 
     @property
     def name(self) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from privfl.errors import ConfigError, PrivflError, ProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
-from privfl.ring import Ints
+from privfl.ring import Ints, Opening
 from privfl.sums.base import (
     ClientSession,
     Entropy,
-    Opening,
     SecureSum,
     ServerSession,
     SumPolicy,

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final, Literal
 from privfl.checks import check_type
 from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors, WireError
 from privfl.observers import Views
-from privfl.ring import Ints
-from privfl.sums.base import Entropy, Opening, SumPolicy, SumResult, SumTask, identity
+from privfl.ring import Ints, Opening
+from privfl.sums.base import Entropy, SumPolicy, SumResult, SumTask, identity
 from privfl.sums.checks import checked_total, checked_vector
 from privfl.sums.noise import refuse_noise
 from privfl.sums.server import Progress, ServerMachine

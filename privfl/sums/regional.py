@@ -16,11 +16,10 @@ from typing import Any, Final, Literal
 
 from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors
 from privfl.observers import Observer, View, Views
-from privfl.ring import Ints
+from privfl.ring import Ints, Opening
 from privfl.sums.base import (
     ClientSession,
     Entropy,
-    Opening,
     SecureSum,
     ServerSession,
     SumPolicy,

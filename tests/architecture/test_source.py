@@ -2,10 +2,14 @@
 
 import ast
 import importlib
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from privfl.wire import Message
 
 PACKAGE = Path(__file__).parents[2] / "privfl"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -156,3 +160,12 @@ def test_whatever_is_exported_exists_once_and_in_order(path: str) -> None:
     exported = module.__all__
     assert len(set(exported)) == len(exported)
     assert all(hasattr(module, name) for name in exported)
+
+
+def test_no_two_messages_have_one_kind_and_every_protocol_is_listed() -> None:
+    fields = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    values = [field.value for field in fields if ast.unparse(field.target) == "KIND"]
+    kinds = [int(value.value) for value in values if isinstance(value, ast.Constant)]
+    assert len(set(kinds)) == len(kinds) > 20
+    listed = re.findall(r"0x(\d\d)\b", inspect.getdoc(Message) or "")
+    assert sorted({kind >> 8 for kind in kinds}) == [int(byte, 16) for byte in listed]
