@@ -20,6 +20,7 @@ from privfl.experiment.schemes import describe
 from privfl.experiment.server import FederationServer
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.client_state import Stateful
 from privfl.fl.frames import REFUSAL, Invitation, Up, charter_of, frame_hash, model_from_bytes, open_down, seal_up
 from privfl.fl.plan import RoundPlan
 from privfl.fl.receipts import Receipt
@@ -197,7 +198,8 @@ class Sites:
     run: str = "run"
     now: float = 1000.0
     agents: frozenset[ClientId] = frozenset()
-    train: Train = small
+    train: Train | Stateful = small
+    evaluate: Train | None = None
 
     @classmethod
     def make(
@@ -216,7 +218,10 @@ class Sites:
         private = config.privacy.placement != "none"
         policy = {
             "server": {"key": SERVER_KEY.public.public.hex()},
-            "demands": {"placements": ["distributed" if private else "none"]},
+            "demands": {
+                "placements": ["distributed" if private else "none"],
+                "schemes": [config.sum.scheme],
+            },
             "budget": {"epsilon": epsilon} if private else {"unlimited": True},
             "training": {"answer_after": 0.0},
         }
@@ -250,7 +255,9 @@ class Sites:
     def site(self, client: ClientId) -> Site:
         if client not in self.open:
             mode = "agent" if client in self.agents else "in-app"
-            self.open[client] = Site(self.homes[client].folder, self.train, mode=mode, clock=lambda: self.now)
+            self.open[client] = Site(
+                self.homes[client].folder, self.train, evaluate=self.evaluate, mode=mode, clock=lambda: self.now
+            )
         return self.open[client]
 
     def restart(self, client: ClientId) -> None:

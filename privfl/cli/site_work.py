@@ -70,7 +70,9 @@ def serve(home: Home, passphrase_file: PassphraseFile = None) -> None:
     seconds = TRAINING_FRACTION * after if after > 0 else None
     training = ChildTraining(lambda: installed_training(site.folder, policy.training), seconds=seconds)
     try:
-        with Site(site.folder, training, mode="agent", passphrase=passphrase_of(site, passphrase_file)) as work:
+        learner, evaluate = training.learner(), training.evaluate
+        secret = passphrase_of(site, passphrase_file)
+        with Site(site.folder, learner, evaluate=evaluate, mode="agent", passphrase=secret) as work:
             agent = Agent(work, site.socket(policy), policy.agent)
             output().print(f"{work.name} serves {site.socket(policy)}")
             work.log.note("serving", client=work.client)
@@ -106,6 +108,10 @@ def try_(
         began = time.perf_counter()
         update = training(vector, site.card.client, round, client_rng(seed, round, site.card.client))
         seconds = time.perf_counter() - began
+        metrics = update.metrics
+        if policy.training.evaluate:
+            found = training.evaluate(vector, site.card.client, round, client_rng(seed, round, site.card.client))
+            metrics = {**metrics, "test examples": found.examples, **{f"test {k}": v for k, v in found.metrics.items()}}
     finally:
         training.close()
     finite = bool(np.isfinite(update.delta).all())
@@ -116,7 +122,7 @@ def try_(
         "examples": str(update.examples),
         "seconds": f"{seconds:.3f} (training.answer_after is {policy.training.answer_after:g})",
     }
-    facts |= {f"metric {name}": f"{value:.6g}" for name, value in update.metrics.items()}
+    facts |= {f"metric {name}": f"{value:.6g}" for name, value in metrics.items()}
     output().print(facts_table("training", facts.items()))
 
 

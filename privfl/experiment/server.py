@@ -28,29 +28,26 @@ from privfl.experiment.config import Config, Data
 from privfl.experiment.folder import RECEIPTS, Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.sites import (
-    MAX_EXAMPLES,
     REPEATS,
-    UNBOUNDED,
     CurrentKeys,
-    NamedSampler,
     SiteDirectory,
     SiteTraining,
     check_current,
     evaluate_at_sites,
+    federated,
 )
 from privfl.fl.charter import Charter
+from privfl.fl.client_state import Stateful
 from privfl.fl.exchange import LIFETIME, FrameDriver, StepRecord, Transport
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment
 from privfl.fl.plan import EVALUATION, model_hash
 from privfl.fl.progress import Progress
-from privfl.fl.range import WIDE_BITS, Range
 from privfl.fl.receipts import ReceiptBook
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import Uniforms, secret_uniforms, seeded_uniforms
-from privfl.fl.slots import Metric
 from privfl.fl.state import ServerState
 from privfl.sums import Tap
 from privfl.sums.driver import ignore
@@ -92,6 +89,7 @@ class FederationServer:
         min_interval: The least seconds between two rounds, which sites enforce.
         evaluate: Evaluates a model on public examples; None evaluates nothing.
         evaluation: The metrics that sites may sum over their own test examples in a run without noise.
+        stateful: Whether each site keeps a state between rounds; its training is then a `Stateful` one.
         lifetime: The seconds in which a site may take a frame for the first time.
         clock: The time in seconds since 1970.
         tap: Sees every frame.
@@ -115,13 +113,14 @@ class FederationServer:
         min_interval: float = 0.0,
         evaluate: Callable[[Vector], Evaluation] | None = None,
         evaluation: tuple[str, ...] = (),
+        stateful: bool = False,
         lifetime: float = LIFETIME,
         clock: Callable[[], float] = time.time,
         tap: Tap = ignore,
     ) -> None:
         self.files = RunFolder(folder)
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
-        self._evaluation, self._clock = evaluation, clock
+        self._evaluation, self._stateful, self._clock = evaluation, stateful, clock
         self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
         config = dataclasses.replace(config, name=self.files.name, data=Data())
         if config.server.weighting is None and config.privacy.placement == "none":
@@ -137,7 +136,7 @@ class FederationServer:
         settings = config.with_overrides({"sum.scheme": "plain", "sum.key_sums": 1})  # the object says the same
         parts = assemble(settings, given, noise_multiplier=self.files.calibrated_noise(config))
         self.config = dataclasses.replace(parts.config, sum=config.sum)
-        self.parts: Assembly = _federated(parts, directory.clients, metrics)
+        self.parts: Assembly = federated(parts, directory.clients, metrics)
         self._open: _Open | None = None
         self._stack = contextlib.ExitStack()
 
@@ -259,26 +258,28 @@ class FederationServer:
 
         Raises:
             ConfigError: If this server was made without `evaluation`.
+            StateError: Before the first round: no site would enter round 1 after an evaluation in its place.
         """
         if not self._evaluation:
             raise ConfigError("name the metrics that sites may evaluate: FederationServer(evaluation=('accuracy',))")
+        if not self.round:
+            raise StateError("sites evaluate after a round: run train_round first")
         if model is not None:
             self.adopt(model)
         entered = self._entered
         entered.driver.transport = transport
         # Numbers follow the clock, so a restarted server goes on above those of its earlier starts.
-        entered.evaluations = max(entered.evaluations + REPEATS, EVALUATION + int(self._clock() - _EPOCH))
+        entered.evaluations = max(entered.evaluations + REPEATS, EVALUATION + max(0, int(self._clock() - _EPOCH)))
         found = evaluate_at_sites(
             entered.run, entered.progress, self.clients, self._evaluation, first=entered.evaluations
         )
         entered.driver.forget()
-        if self.round:
-            report = entered.reports[-1]
-            self._replace(
-                entered.progress.latest.state,
-                evaluation={**report.evaluation, **found.metrics},
-                evaluation_caveats=[*report.evaluation_caveats, *found.caveats],
-            )
+        report = entered.reports[-1]
+        self._replace(
+            entered.progress.latest.state,
+            evaluation={**report.evaluation, **found.metrics},
+            evaluation_caveats=[*report.evaluation_caveats, *found.caveats],
+        )
         return found
 
     def _replace(self, state: ServerState, **values: object) -> None:
@@ -317,9 +318,10 @@ class FederationServer:
             log=self._log,
         )
         training = SiteTraining(self._training)
+        work = Stateful(training) if self._stateful else training
         run = FederatedRun(
             population=parts.clients,
-            parts=Parts(training, parts.scheme, LoopExecutor(), parts.optimizer, credentials=parts.credentials),
+            parts=Parts(work, parts.scheme, LoopExecutor(), parts.optimizer, credentials=parts.credentials),
             encoding=parts.encoding,
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,
@@ -345,7 +347,9 @@ class FederationServer:
 
     def _charter(self, run: FederatedRun, progress: Progress) -> Charter:
         """The charter: written at the first start, and compared with these settings from then on."""
-        plan = run.plan(self.files.store.load(0).state, progress.start, 0, 0, self.clients)
+        rounds = (0,) * len(self.clients) if self._stateful else ()
+        state = self.files.store.load(0).state
+        plan = run.plan(state, progress.start, 0, 0, self.clients, state_rounds=rounds)
         charter = Charter(
             name=self.files.name,
             terms=Charter.terms_of(plan),
@@ -383,14 +387,3 @@ class FederationServer:
         if not self.parts.private or self.config.privacy.noise == "simulation":
             return seeded_uniforms(seed, round)
         return secret_uniforms(self.files.key(), round)
-
-
-def _federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[str, ...]) -> Assembly:
-    """The parts of a run whose clients have identities, sizes and metrics that the settings do not know."""
-    encoding, rule = parts.encoding, parts.range_rule
-    if rule is not None:
-        summed = tuple(Metric(name, UNBOUNDED) for name in metrics)
-        sizes = (MAX_EXAMPLES,) * len(clients) if rule.sizes else ()
-        rule = dataclasses.replace(rule, bits=rule.bits or WIDE_BITS, sizes=sizes)  # a repeated round costs more
-        encoding = rule.encoding(dataclasses.replace(encoding, metrics=summed), Range(), len(clients))
-    return dataclasses.replace(parts, encoding=encoding, range_rule=rule, sampler=NamedSampler(parts.sampler, clients))

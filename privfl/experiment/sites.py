@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from privfl.crypto import KeyDirectory, VerifyKey
 from privfl.dp import ElementClip
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, RemoteProtocolError, StateError, TooFewSurvivors
-from privfl.fl.client import ClientUpdate
+from privfl.experiment.assemble import Assembly
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
@@ -110,7 +111,9 @@ class SiteTraining:
 
     digest: str = ""
 
-    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+    def __call__(
+        self, model: Vector, client: ClientId, round: int, rng: np.random.Generator, state: object = None
+    ) -> NoReturn:
         """Raise `ConfigError`: nothing is trained where the server runs."""
         raise ConfigError("the sites train, not the server: run the round through a transport")
 
@@ -140,6 +143,23 @@ class NamedSampler:
         return tuple(self.clients[place] for place in self.inner.sample(population, uniforms))
 
 
+def federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[str, ...]) -> Assembly:
+    """The parts of a run whose clients have identities, sizes and metrics that the settings do not know.
+
+    Args:
+        parts: The parts that the settings make.
+        clients: The sites.
+        metrics: The training metrics that are summed in a run without noise.
+    """
+    encoding, rule = parts.encoding, parts.range_rule
+    if rule is not None:
+        summed = tuple(Metric(name, UNBOUNDED) for name in metrics)
+        sizes = (MAX_EXAMPLES,) * len(clients) if rule.sizes else ()
+        rule = dataclasses.replace(rule, bits=rule.bits or WIDE_BITS, sizes=sizes)  # a repeated round costs more
+        encoding = rule.encoding(dataclasses.replace(encoding, metrics=summed), Range(), len(clients))
+    return dataclasses.replace(parts, encoding=encoding, range_rule=rule, sampler=NamedSampler(parts.sampler, clients))
+
+
 def evaluate_at_sites(
     run: FederatedRun, progress: Progress, clients: tuple[ClientId, ...], names: tuple[str, ...], *, first: int
 ) -> Evaluation:
@@ -165,7 +185,7 @@ def evaluate_at_sites(
     for attempt in range(first, first + REPEATS):
         plan = RoundPlan(
             run=progress.start.nonce,
-            round=max(1, progress.latest.round),
+            round=progress.latest.round,
             attempt=attempt,
             model_hash=model_hash(model),
             cohort=clients,

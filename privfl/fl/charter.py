@@ -86,7 +86,9 @@ class Charter:
     @staticmethod
     def terms_of(plan: RoundPlan) -> RoundPlan:
         """The terms of the run that `plan`, the plan of any round, belongs to."""
-        return replace(plan, round=0, attempt=0, model_hash="0" * _DIGITS)
+        return replace(
+            plan, round=0, attempt=0, model_hash="0" * _DIGITS, state_rounds=tuple(0 for _ in plan.state_rounds)
+        )
 
     def check(self, plan: RoundPlan) -> None:
         """Raise `PlanRejected` unless `plan` is one of this charter's rounds."""
@@ -95,8 +97,16 @@ class Charter:
         if not set(plan.cohort) <= set(self.members):
             raise PlanRejected("the plan asks a client that is not a member of the charter")
         terms = self._evaluating(plan) if plan.evaluates else self._in_round(plan)
+        if bool(plan.state_rounds) != bool(terms.state_rounds):
+            kept = "keeps a state" if terms.state_rounds else "keeps no state"
+            raise PlanRejected(f"the plan differs from the charter in: state_rounds; the charter {kept} at each site")
         expected = replace(
-            terms, round=plan.round, attempt=plan.attempt, model_hash=plan.model_hash, cohort=plan.cohort
+            terms,
+            round=plan.round,
+            attempt=plan.attempt,
+            model_hash=plan.model_hash,
+            cohort=plan.cohort,
+            state_rounds=plan.state_rounds,
         )
         if plan.to_bytes() != expected.to_bytes():
             names = ("run", "population", "sampling", "survivor_rule", "encoding", "mechanism", "scheme", "parameters")
@@ -124,7 +134,7 @@ class Charter:
             raise PlanRejected(f"the plan evaluates {', '.join(sorted(names)) or 'nothing'}, and the charter {allowed}")
         if encoding.length != 1 or encoding.weighting != "examples" or encoding.rotation is not None:
             raise PlanRejected("a plan that evaluates sums metrics by examples, and an update of one entry")
-        return replace(self.terms, encoding=encoding, sampling=Everyone())
+        return replace(self.terms, encoding=encoding, sampling=Everyone(), state_rounds=())
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: a label line, then canonical JSON with the terms as an object."""
@@ -193,6 +203,7 @@ class Charter:
             "noise": stated if terms.mechanism.claims else "none",
             "colluders tolerated": str(noise["colluders"]),
             "sampling": terms.sampling.describe(),
+            "state between rounds": "kept at each site" if terms.state_rounds else "none",
             "evaluated without noise": ", ".join(self.evaluation) or "nothing",
             "training function": self.training or "each site's own",
             "layout": self.layout or "not pinned",

@@ -27,6 +27,11 @@ _OPEN_TO_ALL: Final = ClientPolicy()
 _CLIENT: Final = b"privfl/1 client round"
 
 
+def saves_sessions(scheme: SecureSum) -> bool:
+    """True if a client of this sum can be restored between two steps, or has one step only."""
+    return hasattr(scheme, "resume_client") or scheme.messages_per_client == 1
+
+
 class Contribution:
     """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
 
@@ -121,7 +126,7 @@ class ClientRound:
         policy: ClientPolicy = _OPEN_TO_ALL,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self.plan, self.me = plan, me
+        self.plan, self.me, self.savable = plan, me, saves_sessions(scheme)
         task = policy.check(plan, scheme)
         self._session: ClientSession = scheme.client(
             task,
@@ -209,7 +214,7 @@ class ClientRound:
         """
         saved = SavedParty.from_bytes(_CLIENT, state)
         half = cls.__new__(cls)
-        half.plan, half.me = saved.plan, me
+        half.plan, half.me, half.savable = saved.plan, me, True
         task = policy.check(half.plan, scheme)
         opening = {"opening": half.plan.opening(scheme)} if scheme.opener == "client" else {}
         half._session = resuming(scheme, "resume_client")(

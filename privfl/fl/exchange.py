@@ -219,7 +219,7 @@ class FrameDriver:
             half, step, frames = self._start(state, plan, parts, payment)
             while half.result is None:
                 self._exchange(half, step, frames, state, drop=drop, tap=tap)
-                messages = _closed(half)
+                messages = _closed(half) if half.result is None else {}  # a client may have opened it
                 if half.result is None:
                     step += 1
                     frames = {client: self._sealed(plan, step, client, body) for client, body in messages.items()}

@@ -79,7 +79,7 @@ def read_run(files: RunFolder | Path) -> RunRecord:
 
 
 def modes_in_words(sites: Mapping[ClientId, tuple[Mode, ...]]) -> str:
-    """Where the keys and the data of the sites were, for people: how many sites in each mode, and who in-app.
+    """The number of sites in each mode and the identities of those in-app, for people.
 
     Args:
         sites: The modes of each site.

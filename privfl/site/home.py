@@ -30,6 +30,7 @@ PLACE: Final = "place.json"
 LEDGERS: Final = "ledgers"
 CHARTERS: Final = "charters"
 ROUNDS: Final = "rounds"
+STATES: Final = "states"
 LOCK: Final = "lock"
 
 

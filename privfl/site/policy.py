@@ -20,7 +20,7 @@ from privfl.fl.charter import Charter
 from privfl.fl.policy import ClientPolicy
 from privfl.sums import SumPolicy
 
-SchemeName = Literal["masked", "plain"]
+SchemeName = Literal["masked", "plain", "ckks"]
 _KEY_BYTES: Final = 32
 
 
@@ -105,7 +105,13 @@ class Training:
     entry: str = setting(
         default="train.py:make",
         description="A Python file in the site's folder, a colon, and the function in it that makes the training "
-        "function: make(data) returns train(model, client, round, rng) -> privfl.fl.ClientUpdate.",
+        "function: make(data) returns train(model, client, round, rng) -> privfl.fl.ClientUpdate, or a "
+        "privfl.fl.Stateful training, whose state stays in this folder.",
+    )
+    evaluate: str = setting(
+        default="",
+        description="A second function of that file, or empty: evaluate(data) returns evaluate(model) -> (number of "
+        "test examples, metrics by name). Without it this site refuses every plan that evaluates.",
     )
     sha256: str = setting(
         default="",

@@ -18,20 +18,21 @@ from typing import Final, Self
 import numpy as np
 
 import privfl
-from privfl.codec import Vector
 from privfl.crypto import Credentials, TasksInFolder
 from privfl.crypto.members import Members
 from privfl.errors import PlanRejected, PrivflError, ProtocolError, StateError, WireError
 from privfl.fl.charter import Charter
-from privfl.fl.client import ClientUpdate, Train
-from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.client import Train
+from privfl.fl.client_round import ClientRound
+from privfl.fl.client_state import Stateful
 from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
 from privfl.fl.receipts import Kind, Mode, Receipt
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
 from privfl.site.entry import Entry, Judge
-from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, SiteHome
+from privfl.site.halves import Halves
+from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, STATES, SiteHome
 from privfl.site.log import SiteLog
 from privfl.site.record import OPEN, OVER, RoundRecord
 from privfl.sums.base import Entropy
@@ -51,7 +52,8 @@ class Site:
 
     Args:
         home: The site's folder.
-        train: The training function.
+        train: The training function; a `Stateful` one keeps its state in the folder.
+        evaluate: The evaluation of a model, called like `train`; None calls `train`, which an engine's adapter makes.
         mode: "agent" in a process of the site's own, "in-app" in the process of an engine's app; receipts state it.
         passphrase: The passphrase of the keys, where they are under one.
         clock: The time in seconds since 1970.
@@ -66,16 +68,17 @@ class Site:
     def __init__(
         self,
         home: Path | str,
-        train: Train,
+        train: Train | Stateful,
         *,
+        evaluate: Train | None = None,
         mode: Mode = "in-app",
         passphrase: str | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self._home, self._train, self._mode = SiteHome(home), train, mode
-        self._clock, self._sleep, self._entropy = clock, sleep, entropy
+        self._home, self._mode = SiteHome(home), mode
+        self._clock, self._sleep = clock, sleep
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(sole_writer(self._home / LOCK))
         try:
@@ -85,6 +88,16 @@ class Site:
             self._chain = ReceiptChain(self._home / RECEIPTS, self._home.card.key)
             self._account = Account(self._home / LEDGERS, self._policy)
             self._judge = Judge(self._home, self._policy, self._chain, self._home.fresh_since(clock()))
+            self._halves = Halves(
+                train,
+                evaluate,
+                own=self._own,
+                policy=self._policy.client,
+                states=self._home / STATES,
+                mode=mode,
+                log=self.log,
+                entropy=entropy,
+            )
         except BaseException:
             self._closing.close()
             raise
@@ -198,6 +211,7 @@ class Site:
             task = entry.task.digest()
             if task in self._tasks:
                 raise PlanRejected("this task was begun before")
+            self._halves.check(entry)
             release = self._account.charge(digest.hex(), entry.plan, entry.scheme)
             entered = self._chain.entered(digest.hex()) if entry.resumed else None
             if entered is None:
@@ -205,7 +219,7 @@ class Site:
                 charged = None if release is None else replace(release, participants=(self.client,)).record()
                 entered = self._receipt(digest, entry, "entered", _START, spent=spent, release=charged)
         self._live.pop(digest, None)
-        half = self._trained(entry)
+        half = self._halves.trained(entry)
         body = half.start()
         sent = self._finish(request, half, body, task, _START, entered)
         self._remember(task)
@@ -217,14 +231,16 @@ class Site:
         down, digest = request.down, request.charter
         if record is None or record.place != (down.round, down.attempt):
             raise PlanRejected(f"round {down.round}, attempt {down.attempt}, is not in progress here")
-        if record.status != OPEN or down.step != record.step + 1:
+        # A sum with saved sessions asks every site in each step; one without may ask single sites in some.
+        ahead = 0 < down.step - record.step <= (1 if record.state else down.step)
+        if record.status != OPEN or not ahead:
             raise PlanRejected(f"step {down.step} is not due in round {down.round}")
-        half = self._live.pop(digest, None) or self._restored(digest, record)
+        half = self._live.pop(digest, None) or self._restored(record)
         try:
             body = half.receive(bytes(down.body))
         except (ProtocolError, WireError) as error:
-            self._keep_if_alive(request, half, record)
-            raise error
+            self._keep_if_alive(request, half, record, unchanged=isinstance(error, WireError))
+            raise
         answer = b"" if body is None else body
         return self._finish(request, half, answer, record.task, record.transcript)
 
@@ -240,7 +256,8 @@ class Site:
                 receipts = *receipts, self._receipt(digest, half, "ended", transcript, spent=self._account.spent())
         up = Up(down.round, down.attempt, down.step, request.hash, body, tuple(r.to_bytes() for r in receipts))
         sent = seal_up(up, self._own.signing, charter=digest, me=self.client)
-        state, status = (b"", OVER) if over else (half.to_bytes(), OPEN)
+        state = half.to_bytes() if half.savable and not over else b""
+        status = OVER if over else OPEN
         record = RoundRecord(down.round, down.attempt, down.step, task, request.hash, sent, transcript, status, state)
         self._write(digest, record)
         if not over:
@@ -249,11 +266,15 @@ class Site:
         self.log.note("answered", **facts, bytes=len(sent), over=over)
         return sent
 
-    def _keep_if_alive(self, request: _Request, half: ClientRound, record: RoundRecord) -> None:
+    def _keep_if_alive(self, request: _Request, half: ClientRound, record: RoundRecord, *, unchanged: bool) -> None:
         """After a refused message the session goes on if nothing has changed, and is over if it was aborted."""
-        try:
-            half.to_bytes()
-        except StateError:
+        if half.savable:
+            try:
+                half.to_bytes()
+                unchanged = True
+            except StateError:
+                unchanged = False
+        if not unchanged:
             ended = replace(record, step=request.down.step, request=request.hash, answer=b"", status=OVER, state=b"")
             self._write(request.charter, ended)
         else:
@@ -265,43 +286,9 @@ class Site:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _trained(self, entry: Entry) -> ClientRound:
-        """The client's half of the round. Where noise is added, a failed training contributes zeros and noise."""
-        try:
-            return self._half(entry, self._train)
-        except Exception as error:
-            self.log.note("training failed", error=type(error).__name__, traceback=traceback.format_exc()[-4000:])
-            if not entry.plan.mechanism.claims:
-                raise PlanRejected("the training failed, and a round without noise has nothing to send") from error
-        return self._half(entry, _nothing)
-
-    def _half(self, entry: Entry, train: Train) -> ClientRound:
-        return ClientRound.trained(
-            entry.plan.to_bytes(),
-            entry.model,
-            self.client,
-            contribution=Contribution(train, entry.scheme),
-            credentials=self._credentials(),
-            policy=self._policy.client,
-            entropy=self._entropy,
-        )
-
-    def _restored(self, digest: bytes, record: RoundRecord) -> ClientRound:
+    def _restored(self, record: RoundRecord) -> ClientRound:
         keys = self._members().current(self._clock())
-        state = bytes(record.state)
-        scheme = self._judge.scheme(ClientRound.plan_of(state), keys)
-        return ClientRound.restore(
-            state,
-            self.client,
-            scheme=scheme,
-            credentials=self._credentials(),
-            policy=self._policy.client,
-            entropy=self._entropy,
-        )
-
-    def _credentials(self) -> Credentials:
-        """The keys for one session. What may be begun and restored is decided by the record, not by the session."""
-        return replace(self._own, tasks=_OneSession())
+        return self._halves.restored(bytes(record.state), lambda plan: self._judge.scheme(plan, keys))
 
     @property
     def _tasks(self) -> TasksInFolder:
@@ -383,21 +370,3 @@ class _Request:
     charter: bytes
     down: Down
     hash: bytes
-
-
-class _OneSession:
-    """The memory of one session in this process; the record on the disk keeps what must survive it."""
-
-    def __init__(self) -> None:
-        self._begun: set[bytes] = set()
-
-    def begin(self, task: bytes) -> None:
-        """Note a task or a state; raises `PlanRejected` the second time."""
-        if task in self._begun:
-            raise PlanRejected("this session was begun or restored before")
-        self._begun.add(task)
-
-
-def _nothing(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-    """The update of a training that failed: it counts as zeros and has no weight."""
-    return ClientUpdate(np.full(len(model), np.nan), 0)

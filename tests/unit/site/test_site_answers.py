@@ -69,7 +69,7 @@ def test_the_same_bytes_get_the_same_answer_and_other_bytes_are_refused(trial: F
     assert "other bytes for a step that is answered" in log_of(trial.homes[first_site.client])
     first_site.close()
     with trial.site(first_site.client) as again:  # and after a restart, without training again
-        again._train = None  # type: ignore[assignment]
+        again._halves._train = None  # type: ignore[assignment]
         assert again.answer(frame, model) == answer
 
 
@@ -78,7 +78,7 @@ def test_first_answers_leave_at_a_fixed_time(trial: Federation, first_site: Site
         trial.clock.now += 3
         return train(*given)
 
-    first_site._train = slow
+    first_site._halves._train = slow
     before = trial.clock.now
     assert first_site.answer(*trial.first(first_site.client)) != REFUSAL
     assert trial.clock.now - before == 5.0
@@ -95,13 +95,13 @@ def test_a_failed_training_contributes_noise_in_a_private_round_and_nothing_othe
     for name, how in (("raises", broken), ("length", wrong_length)):
         trial = a_federation(tmp_path / name)
         sites = trial.sites()
-        sites[min(sites)]._train = how
+        sites[min(sites)]._halves._train = how
         server = trial.round({client: site.answer for client, site in sites.items()})
         assert server.outcome.survivors == set(sites)  # three must survive: a silent site would have ended the round
         assert "training failed" in log_of(trial.homes[min(sites)])
     trial = a_federation(tmp_path / "plain", sites=4, mechanism=Mechanism("none"), policy=UNLIMITED)
     sites = trial.sites()
-    sites[min(sites)]._train = broken
+    sites[min(sites)]._halves._train = broken
     server = trial.round({client: site.answer for client, site in sites.items()})
     assert server.outcome.survivors == set(sites) - {min(sites)}
 

@@ -23,7 +23,7 @@ def test_the_commented_policy_is_the_default_policy(tmp_path: Path) -> None:
         ("[demands]\nmin_cohort = 0", "at least 1"),
         ("[demands]\nmin_cohort = '3'", "an integer"),
         ("[demands]\nplacements = ['distributd']", "placements"),
-        ("[demands]\nschemes = ['ckks']", "schemes"),
+        ("[demands]\nschemes = ['rot13']", "schemes"),
         ("[budget]\nepsilon = 0", "greater than 0"),
         ("[budget]\nepsilon = inf", "finite"),
         ("[budget]\ndelta = 1.0", "delta"),

@@ -41,7 +41,7 @@ def pinned(folder: Path, **changes: Any) -> Training:
 def test_only_the_file_of_the_pinned_hash_is_run(folder: Path) -> None:
     training = pinned(folder)
     rng = np.random.default_rng(1)
-    assert installed_training(folder, training)(np.zeros(2), 0, 1, rng).examples == 5
+    assert installed_training(folder, training).train(np.zeros(2), 0, 1, rng).examples == 5
     (folder / "train.py").write_text(SOURCE + "raise SystemExit\n")
     with pytest.raises(StateError, match=r"training\.sha256 is"):
         installed_training(folder, training)
@@ -54,7 +54,7 @@ def test_only_the_file_of_the_pinned_hash_is_run(folder: Path) -> None:
 
 
 def test_a_child_gives_the_same_update_and_leaves_the_same_randomness(folder: Path) -> None:
-    local, rng = installed_training(folder, pinned(folder)), client_rng(7, 1, 3)
+    local, rng = installed_training(folder, pinned(folder)).train, client_rng(7, 1, 3)
     expected = local(np.ones(3), 3, 1, rng)
     child, other = ChildTraining(lambda: installed_training(folder, pinned(folder))), client_rng(7, 1, 3)
     try:
