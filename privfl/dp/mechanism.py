@@ -18,7 +18,7 @@ from privfl.dp.mesh import MeshNoise
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
-from privfl.dp.release import PLACEMENTS, SHARED, Law, Placement, Release
+from privfl.dp.release import PLACEMENTS, SHARED, DrawKnownTo, Law, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError
@@ -279,6 +279,7 @@ class RoundNoise:
         participants: Iterable[ClientId],
         worst_case: bool,
         members: tuple[int, int] | None = None,
+        draw_known_to: DrawKnownTo | None = None,
     ) -> Release:
         """Return the release of one opening, for the ledger.
 
@@ -290,6 +291,7 @@ class RoundNoise:
             participants: The cohort before the opening, the survivors after it.
             worst_case: Whether this is reserved before a client is asked, with the declared noise and no more.
             members: For mesh noise, the members of the roster and of the sum.
+            draw_known_to: "site" where `sampling` is of examples that their sites sample.
 
         Raises:
             PrivacyError: If the noise of the survivors is below the declared noise.
@@ -311,6 +313,7 @@ class RoundNoise:
             views=views,
             participants=taking_part,
             spare=self.mechanism.spare if self.mechanism.placement == "mesh" else None,
+            draw_known_to=draw_known_to,
         )
 
     def _gaussian(self, entropy: Entropy) -> Ints:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError
-from privfl.fl.plan import Decoded
+from privfl.fl.decoded import Decoded
 from privfl.fl.slots import Block
 
 Shared = Mapping[str, npt.NDArray[np.float64]]

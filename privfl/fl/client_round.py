@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError
 from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
+from privfl.fl.examples import ExampleGradients, example_sum
 from privfl.fl.faults import fault, fault_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
@@ -36,12 +37,15 @@ class Contribution:
     """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
 
     Args:
-        train: The local training; a `Stateful` one keeps a state at each client.
+        train: The local training. A `Stateful` one keeps a state at each client, and sums over examples need an
+            `ExampleGradients`.
         scheme: The sum.
         on_client_error: "raise" lets an error of the training pass; "drop" returns its type in place of a contribution.
     """
 
-    def __init__(self, train: Train | Stateful, scheme: SecureSum, on_client_error: OnClientError = "raise") -> None:
+    def __init__(
+        self, train: Train | Stateful | ExampleGradients, scheme: SecureSum, on_client_error: OnClientError = "raise"
+    ) -> None:
         check_choice("on_client_error", on_client_error, ("raise", "drop"))
         self.train, self.scheme, self._drops = train, scheme, on_client_error == "drop"
         self._plan: RoundPlan | None = None
@@ -76,8 +80,11 @@ class Contribution:
             plan = self._plan = RoundPlan.from_bytes(order)
         rng = client_rng(plan.seed, plan.round, client)
         try:
-            update, after = self._trained(model, client, plan, rng, state)  # 2: train
-            vector = plan.encoding.encode(update, rng)  # 3: clip and encode
+            if plan.encoding.examples is not None:  # 2 and 3 in one: each example is clipped by itself
+                vector, after = example_sum(self.train, plan, model, client), state
+            else:
+                update, after = self._trained(model, client, plan, rng, state)  # 2: train
+                vector = plan.encoding.encode(update, rng)  # 3: clip and encode
         except Exception as error:
             if not self._drops:
                 raise
@@ -93,7 +100,7 @@ class Contribution:
         self, model: Vector, client: ClientId, plan: RoundPlan, rng: np.random.Generator, state: bytes
     ) -> tuple[ClientUpdate, bytes]:
         if not isinstance(self.train, Stateful):
-            return self.train(model, client, plan.round, rng), b""
+            return cast("Train", self.train)(model, client, plan.round, rng), b""
         update, after = self.train(model, client, plan.round, rng, unpack_state(state))
         return update, pack_state(after) if plan.encoding.accepts(update) else state
 

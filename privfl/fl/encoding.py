@@ -31,6 +31,8 @@ from privfl.fl.counts import (
     range_entries,
     to_limbs,
 )
+from privfl.fl.encoding_checks import check_counts, check_examples, check_names
+from privfl.fl.examples import ExampleRule
 from privfl.fl.slots import INDICATOR, UPDATE, WEIGHT, Block, Metric
 from privfl.ring import Ints
 from privfl.rotation import Rotation
@@ -69,6 +71,7 @@ class UpdateEncoding:
         blocks: The vectors that are summed next to the update; they are the last of the `length` entries.
         rounding: "nearest" or "stochastic".
         rotation: Turns the clipped update before it is rounded; None leaves it as it is.
+        examples: The terms of a sum over examples, each of which `clip` bounds; None for updates of clients.
 
     Raises:
         ConfigError: If the parts contradict each other.
@@ -85,6 +88,7 @@ class UpdateEncoding:
     blocks: tuple[Block, ...] = ()
     rounding: Rounding = "nearest"
     rotation: Rotation | None = None
+    examples: ExampleRule | None = None
     _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,10 +100,11 @@ class UpdateEncoding:
             raise ConfigError(f"length and max_weight must be at least 1, not {self.length} and {self.max_weight}")
         if self.weighting == "uniform" and self.max_weight != 1:
             raise ConfigError(f"max_weight is 1 for uniform weights, not {self.max_weight}")
-        self._check_counts()
+        check_counts(self)
         if self.rotation is not None and self.rotation.length != self.length:
             raise ConfigError(f"the rotation is of {self.rotation.length} entries, the update has {self.length}")
-        self._check_names()
+        check_names(self)
+        check_examples(self)
         clip_length = {LayerClip: lambda c: c.cuts[-1], ElementClip: lambda c: c.length}.get(type(self.clip))
         if clip_length is not None and clip_length(self.clip) != self.length:
             raise ConfigError(f"the clip is for {clip_length(self.clip)} entries, the update has {self.length}")
@@ -108,29 +113,6 @@ class UpdateEncoding:
                 raise ConfigError("an adaptive clip needs uniform weights: set server.weighting = 'uniform'")
             if self.codec != self.clip.codec(self.codec.ring):
                 raise ConfigError("the codec is not the one of the adaptive clip: take clip.codec(ring)")
-
-    def _check_names(self) -> None:
-        names = [metric.name for metric in self.metrics] + [metric.weight for metric in self.metrics]
-        names += [block.name for block in self.blocks]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"metrics and blocks need distinct names, not {names}")
-        if self.blocks and (self.rotation is not None or isinstance(self.clip, AdaptiveClip)):
-            raise ConfigError("an update with blocks has no rotation and no adaptive clip: leave them out")
-        if self.model_length < 1:
-            raise ConfigError(f"the blocks leave no entry of {self.length} to the update: count them into the length")
-
-    def _check_counts(self) -> None:
-        for name, value in (("max_total_weight", self.max_total_weight), ("count_bound", self.count_bound)):
-            if type(value) is not int or not 0 <= value < 1 << 62:
-                raise ConfigError(f"{name} must be an integer of at least 0, not {value!r}")
-        if self.max_total_weight and not (self.counts and self.max_total_weight >= self.max_weight):
-            raise ConfigError("a max_total_weight is at least max_weight, and needs an encoding that counts weights")
-        if not self.counts:
-            return
-        if isinstance(self.clip, AdaptiveClip) or any(metric.units is not None for metric in self.metrics):
-            raise ConfigError("an encoding that counts has no adaptive clip, and no metric with units")
-        if self.count_bound < max(2, self.max_weight):
-            raise ConfigError(f"count_bound must be at least 2 and the max_weight, not {self.count_bound}")
 
     def in_round(self, clip_norm: float | None) -> UpdateEncoding:
         """This encoding with an adaptive clip at `clip_norm`; the integers' bounds stay the same. None changes nothing.
@@ -221,6 +203,8 @@ class UpdateEncoding:
     def entry_bound(self) -> int:
         """The largest entry of one contribution before its noise, in integer units."""
         update = self.codec.bound(self.max_entry)
+        if self.examples is not None:
+            return self.codec.bound(self.clip.clip_norm * self.examples.max_entry)
         if self.counts:
             return max(update, self.count_bound)
         bounds = [update, *(metric.entry_bound(self.codec) for metric in self.metrics)]
@@ -240,8 +224,10 @@ class UpdateEncoding:
             int64 `[total_length]`.
 
         Raises:
-            ConfigError: If the update has another length than the model, or other blocks than the encoding.
+            ConfigError: If the update has another length or other blocks than the plan, or the plan sums over examples.
         """
+        if self.examples is not None:
+            raise ConfigError("this encoding sums over examples: use privfl.fl.examples.example_sum")
         joined, reported = self._joined(update), self._reported(update)
         clipped = self.clip(joined)
         by_examples = self.weighting == "examples"

@@ -6,9 +6,9 @@ One flat float64 vector holds the weights `[features, outputs]` in C order, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
+from privfl.fl.people import Persons, parts_of, people_of
 from privfl.wire import ClientId
 
 Floats = npt.NDArray[np.float64]
@@ -24,6 +25,9 @@ Rows = Callable[[ClientId], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 Kind = Literal["linear", "logistic", "softmax"]
 Init = Literal["zeros", "uniform"]
+
+_GRADIENT_ENTRIES: Final = 1 << 22
+"""Entries of the gradients that are computed at one time: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,37 @@ class LinearModel:
         result[-self.outputs :] = np.add.reduce(residual, axis=0) / len(labels)  # `mean` takes longer than the product
         return result
 
+    def example_gradients(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
+        """Return the gradient of each example's loss, without penalty, float64 `[n, length]`.
+
+        Each is the same to the last bit next to any other examples.
+
+        Args:
+            model: The flat vector `[length]`.
+            features: `[n, features]`.
+            labels: Class numbers, or real targets for "linear", `[n]`.
+        """
+        weights, bias = self._split(model)
+        x = np.asarray(features, dtype=np.float64)
+        # One example after another, from one place in memory: of several a library may sum in another order.
+        scores, row = np.empty((len(x), self.outputs)), np.empty(self.features)
+        for i in range(len(x)):
+            row[:] = x[i]
+            scores[i] = row @ weights
+        scores += bias
+        if self.kind == "softmax":
+            residual = _softmax(scores)
+            residual[np.arange(len(labels)), labels.astype(np.intp)] -= 1.0
+        elif self.kind == "logistic":
+            residual = _sigmoid(scores) - labels[:, None]
+        else:
+            residual = scores - labels[:, None]
+        result = np.empty((len(labels), self.length))
+        slopes = result[:, : -self.outputs].reshape(len(labels), self.features, self.outputs)
+        np.multiply(x[:, :, None], residual[:, None, :], out=slopes)
+        result[:, -self.outputs :] = residual
+        return result
+
     def loss(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
         """Return the loss `[n]` of each example, without penalty: half the squared error, or -log likelihood in nats.
 
@@ -142,6 +177,8 @@ class LinearTrain:
         steps: The number of minibatches; None trains `epochs` passes.
         batch_size: The examples of a minibatch; None takes all of the client's.
         update: "delta", or "gradient" for FedSGD: one full gradient without local steps, whose delta is -gradient.
+        persons: Client -> the person of each of its examples, for sums over examples; None counts each example by
+            itself.
     """
 
     model: LinearModel
@@ -151,6 +188,7 @@ class LinearTrain:
     steps: int | None = None
     batch_size: int | None = None
     update: Literal["delta", "gradient"] = "delta"
+    persons: Persons | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -223,6 +261,23 @@ class LinearTrain:
                 count += 1
             delta = local - model
         return ClientUpdate(delta, len(labels), self._metrics(model, features, labels), steps=float(count))
+
+    def people(self, client: ClientId) -> int:
+        """See `ExampleGradients.people`."""
+        return people_of(self.persons, client, len(self.rows(client)[1]))
+
+    def gradients(self, model: Vector, client: ClientId, chosen: npt.NDArray[np.intp]) -> Iterator[Floats]:
+        """See `ExampleGradients.gradients`; a penalty is no part of them.
+
+        Args:
+            model: The global model, float `[length]`.
+            client: The client.
+            chosen: The numbers of the people.
+        """
+        features, labels = self.rows(client)
+        size = max(1, _GRADIENT_ENTRIES // self.model.length)
+        for part in parts_of(self.persons, client, len(labels), chosen, size):
+            yield part.sums(self.model.example_gradients(model, features[part.examples], labels[part.examples]))
 
     def _metrics(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Mapping[str, float]:
         return {"loss": float(self.model.loss(model, features, labels).mean())}

@@ -41,13 +41,16 @@ class Payment:
 
         Raises:
             BudgetExceeded: If the round could cost too much.
-            PrivacyError: If the ledger is one of examples. A round bounds whole updates, and one example can turn an
-                update into any other, which is twice the bound.
+            PrivacyError: If the ledger is of another level than the plan. A round that bounds whole updates says
+                nothing of one example, which can turn an update into any other.
         """
         if not plan.mechanism.claims:
             return None
-        if self.ledger.unit.level != "client":
-            raise PrivacyError("a round hides whole clients: charge it to a ledger of level 'client', not of examples")
+        if self.ledger.unit.level != plan.level:
+            raise PrivacyError(
+                f"the round hides one {plan.level}, and the ledger is of {self.ledger.unit.level}s: the two are never "
+                f"added. Charge it to a ledger of level {plan.level!r}"
+            )
         worst = plan.worst_case(scheme)
         interrupted = self.ledger.pending(worst)
         if interrupted is not None and plan.mechanism.source == "simulation":

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.dp import Mechanism, Release, RoundNoise
 from privfl.dp.contract import check_weighting
-from privfl.dp.unit import Everyone, Sampling
+from privfl.dp.unit import Everyone, Level, Sampling
 from privfl.errors import CapacityError, ConfigError, PrivacyError, TooFewSurvivors
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
-from privfl.fl.counts import Counts
+from privfl.fl.decoded import Decoded
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.examples import check_plan
 from privfl.fl.planwire import read_plan, write_plan
 from privfl.fl.survivors import SurvivorRule, round_noise
 from privfl.observers import Observer
@@ -40,27 +41,6 @@ EVALUATION: Final = 1 << 31
 
 _LABEL: Final = b"privfl/1 round-plan digest"
 _MODEL_HASH_DIGITS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The content of an opened sum.
-
-    Attributes:
-        mean: The mean update, float64 `[d]`.
-        blocks: The mean of each block, float64, by name.
-        denominator: The number of contributions of full weight that the means divide by.
-        metrics: The mean metrics, by name.
-        next_clip_norm: The clip norm of the next round if it is adaptive, else None.
-        counts: What the round counted about its updates; None where nothing is counted.
-    """
-
-    mean: npt.NDArray[np.float64] = field(repr=False)
-    blocks: Mapping[str, npt.NDArray[np.float64]] = field(repr=False)
-    denominator: float
-    metrics: Mapping[str, float]
-    next_clip_norm: float | None
-    counts: Counts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +108,7 @@ class RoundPlan:
                 raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
         if self.mechanism.claims:
             self._check_claim()
+        check_plan(self)
 
     def _check_clients(self) -> None:
         if any(type(c) is not int or not 0 <= c < SERVER for c in self.cohort):
@@ -170,6 +151,11 @@ class RoundPlan:
         return self.attempt >= EVALUATION
 
     @property
+    def level(self) -> Level:
+        """The unit that the noise hides: a client with all its examples, or one example."""
+        return "client" if self.encoding.examples is None else "example"
+
+    @property
     def min_survivors(self) -> int:
         """The fewest survivors that this round asks for; the sum may need more, see `SecureSum.min_survivors_of`."""
         return self.survivor_rule.of(len(self.cohort))
@@ -179,8 +165,10 @@ class RoundPlan:
         """The public denominator of a private mean; None counts survivors.
 
         It is the expected size of a cohort where sampling is claimed, and the size of the cohort where anybody may
-        know the cohort. Neither depends on who survives.
+        know the cohort. A sum over examples states its own. None of them depends on who survives.
         """
+        if self.encoding.examples is not None:
+            return self.encoding.examples.denominator
         if not self.mechanism.claims:
             return None
         if isinstance(self.sampling, Everyone):
@@ -367,10 +355,12 @@ class RoundPlan:
         Raises:
             PrivacyError: If the noise of the survivors is below the declared noise.
         """
+        examples = self.encoding.examples
         return self.noise(scheme).release(
             round=self.round,
             attempt=self.attempt,
-            sampling=self.sampling,
+            sampling=self.sampling if examples is None else examples.sampling,
+            draw_known_to=None if examples is None else "site",
             views=scheme.views,
             participants=participants,
             worst_case=worst_case,

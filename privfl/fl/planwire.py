@@ -17,6 +17,7 @@ from privfl.dp.unit import read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError, WireError
 from privfl.files import canonical_json
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
+from privfl.fl.examples import ExampleRule
 from privfl.fl.slots import Block, Metric
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
@@ -111,7 +112,19 @@ def _encoding_record(encoding: UpdateEncoding) -> dict[str, Any]:
         "blocks": [{"name": block.name, "length": block.length} for block in encoding.blocks],
         "rounding": encoding.rounding,
         "rotation": None if encoding.rotation is None else encoding.rotation.seed,
+        "examples": None if encoding.examples is None else _examples_record(encoding.examples),
     }
+
+
+def _examples_record(rule: ExampleRule) -> dict[str, Any]:
+    terms = {"denominator": float(rule.denominator), "max_entry": float(rule.max_entry)}
+    return {"sampling": sampling_record(rule.sampling), **terms}
+
+
+def _read_examples(record: Mapping[str, Any]) -> ExampleRule:
+    fields = dict(record)
+    sampling = read_sampling(fields.pop("sampling"))
+    return ExampleRule(sampling, **fields)  # type: ignore[arg-type]
 
 
 def _read_encoding(record: Mapping[str, Any]) -> UpdateEncoding:
@@ -130,6 +143,7 @@ def _read_encoding(record: Mapping[str, Any]) -> UpdateEncoding:
         blocks=tuple(Block(**block) for block in record["blocks"]),
         rounding=record["rounding"],
         rotation=None if rotation is None else Rotation(length, rotation),
+        examples=None if record["examples"] is None else _read_examples(record["examples"]),
     )
 
 

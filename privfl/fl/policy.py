@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from privfl.dp.release import Placement
+from privfl.dp.unit import Level
 from privfl.errors import PlanRejected
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum, SumPolicy, SumTask
@@ -26,6 +27,8 @@ class ClientPolicy:
         min_colluders: The fewest colluding clients that distributed noise must tolerate.
         min_spare: The fewest members that mesh noise must tolerate in one coalition, the observer's own place included.
         min_members_to_open: The fewest members of mesh noise in a sum that opens.
+        level: The unit that the noise must hide, "client" or "example"; None accepts both.
+        max_sampling_probability: The largest probability with which this client samples its own examples.
     """
 
     sum: SumPolicy = field(default_factory=SumPolicy)
@@ -35,6 +38,8 @@ class ClientPolicy:
     min_colluders: int = 0
     min_spare: int = 0
     min_members_to_open: int = 0
+    level: Level | None = None
+    max_sampling_probability: float = 1.0
 
     def check(self, plan: RoundPlan, scheme: SecureSum) -> SumTask:
         """Judge the plan by the mechanism that will run.
@@ -55,6 +60,9 @@ class ClientPolicy:
         if self.placements is not None and mechanism.placement not in self.placements:
             allowed = ", ".join(sorted(self.placements))
             raise PlanRejected(f"the noise is {mechanism.placement!r}, and this client accepts: {allowed}")
+        if self.level not in (None, plan.level):
+            raise PlanRejected(f"the plan hides one {plan.level}, and this client insists on one {self.level}")
+        self._check_examples(plan)
         demanded = self.placements is not None or self.min_noise_stddev > 0
         if demanded and mechanism.claims and mechanism.source != "secure":
             raise PlanRejected("the noise is sampled from the plan's public seed, and this client insists on noise")
@@ -74,6 +82,15 @@ class ClientPolicy:
             self._check_members(task.noise)
         self.sum.check(task)
         return task
+
+    def _check_examples(self, plan: RoundPlan) -> None:
+        """Compare the sampling of a sum over examples with the demands."""
+        rule = plan.encoding.examples
+        if rule is not None and rule.sampling.probability > self.max_sampling_probability:
+            raise PlanRejected(
+                f"examples are sampled with probability {rule.sampling.probability:g}, and this client allows "
+                f"{self.max_sampling_probability:g}"
+            )
 
     def _check_members(self, noise: RosterNoise) -> None:
         """Compare the numbers of mesh noise with the demands."""

@@ -25,6 +25,7 @@ from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.client import Executor, OnClientError, StatefulWork, Train, Work
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.client_state import Stateful
+from privfl.fl.examples import ExampleGradients
 from privfl.fl.faults import counted, fault_of, in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
@@ -52,7 +53,7 @@ class Parts:
         on_client_error: What an error of a client's training does: it ends the round, or the client drops out of it.
     """
 
-    train: Train | Stateful
+    train: Train | Stateful | ExampleGradients
     scheme: SecureSum
     executor: Executor
     optimizer: ServerOptimizer = field(default_factory=ServerSGD)

@@ -344,8 +344,8 @@ class FederatedRun:
         return self.payment.ledger.next_attempt(round)
 
     def _draws(self) -> DrawNotes | None:
-        """The draws of a run that keeps a ledger, after the rounds that are stored."""
-        if self.payment is None or not self.mechanism.claims:
+        """The draws of a run that keeps a ledger of clients, after the rounds that are stored."""
+        if self.payment is None or not self.mechanism.claims or self.payment.ledger.unit.level == "example":
             return None
         rule, scheme, dropout = self.survivor_rule, self.parts.scheme, getattr(self.dropouts, "probability", None)
         mechanism = self.mechanism

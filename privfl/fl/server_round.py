@@ -30,6 +30,11 @@ ZERO_IF_NOT_FINITE: Final = (
     "learns whether there was one"
 )
 
+EXAMPLE_ZERO_IF_NOT_FINITE: Final = (
+    "an example whose gradient is not finite counts as zero, entries beyond the bound of a sum are clamped, and nobody "
+    "learns whether there was any"
+)
+
 NOT_FINITE: Final = "the model after this round is not finite: its numbers overflowed; lower the learning rates"
 
 _SERVER: Final = b"privfl/1 server round"
@@ -255,7 +260,7 @@ class ServerRound:
             trained = counts.weight > 0 and not overflows(encoding, counts)
             said = caveats(encoding, counts, largest=largest, floor=floor)
         elif self.plan.mechanism.claims:
-            said = (ZERO_IF_NOT_FINITE,)
+            said = (ZERO_IF_NOT_FINITE if self.plan.level == "client" else EXAMPLE_ZERO_IF_NOT_FINITE,)
         model, moments, shared = state.model, state.moments, state.shared
         if trained:
             fraction = decoded.denominator / self.plan.population

@@ -95,6 +95,11 @@ def check(plan: dict[str, Any]) -> None:
         demand(plan["encoding"]["weighting"] == "uniform", "noise and weights")
         demand(plan["encoding"]["count_bound"] == 0, "noise and counts")
         demand(not plan["encoding"]["blocks"], "noise and blocks")
+    if plan["encoding"]["examples"] is not None:
+        demand(plan["sampling"] == {"kind": "everyone"}, "sites and examples that are sampled")
+        demand(plan["mechanism"]["placement"] != "local", "local noise over examples")
+        named = plan["encoding"]["examples"]["sampling"].get("probabilities")
+        demand(named is None or set(plan["cohort"]) <= {site for site, _ in named}, "a site without a probability")
 
 
 def check_mechanism(mechanism: dict[str, Any]) -> None:
@@ -119,7 +124,7 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
 
 def check_encoding(encoding: dict[str, Any]) -> None:
     fields = "length bits scale clip weighting max_weight max_total_weight count_bound metrics blocks rounding rotation"
-    keys(encoding, fields)
+    keys(encoding, f"{fields} examples")
     whole(encoding["length"], 1, 1 << 28)
     whole(encoding["bits"], 8, 64)
     real(encoding["scale"])
@@ -157,6 +162,33 @@ def check_encoding(encoding: dict[str, Any]) -> None:
             demand(not counts, "units of a metric next to counts")
             whole(metric["units"], 1, 1 << 62)
     check_clip(encoding)
+    if encoding["examples"] is not None:
+        check_examples(encoding)
+
+
+def check_examples(encoding: dict[str, Any]) -> None:
+    rule = encoding["examples"]
+    keys(rule, "sampling denominator max_entry")
+    real(rule["denominator"])
+    real(rule["max_entry"])
+    sampling = rule["sampling"]
+    if sampling["kind"] == "poisson":
+        keys(sampling, "kind probability")
+        pairs = [[0, sampling["probability"]]]
+    else:
+        demand(sampling["kind"] == "poisson_by_site", "sampling of examples")
+        keys(sampling, "kind probabilities")
+        pairs = sampling["probabilities"]
+    demand(len(pairs) > 0 and [site for site, _ in pairs] == sorted({site for site, _ in pairs}), "sites")
+    for site, probability in pairs:
+        whole(site, 0, (1 << 32) - 2)
+        real(probability)
+        demand(probability <= 1, "probability")
+    demand(encoding["clip"]["kind"] == "flat" and encoding["weighting"] == "uniform", "clip or weights of examples")
+    demand(not encoding["metrics"] and not encoding["blocks"] and not encoding["count_bound"], "an update alone")
+    demand(encoding["rounding"] == "nearest" and encoding["rotation"] is None, "rounding of examples")
+    units = Fraction(encoding["scale"]) * Fraction(encoding["clip"]["clip_norm"])
+    demand(1 <= units <= 1 << 40, "units of a clip norm")
 
 
 def check_clip(encoding: dict[str, Any]) -> None:
@@ -239,6 +271,9 @@ def slots(plan: dict[str, Any]) -> list[tuple[str, int, float, float, int]]:
 
     if clip["kind"] == "adaptive":
         found = [("update", length, float(clip["units"]), 1.0, units(clip["clip_norm"]))]
+    elif clip["kind"] == "flat" and encoding["examples"] is not None:
+        top = units(clip["clip_norm"] * encoding["examples"]["max_entry"])
+        found = [("update", length, scale, clip["clip_norm"], top)]
     elif clip["kind"] == "flat":
         found = [("update", length, scale, clip["clip_norm"], units(clip["clip_norm"]))]
     elif clip["kind"] == "layers":
@@ -320,6 +355,8 @@ def opened(plan: dict[str, Any], size: int) -> int:
 
 
 def denominator(plan: dict[str, Any]) -> float | None:
+    if plan["encoding"]["examples"] is not None:
+        return float(plan["encoding"]["examples"]["denominator"])
     if plan["mechanism"]["placement"] == "none":
         return None
     sampling, population = plan["sampling"], plan["population"]
@@ -415,6 +452,7 @@ BASE: dict[str, Any] = {
         "blocks": [],
         "rounding": "nearest",
         "rotation": None,
+        "examples": None,
     },
     "mechanism": {
         "placement": "none",
@@ -457,6 +495,9 @@ MASKED = {
     "mode": "semi-honest", "share_threshold": "auto", "graph": "complete", "corrupt": 0.05, "dropout": 0.1,
     "security_bits": 40, "correctness_bits": 20, "packed": False, "min_vectors": 3,
 }  # fmt: skip
+
+EXAMPLES = {"sampling": {"kind": "poisson", "probability": 0.0625}, "denominator": 40.0, "max_entry": 12.5}
+BY_SITE = {"kind": "poisson_by_site", "probabilities": [[0, 0.1], [1, 0.2], [2, 0.05], [5, 1.0]]}
 
 VALID: dict[str, dict[str, Any]] = {
     "everybody, no noise": BASE,
@@ -515,6 +556,8 @@ VALID: dict[str, dict[str, Any]] = {
         encoding__blocks=[{"name": "control", "length": 1}, {"name": "other", "length": 2}],
         encoding__clip={"kind": "entries", "max_abs": 8.0},
     ),
+    "examples": changed(mechanism=NOISE, encoding__examples=EXAMPLES),
+    "examples, a probability for each site": changed(encoding__examples=EXAMPLES | {"sampling": BY_SITE}),
     "nobody sampled": changed(
         cohort=[], population=9, sampling={"kind": "poisson", "probability": 1e-05},
         survivors={"fraction": 0.0, "floor": 0}, mechanism=NOISE | {"placement": "central"},
@@ -558,6 +601,20 @@ INVALID: dict[str, dict[str, Any]] = {
     "a block named as a slot": changed(encoding__blocks=[{"name": "weight", "length": 1}]),
     "noise and blocks": changed(mechanism=NOISE, encoding__blocks=[{"name": "control", "length": 1}]),
     "blocks and a rotation": changed(encoding__rotation=1, encoding__blocks=[{"name": "control", "length": 1}]),
+    "examples of sampled sites": changed(encoding__examples=EXAMPLES, sampling={"kind": "poisson", "probability": 0.5}),
+    "examples under local noise": changed(encoding__examples=EXAMPLES, mechanism=NOISE | {"placement": "local"}),
+    "examples and a metric": changed(
+        encoding__examples=EXAMPLES, encoding__metrics=[{"name": "loss", "bound": 2.0, "units": None}]
+    ),
+    "examples clipped by entries": changed(
+        encoding__examples=EXAMPLES, encoding__clip={"kind": "entries", "max_abs": 8.0}
+    ),
+    "examples without a denominator": changed(encoding__examples=EXAMPLES | {"denominator": 0.0}),
+    "examples of everyone": changed(encoding__examples=EXAMPLES | {"sampling": {"kind": "everyone"}}),
+    "examples of a site without a probability": changed(
+        encoding__examples=EXAMPLES | {"sampling": {**BY_SITE, "probabilities": [[0, 0.1]]}}
+    ),
+    "examples, rounded stochastically": changed(encoding__examples=EXAMPLES, encoding__rounding="stochastic"),
     "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
     "a nested parameter": changed(parameters={"a": [1]}),
     "a seed of 65 bits": changed(seed=1 << 64),
