@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower federation nvflare package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower federation nvflare first-hour tracking cli package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -58,6 +58,17 @@ federation: | $(BIN)/python ## five hospitals and a server over Flower on loopba
 
 nvflare: | $(BIN)/python ## the NVFlare adapter, in an environment of its own
 	$(BIN)/python -m tools.nvflare
+
+first-hour: $(VENV)/.release ## the tutorial from an empty folder: the wheel with the newest versions, timed
+	$(BIN)/python -m tools.first_hour
+
+tracking: | $(BIN)/python ## the recipes for TensorBoard and MLflow, in an environment of their own
+	$(BIN)/python -m venv build/tracking
+	build/tracking/bin/python -m pip install --quiet '.[demo,test]' tensorboard mlflow-skinny
+	build/tracking/bin/python -m pytest -p no:cacheprovider -n 0 tests/architecture/test_documents.py -k tracking
+
+cli: $(VENV)/.all ## docs/cli.md from the commands
+	$(BIN)/python -m tools.cli_page
 
 package: $(VENV)/.release ## wheel and source archive, each installed where nothing else is
 	$(BIN)/python -m tools.package

@@ -13,6 +13,8 @@ from privfl.cli.once import Once
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import output
 from privfl.data import load_schema, propose, read_table
+from privfl.data.inspect import with_ranges
+from privfl.errors import ConfigError
 from privfl.experiment.inspection import schema_text
 from privfl.files import atomic_write, existing_parent, user_path
 
@@ -31,15 +33,20 @@ Source = Annotated[
 )
 def inspect(
     table: Source,
+    *,
     target: Annotated[str | None, typer.Option("--target", help="The column that is predicted.")] = None,
     client: Annotated[str | None, typer.Option("--client", help="The column that names each example's client.")] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="COLUMN=LOW,HIGH", help="A number's public range; repeatable."),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--output", "-o", parser=user_path, help="Write the proposed schema to this file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a table's clients, labels and missing values, and propose its schema as TOML."""
-    found = propose(table, target, client)
+    found = with_ranges(propose(table, target, client), dict(map(_range, ranges or ())))
     if to is not None:
         atomic_write(existing_parent(to), schema_text(found, table.name).encode())
     if as_json:
@@ -61,6 +68,15 @@ def inspect(
         typer.echo(schema_text(found, table.name))
     else:
         output().print(escape(f'Schema written to {to}. Correct it, then set [data] path = "{table}", schema = "{to}"'))
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    name, _, ends = text.rpartition("=")
+    try:
+        low, high = map(float, ends.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--range takes COLUMN=LOW,HIGH such as age=0,120, not {text!r}") from error
+    return name, (low, high)
 
 
 @app.command("check", cls=Once, epilog="Example: [bold]privfl data check patients.csv schema.toml[/]")

@@ -80,7 +80,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
 
 def _rows(experiment: Experiment) -> list[tuple[str, str]]:
     reports, report = experiment.reports, experiment.epsilon()
-    rows = [("data", experiment.config.data.name), ("sum", experiment.scheme.name)]
+    rows = [("data", experiment.federation.dataset.name), ("sum", experiment.scheme.name)]
     rows.append(("clients", str(len(experiment.federation.clients))))
     if not reports:
         return [*rows, ("rounds", "none")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -104,6 +104,25 @@ def propose(source: Any, target: str | None = None, client: str | None = None) -
     schema = Schema(target, task, classes, client, tuple(column for column, _ in proposed), inferred=True)
     notes = {column.name: note for column, note in proposed if note}
     return Proposal(schema, examples, dict(sorted(clients.items())), labels, notes)
+
+
+def with_ranges(proposal: Proposal, ranges: Mapping[str, tuple[float, float]]) -> Proposal:
+    """The proposal with public ranges of numbers, as somebody declares them who has not looked at the examples.
+
+    Args:
+        proposal: The proposal.
+        ranges: For each column its lowest and its highest value.
+
+    Raises:
+        ConfigError: A column is not there or no number, or a range is empty.
+    """
+    columns = {column.name: column for column in proposal.schema.columns}
+    for name, (low, high) in ranges.items():
+        if name not in columns or columns[name].kind != "number":
+            numbers = ", ".join(column.name for column in columns.values() if column.kind == "number") or "none"
+            raise ConfigError(f"a range belongs to a column of numbers, not to {name!r}; these are: {numbers}")
+        columns[name] = replace(columns[name], low=low, high=high)
+    return replace(proposal, schema=replace(proposal.schema, columns=tuple(columns.values())))
 
 
 def _target(file: str, name: str, summary: ColumnSummary) -> tuple[TableTask, tuple[str, ...], Mapping[str, int]]:

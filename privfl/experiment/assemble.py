@@ -27,7 +27,7 @@ from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
-from privfl.experiment.federation import build_federation, check_complete, prepare
+from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
 from privfl.experiment.fitting import check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
@@ -205,7 +205,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         PrivacyError: When they would make an epsilon untrue.
     """
     given.check(config)
-    config = given.applied(config)
+    config = with_named_clients(given.applied(config))
     _check_noise(config)
     federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
     if given.clients is not None:

@@ -25,7 +25,7 @@ from privfl.experiment import baselines
 from privfl.experiment.arms import Arm, Cell, Row, json_record, read_cell
 from privfl.experiment.config import Config, from_mapping, to_mapping
 from privfl.experiment.experiment import Experiment
-from privfl.experiment.federation import build_federation, load, schema_of, with_public_test
+from privfl.experiment.federation import build_federation, load, schema_of, with_named_clients, with_public_test
 from privfl.experiment.folder import LOCK
 from privfl.experiment.presets import HEADLINES, PRESETS, REGRESSIONS, SCALED, tuned_on
 from privfl.experiment.schemes import SCHEMES, describe
@@ -84,6 +84,7 @@ class Comparison:
         Raises:
             ConfigError: The configuration samples cohorts, or standardizes without noise.
         """
+        config = with_named_clients(config)
         data = config.data
         if data.standardize in ("exact", "local"):
             raise ConfigError(

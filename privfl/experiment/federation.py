@@ -97,6 +97,15 @@ def schema_of(settings: Data) -> Schema:
     return schema
 
 
+def with_named_clients(config: Config) -> Config:
+    """The configuration with the client column that a declared schema names, unless a partition makes the clients."""
+    settings = config.data
+    if not (settings.table and settings.schema) or settings.partition is not None or settings.client is not None:
+        return config
+    named = data.load_schema(settings.schema).client
+    return config if named is None else config.with_overrides({"data.client": named})
+
+
 def with_public_test(federation: FederatedData) -> FederatedData:
     """The same clients, with all their test examples as public ones: a natural client owns its test examples."""
     owned = [client.test for client in federation.clients]

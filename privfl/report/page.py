@@ -154,7 +154,7 @@ def _clients(run: RunRecord) -> str:
     data = run.config.data
     if "data" in run.objects:
         return f"{run.clients} clients"
-    return "natural clients" if data.dealing.startswith("natural") else f"{data.clients} clients ({data.dealing})"
+    return f"{run.clients} clients ({data.dealing})"
 
 
 def _note(run: RunRecord, *, public: bool) -> str:

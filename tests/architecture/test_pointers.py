@@ -115,7 +115,7 @@ def known_files() -> frozenset[str]:
 
 # A page may name files that its reader has or makes.
 EXAMPLES = re.compile(
-    r"^(?:my_|my-|your|example|secret/|runs?/|public/|a\.|b\.|CONFIG|config\.toml$|schema\.toml$|run\.toml$|digits|models/|fed_heart_disease/|privfl\.schema\.json$|ledger\.jsonl?$)"
+    r"^(?:my_|my-|your|example|secret/|runs?/|public/|a\.|b\.|CONFIG|config\.toml$|schema\.toml$|run\.toml$|digits|models/|fed_heart_disease/|privfl\.schema\.json$|patients\.toml$|ledger\.jsonl?$)"
 )
 
 

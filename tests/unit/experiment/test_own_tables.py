@@ -126,3 +126,39 @@ def test_the_command_line_inspects_and_checks(table: Path, capsys: pytest.Captur
     toml.write_text(toml.read_text().replace('"m"', '"male"'))
     assert run(["data", "check", str(table), str(toml)]) == 2
     assert "complete [columns.sex] values, or set unknown = 'zeros'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_ranges_are_declared_on_the_command_line(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect = ["data", "inspect", str(table), "--target", "died", "--client", "hospital"]
+    schema = tmp_path / "ranged.toml"
+    assert run([*inspect, "--range", "age=0,120", "-o", str(schema)]) == 0
+    (age,) = [column for column in load_schema(schema).columns if column.name == "age"]
+    assert (age.low, age.high) == (0, 120)
+    for wrong, words in (
+        ("age=0", "--range takes COLUMN=LOW,HIGH such as age=0,120, not 'age=0'"),
+        ("=0,1", "a range belongs to a column of numbers, not to ''; these are: age"),
+        ("sex=0,1", "not to 'sex'"),
+        ("age=5,5", "age"),
+    ):
+        capsys.readouterr()
+        assert run([*inspect, "--range", wrong]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_schema_that_names_clients_makes_them(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = table.parent / "schema.toml"
+    assert run(["data", "inspect", str(table), "--target", "died", "--client", "hospital", "-o", str(schema)]) == 0
+    one = Experiment(data=Data(str(table), schema=str(schema)))
+    assert one.federation.names == ("east", "north", "south")
+    assert one.config.data.client == "hospital"
+    other = Experiment(data=Data(str(table), schema=str(schema), partition="iid", clients=4))
+    assert len(other.federation.clients) == 4
+    toml = table.with_suffix(".toml")
+    toml.write_text(f'rounds = 1\n[data]\npath = "{table}"\nschema = "{schema}"\n')
+    capsys.readouterr()
+    assert run(["run", str(toml), "--runs", str(table.parent / "runs")]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "data patients sum" in shown
+    assert "clients 3" in shown
