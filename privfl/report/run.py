@@ -18,7 +18,7 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run.
+    """All data that the report of one run shows.
 
     Attributes:
         folder: Its folder.
