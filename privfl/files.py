@@ -89,6 +89,21 @@ def existing_parent(path: Path | str) -> Path:
     return found
 
 
+def made_folder(folder: Path, *, mode: int = 0o777) -> Path:
+    """Make a folder where it is absent, inside a folder that exists, and return it.
+
+    Args:
+        folder: The folder.
+        mode: Its permissions, less the user's umask.
+
+    Raises:
+        ConfigError: The folder around it does not exist, so the path is likely to be wrong.
+    """
+    if not folder.is_dir():
+        existing_parent(folder).mkdir(mode=mode, exist_ok=True)
+    return folder
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that `atomic_write` left in `folder` after a crash. Only for its one writer."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from privfl.dp import Ledger, PrivacyUnit, Release
 from privfl.errors import StateError
-from privfl.files import atomic_write, user_path
+from privfl.files import atomic_write, made_folder, user_path
 from privfl.lock import sole_writer
 from privfl.wire import ClientId
 
@@ -29,7 +29,7 @@ class ClientLedgers:
 
     Args:
         unit: Whose presence is hidden.
-        folder: Where the files are; None makes a folder that is removed with this object.
+        folder: Where the files are, made inside a folder that exists; None makes one that is removed with this object.
 
     Raises:
         StateError: The folder is another one than at the start, or is gone.
@@ -42,7 +42,7 @@ class ClientLedgers:
             self.folder = Path(tempfile.mkdtemp(prefix="privfl-ledgers-"))
             weakref.finalize(self, _remove, self.folder, os.getpid())
         else:
-            self.folder = user_path(folder).absolute()
+            self.folder = made_folder(user_path(folder).absolute())
         mark = self.folder / _MARK
         if not mark.exists():
             atomic_write(mark, secrets.token_hex(16).encode())

@@ -162,11 +162,12 @@ def run(arguments: Sequence[str]) -> int:
         return fail(str(error), remedy_for(error, verb))
     if code in (INTERRUPTED, TERMINATED):  # typer turns Ctrl-C into the first
         word = "interrupted" if code == INTERRUPTED else "terminated"
-        kept = {"run": "rounds", "compare": "arms"}.get(verb)
+        kept = {"run": "rounds", "compare": "arms", "sweep": "runs"}.get(verb)
+        again = "The same command" if verb == "sweep" else f"`privfl {verb} ... --resume`"
         if kept is None:
             fail(word)
         else:
-            fail(f"{word}; {kept} that were finished are kept", f"`privfl {verb} ... --resume` goes on after them.")
+            fail(f"{word}; {kept} that were finished are kept", f"{again} goes on after them.")
     return code if isinstance(code, int) else 0
 
 

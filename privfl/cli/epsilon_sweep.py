@@ -19,6 +19,7 @@ from privfl.cli.planned import Adjacency, PlacementName, SamplingName
 from privfl.cli.show import output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
+from privfl.experiment.arms import INFINITY
 from privfl.files import atomic_write, existing_parent
 
 KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -105,7 +106,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> Path:
 
     Args:
         path: The file.
-        rows: The rows; a value that is absent or None leaves the cell empty.
+        rows: The rows; a value that is absent or None leaves the cell empty, and an infinite one is "infinity".
 
     Raises:
         ConfigError: The folder does not exist.
@@ -114,7 +115,8 @@ def write_csv(path: Path, rows: Sequence[Row]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({k: "" if v is None else INFINITY if v == math.inf else v for k, v in row.items()})
     path = existing_parent(path)
     atomic_write(path, text.getvalue().encode(), shared=True)
     return path

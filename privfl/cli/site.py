@@ -80,8 +80,12 @@ def show(home: Home, as_json: Json = False) -> None:
 
 @app.command("directory", cls=Once, epilog="Example: [bold]privfl site directory *.pub -o directory.json[/]")
 def directory(
-    cards: Annotated[list[Path], typer.Argument(metavar="CARD.pub...", help="The cards of all sites.")],
-    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The directory that is written.")],
+    cards: Annotated[
+        list[Path], typer.Argument(metavar="CARD.pub...", help="The cards of all sites.", parser=user_path)
+    ],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", parser=user_path, help="The directory that is written.")
+    ],
     quorum: Annotated[
         int | None, typer.Option("--quorum", min=1, help="How many members sign it; more than half.")
     ] = None,
@@ -168,7 +172,10 @@ def withdraw(home: Home, digest: Annotated[str, typer.Argument(help="The charter
 def ledger(
     home: Home,
     receipts: Annotated[
-        Path | None, typer.Option("--receipts", metavar="FILE", help="Write all receipts, one a line, for other sites.")
+        Path | None,
+        typer.Option(
+            "--receipts", metavar="FILE", parser=user_path, help="Write all receipts, one a line, for other sites."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -181,7 +188,7 @@ def ledger(
         lines = b"".join(receipt.to_bytes() + b"\n" for receipt in chain.receipts)
         atomic_write(existing_parent(receipts), lines, shared=True)
     if as_json:
-        total = spent if spent < float("inf") else None
+        total = spent if spent < float("inf") else "infinity"
         records = [receipt.record() for receipt in chain.receipts]
         print_json({"spent": total, "budget": limit, "delta": policy.budget.delta, "receipts": records})
         return
@@ -202,7 +209,9 @@ def reconcile_verb(
     home: Home,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RECEIPTS...", help="Files of receipts, one canonical JSON line each."),
+        typer.Argument(
+            metavar="RECEIPTS...", parser=user_path, help="Files of receipts, one canonical JSON line each."
+        ),
     ] = None,
 ) -> None:
     """After a restored backup, take up the receipts that the server and the other sites keep, and end open rounds."""

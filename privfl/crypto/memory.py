@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from privfl.errors import ConfigError, PlanRejected
-from privfl.files import sync_folder
+from privfl.files import made_folder, sync_folder, user_path
 
 CAPACITY: Final = 1 << 20
 """The tasks of one identity: one a minute for two years, about 100 MB of memory at the end."""
@@ -57,12 +57,12 @@ class TasksInFolder:
     is none, and no crash leaves half of one. The folder is on the disk before `begin` returns.
 
     Args:
-        folder: The folder; made on first use.
+        folder: The folder, made on first use inside a folder that exists.
         capacity: The number of tasks it holds at most.
     """
 
-    def __init__(self, folder: Path, capacity: int = CAPACITY) -> None:
-        self._folder, self._capacity = folder, _checked(capacity)
+    def __init__(self, folder: Path | str, capacity: int = CAPACITY) -> None:
+        self._folder, self._capacity = user_path(folder), _checked(capacity)
         self._count: int | None = None
 
     def __contains__(self, task: object) -> bool:
@@ -77,7 +77,7 @@ class TasksInFolder:
         if len(task) != _NAME_BYTES:
             raise ConfigError(f"a task's digest has {_NAME_BYTES} bytes, not {len(task)}")
         if self._count is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made_folder(self._folder, mode=0o700)
             self._count = sum(1 for _ in self._folder.iterdir())
         path = self._folder / task.hex()
         if not path.exists():

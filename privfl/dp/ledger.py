@@ -19,7 +19,16 @@ from privfl.dp.draws import Draw, rounded_up
 from privfl.dp.release import Release
 from privfl.dp.unit import PrivacyUnit, Sampling
 from privfl.errors import ConfigError, PrivacyError, StateError
-from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
+from privfl.files import (
+    GENESIS,
+    HashChain,
+    atomic_write,
+    canonical_json,
+    existing_parent,
+    link,
+    user_path,
+    verify_chain,
+)
 from privfl.wire import ClientId
 
 VERSION: Final = 2
@@ -47,9 +56,9 @@ class Ledger:
         StateError: The file was altered, is of another version, or was kept under another unit.
     """
 
-    def __init__(self, unit: PrivacyUnit, path: Path | None = None) -> None:
+    def __init__(self, unit: PrivacyUnit, path: Path | str | None = None) -> None:
         self.unit = unit
-        self._chain: HashChain | _Memory = _Memory() if path is None else HashChain(path)
+        self._chain: HashChain | _Memory = _Memory() if path is None else HashChain(existing_parent(path))
         self._open: dict[str, Release] = {}
         self._releases: dict[str, Release] = {}
         self._draws: dict[int, Draw] = {}
@@ -62,8 +71,9 @@ class Ledger:
         self._replay(self._chain.records)
 
     @classmethod
-    def read(cls, path: Path) -> Ledger:
+    def read(cls, path: Path | str) -> Ledger:
         """The ledger at `path` under the unit that it was kept under; raises `StateError` if there is none."""
+        path = user_path(path)
         if not path.is_file():
             raise StateError(f"{path}: there is no ledger here")
         records = [record for record, _ in verify_chain(path.read_bytes(), str(path))]
@@ -195,7 +205,7 @@ class Ledger:
         self._append({"type": "refund", "token": token.digest, "reason": reason})
         del self._open[token.digest], self._releases[token.digest]
 
-    def publish(self, path: Path) -> None:
+    def publish(self, path: Path | str) -> None:
         """Write a ledger that an outsider may read: it gives the outsider's figure, and no other observer's.
 
         All draws stay. Participants and surviving noise are left out of every line, and refunded releases are left out.
@@ -209,7 +219,7 @@ class Ledger:
             digest = link(prev, record)
             lines += canonical_json({"hash": digest, "prev": prev, "record": record}) + b"\n"
             prev = digest
-        atomic_write(path, lines)
+        atomic_write(existing_parent(path), lines)
 
     def _withheld(self) -> Iterable[Release]:
         """The charged releases as they are published, with attempts counted from 0 and openings likewise."""

@@ -30,7 +30,7 @@ from privfl.experiment.folder import LOCK
 from privfl.experiment.presets import HEADLINES, PRESETS, REGRESSIONS, SCALED, tuned_on
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
-from privfl.files import atomic_write, canonical_json, read_json
+from privfl.files import atomic_write, canonical_json, existing_parent, read_json, user_path
 from privfl.lock import sole_writer
 
 RESULTS: Final = "cells.jsonl"
@@ -198,7 +198,7 @@ class Comparison:
 
 
 def run_comparison(
-    comparison: Comparison, folder: Path, *, resume: bool = False, workers: int | None = None
+    comparison: Comparison, folder: Path | str, *, resume: bool = False, workers: int | None = None
 ) -> Iterator[Cell]:
     """Yield every cell as it is ready, those that `folder` holds already first; each is on the disk before.
 
@@ -206,7 +206,7 @@ def run_comparison(
 
     Args:
         comparison: What is compared.
-        folder: Where the cells are kept; it has one writer at a time.
+        folder: Where the cells are kept; it has one writer at a time. It is made with the folder around it.
         resume: Go on where the folder holds this comparison.
         workers: The number of processes that run arms at the same time; None takes as many as there are cores.
 
@@ -217,6 +217,8 @@ def run_comparison(
     dataset = load(
         comparison.config(comparison.arms()[0], 0).data
     )  # once: workers share it; first, as it may not be there
+    folder = user_path(folder)
+    existing_parent(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(folder / LOCK):
         yield from _write_cells(comparison, dataset, folder, resume=resume, workers=workers)

@@ -18,6 +18,7 @@ from privfl.experiment.config import Config
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.experiment.workers import single_threaded
+from privfl.files import made_folder, user_path
 
 MAX_RUNS: Final = 10_000
 
@@ -90,7 +91,7 @@ class SweepStep:
     error: str = ""
 
 
-def run_sweep(sweep: Sweep, folder: Path, *, workers: int | None = None) -> Iterator[SweepStep]:
+def run_sweep(sweep: Sweep, folder: Path | str, *, workers: int | None = None) -> Iterator[SweepStep]:
     """Train every run of a sweep that is not finished, and yield each as it is done.
 
     A run whose settings contradict each other, whose budget ends it, or whose folder holds other settings does not end
@@ -98,10 +99,10 @@ def run_sweep(sweep: Sweep, folder: Path, *, workers: int | None = None) -> Iter
 
     Args:
         sweep: The runs.
-        folder: The folder of the runs; it is made if it is absent.
+        folder: The folder of the runs, made if it is absent inside a folder that exists.
         workers: The number of runs at a time; as many as there are cores by default.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(user_path(folder))
     configs = sweep.runs()
 
     def work(number: int) -> Any:

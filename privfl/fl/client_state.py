@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
-from privfl.files import atomic_write, canonical_json, read_json
+from privfl.files import atomic_write, canonical_json, existing_parent, read_json
 from privfl.fl.client import ClientUpdate
 from privfl.fl.plan import RoundPlan
 from privfl.wire import ClientId
@@ -124,8 +124,8 @@ class SiteState:
         me: The client.
     """
 
-    def __init__(self, path: Path, me: ClientId) -> None:
-        self.path, self.me = path, me
+    def __init__(self, path: Path | str, me: ClientId) -> None:
+        self.path, self.me = existing_parent(path), me
 
     def begin(self, plan: RoundPlan) -> bytes:
         """The state that this client trains from under `plan`; commits the proposed one if the plan names its round.

@@ -106,7 +106,8 @@ def save(figure: Any, path: Path) -> Path:
         ConfigError: The ending is none of those, or the folder does not exist.
         OSError: The file cannot be written.
     """
-    kind = plot_path(path).suffix.lower()
+    path = plot_path(path)
+    kind = path.suffix.lower()
     atomic_write(path, {".png": png, ".pdf": pdf, ".svg": svg_file}[kind](figure), shared=True)
     return path
 

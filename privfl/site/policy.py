@@ -238,7 +238,7 @@ def scheme_name(of_plan: str, allowed: tuple[str, ...]) -> str:
     return name
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path | str) -> Policy:
     """The policy in a TOML file.
 
     Raises:

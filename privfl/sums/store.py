@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from privfl.errors import ConfigError, StateError
-from privfl.files import atomic_write, sync_folder
+from privfl.files import atomic_write, made_folder, sync_folder, user_path
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -17,11 +17,11 @@ class SessionStore:
     """Saved sessions in files that only their owner may read (mode 0600).
 
     Args:
-        folder: Where the files are; made with the first session. Processes may share it.
+        folder: Where the files are, made with the first session inside a folder that exists. Processes may share it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = user_path(folder)
 
     def put(self, name: str, state: bytes) -> None:
         """Save a session durably before its answer is sent.
@@ -31,7 +31,9 @@ class SessionStore:
                 state of the same name is replaced.
             state: What `to_bytes` of the session gave.
         """
-        atomic_write(self._path(name), state)
+        path = self._path(name)
+        made_folder(self._folder)
+        atomic_write(path, state)
 
     def take(self, name: str) -> bytes:
         """Take a session out, durably, before it is given: no crash and no second process gets the same bytes again.

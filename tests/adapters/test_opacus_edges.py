@@ -130,7 +130,7 @@ def work_of(train: OpacusTrain) -> Any:
 def test_ledgers_are_the_same_whatever_executes_the_clients(tmp_path: Path, folder: str | None) -> None:
     found = []
     for name, executor in (("loop", LoopExecutor()), ("pool", ProcessExecutor(2))):
-        train = trainer(ledgers=None if folder is None else tmp_path / name / folder)
+        train = trainer(ledgers=None if folder is None else tmp_path / f"{name}-{folder}")
         work = work_of(train)
         for number in range(3):
             for _ in executor.run(work, train.initial(), range(4), order=b"%d" % number):

@@ -79,6 +79,9 @@ def test_an_interrupt_says_what_is_kept(monkeypatch, capsys):
     monkeypatch.setattr("privfl.cli.run.load_config", interrupt)
     assert run(["run", "x.toml"]) == 130
     assert "`privfl run ... --resume`" in capsys.readouterr().err
+    monkeypatch.setattr("privfl.cli.sweep.load_config", interrupt)
+    assert run(["sweep", "x.toml", "--over", "client.epochs=1,2"]) == 130
+    assert "runs that were finished are kept. The same command goes on after them" in capsys.readouterr().err
     monkeypatch.setattr("privfl.cli.doctor.diagnose", interrupt)
     assert run(["doctor"]) == 130
     assert capsys.readouterr().err == "privfl: interrupted.\n"  # a verb that keeps nothing promises nothing

@@ -88,7 +88,7 @@ def test_a_sweep_is_a_tidy_table(capsys, tmp_path):
     )
     assert float(found["epsilon"]) == expected
     assert all(row["reason"] for row in rows)
-    assert {row["epsilon"] for row in rows if row["observer"] == "server"} == {"inf"}
+    assert {row["epsilon"] for row in rows if row["observer"] == "server"} == {"infinity"}
 
 
 def test_a_sweep_of_calibrations(capsys, tmp_path):

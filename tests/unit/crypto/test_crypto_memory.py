@@ -18,7 +18,7 @@ TASKS = [bytes([i]) * 32 for i in range(5)]
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "memory":
         return TasksInMemory
-    return lambda *capacity: TasksInFolder(tmp_path / "deep" / "tasks", *capacity)
+    return lambda *capacity: TasksInFolder(tmp_path / "tasks", *capacity)
 
 
 def test_a_task_begins_once(make: Any) -> None:
