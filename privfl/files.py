@@ -89,6 +89,17 @@ def existing_parent(path: Path | str) -> Path:
     return found
 
 
+def existing_folder(path: Path | str) -> Path:
+    """The path of a file that is about to be made, perhaps with its folder, with `~` replaced.
+
+    Raises:
+        ConfigError: The folder around that of the file does not exist, so the path is likely to be wrong.
+    """
+    found = user_path(path)
+    existing_parent(found.parent.absolute())
+    return found
+
+
 def made_folder(folder: Path, *, mode: int = 0o777) -> Path:
     """Make a folder where it is absent, inside a folder that exists, and return it.
 

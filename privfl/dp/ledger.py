@@ -24,7 +24,7 @@ from privfl.files import (
     HashChain,
     atomic_write,
     canonical_json,
-    existing_parent,
+    existing_folder,
     link,
     user_path,
     verify_chain,
@@ -58,7 +58,7 @@ class Ledger:
 
     def __init__(self, unit: PrivacyUnit, path: Path | str | None = None) -> None:
         self.unit = unit
-        self._chain: HashChain | _Memory = _Memory() if path is None else HashChain(existing_parent(path))
+        self._chain: HashChain | _Memory = _Memory() if path is None else HashChain(existing_folder(path))
         self._open: dict[str, Release] = {}
         self._releases: dict[str, Release] = {}
         self._draws: dict[int, Draw] = {}
@@ -219,7 +219,7 @@ class Ledger:
             digest = link(prev, record)
             lines += canonical_json({"hash": digest, "prev": prev, "record": record}) + b"\n"
             prev = digest
-        atomic_write(existing_parent(path), lines)
+        atomic_write(existing_folder(path), lines)
 
     def _withheld(self) -> Iterable[Release]:
         """The charged releases as they are published, with attempts counted from 0 and openings likewise."""

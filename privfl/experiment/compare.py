@@ -30,7 +30,7 @@ from privfl.experiment.folder import LOCK
 from privfl.experiment.presets import HEADLINES, PRESETS, REGRESSIONS, SCALED, tuned_on
 from privfl.experiment.schemes import SCHEMES, describe
 from privfl.experiment.workers import single_threaded
-from privfl.files import atomic_write, canonical_json, existing_parent, read_json, user_path
+from privfl.files import atomic_write, canonical_json, existing_folder, read_json
 from privfl.lock import sole_writer
 
 RESULTS: Final = "cells.jsonl"
@@ -217,8 +217,7 @@ def run_comparison(
     dataset = load(
         comparison.config(comparison.arms()[0], 0).data
     )  # once: workers share it; first, as it may not be there
-    folder = user_path(folder)
-    existing_parent(folder.parent)
+    folder = existing_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(folder / LOCK):
         yield from _write_cells(comparison, dataset, folder, resume=resume, workers=workers)
