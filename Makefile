@@ -64,7 +64,7 @@ first-hour: $(VENV)/.release ## the tutorial from an empty folder: the wheel wit
 
 tracking: | $(BIN)/python ## the recipes for TensorBoard and MLflow, in an environment of their own
 	$(BIN)/python -m venv build/tracking
-	build/tracking/bin/python -m pip install --quiet '.[demo,test]' tensorboard mlflow-skinny
+	build/tracking/bin/python -m pip install --quiet '.[demo,test]' tensorboard mlflow
 	build/tracking/bin/python -m pytest -p no:cacheprovider -n 0 tests/architecture/test_documents.py -k tracking
 
 cli: $(VENV)/.all ## docs/cli.md from the commands

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from math import floor, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,23 +24,28 @@ _FIRST = ("accuracy", "balanced_accuracy", "loss", "auc", "r2", "mae", "mse")
 """The metrics that the head of the page may show."""
 
 _STYLE: Final = """
-:root{--ink:#1f2933;--soft:#5b6570;--line:#d9dee4;--card:#f6f8fa;--accent:#2364aa}
+:root{color-scheme:light dark;--ink:#1f2933;--soft:#5b6570;--line:#d9dee4;--card:#f6f8fa;--accent:#2364aa;
+--page:#fff;--note:#fff7e6;--edge:#ecd9a8}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);max-width:60rem;margin:0 auto;padding:1.2rem}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:60rem;margin:0 auto}
+body{padding:1.2rem}
 h1{font-size:1.7rem;line-height:1.2;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
 .lead{color:var(--soft);margin:0 0 1rem}.scroll{overflow-x:auto}
 .figures{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
 .figure{flex:1 1 9rem;background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
 .figure b{display:block;font-size:1.35rem}.figure span{color:var(--soft);font-size:.85rem}
 .card{border:1px solid var(--line);border-left:.35rem solid var(--accent);border-radius:.5rem;padding:.4rem 1rem 1rem}
-.note{background:#fff7e6;border:1px solid #ecd9a8;border-radius:.5rem;padding:.6rem .9rem}
+.note{background:var(--note);border:1px solid var(--edge);border-radius:.5rem;padding:.6rem .9rem}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .facts th{width:9rem}td{overflow-wrap:anywhere}.scroll td{overflow-wrap:normal}
-.plot{flex:1 1 20rem}code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
+.plot{flex:1 1 20rem;margin:0}figcaption{color:var(--soft);font-size:.85rem}
+code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;white-space:pre-wrap}
 svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-top:2rem}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e4e7eb;--soft:#a3adb8;--line:#39434e;--card:#1d242c;
+--accent:#6aa5e0;--page:#14191f;--note:#2e2819;--edge:#5d5029}svg{filter:invert(.92) hue-rotate(180deg)}}
 @media print{body{font-size:10pt;max-width:none;padding:0}h2{break-after:avoid}
 .card p,.figure,.note,svg,tr{break-inside:avoid}.scroll{overflow:visible}section{margin-top:1.2rem}}
 """
@@ -189,22 +195,41 @@ def _privacy(run: RunRecord, *, public: bool) -> str:
     ]
     if public:
         rows = rows[:-1]  # of the private ledger; `Ledger.publish` writes the one that may be shown
-    body = "".join(_promise(report) for report in shown)
-    return _section("Privacy card", f'<div class="card">{body}{_facts(rows)}</div>')
+    return _section("Privacy card", f'<div class="card">{_promises(shown)}{_facts(rows)}</div>')
 
 
-def _promise(report: EpsilonReport) -> str:
+def _promises(shown: Sequence[EpsilonReport]) -> str:
+    """One paragraph for each observer. Details that hold for all of them come once, at the end."""
+    details = [_details(report) for report in shown]
+    common = [text for text in details[0] if len(shown) > 1 and all(text in other for other in details)]
+    body = ""
+    for report, own in zip(shown, details, strict=True):
+        rest = "; ".join(text for text in own if text not in common)
+        small = f" <small>({escape(rest)})</small>" if rest else ""
+        head = escape(f"{report.observer.replace('_', ' ')}: {report}.")
+        body += f"<p><b>{head}</b> {escape(report.sentence + _guess(report))}{small}</p>"
+    return body + (f"<p><small>For every observer: {escape('; '.join(common))}.</small></p>" if common else "")
+
+
+def _guess(report: EpsilonReport) -> str:
+    """The promise as errors of a guess, which needs no knowledge of epsilon."""
+    if report.curve is None or not report.secure or not isfinite(report.epsilon):
+        return ""
+    errors = floor(100 * report.bayes_risk())
+    return f" A guess which of the two it was is wrong in at least {errors} of 100 cases; a coin is wrong in 50."
+
+
+def _details(report: EpsilonReport) -> list[str]:
     checks = "; ".join(f"{name} {format_epsilon(value)}" for name, value in report.cross_checks.items())
-    details = [*report.caveats, f"by {report.accountant}", *([f"cross-checks: {checks}"] if checks else [])]
-    return (
-        f"<p><b>{escape(report.observer.replace('_', ' '))}: {escape(str(report))}.</b> {escape(report.sentence)} "
-        f"<small>({escape('; '.join(details))})</small></p>"
-    )
+    return [*report.caveats, f"by {report.accountant}", *([f"cross-checks: {checks}"] if checks else [])]
 
 
 def _curves(run: RunRecord) -> str:
-    figures = (_quality(run), _spent(run))
-    return '<div class="figures">' + "".join(f'<div class="plot">{svg(figure)}</div>' for figure in figures) + "</div>"
+    measured = "What the test examples say after each round."
+    spent = "Epsilon after each round, against an outsider." if run.epsilons else "How far each round moved the model."
+    figures = ((_quality(run), measured), (_spent(run), spent))
+    cells = (f'<figure class="plot">{svg(each)}<figcaption>{text}</figcaption></figure>' for each, text in figures)
+    return '<div class="figures">' + "".join(cells) + "</div>"
 
 
 def _quality(run: RunRecord) -> Any:
@@ -215,7 +240,9 @@ def _quality(run: RunRecord) -> Any:
     for color, line, name in zip((BLUE, ORANGE, GRAY), ("-", "--", ":"), names, strict=False):
         points = [(x, metrics[name]) for x, metrics in measured if name in metrics]
         axes.plot(*zip(*points, strict=True), color=color, linestyle=line, label=name.replace("_", " "))
-    style(axes, "Quality of the global model", "round", "share of rows" if names == ["accuracy"] else "metric")
+    style(
+        axes, "Quality of the global model", "round", "fraction of test examples" if names == ["accuracy"] else "metric"
+    )
     whole_numbers(axes.xaxis)
     if names:
         axes.legend(fontsize=8)
@@ -280,7 +307,10 @@ def _setup(run: RunRecord) -> Rows:
         yield "mode, signed by each site", modes_in_words(run.sites)
     kind = config.model.kind if "train" not in run.objects else f"given by a program ({run.objects['train']})"
     yield "model", f"{kind}, {run.parameters} parameters"
-    yield "local training", f"{work} of batch {client.batch_size or 'all rows'}, learning rate {client.learning_rate:g}"
+    yield (
+        "local training",
+        f"{work} of batch {client.batch_size or 'all examples'}, learning rate {client.learning_rate:g}",
+    )
     yield "server optimizer", run.objects.get("optimizer", config.server.optimizer)
     sizes = (("probability", cohort.probability), ("size", cohort.size), ("cap", cohort.cap))
     yield (

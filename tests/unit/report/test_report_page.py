@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -217,3 +218,16 @@ def test_the_page_lists_each_caveat_once(tmp_path):
     assert "nothing is evaluated" in shown  # an outsider reads why a figure is absent
     assert "counts as zero" in page  # and nothing of the rounds
     assert "counts as zero" not in shown
+
+
+def test_the_page_follows_the_reader_s_colors_and_labels_its_figures(private):
+    text = render(read_run(private))
+    assert "prefers-color-scheme:dark" in text
+    assert "@media print" in text
+    assert text.count("<figcaption>") == text.count("<svg") == 2
+    words = Page(text).text
+    assert words.count("wrong in at least") == sum(
+        math.isfinite(r.epsilon) for r in read_run(private).epsilons.values()
+    )
+    assert words.count("For every observer") == 1
+    assert "share" not in words
