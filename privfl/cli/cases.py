@@ -127,7 +127,9 @@ def observer_rows(case: Case) -> list[dict[str, Any]]:
     """All observers for the table, with a word on those about whom a plan without a sum says nothing."""
     rows = [jsonable(row) for row in _figures(case)]
     if case.plan is not None and case.plan.views is None:
-        reason = "what they see depends on the sum: give --sum plain, masked or ckks"
+        from privfl.experiment.schemes import SCHEMES
+
+        reason = f"what they see depends on the sum: give --sum, one of {', '.join(SCHEMES)}"
         rows.append({"observer": "all others", "epsilon": None, "reason": reason})
     return rows
 

@@ -2,8 +2,11 @@
 
 What a sum promises it states itself (`SecureSum`): its minimum, its shortfall, its opener, what each observer sees, its
 messages. This module adds what lies outside of a sum: how a configuration makes it and its clients' credentials. It
-also adds the words that reports use for it, and where a client's vector stands in its messages. A further sum is one
-entry of `SCHEMES`.
+also adds the words that reports use for it, and where a client's vector stands in its messages.
+
+A further sum is one entry of `SCHEMES`; configurations, sites' policies and commands take its name from there. Its
+messages need a high byte of their own (`privfl.wire.Message`). If its sessions last several steps, implement
+`privfl.sums.restore`: without it a crash costs a new attempt of the round.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class SchemeDescription:
 
     Attributes:
         title: The sum in a table's heading.
+        method: The method that protects the vectors.
         build: Makes the sum from a configuration and the directory of its clients' keys.
         credentials: Makes one client's credentials from a configuration and its keys; None for a sum without keys.
         sees: What each observer sees, in a phrase that follows "sees". Its observers are those of the sum's `views`.
@@ -54,6 +58,7 @@ class SchemeDescription:
     """
 
     title: str
+    method: str
     build: Callable[[Config, KeyDirectory], SecureSum]
     credentials: Callable[[Config, Credentials], Any] | None
     sees: Mapping[Observer, str]
@@ -68,6 +73,10 @@ class SchemeDescription:
     def views(self, config: Config) -> Views:
         """The view that each observer has of the sum that `config` makes."""
         return self.build(config, MemoryDirectory({})).views
+
+    def protocol(self, config: Config) -> str:
+        """The name and the version of the protocol of the sum that `config` makes, such as "masked-sum/1"."""
+        return self.build(config, MemoryDirectory({})).name
 
     @property
     def sentence(self) -> str:
@@ -87,6 +96,7 @@ def _ciphertext_bytes(message: Any, ring: Ring, length: int) -> SeenValues:
 SCHEMES: Final[dict[str, SchemeDescription]] = {
     "plain": SchemeDescription(
         title="plain sum",
+        method="no protection",
         build=lambda config, directory: PlainSum(),
         credentials=None,
         sees={
@@ -101,6 +111,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
     ),
     "masked": SchemeDescription(
         title="masked sum",
+        method="secure aggregation",
         build=lambda config, directory: MaskedSum(directory, packed="wide", threads=config.engine.sum_workers),
         credentials=lambda config, own: own,
         sees={
@@ -116,6 +127,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
     ),
     "ckks": SchemeDescription(
         title="CKKS sum",
+        method="homomorphic encryption",
         build=lambda config, directory: CkksSum(directory),
         credentials=lambda config, own: StandingCredentials(own, KeyStore(config.sum.key_sums)),
         sees={

@@ -19,9 +19,11 @@ from privfl.fl.examples import ExampleGradients, example_sum
 from privfl.fl.faults import fault, fault_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
-from privfl.fl.saved import SavedParty, resuming, session_bytes
+from privfl.fl.saved import SavedParty, client_restorer, session_bytes
 from privfl.ring import Ints
 from privfl.sums import ClientSession, Entropy, SecureSum
+from privfl.sums.base import identity
+from privfl.sums.restore import restores_clients
 from privfl.wire import ClientId
 
 _OPEN_TO_ALL: Final = ClientPolicy()
@@ -30,7 +32,7 @@ _CLIENT: Final = b"privfl/1 client round"
 
 def saves_sessions(scheme: SecureSum) -> bool:
     """True if a client of this sum can be restored between two steps, or has one step only."""
-    return hasattr(scheme, "resume_client") or scheme.messages_per_client == 1
+    return restores_clients(scheme) or scheme.messages_per_client == 1
 
 
 class Contribution:
@@ -223,9 +225,14 @@ class ClientRound:
         half = cls.__new__(cls)
         half.plan, half.me, half.savable = saved.plan, me, True
         task = policy.check(half.plan, scheme)
-        opening = {"opening": half.plan.opening(scheme)} if scheme.opener == "client" else {}
-        half._session = resuming(scheme, "resume_client")(
-            task, me, bytes(saved.session), credentials=credentials, policy=policy.sum, entropy=entropy, **opening
+        half._session = client_restorer(scheme).resume_client(
+            task,
+            me,
+            bytes(saved.session),
+            credentials=credentials,
+            policy=policy.sum,
+            opening=half.plan.opening(scheme) if scheme.opener == "client" else identity,
+            entropy=entropy,
         )
         return half
 

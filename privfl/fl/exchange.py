@@ -38,6 +38,7 @@ from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore, never
+from privfl.sums.restore import restores_servers
 from privfl.sums.session import pack_layer, unpack_layer
 from privfl.wire import CLIENT, U8, Blob, ClientId, ListOf, Struct, wired
 
@@ -280,7 +281,7 @@ class FrameDriver:
         return seal_down(Down(plan.round, plan.attempt, step, client, expires, body), self.key, charter=self.charter)
 
     def _save(self, half: ServerRound, step: int, frames: Mapping[ClientId, bytes], parts: Parts) -> None:
-        if not hasattr(parts.scheme, "resume"):  # a plain sum has one step: after a crash it is a new attempt
+        if not restores_servers(parts.scheme):  # a plain sum has one step: after a crash it is a new attempt
             return
         listed = tuple(_Frame(client, frame) for client, frame in frames.items())
         atomic_write(self.saved, SavedExchange(step, half.to_bytes(), listed).to_bytes())

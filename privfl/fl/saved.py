@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from privfl.errors import ConfigError, StateError, WireError
 from privfl.fl.plan import RoundPlan
 from privfl.fl.planwire import MAX_PLAN_BYTES
+from privfl.sums import ClientSession, SecureSum, ServerSession
+from privfl.sums.restore import ClientRestorer, ServerRestorer, is_savable, restores_clients, restores_servers
 from privfl.sums.session import pack_layer, unpack_layer
 from privfl.wire import Blob, wired
 
@@ -58,24 +60,22 @@ class SavedParty:
             raise StateError(f"the saved state holds no plan: {error}") from error
 
 
-def session_bytes(session: Any) -> bytes:
+def session_bytes(session: ClientSession | ServerSession) -> bytes:
     """The state of a sum's session; raises `ConfigError` for a sum whose sessions cannot be saved."""
-    if not hasattr(session, "to_bytes"):
+    if not is_savable(session):
         raise ConfigError(f"{type(session).__name__} cannot be saved: use a sum whose sessions have to_bytes()")
-    data: bytes = session.to_bytes()
-    return data
+    return session.to_bytes()
 
 
-def resuming(scheme: Any, method: str) -> Any:
-    """Return the method of a sum that restores a session.
+def server_restorer(scheme: SecureSum) -> ServerRestorer:
+    """The sum itself, as one that restores its server's sessions; raises `ConfigError` if it does not."""
+    if not restores_servers(scheme):
+        raise ConfigError(f"{scheme.name} cannot restore a server's session: use a sum that has resume()")
+    return scheme
 
-    Args:
-        scheme: The sum.
-        method: The name of the method.
 
-    Raises:
-        ConfigError: The sum has no such method.
-    """
-    if not hasattr(scheme, method):
-        raise ConfigError(f"{scheme.name} cannot restore a saved session: it has no {method}()")
-    return getattr(scheme, method)
+def client_restorer(scheme: SecureSum) -> ClientRestorer:
+    """The sum itself, as one that restores its clients' sessions; raises `ConfigError` if it does not."""
+    if not restores_clients(scheme):
+        raise ConfigError(f"{scheme.name} cannot restore a client's session: use a sum that has resume_client()")
+    return scheme

@@ -19,7 +19,7 @@ from privfl.fl.optimizers import ServerOptimizer, ServerSGD, stepped
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.range import caveats, overflows
-from privfl.fl.saved import SavedParty, resuming, session_bytes
+from privfl.fl.saved import SavedParty, server_restorer, session_bytes
 from privfl.fl.state import Outcome, ServerState
 from privfl.ring import Ints
 from privfl.sums import SecureSum, ServerSession, SumResult
@@ -174,7 +174,7 @@ class ServerRound:
         half._token = None if payment is None else payment.reserved(digest)
         half._restored, half._heard = True, set(half.plan.cohort)
         task = half.plan.task(scheme)
-        half._session = resuming(scheme, "resume")(task, bytes(saved.session), opening=half._open)
+        half._session = server_restorer(scheme).resume(task, bytes(saved.session), opening=half._open)
         return half
 
     def to_bytes(self) -> bytes:

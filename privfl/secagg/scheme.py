@@ -225,6 +225,7 @@ class MaskedSum(OpensByCount):
         *,
         credentials: Any = None,
         policy: SumPolicy = SumPolicy(),
+        opening: Opening = identity,
         entropy: Entropy = os.urandom,
         tasks: TaskMemory | None = None,
     ) -> MaskedClient:
@@ -236,6 +237,7 @@ class MaskedSum(OpensByCount):
             state: The saved bytes; they hold no long-term key.
             credentials: The client's `Credentials` in signed mode.
             policy: What this client insists on, as in `client`.
+            opening: Ignored, as in `client`.
             entropy: Where the rest of the session takes random bytes from.
             tasks: What notes that the state was restored, durably; the credentials' own memory by default.
 

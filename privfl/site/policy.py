@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import privfl.experiment.config as files
 from privfl.crypto import VerifyKey
@@ -14,13 +14,14 @@ from privfl.dp import Budget, PrivacyUnit
 from privfl.dp.release import PLACEMENTS, Placement
 from privfl.dp.unit import Adjacency
 from privfl.errors import ConfigError, PlanRejected
+from privfl.experiment.config import Config
 from privfl.experiment.config.checked import Number, descriptions, section, setting
-from privfl.experiment.schemes import SCHEMES
+from privfl.experiment.config.sections import Scheme
+from privfl.experiment.schemes import describe
 from privfl.fl.charter import Charter
 from privfl.fl.policy import ClientPolicy
 from privfl.sums import SumPolicy
 
-SchemeName = Literal["masked", "plain", "ckks"]
 _KEY_BYTES: Final = 32
 
 
@@ -45,7 +46,7 @@ class ServerTrust:
 class Demands:
     """The demands on every plan."""
 
-    schemes: tuple[SchemeName, ...] = setting(default=("masked",), description="The sums that are accepted.")
+    schemes: tuple[Scheme, ...] = setting(default=("masked",), description="The sums that are accepted.")
     placements: tuple[Placement, ...] = setting(
         default=("distributed", "mesh"),
         description=f"The placements of noise that are accepted: {', '.join(PLACEMENTS)}.",
@@ -232,10 +233,10 @@ def scheme_name(of_plan: str, allowed: tuple[str, ...]) -> str:
     Raises:
         PlanRejected: The policy does not accept it.
     """
-    name = of_plan.partition("-sum/")[0]
-    if name not in SCHEMES or name not in allowed:
-        raise PlanRejected(f"the plan names the sum {of_plan!r}, and demands.schemes accepts: {', '.join(allowed)}")
-    return name
+    for name in allowed:
+        if describe(name).protocol(Config()) == of_plan:
+            return name
+    raise PlanRejected(f"the plan names the sum {of_plan!r}, and demands.schemes accepts: {', '.join(allowed)}")
 
 
 def load_policy(path: Path | str) -> Policy:

@@ -249,7 +249,8 @@ class Sum:
     """The secure sum, and the ring that it counts in."""
 
     scheme: Scheme = setting(
-        default="plain", description="The sum: plain, masked (secure aggregation) or ckks (homomorphic encryption)."
+        default="plain",
+        description=f"The sum: {', '.join(f'{name} ({sum_.method})' for name, sum_ in SCHEMES.items())}.",
     )
     bits: int | None = setting(
         default=None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from privfl.cli.app import run as command
-from privfl.errors import ConfigError, StateError
+from privfl.errors import ConfigError, PlanRejected, StateError
 from privfl.experiment import Experiment
 from privfl.experiment.config import Config
 from privfl.experiment.costs import CostQuestion, SumCosts
@@ -17,6 +17,7 @@ from privfl.experiment.schemes import SCHEMES, SchemeDescription, build_sum, des
 from privfl.experiment.view import Watcher
 from privfl.observers import OBSERVERS
 from privfl.ring import Ring
+from privfl.site.policy import scheme_name
 from privfl.sums import PlainSum, SumTask, run_sum
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +75,15 @@ def test_the_security_page_has_the_views_of_every_sum() -> None:
         assert row[1:] == [build_sum(CONFIGS[name], 3)[0].views.get(observer, "-") for name in SCHEMES]
 
 
+def test_a_sites_policy_knows_each_sum_by_the_protocol_that_the_sum_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SCHEMES:
+        assert scheme_name(build_sum(CONFIGS[name], 3)[0].name, tuple(SCHEMES)) == name
+        with pytest.raises(PlanRejected, match=f"demands.schemes accepts: {name}$"):
+            scheme_name("toy-protocol/7", (name,))
+    monkeypatch.setitem(SCHEMES, "toy", TOY)
+    assert scheme_name("toy-protocol/7", ("masked", "toy")) == "toy"
+
+
 def test_an_unknown_sum_is_refused_with_the_names_of_the_others() -> None:
     with pytest.raises(ConfigError, match=r"plain, masked, ckks, not 'morse'"):
         describe("morse")
@@ -87,7 +97,7 @@ def test_an_unknown_sum_is_refused_with_the_names_of_the_others() -> None:
 class ToySum(PlainSum):
     """A plain sum that its server runs in a room without windows: what it states differs, what it does does not."""
 
-    name: str = "toy-sum/1"
+    name: str = "toy-protocol/7"
 
     @property
     def views(self) -> Any:
@@ -125,7 +135,7 @@ def test_a_fourth_sum_is_its_class_and_one_entry(monkeypatch: pytest.MonkeyPatch
     watcher = Watcher(0, SCHEMES["toy"])
     experiment = Experiment(Config(name="toy", rounds=2), runs=tmp_path, tap=watcher, overrides=settings)
     assert [report.status for report in experiment.run()] == ["trained", "trained"]
-    assert experiment.scheme.name == "toy-sum/1"
+    assert experiment.scheme.name == "toy-protocol/7"
     server, outsider = experiment.epsilon("server"), experiment.epsilon()
     assert server is not None
     assert outsider is not None
