@@ -34,6 +34,7 @@ _QUICK: Final = 2.0**62  # a chunk whose squares sum to less has entries below 2
 _INT64_LIMIT: Final = 2.0**63  # what int64 cannot hold
 _MAGIC: Final = 1.5 * 2.0**52  # added to an integer below 2^51, leaves that integer in the low bits of the float
 _MAGIC_BITS: Final = np.float64(_MAGIC).view(np.int64)
+_ROOM: Final = 1.0 - 2.0**-24  # more than the error of a float64 sum of up to 2^28 squares
 _MARGIN: Final = 1.0 - 2.0**-40  # covers the handful of float roundings between two norms
 
 
@@ -176,6 +177,45 @@ class FixedPoint:
             raise ConfigError(f"scale*max_abs must be below 2^63, not {bound}")
         to_integers, values = _rounding(rounding, rng), _space(x)
         _pass(x, self.scale, to_integers, values)
+        return np.clip(values, -bound, bound, out=values)
+
+    def encode_rows(self, x: npt.NDArray[np.floating[Any]], *, max_norm: float) -> Ints:
+        """Return the integers of several vectors, rounded to nearest: each as `encode` would return it.
+
+        Args:
+            x: Floats `[n, d]`, finite.
+            max_norm: The bound of the norm of each vector in real units, positive.
+
+        Returns:
+            int64 `[n, d]`.
+        """
+        _check_positive(max_norm=max_norm)
+        limit = _square_limit(self.scale, max_norm) * _ROOM  # a float's sum of squares below it is below the limit
+        real = np.multiply(x, self.scale, dtype=np.float64)
+        np.rint(real, out=real)
+        long = np.flatnonzero(~(np.einsum("ij,ij->i", real, real) <= limit))
+        if len(long):
+            real[long] = 0
+        values: Ints = real.astype(np.int64)
+        for row in long:
+            values[row] = self.encode(np.ascontiguousarray(x[row]), max_norm=max_norm)
+        return values
+
+    def encode_entry_rows(self, x: npt.NDArray[np.floating[Any]], *, max_abs: float) -> Ints:
+        """Return the integers of several vectors, rounded to nearest: each as `encode_entries` would return it.
+
+        Args:
+            x: Floats `[n, d]`, finite, below 2^51 after scaling.
+            max_abs: The bound of each entry in real units, positive.
+
+        Returns:
+            int64 `[n, d]`.
+        """
+        _check_positive(max_abs=max_abs)
+        bound = self.bound(max_abs)
+        real = np.multiply(x, self.scale, dtype=np.float64)
+        np.rint(real, out=real)
+        values: Ints = real.astype(np.int64)
         return np.clip(values, -bound, bound, out=values)
 
     def decode(self, total: Ints) -> npt.NDArray[np.float64]:

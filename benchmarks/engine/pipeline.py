@@ -26,10 +26,28 @@ CLIP = 8.0
 
 
 class Rounds:
-    """Call it with a round's number; `workers=0` is the loop. Cohorts are drawn without replacement."""
+    """Call it with a round's number. Cohorts are drawn without replacement.
+
+    Args:
+        module: The model.
+        features: All features.
+        targets: All targets.
+        parts: The rows of each client.
+        settings: The size of a cohort, and the constants of local training.
+        workers: The processes; 0 is the loop.
+        chunk: So many clients are trained at once; 0 trains each alone.
+    """
 
     def __init__(
-        self, module: nn.Module, features: Any, targets: Any, parts: Sequence[Any], settings: Any, *, workers: int
+        self,
+        module: nn.Module,
+        features: Any,
+        targets: Any,
+        parts: Sequence[Any],
+        settings: Any,
+        *,
+        workers: int,
+        chunk: int = 0,
     ) -> None:
         self.train = TorchTrain(
             module,
@@ -45,6 +63,8 @@ class Rounds:
         self.executor: Executor = ProcessExecutor(workers, initializer=one_thread) if workers else LoopExecutor()
         self._parts = Parts(self.train, PlainSum(), self.executor)
         self._draws = np.random.default_rng(0)
+        # Commits before batched chunks have no such field.
+        self._chunking: dict[str, Any] = {"chunking": _chunking(chunk)} if chunk else {}
 
     @property
     def model(self) -> Any:
@@ -65,5 +85,12 @@ class Rounds:
             encoding=self._encoding,
             scheme=PlainSum.name,
             seed=0,
+            **self._chunking,
         )
         self._state = run_round(self._state, plan, self._parts).outcome.state
+
+
+def _chunking(size: int) -> Any:
+    from privfl.fl.chunks import Chunking
+
+    return Chunking("batched", size)

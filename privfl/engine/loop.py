@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping
-from typing import Any
-
-import numpy as np
 
 from privfl.codec import Vector
-from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors, reason_of
-from privfl.fl.client import StatefulWork, Work
-from privfl.ring import Ints
+from privfl.errors import ClientFailed, TooFewSurvivors, reason_of
+from privfl.fl.chunks import Chunk, ChunkAnswer
+from privfl.fl.client import Work
 from privfl.wire import ClientId
 
 
 class LoopExecutor:
-    """Runs every client in this process, each when the consumer asks for it: one contribution is held at a time."""
+    """Runs every chunk in this process, each when the consumer asks for it: one chunk's contributions are held."""
 
     def run(
         self,
-        work: Work | StatefulWork,
+        work: Work,
         model: Vector,
-        clients: Iterable[ClientId],
+        chunks: Iterable[Chunk],
         *,
         order: bytes,
         states: MutableMapping[ClientId, bytes] | None = None,
-    ) -> Iterator[tuple[ClientId, Ints]]:
-        """Yield (client, int64 `[length]`) in the order of `clients`.
+        counted: frozenset[ClientId] | None = None,
+    ) -> Iterator[ChunkAnswer]:
+        """Yield the answers in the order of `chunks`.
 
         Args:
-            work: Makes one contribution.
+            work: Makes the contributions of a chunk.
             model: The global model, float `[d]`; clients see it read-only.
-            clients: The cohort.
+            chunks: The cohort.
             order: The bytes of the round's plan.
             states: The state of each client, which its new state replaces; None for clients without one.
+            counted: The clients whose contributions are added up; None keeps each by itself.
 
         Raises:
             ClientFailed: `work` raised an error.
@@ -42,15 +41,9 @@ class LoopExecutor:
         lent = model.view()
         lent.flags.writeable = False
         empty = True
-        for client in clients:
+        for chunk in chunks:
             empty = False
-            try:
-                contribution, state = perform(work, lent, client, order, None if states is None else states[client])
-            except Exception as error:
-                raise ClientFailed(client, reason_of(error)) from error
-            if states is not None:
-                states[client] = state
-            yield client, contribution
+            yield perform(work, lent, chunk, order=order, states=states, counted=counted)
         if empty:
             raise TooFewSurvivors(0, 1)
 
@@ -59,23 +52,35 @@ class LoopExecutor:
 
 
 def perform(
-    work: Work | StatefulWork, model: Vector, client: ClientId, order: bytes, state: bytes | None = None
-) -> tuple[Ints, bytes]:
-    """One client's contribution, int64 `[length]`, and its new state. They depend on the arguments only.
+    work: Work,
+    model: Vector,
+    chunk: Chunk,
+    *,
+    order: bytes,
+    states: MutableMapping[ClientId, bytes] | None,
+    counted: frozenset[ClientId] | None,
+) -> ChunkAnswer:
+    """The answer of one chunk, whose new states are in `states` then.
 
     Args:
-        work: Makes one contribution.
-        model: The global model, float `[d]`.
-        client: The client.
+        work: Makes the contributions.
+        model: The global model, float `[d]`, read-only.
+        chunk: The clients.
         order: The bytes of the round's plan.
-        state: The client's state; None for a client without one, whose new state is b"".
+        states: The state of each client; None for clients without one.
+        counted: The clients whose contributions are added up; None keeps each by itself.
 
     Raises:
-        ConfigError: The contribution is no flat int64 array.
+        ClientFailed: `work` raised an error. It names the client where `work` does, and the first of the chunk
+            otherwise.
     """
-    make: Any = work
-    result, after = (make(model, client, order), b"") if state is None else make(model, client, order, state)
-    if not (isinstance(result, np.ndarray) and result.dtype == np.int64 and result.ndim == 1):
-        found = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
-        raise ConfigError(f"a contribution is a flat int64 array, not {found}")
-    return result, after
+    before = None if states is None else [states[client] for client in chunk]
+    try:
+        answer = work(model, chunk, order, states=before, counted=counted)
+    except ClientFailed:
+        raise
+    except Exception as error:
+        raise ClientFailed(chunk[0], reason_of(error)) from error
+    if states is not None:
+        states.update(zip(chunk, answer.states, strict=True))
+    return answer

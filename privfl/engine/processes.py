@@ -1,19 +1,22 @@
 """Clients in a pool of processes that share memory with the server.
 
-The model is written once a round into memory that all workers see, and a contribution comes back as int64 in a slot of
-such memory. A client's state goes to it through a place of such memory, and its new state comes back through a pipe.
-Otherwise only the plan of the round and a few numbers per client cross a pipe. Sums are exact integers, and all
+The model is written once a round into memory that all workers see, and the contributions of a chunk come back as int64
+in a slot of such memory. Clients' states go to them through a place of such memory, and new states come back through a
+pipe. Otherwise only the plan of the round and a few numbers per chunk cross a pipe. Sums are exact integers, and all
 randomness is keyed by the plan and the client. The model therefore does not depend on the number of workers or on their
 order.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
-import types
+import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from itertools import accumulate, pairwise
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +25,17 @@ from privfl.codec import Vector
 from privfl.engine.loop import LoopExecutor, perform
 from privfl.engine.pool import Failure, Pool, can_fork
 from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
-from privfl.fl.client import StatefulWork, Work
-from privfl.ring import Ints
+from privfl.files import canonical_json
+from privfl.fl.chunks import Chunk, ChunkAnswer
+from privfl.fl.client import Work
 from privfl.wire import ClientId
 
 SLOTS: Final = 2
-"""Contributions a worker may have under way: it trains one client while the server still reads the one before."""
+"""Chunks that a worker may have under way: it trains one while the server still reads the one before."""
+
+
+_MAX_TRACEBACK: Final = 20_000
+"""Characters: the pipe must take an answer while nobody reads it."""
 
 
 class WorkerTraceback(Exception):
@@ -77,27 +85,29 @@ class ProcessExecutor:
 
     def run(
         self,
-        work: Work | StatefulWork,
+        work: Work,
         model: Vector,
-        clients: Iterable[ClientId],
+        chunks: Iterable[Chunk],
         *,
         order: bytes,
         states: MutableMapping[ClientId, bytes] | None = None,
-    ) -> Iterator[tuple[ClientId, Ints]]:
-        """Yield each client's contribution as it is ready.
+        counted: frozenset[ClientId] | None = None,
+    ) -> Iterator[ChunkAnswer]:
+        """Yield each chunk's answer as it is ready.
 
         A client that fails ends the round and the pool with it; so does a consumer that stops early. The next round
         starts a new pool.
 
         Args:
-            work: A client's whole contribution.
+            work: The clients' whole contributions.
             model: The model of this round, float `[d]`; workers see it read-only.
-            clients: The cohort.
+            chunks: The cohort.
             order: The bytes of the round's plan.
             states: The state of each client, which its new state replaces; None for clients without one.
+            counted: The clients whose contributions are added up in the workers; None keeps each by itself.
 
         Returns:
-            An iterator over (client, int64 `[length]`), in the order of arrival.
+            An iterator over the answers, in the order of arrival.
 
         Raises:
             ClientFailed: The work of a client raised an error, or its process ended.
@@ -107,14 +117,14 @@ class ProcessExecutor:
         if self._busy:
             raise LocalProtocolError("this executor is still running another round")
         self._busy = True
-        whole, cohort = False, list(clients)
+        whole, cohort = False, list(chunks)
         try:
             if not cohort:
                 raise TooFewSurvivors(0, 1)
             if can_fork():
-                yield from self._in_workers(work, model, cohort, order, states)
+                yield from self._in_workers(work, model, cohort, order=order, states=states, counted=counted)
             else:
-                yield from LoopExecutor().run(work, model, cohort, order=order, states=states)
+                yield from LoopExecutor().run(work, model, cohort, order=order, states=states, counted=counted)
             whole = True
         finally:
             self._busy = False
@@ -135,83 +145,129 @@ class ProcessExecutor:
 
     def _in_workers(
         self,
-        work: Work | StatefulWork,
+        work: Work,
         model: Vector,
-        cohort: Sequence[ClientId],
+        chunks: Sequence[Chunk],
+        *,
         order: bytes,
         states: MutableMapping[ClientId, bytes] | None,
-    ) -> Iterator[tuple[ClientId, Ints]]:
-        known, pool = self._ready(work, model, max(map(len, states.values()), default=0) if states else 0)
-        # A request is the client, and the length of its state where clients have one.
-        requests = [f"{int(client)} {'' if states is None else len(states[client])}".encode() for client in cohort]
+        counted: frozenset[ClientId] | None,
+    ) -> Iterator[ChunkAnswer]:
+        given = [[] if states is None else [states[client] for client in chunk] for chunk in chunks]
+        clients = 1 if counted is not None else max(map(len, chunks))
+        known, pool = self._ready(work, model, clients, max(sum(map(len, one)) for one in given))
+        requests = [
+            canonical_json([chunk, None if states is None else list(map(len, before)), _among(chunk, counted)])
+            for chunk, before in zip(chunks, given, strict=True)
+        ]
 
         def lend(place: int, index: int) -> None:
-            if states is not None:
-                known.lend(place, states[cohort[index]])
+            known.lend(place, b"".join(given[index]))
 
         for index, got in pool.map(requests, known.read, common=order, lend=lend):
+            chunk = chunks[index]
             if isinstance(got, Failure):
+                who = "" if len(chunk) == 1 else f" with the clients {', '.join(map(str, chunk))}"
                 cause = WorkerTraceback(got) if got.traceback else None
-                raise ClientFailed(cohort[index], got.reason) from cause
-            contribution, state = got
+                raise ClientFailed(chunk[0], f"{got.reason}{who}") from cause
+            if isinstance(got, _Fault):
+                raise ClientFailed(got.client, got.failure.reason) from WorkerTraceback(got.failure)
             if states is not None:
-                states[cohort[index]] = state
-            yield cohort[index], contribution
+                states.update(zip(chunk, got.states, strict=True))
+            yield got
 
-    def _ready(self, work: Work | StatefulWork, model: Vector, state: int) -> tuple[_Clients, Pool]:
-        """The pool for this work, for models of this form, and for states of up to `state` bytes."""
+    def _ready(self, work: Work, model: Vector, clients: int, state: int) -> tuple[_Clients, Pool]:
+        """The pool for this work, models of this form, chunks of so many clients, and states of up to `state` bytes."""
         known, pool = self._clients, self._pool
-        if known is None or pool is None or not (pool.usable and known.fits(work, model, state)):
+        if known is None or pool is None or not (pool.usable and known.fits(work, model, clients, state)):
             self.close()
-            room = self._length or 2 * len(model) + 4096
-            known = self._clients = _Clients.of(work, model, self.workers * SLOTS, room, 2 * state)
+            room = (self._length or 2 * len(model) + 4096) * clients
+            known = self._clients = _Clients.of(
+                work, model, self.workers * SLOTS, room=room, clients=clients, state=2 * state
+            )
             pool = self._pool = Pool(known, self.workers, ahead=SLOTS, initializer=self._initializer)
         np.copyto(known.model, model)
         return known, pool
+
+
+def _among(chunk: Chunk, counted: frozenset[ClientId] | None) -> list[ClientId] | None:
+    return None if counted is None else [client for client in chunk if client in counted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """A client whose work raised an error in a worker."""
+
+    client: ClientId
+    failure: Failure
 
 
 @dataclass
 class _Clients:
     """The clients' work, and the memory that it shares with the server: a model, and a slot a place of the pool."""
 
-    work: Work | StatefulWork
+    work: Work
     model: Vector
     slots: npt.NDArray[np.int64]
     states: npt.NDArray[np.uint8]
+    clients: int
 
     @classmethod
-    def of(cls, work: Work | StatefulWork, model: Vector, places: int, room: int, state: int) -> _Clients:
+    def of(cls, work: Work, model: Vector, places: int, *, room: int, clients: int, state: int) -> _Clients:
         shared = np.frombuffer(_share(model.nbytes), model.dtype, len(model))
         slots = np.frombuffer(_share(8 * places * room), np.int64, places * room)
         states = np.frombuffer(_share(places * state), np.uint8, places * state)
-        return cls(work, shared, slots.reshape(places, room), states.reshape(places, state))
+        return cls(work, shared, slots.reshape(places, room), states.reshape(places, state), clients)
 
-    def fits(self, work: Work | StatefulWork, model: Vector, state: int) -> bool:
-        """Report if these are for this `work`, for models of this form, and for states of up to `state` bytes."""
-        same = _same(self.work, work) and state <= self.states.shape[1]
+    def fits(self, work: Work, model: Vector, clients: int, state: int) -> bool:
+        """Report if these are for this `work`, models of this form, and chunks and states of this size."""
+        same = self.work is work and state <= self.states.shape[1] and clients <= self.clients
         return same and (self.model.dtype, len(self.model)) == (model.dtype, len(model))
 
     def __call__(self, place: int, common: bytes, request: bytes) -> bytes:
-        """In a worker: one client's contribution into its slot; the answer is its length and the new state."""
+        """In a worker: the contributions of a chunk into the slot; the answer says what they are, and new states."""
         lent = self.model.view()
         lent.flags.writeable = False
-        client, size = request.split(b" ")
-        state = self.states[place, : int(size)].tobytes() if size else None
-        result, after = perform(self.work, lent, int(client), common, state)
-        room = self.slots.shape[1]
-        if len(result) > room:
-            raise ConfigError(f"a contribution has {len(result)} entries, and length is {room}")
-        self.slots[place, : len(result)] = result
-        return b"%d " % len(result) + after
+        chunk, sizes, counted = json.loads(request)
+        states = None
+        if sizes is not None:
+            parts = pairwise(accumulate(sizes, initial=0))
+            states = {c: self.states[place, i:j].tobytes() for c, (i, j) in zip(chunk, parts, strict=True)}
+        among = None if counted is None else frozenset(counted)
+        try:
+            answer = perform(self.work, lent, tuple(chunk), order=common, states=states, counted=among)
+        except ClientFailed as error:
+            trace = "".join(traceback.format_exception(error.__cause__ or error))[-_MAX_TRACEBACK:]
+            return canonical_json({"failed": [error.client, error.reason, os.getpid(), trace]}) + b"\n"
+        rows, room = answer.rows, self.slots.shape[1]
+        if rows.size > room:
+            each = room // self.clients
+            raise ConfigError(f"a contribution has {rows.shape[1]} entries, and length is {each}")
+        self.slots[place, : rows.size] = rows.ravel()
+        record: dict[str, Any] = {
+            "clients": answer.clients,
+            "shape": rows.shape,
+            "sizes": list(map(len, answer.states)),
+            "faults": list(answer.faults.items()),
+            "added": answer.added,
+        }
+        return canonical_json(record) + b"\n" + b"".join(answer.states)
 
-    def read(self, place: int, answer: bytes) -> tuple[Ints, bytes]:
-        """In the server: the contribution, copied out of its slot, and the client's new state."""
-        size, _, state = answer.partition(b" ")
-        return self.slots[place, : int(size)].copy(), state
+    def read(self, place: int, answer: bytes) -> ChunkAnswer | _Fault:
+        """In the server: the contributions, copied out of their slot, and the clients' new states."""
+        line, _, rest = answer.partition(b"\n")
+        record = json.loads(line)
+        if "failed" in record:
+            client, reason, pid, trace = record["failed"]
+            return _Fault(client, Failure(reason, pid, trace))
+        count, length = record["shape"]
+        rows = self.slots[place, : count * length].reshape(count, length).copy()
+        states = tuple(rest[i:j] for i, j in pairwise(accumulate(record["sizes"], initial=0)))
+        return ChunkAnswer(tuple(record["clients"]), rows, states, dict(record["faults"]), record["added"])
 
-    def lend(self, place: int, state: bytes) -> None:
-        """In the server: a client's state into the memory of the place where it will be trained."""
-        self.states[place, : len(state)] = np.frombuffer(state, np.uint8)
+    def lend(self, place: int, states: bytes) -> None:
+        """In the server: the clients' states into the memory of the place where they will be trained."""
+        self.states[place, : len(states)] = np.frombuffer(states, np.uint8)
 
 
 def _share(size: int) -> mmap.mmap:
@@ -221,10 +277,3 @@ def _share(size: int) -> mmap.mmap:
     it is written to.
     """
     return mmap.mmap(-1, max(mmap.PAGESIZE, size))
-
-
-def _same(a: Callable[..., object], b: Callable[..., object]) -> bool:
-    """Report if two callables are one: the same object, or the same method of the same object."""
-    if isinstance(a, types.MethodType) and isinstance(b, types.MethodType):
-        return a.__self__ is b.__self__ and a.__func__ is b.__func__
-    return a is b

@@ -32,6 +32,7 @@ from privfl.experiment.fitting import check_selection, check_tuning, is_taken, w
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
+from privfl.fl.chunks import Chunking
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
@@ -68,6 +69,7 @@ class Assembly:
         survivor_rule: The fewest clients that must survive a round.
         range_rule: How range and precision of the encoding follow a run without noise; None with noise.
         selection: The choice of the final model.
+        chunking: In which chunks a cohort is trained, and if at once.
     """
 
     config: Config
@@ -85,6 +87,7 @@ class Assembly:
     survivor_rule: SurvivorRule
     range_rule: RangeRule | None
     selection: Selection
+    chunking: Chunking
 
     @property
     def clients(self) -> int:
@@ -223,6 +226,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     check_selection(
         config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
     )
+    chunking = build.build_chunking(config, method.train)
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
@@ -253,7 +257,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         )
         return Assembly(
             config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
-            mechanism, rule, range_rule, selection,
+            mechanism, rule, range_rule, selection, chunking,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from privfl.errors import ConfigError
 from privfl.experiment.config import Client, Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
 from privfl.fl.algorithms import Algorithm, FedAvg, FedNova, FedProx, LocalLayers, Scaffold
+from privfl.fl.chunks import Chunking
 from privfl.fl.client import Executor, Train
+from privfl.fl.client_round import check_cohort_train
 from privfl.fl.client_state import Stateful
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
@@ -31,6 +33,9 @@ from privfl.fl.sampling import (
 )
 from privfl.fl.selection import Selection
 from privfl.wire import ClientId
+
+_BATCHED: Final = 32
+"""The clients of a chunk where they are trained at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,23 @@ def build_algorithm(settings: Client) -> Algorithm:
         "local-layers": lambda: LocalLayers(settings.local_layers),
     }
     return makers[settings.algorithm]()
+
+
+def build_chunking(config: Config, train: Any) -> Chunking:
+    """The chunks of a cohort that the `[cohort]` section describes.
+
+    Args:
+        config: The settings.
+        train: The training of a client.
+
+    Raises:
+        ConfigError: If the clients are to be trained in batches, and the training cannot do so.
+    """
+    settings = config.cohort
+    if settings.training == "batched":
+        check_cohort_train(train)
+        train.check_cohort()
+    return Chunking(settings.training, settings.chunk or (_BATCHED if settings.training == "batched" else 1))
 
 
 def build_executor(config: Config) -> Executor:

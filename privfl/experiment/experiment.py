@@ -357,6 +357,7 @@ class Experiment:
             sampler=parts.sampler,
             store=self.store,
             seed=config.seed,
+            chunking=parts.chunking,
             nonce=self.files.nonce,
             survivor_rule=parts.survivor_rule,
             retries=parts.retries,

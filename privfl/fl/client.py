@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from privfl.codec import Vector
 from privfl.errors import ConfigError
-from privfl.ring import Ints
+from privfl.fl.chunks import Chunk, ChunkAnswer
 from privfl.wire import ClientId
 
 
@@ -96,15 +96,63 @@ def _integer(examples: object) -> int:
 Train = Callable[[Vector, ClientId, int, np.random.Generator], ClientUpdate]
 """(model, client, round, rng) -> update. The model is read-only; `rng` is the client's own for this round."""
 
-Work = Callable[[Vector, ClientId, bytes], Ints]
-"""A whole contribution, (model, client, order) -> int64 `[length]`. `order` is the bytes of the round's plan."""
-
-StatefulWork = Callable[[Vector, ClientId, bytes, bytes], tuple[Ints, bytes]]
-"""(model, client, order, state) -> (contribution, new state), for clients that keep a state; see `client_state`."""
-
-
 OnClientError = Literal["raise", "drop"]
 """What an error of a client's training does: it ends the round, or the client drops out of it."""
+
+
+class CohortTrain(Protocol):
+    """A `Train` that can also train many clients at once, for plans whose chunks are batched."""
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+        """Train one client; see `Train`."""
+        ...
+
+    def check_cohort(self) -> None:
+        """Raise `ConfigError` if this training cannot train many clients at once."""
+        ...
+
+    def train_cohort(
+        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+    ) -> Sequence[ClientUpdate]:
+        """Train the clients of a chunk, each on the minibatches that `__call__` would take.
+
+        Args:
+            model: The global model, float `[d]`, read-only.
+            clients: The chunk.
+            round: The round.
+            rngs: Each client's own randomness.
+
+        Returns:
+            An update for each client, in the order of `clients`.
+        """
+        ...
+
+
+class Work(Protocol):
+    """The work of a chunk of clients in any round of a run."""
+
+    def __call__(
+        self,
+        model: Vector,
+        clients: Chunk,
+        order: bytes,
+        *,
+        states: Sequence[bytes] | None = None,
+        counted: frozenset[ClientId] | None = None,
+    ) -> ChunkAnswer:
+        """Make the contributions of the clients of a chunk. They depend on the arguments only.
+
+        Args:
+            model: The global model, float `[d]`, read-only.
+            clients: The chunk.
+            order: The bytes of the round's plan.
+            states: The state of each client; None for clients without states.
+            counted: Add up the contributions of these clients where they are made; None keeps each by itself.
+
+        Raises:
+            ClientFailed: If the work of a client raised an error.
+        """
+        ...
 
 
 class Executor(Protocol):
@@ -112,22 +160,27 @@ class Executor(Protocol):
 
     def run(
         self,
-        work: Work | StatefulWork,
+        work: Work,
         model: Vector,
-        clients: Iterable[ClientId],
+        chunks: Iterable[Chunk],
         *,
         order: bytes,
         states: MutableMapping[ClientId, bytes] | None = None,
-    ) -> Iterator[tuple[ClientId, Ints]]:
-        """Yield each client's contribution as it is ready, in any order; raise `ClientFailed` if a client fails.
+        counted: frozenset[ClientId] | None = None,
+    ) -> Iterator[ChunkAnswer]:
+        """Yield the answer of each chunk as it is ready, in any order.
 
         Args:
-            work: Makes one contribution; the same object in every round of a run.
+            work: Makes the contributions of a chunk; the same object in every round of a run.
             model: The global model, float `[d]`.
-            clients: Who takes part.
+            chunks: The clients that take part.
             order: The bytes of the round's plan: everything that changes from round to round.
-            states: The state of each client. It is replaced by the client's new state before the contribution is
-                yielded. None for a `Work`, whose clients keep no state.
+            states: The state of each client. It is replaced by the client's new state before the answer is yielded.
+                None for clients without states.
+            counted: The clients whose contributions may be added up before they are yielded; None keeps each by itself.
+
+        Raises:
+            ClientFailed: If a client fails.
         """
         ...
 

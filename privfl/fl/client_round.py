@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final, Self, cast
 
 import numpy as np
 
 from privfl.checks import check_choice
 from privfl.codec import Vector
-from privfl.errors import ClientFailed, ConfigError
+from privfl.errors import ClientFailed, ConfigError, PlanRejected, reason_of
+from privfl.fl.chunks import Chunk, ChunkAnswer, one_by_one
 from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
+from privfl.fl.encode_all import encode_all
 from privfl.fl.examples import ExampleGradients, example_sum
-from privfl.fl.faults import fault, fault_of
+from privfl.fl.faults import kind_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.saved import SavedParty, client_restorer, session_bytes
@@ -36,36 +39,53 @@ def saves_sessions(scheme: SecureSum) -> bool:
 
 
 class Contribution:
-    """A client's work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
+    """The clients' work in any round of a run: train, clip, encode, add noise. Its plan holds all that changes.
 
     Args:
         train: The local training. A `Stateful` one keeps a state at each client, and sums over examples need an
             `ExampleGradients`.
         scheme: The sum.
-        on_client_error: "raise" lets an error of the training pass; "drop" returns its type in place of a contribution.
+        on_client_error: "raise" lets an error of the training pass; "drop" lets its client drop out.
     """
 
     def __init__(
         self, train: Train | Stateful | ExampleGradients, scheme: SecureSum, on_client_error: OnClientError = "raise"
     ) -> None:
         check_choice("on_client_error", on_client_error, ("raise", "drop"))
-        self.train, self.scheme, self._drops = train, scheme, on_client_error == "drop"
+        self.train, self.scheme, self.drops = train, scheme, on_client_error == "drop"
         self._plan: RoundPlan | None = None
 
-    def __call__(self, model: Vector, client: ClientId, order: bytes) -> Ints:
-        """One client's contribution.
+    def __call__(
+        self,
+        model: Vector,
+        clients: Chunk,
+        order: bytes,
+        *,
+        states: Sequence[bytes] | None = None,
+        counted: frozenset[ClientId] | None = None,
+    ) -> ChunkAnswer:
+        """The contributions of a chunk; see `privfl.fl.client.Work`."""
+        plan = self.planned(order)
+        if plan.chunking.kind == "batched":
+            answer = self._at_once(model, clients, plan)
+        else:
+            answer = one_by_one(self.with_state, model, clients, order, states, drops=self.drops)
+        return answer if counted is None else answer.sum(plan.task(self.scheme), counted)
+
+    def planned(self, order: bytes, plan: RoundPlan | None = None) -> RoundPlan:
+        """The plan of these bytes, which is read once.
 
         Args:
-            model: The global model, float `[d]`, and what the server shares after it; it is not changed.
-            client: Whose contribution this is.
             order: The bytes of the round's plan.
-
-        Returns:
-            int64 `[plan.encoding.total_length]`; of a client that drops out by an error, what `fault_of` reads.
+            plan: The plan itself, where the caller has it.
         """
-        return self.with_state(model, client, order, b"")[0]
+        if plan is not None:
+            self._plan = plan
+        if self._plan is None or self._plan.to_bytes() != order:
+            self._plan = RoundPlan.from_bytes(order)
+        return self._plan
 
-    def with_state(self, model: Vector, client: ClientId, order: bytes, state: bytes) -> tuple[Ints, bytes]:
+    def with_state(self, model: Vector, client: ClientId, order: bytes, state: bytes = b"") -> tuple[Ints, bytes]:
         """One client's contribution and its new state, which counts once the client has survived the round.
 
         Args:
@@ -75,22 +95,16 @@ class Contribution:
             state: The client's state, as `privfl.fl.client_state.pack_state` gives it; b"" for none.
 
         Returns:
-            The contribution, and the new state. An update that does not count leaves the state as it is.
+            The contribution, int64 `[plan.encoding.total_length]`, and the new state. An update that does not count
+            leaves the state as it is.
         """
-        plan = self._plan
-        if plan is None or plan.to_bytes() != order:
-            plan = self._plan = RoundPlan.from_bytes(order)
+        plan = self.planned(order)
         rng = client_rng(plan.seed, plan.round, client)
-        try:
-            if plan.encoding.examples is not None:  # 2 and 3 in one: each example is clipped by itself
-                vector, after = example_sum(self.train, plan, model, client), state
-            else:
-                update, after = self._trained(model, client, plan, rng, state)  # 2: train
-                vector = plan.encoding.encode(update, rng)  # 3: clip and encode
-        except Exception as error:
-            if not self._drops:
-                raise
-            return fault(error), state
+        if plan.encoding.examples is not None:  # 2 and 3 in one: each example is clipped by itself
+            vector, after = example_sum(self.train, plan, model, client), state
+        else:
+            update, after = self._trained(model, client, plan, rng, state)  # 2: train
+            vector = plan.encoding.encode(update, rng)  # 3: clip and encode
         return plan.add_noise(self.scheme, client, vector), after  # 4: noise contribution
 
     @property
@@ -105,6 +119,49 @@ class Contribution:
             return cast("Train", self.train)(model, client, plan.round, rng), b""
         update, after = self.train(model, client, plan.round, rng, unpack_state(state))
         return update, pack_state(after) if plan.encoding.accepts(update) else state
+
+    def _at_once(self, model: Vector, clients: Chunk, plan: RoundPlan) -> ChunkAnswer:
+        """Train a chunk at once. If that fails, the clients are tried one by one to name those whose fault it is."""
+        faults: dict[ClientId, str] = {}
+        try:
+            return self._batch(model, clients, plan)
+        except Exception as error:
+            for client in clients:
+                try:
+                    self._batch(model, (client,), plan)
+                except Exception as own:
+                    if not self.drops:
+                        raise ClientFailed(client, reason_of(own)) from own
+                    faults[client] = kind_of(own)
+            if not faults:
+                raise ClientFailed(
+                    clients[0], f"each client of the chunk {clients} trains, and all at once raise {reason_of(error)}"
+                ) from error
+        others = tuple(client for client in clients if client not in faults)
+        answer = self._batch(model, others, plan)
+        return ChunkAnswer(answer.clients, answer.rows, faults=faults)
+
+    def _batch(self, model: Vector, clients: Chunk, plan: RoundPlan) -> ChunkAnswer:
+        train: Any = self.train
+        check_cohort_train(train)
+        rngs = [client_rng(plan.seed, plan.round, client) for client in clients]
+        updates = train.train_cohort(model, clients, plan.round, rngs) if clients else []
+        if len(updates) != len(clients):
+            raise ConfigError(f"train_cohort must return an update for each of {len(clients)} clients")
+        rows = encode_all(plan.encoding, updates, rngs)
+        if plan.mechanism.placement in ("distributed", "local"):
+            for place, client in enumerate(clients):
+                rows[place] = plan.add_noise(self.scheme, client, rows[place])
+        return ChunkAnswer(clients, rows)
+
+
+def check_cohort_train(train: object) -> None:
+    """Raise `ConfigError` unless `train` can train many clients at once."""
+    if not (callable(getattr(train, "train_cohort", None)) and callable(getattr(train, "check_cohort", None))):
+        raise ConfigError(
+            "cohort.training = 'batched' needs a training with `train_cohort` and `check_cohort`, which federated "
+            "averaging with built-in models has and other algorithms have not: set cohort.training = 'single'"
+        )
 
 
 class ClientRound:
@@ -174,7 +231,7 @@ class ClientRound:
 
         Raises:
             WireError: If the bytes are not a plan.
-            PlanRejected: If the policy refuses the plan.
+            PlanRejected: If the policy refuses the plan, or the plan trains many clients at once.
             ConfigError: If the model is not the plan's, the plan does not ask this client, or a `Stateful` training has
                 no keeper.
             StateError: If the keeper does not hold the state that the plan names.
@@ -183,14 +240,21 @@ class ClientRound:
         plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
         policy.check(plan, scheme)
         plan.check_model(model)
+        if plan.chunking.kind == "batched":
+            raise PlanRejected(
+                "the plan trains many clients at once, and this one trains alone: set cohort.training = 'single'"
+            )
         if me not in plan.cohort:
             raise ConfigError(f"client {me} is not in the cohort of round {plan.round}")
         if contribution.stateful != (keeper is not None):
             raise ConfigError("`Stateful` training keeps its state in a SiteState: give `keeper`, and only then")
         before = b"" if keeper is None else keeper.begin(plan)
-        vector, after = contribution.with_state(model, me, order, before)
-        if (kind := fault_of(vector)) is not None:
-            raise ClientFailed(me, kind)
+        try:
+            vector, after = contribution.with_state(model, me, order, before)
+        except Exception as error:
+            if not contribution.drops:
+                raise
+            raise ClientFailed(me, kind_of(error)) from error
         if keeper is not None:
             keeper.propose(plan, after)
         return cls(plan, me, vector, scheme=scheme, credentials=credentials, policy=policy, entropy=entropy)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from privfl.codec import FixedPoint, Rounding, Vector
 from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Slot
-from privfl.dp.clip import Clipped
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
 from privfl.fl.counts import (
@@ -28,11 +27,10 @@ from privfl.fl.counts import (
     counts_of,
     from_limbs,
     limb_count,
-    range_entries,
-    to_limbs,
 )
 from privfl.fl.encoding_checks import check_counts, check_examples, check_names
 from privfl.fl.examples import ExampleRule
+from privfl.fl.fill import fill
 from privfl.fl.slots import INDICATOR, UPDATE, WEIGHT, Block, Metric
 from privfl.ring import Ints
 from privfl.rotation import Rotation
@@ -228,7 +226,7 @@ class UpdateEncoding:
         """
         if self.examples is not None:
             raise ConfigError("this encoding sums over examples: use privfl.fl.examples.example_sum")
-        joined, reported = self._joined(update), self._reported(update)
+        joined, reported = self.joined(update), self.reported(update)
         clipped = self.clip(joined)
         by_examples = self.weighting == "examples"
         weight = min(update.examples, self.max_weight) if by_examples or self.counts else 1
@@ -242,30 +240,17 @@ class UpdateEncoding:
         delta = self._encode_delta(clipped.vector, fraction, rng)
         if self.total_length == self.width:
             return delta
-        out, places = np.zeros(self.total_length, np.int64), self.places
+        out = np.zeros(self.total_length, np.int64)
         out[: self.width] = delta
-        if self.counts:
-            self._count(out, joined, clipped, reported, weight)
-            out[places[UNSUMMED]] = any(v is not None and k not in reported for k, v in update.metrics.items())
-            if by_examples:
-                out[places[EXCESS]] = min(update.examples - weight, self.count_bound)
-        else:
-            for metric in self.metrics:
-                value = min(max(reported.get(metric.name, 0.0), -metric.bound), metric.bound)
-                bound = metric.entry_bound(self.codec)
-                out[places[metric.name]] = min(max(round(metric.scale(self.codec) * value * fraction), -bound), bound)
-        if isinstance(self.clip, AdaptiveClip):
-            out[places[INDICATOR]] = self.clip.indicator(clipped.within)
-        if by_examples:
-            out[places[WEIGHT]] = weight
+        fill(self, out, update, joined=joined, clipped=clipped, weight=weight)
         return out
 
     def accepts(self, update: ClientUpdate) -> bool:
         """True if `encode` makes a contribution that counts: the update is finite, and has a weight."""
-        finite = np.isfinite(self._joined(update)).all() and all(map(math.isfinite, self._reported(update).values()))
+        finite = np.isfinite(self.joined(update)).all() and all(map(math.isfinite, self.reported(update).values()))
         return bool(finite) and (update.examples > 0 or not (self.counts or self.weighting == "examples"))
 
-    def _joined(self, update: ClientUpdate) -> Vector:
+    def joined(self, update: ClientUpdate) -> Vector:
         """The update and its blocks as one vector, float `[length]`."""
         if update.delta.shape != (self.model_length,):
             raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.model_length}")
@@ -274,25 +259,9 @@ class UpdateEncoding:
             raise ConfigError(f"an update with blocks of {shapes} came back, and the plan sums {list(self.blocks)}")
         return np.concatenate([update.delta, *(update.blocks[b.name] for b in self.blocks)]) if shapes else update.delta
 
-    def _reported(self, update: ClientUpdate) -> dict[str, float]:
+    def reported(self, update: ClientUpdate) -> dict[str, float]:
         """The metrics of the encoding that the update has."""
         return {m.name: float(update.metrics[m.name]) for m in self.metrics if update.metrics.get(m.name) is not None}
-
-    def _count(self, out: Ints, joined: Vector, clipped: Clipped, reported: Mapping[str, float], weight: int) -> None:
-        """Fill the slots of the metrics, `clipped` and `range`."""
-        places = self.places
-        for metric in self.metrics:
-            value = reported.get(metric.name)
-            if value is not None and abs(value) <= metric.bound:
-                place = places[metric.name]
-                out[place] = to_limbs(value, weight, place.stop - place.start, self.count_bound)
-                out[places[metric.weight]] = weight
-        if not clipped.within:
-            out[places[CLIPPED]] = 1
-            if isinstance(self.clip, ElementClip):
-                sizes = np.abs(joined)
-                out[places[CLIPPED]] = min(int(np.count_nonzero(sizes > self.clip.max_abs)), self.count_bound)
-                out[places[RANGE]] = range_entries(float(sizes.max()), self.clip.max_abs)
 
     def _encode_delta(self, clipped: Vector, fraction: float, rng: np.random.Generator) -> Ints:
         delta, draws = clipped, rng if self.rounding == "stochastic" else None

@@ -6,30 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import numpy as np
-
-from privfl.ring import Ints
-
-_MARK: Final = -(1 << 63)
-"""The first entry in place of a contribution. No entry of a contribution is this large."""
-
 _MAX_LETTERS: Final = 100
 
 
-def fault(error: BaseException) -> Ints:
-    """Make the stand-in for the contribution of a client whose training raised `error`.
-
-    Returns:
-        int64: a mark that no contribution begins with, and the letters of the name of the error's type.
-    """
-    return np.array([_MARK, *map(ord, type(error).__name__[:_MAX_LETTERS])], np.int64)
-
-
-def fault_of(contribution: Ints) -> str | None:
-    """The type of error in place of a contribution, int64 `[length]`; None for a contribution."""
-    if len(contribution) == 0 or contribution[0] != _MARK:
-        return None
-    return "".join(map(chr, contribution[1:]))
+def kind_of(error: BaseException) -> str:
+    """The name of the error's type, at most 100 letters: all that a round keeps of the error."""
+    return type(error).__name__[:_MAX_LETTERS]
 
 
 def counted(kinds: Iterable[str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ One flat float64 vector holds the weights `[features, outputs]` in C order, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
+from privfl.fl.lessons import Lesson
+from privfl.fl.linear_cohort import Descent, sigmoid, softmax
 from privfl.fl.people import Persons, parts_of, people_of
 from privfl.wire import ClientId
 
@@ -85,7 +87,7 @@ class LinearModel:
             model: The flat vector `[length]`.
             features: `[n, features]`.
         """
-        weights, bias = self._split(model)
+        weights, bias = self.split(model)
         return np.asarray(features @ weights + bias, dtype=np.float64)
 
     def gradient(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
@@ -96,13 +98,13 @@ class LinearModel:
             features: `[n, features]`.
             labels: Class numbers, or real targets for "linear", `[n]`.
         """
-        weights, bias = self._split(model)
+        weights, bias = self.split(model)
         scores = features @ weights + bias
         if self.kind == "softmax":
-            residual = _softmax(scores)
+            residual = softmax(scores)
             residual[np.arange(len(labels)), labels.astype(np.intp)] -= 1.0
         elif self.kind == "logistic":
-            residual = _sigmoid(scores) - labels[:, None]
+            residual = sigmoid(scores) - labels[:, None]
         else:
             residual = scores - labels[:, None]
         result = np.empty(self.length)
@@ -121,7 +123,7 @@ class LinearModel:
             features: `[n, features]`.
             labels: Class numbers, or real targets for "linear", `[n]`.
         """
-        weights, bias = self._split(model)
+        weights, bias = self.split(model)
         x = np.asarray(features, dtype=np.float64)
         # One example after another, from one place in memory: of several a library may sum in another order.
         scores, row = np.empty((len(x), self.outputs)), np.empty(self.features)
@@ -130,10 +132,10 @@ class LinearModel:
             scores[i] = row @ weights
         scores += bias
         if self.kind == "softmax":
-            residual = _softmax(scores)
+            residual = softmax(scores)
             residual[np.arange(len(labels)), labels.astype(np.intp)] -= 1.0
         elif self.kind == "logistic":
-            residual = _sigmoid(scores) - labels[:, None]
+            residual = sigmoid(scores) - labels[:, None]
         else:
             residual = scores - labels[:, None]
         result = np.empty((len(labels), self.length))
@@ -159,7 +161,8 @@ class LinearModel:
             return np.asarray(np.logaddexp(0.0, np.where(labels > 0, -1.0, 1.0) * scores[:, 0]))
         return np.asarray(0.5 * np.square(scores[:, 0] - labels))
 
-    def _split(self, model: Vector) -> tuple[Vector, Vector]:
+    def split(self, model: Vector) -> tuple[Vector, Vector]:
+        """The weights `[features, outputs]` and the biases `[outputs]` of a flat vector."""
         if model.shape != (self.length,):
             raise ConfigError(f"the model has shape {model.shape}, expected ({self.length},)")
         return model[: -self.outputs].reshape(self.features, self.outputs), model[-self.outputs :]
@@ -279,6 +282,45 @@ class LinearTrain:
         for part in parts_of(self.persons, client, len(labels), chosen, size):
             yield part.sums(self.model.example_gradients(model, features[part.examples], labels[part.examples]))
 
+    def check_cohort(self) -> None:
+        """Raise `ConfigError` for FedSGD, whose clients take no steps that could be taken at once."""
+        if self.update == "gradient":
+            raise ConfigError("clients are trained in batches with client.update = 'delta': set it, or 'single'")
+
+    def train_cohort(
+        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+    ) -> list[ClientUpdate]:
+        """Train many clients at once; see `privfl.fl.client.CohortTrain`.
+
+        Args:
+            model: The global model, float `[length]`.
+            clients: Whose examples.
+            round: The round.
+            rngs: Each client's own randomness.
+
+        Returns:
+            An update for each client, equal to `__call__`'s up to the rounding of floats.
+        """
+        self.check_cohort()
+        lessons = [self._lesson(client, rng) for client, rng in zip(clients, rngs, strict=True)]
+        weights, bias = self.model.split(model)
+        deltas = Descent(self.model.kind, self.model.l2, self.learning_rate).deltas(weights, bias, lessons)
+        return [
+            ClientUpdate(
+                delta,
+                len(lesson.targets),
+                self._metrics(model, lesson.features, lesson.targets) if len(lesson.targets) else {},
+                steps=float(len(lesson.batches)),
+            )
+            for delta, lesson in zip(deltas, lessons, strict=True)
+        ]
+
+    def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
+        features, labels = self.rows(client)
+        count = len(labels)
+        batches = minibatches(count, self.batch_size, self.epochs, self.steps, rng) if count else []
+        return Lesson(features, labels, batches)
+
     def _metrics(self, model: Vector, features: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Mapping[str, float]:
         return {"loss": float(self.model.loss(model, features, labels).mean())}
 
@@ -302,13 +344,3 @@ def minibatches(
         order = rng.permutation(rows)
         batches.extend(order[i : i + size] for i in range(0, rows, size))
     return batches if steps is None else batches[:steps]
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
-
-
-def _softmax(x: Floats) -> Floats:
-    e = np.exp(x - np.maximum.reduce(x, axis=1, keepdims=True))
-    e /= np.add.reduce(e, axis=1, keepdims=True)
-    return np.asarray(e)

@@ -21,6 +21,7 @@ from privfl.dp import Mechanism, Release, RoundNoise
 from privfl.dp.contract import check_weighting
 from privfl.dp.unit import Everyone, Level, Sampling
 from privfl.errors import CapacityError, ConfigError, PrivacyError, TooFewSurvivors
+from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
 from privfl.fl.decoded import Decoded
 from privfl.fl.encoding import UpdateEncoding
@@ -64,6 +65,7 @@ class RoundPlan:
         scheme: The name of the sum, such as "masked-sum/1".
         parameters: The sum's own parameters, as `SecureSum.parameters` states them.
         seed: A public number that keys the clients' training and simulation noise, in [0, 2^64).
+        chunking: How a simulation trains the cohort: in which chunks, and each client alone or a chunk at once.
 
     Raises:
         ConfigError: If a value is out of range, or the cohort is not one that the sampling can produce.
@@ -84,6 +86,7 @@ class RoundPlan:
     scheme: str
     parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     seed: int
+    chunking: Chunking = EACH_ALONE
     _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class RoundPlan:
         if len(self.model_hash) != _MODEL_HASH_DIGITS or set(self.model_hash) - set("0123456789abcdef"):
             raise ConfigError("model_hash must be 64 hexadecimal digits, from model_hash(model)")
         self._check_clients()
+        self._check_chunks()
         self._check_sampling()
         if type(self.scheme) is not str or not isinstance(self.parameters, Mapping):
             raise ConfigError("scheme and parameters must be those of a sum: scheme.name and scheme.parameters")
@@ -120,6 +124,13 @@ class RoundPlan:
             raise ConfigError(f"state_rounds must name a round for each of the {asked} clients, not {named}")
         if any(type(r) is not int or not 0 <= r < max(1, self.round) for r in self.state_rounds):
             raise ConfigError(f"state_rounds must hold rounds before round {self.round}, and 0 for no state")
+
+    def _check_chunks(self) -> None:
+        if self.chunking.kind == "batched" and (self.encoding.examples is not None or self.state_rounds):
+            raise ConfigError(
+                "clients are not trained in batches where a plan sums over examples, or keeps states: set "
+                "cohort.training = 'single'"
+            )
 
     def _check_claim(self) -> None:
         check_weighting(self.encoding.weighting, None)

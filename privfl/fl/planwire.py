@@ -16,6 +16,7 @@ from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.dp.unit import read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError, WireError
 from privfl.files import canonical_json
+from privfl.fl.chunks import Chunking
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
 from privfl.fl.examples import ExampleRule
 from privfl.fl.slots import Block, Metric
@@ -52,6 +53,7 @@ def write_plan(plan: RoundPlan) -> bytes:
             "scheme": plan.scheme,
             "parameters": dict(plan.parameters),
             "seed": plan.seed,
+            "chunking": {"kind": plan.chunking.kind, "size": plan.chunking.size},
         }
     )
 
@@ -87,6 +89,7 @@ def read_plan(of: type[_T], data: bytes) -> _T:
             scheme=record["scheme"],
             parameters=record["parameters"],
             seed=record["seed"],
+            chunking=Chunking(**record["chunking"]),
         )
         written = plan.to_bytes()
     except (ConfigError, PrivacyError, StateError) as error:

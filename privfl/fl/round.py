@@ -22,11 +22,13 @@ from typing import Any, Protocol
 
 from privfl.errors import ClientFailed, ConfigError
 from privfl.fl.aggregation import Aggregation, Mean
-from privfl.fl.client import Executor, OnClientError, StatefulWork, Train, Work
+from privfl.fl.chunks import ChunkAnswer
+from privfl.fl.client import Executor, OnClientError, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
-from privfl.fl.faults import counted, fault_of, in_words
+from privfl.fl.faults import counted as counted_by_type
+from privfl.fl.faults import in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
@@ -130,22 +132,41 @@ def run_round(
         state, plan, scheme=scheme, optimizer=parts.optimizer, aggregation=parts.aggregation, payment=payment
     )
     if plan.cohort:
-        work: Work | StatefulWork = parts.contribution if states is None else parts.contribution.with_state
-        vectors = parts.executor.run(work, state.sent, plan.cohort, order=plan.to_bytes(), states=states)
-        failed = {} if failed is None else failed
+        order, failed = plan.to_bytes(), {} if failed is None else failed
+        parts.contribution.planned(order, plan)
+        count = nothing if tap is ignore else getattr(tap, "count_up", None)
+        direct = server.takes_answers and count is not None
+        # In a plain sum a client has one message, so those that stay at its step take part in the sum.
+        counted = frozenset(client for client in plan.cohort if not drop(client, 0)) if direct else None
+        answers = parts.executor.run(
+            parts.contribution, state.sent, plan.chunking.of(plan.cohort), order=order, states=states, counted=counted
+        )
 
-        def clients() -> Iterator[tuple[ClientId, ClientRound]]:
-            for me, vector in vectors:
-                if (kind := fault_of(vector)) is None:
-                    yield me, ClientRound(plan, me, vector, scheme=scheme, credentials=keys.get(me), policy=policy)
-                else:
-                    failed[me] = kind
+        def heard() -> Iterator[ChunkAnswer]:
+            for answer in answers:
+                failed.update(answer.faults)
+                yield answer
             if len(failed) == len(plan.cohort):
+                errors = in_words(counted_by_type(failed.values()))
                 raise ClientFailed(
                     min(failed),
-                    f"the training of every client of round {plan.round} raised an error "
-                    f"({in_words(counted(failed.values()))}). Set cohort.on_client_error = 'raise' to see where",
+                    f"the training of every client of round {plan.round} raised an error ({errors}). Set "
+                    "cohort.on_client_error = 'raise' to see where",
                 )
 
-        drive(server, clients(), drop=drop, tap=tap)
+        def clients() -> Iterator[tuple[ClientId, ClientRound]]:
+            for answer in heard():
+                for me, row in zip(answer.clients, answer.rows, strict=True):
+                    yield me, ClientRound(plan, me, row, scheme=scheme, credentials=keys.get(me), policy=policy)
+
+        if direct and count is not None:
+            for answer in heard():
+                count(server.take(answer))
+            drive(server, (), drop=drop, tap=tap)
+        else:
+            drive(server, clients(), drop=drop, tap=tap)
     return server
+
+
+def nothing(size: int) -> None:
+    """Count no bytes."""

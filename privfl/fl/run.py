@@ -15,6 +15,7 @@ from typing import Final
 from privfl.codec import Vector
 from privfl.dp import AdaptiveClip, ElementClip, Everyone, Mechanism
 from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
+from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
@@ -31,7 +32,7 @@ from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.state_store import CohortStates
 from privfl.fl.store import ModelStore, Start, Version
-from privfl.fl.survivors import SurvivorRule, nominal_cohort
+from privfl.fl.survivors import SurvivorRule, check_some_open, nominal_cohort
 from privfl.fl.traffic import Traffic, without
 from privfl.sums import Tap
 from privfl.sums.driver import ignore
@@ -49,11 +50,12 @@ class FederatedRun:
         population: The number of clients that exist.
         parts: Training, sum, executor, optimizer, credentials and policy.
         encoding: How an update becomes integers; an adaptive clip starts at its norm.
-        range_rule: How range and precision of the encoding follow the updates; None takes the encoding as it is.
+        range_rule: How range and precision of the encoding follow the updates; None keeps the encoding.
         mechanism: The noise; by default none.
         sampler: Who takes part in a round.
         store: The folder of the run's models.
         seed: Keys training, cohorts of a simulation and simulation noise.
+        chunking: In which chunks a cohort is trained, and if at once.
         nonce: The run's nonce, 16 random bytes; None keeps one in the store.
         survivor_rule: The fewest survivors that a round asks for, by the size of its cohort.
         retries: How often a round whose sum does not open is tried again, with the same cohort.
@@ -74,6 +76,7 @@ class FederatedRun:
     sampler: CohortSampler
     store: ModelStore
     seed: int
+    chunking: Chunking = EACH_ALONE
     nonce: bytes | None = None
     range_rule: RangeRule | None = None
     mechanism: Mechanism = NO_NOISE
@@ -189,6 +192,7 @@ class FederatedRun:
             scheme=self.parts.scheme.name,
             parameters=self.parts.scheme.parameters,
             seed=self.seed,
+            chunking=self.chunking,
         )
 
     def _encoding(self, state: ServerState, cohort: int) -> UpdateEncoding:
@@ -210,21 +214,9 @@ class FederatedRun:
             )
         if self.store.load(0).hash != model_hash(initial):
             raise StateError(f"the run in {self.store.folder} started from another model than this one")
-        self._check_openable()
+        check_some_open(self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population), self.population)
         if self.payment is not None and self.mechanism.claims:
             check_charged(self.store, self.payment.ledger)
-
-    def _check_openable(self) -> None:
-        """Refuse a run in which no cohort that the sampling can produce is large enough for the sum to open."""
-        rule, scheme, sizes = self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population).sizes
-        top = max(sizes(self.population))
-        if any(rule.opened(scheme, size) <= size for size in reversed(sizes(self.population))):
-            return
-        opened = scheme.min_survivors_of(top, min(rule.of(top), top))  # raises with the sum's own reason
-        raise ConfigError(
-            f"no round can open: at least {max(opened, rule.of(top))} of the {top} clients of the largest cohort must "
-            "survive. Lower cohort.min_survivor_fraction, or ask more clients"
-        )
 
     def _round(self, progress: Progress, round: int, *, last: bool) -> tuple[Version, RoundReport]:
         latest, start, draws = progress.latest, progress.start, progress.draws

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
 from privfl.dp.ledger import Token
 from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSurvivors
 from privfl.fl.aggregation import Aggregation, Mean
+from privfl.fl.chunks import ChunkAnswer
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD, stepped
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
@@ -214,6 +215,22 @@ class ServerRound:
         self._heard.update({sender}.intersection(self.plan.cohort))
         self._live().receive(sender, message)
         self._pay_opener()
+
+    @property
+    def takes_answers(self) -> bool:
+        """True if `take` stands in for messages: the server reads the vectors anyway, and the clients are here."""
+        return self._session is not None and getattr(self._scheme, "adds_rows", False)
+
+    def take(self, answer: ChunkAnswer) -> int:
+        """Take the contributions of a chunk in this process; returns the bytes that its messages would have had.
+
+        Raises:
+            ConfigError: If a contribution is beyond the bound of the task.
+        """
+        self._heard.update(answer.clients)
+        session: Any = self._live()
+        size: int = session.add_rows(answer.clients, answer.rows, added=answer.added)
+        return size
 
     def drop(self, client: ClientId) -> None:
         """Declare that a client has dropped out: nothing is awaited from it any more."""

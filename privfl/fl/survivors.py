@@ -249,3 +249,26 @@ def _mesh_constant(mechanism: Mechanism, rule: SurvivorRule, scheme: SecureSum, 
             raise ConfigError("no cohort that the sampling declares has enough clients for the sum to open")
         _SPREADS[key] = found
     return _SPREADS[key]
+
+
+def check_some_open(rule: SurvivorRule, scheme: SecureSum, sampling: Sampling, population: int) -> None:
+    """Refuse a run in which no cohort that the sampling can produce is large enough for the sum to open.
+
+    Args:
+        rule: The fewest survivors that a round asks for.
+        scheme: The sum.
+        sampling: How cohorts are sampled.
+        population: The number of clients that exist.
+
+    Raises:
+        ConfigError: If no round can open.
+    """
+    sizes = sampling.sizes(population)
+    top = max(sizes)
+    if any(rule.opened(scheme, size) <= size for size in reversed(sizes)):
+        return
+    opened = scheme.min_survivors_of(top, min(rule.of(top), top))  # raises with the sum's own reason
+    raise ConfigError(
+        f"no round can open: at least {max(opened, rule.of(top))} of the {top} clients of the largest cohort must "
+        "survive. Lower cohort.min_survivor_fraction, or ask more clients"
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from privfl.sums import Drop, Tap
+from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
 
@@ -25,6 +26,14 @@ class Traffic:
     def __init__(self, behind: Tap) -> None:
         self.up = self.down = 0
         self._behind = behind
+
+    @property
+    def count_up(self) -> Callable[[int], None] | None:
+        """Counts bytes of clients whose messages are not made; None where the other tap looks at messages."""
+        return self._count_up if self._behind is ignore else None
+
+    def _count_up(self, size: int) -> None:
+        self.up += size
 
     def __call__(self, direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
         if direction == "up":

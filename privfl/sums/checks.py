@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from privfl.errors import ConfigError, RemoteProtocolError
@@ -56,9 +58,31 @@ def checked_vector(task: SumTask, me: ClientId, vector: Ints) -> Ints:
         raise ConfigError("the vector must be a numpy array of integers; encode it with a FixedPoint codec")
     if vector.shape != (task.length,):
         raise ConfigError(f"the vector has shape {vector.shape}, the task asks for ({task.length},)")
+    _check_bound(task, vector)
+    return vector.astype(np.int64, copy=False)
+
+
+def checked_rows(task: SumTask, clients: Sequence[ClientId], rows: Ints) -> Ints:
+    """Return the vectors of several clients, int64 `[clients, task.length]`.
+
+    Args:
+        task: The task.
+        clients: Whose vectors these are.
+        rows: Their vectors.
+
+    Raises:
+        ConfigError: They are not vectors that these clients may sum under `task`.
+    """
+    if rows.shape != (len(clients), task.length):
+        raise ConfigError(f"the vectors have shape {rows.shape}, the task asks for ({len(clients)}, {task.length})")
+    if len(rows):
+        _check_bound(task, rows)
+    return rows
+
+
+def _check_bound(task: SumTask, vector: Ints) -> None:
     # Python's integers compare exactly, where a signed and an unsigned numpy word would meet as floats.
     low, high = int(vector.min()), int(vector.max())
     bound = task.vector_bound
     if low < -bound or high > bound:
         raise ConfigError(f"an entry is beyond the task's bound of {bound}: clip the vector, or raise the bound")
-    return vector.astype(np.int64, copy=False)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 from privfl.checks import check_type
-from privfl.errors import ConfigError, LocalProtocolError, TooFewSurvivors, WireError
+from privfl.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.observers import Views
 from privfl.ring import Ints, Opening
 from privfl.sums.base import Entropy, SumPolicy, SumResult, SumTask, identity
-from privfl.sums.checks import checked_total, checked_vector
+from privfl.sums.checks import checked_rows, checked_total, checked_vector
 from privfl.sums.noise import refuse_noise
 from privfl.sums.server import Progress, ServerMachine
 from privfl.sums.session import Kind, Table, Transition
@@ -42,6 +42,14 @@ class PlainSum(OpensByCount):
     opener: Literal["server", "client"] = "server"
     messages_per_client: int = 1
     roster_noise: bool = False
+
+    @property
+    def adds_rows(self) -> bool:
+        """True: in one process the server takes vectors as they are, see `PlainServer.add_rows`.
+
+        A class that overrides something is asked for its messages instead.
+        """
+        return type(self) is PlainSum
 
     @property
     def views(self) -> Views:
@@ -144,6 +152,36 @@ class PlainServer(ServerMachine):
         """See `ServerMachine.receive`: adds one vector; even a refused message counts as seen."""
         self._seen = True
         super().receive(sender, message)
+
+    def add_rows(self, clients: Sequence[ClientId], rows: Ints, *, added: bool) -> int:
+        """Take the vectors of several clients of this process without messages; the sum is that of their messages.
+
+        Args:
+            clients: Whose vectors these are.
+            rows: int64 `[clients, length]`, each within the task's bound.
+            added: True if `rows` holds their sum alone, `[1, length]`, of vectors that were checked before.
+
+        Returns:
+            The bytes that the messages would have had.
+
+        Raises:
+            ConfigError: A vector is beyond the bound; nothing has changed.
+            RemoteProtocolError: Nothing is awaited from one of the clients; nothing has changed.
+        """
+        with self._guard:
+            for client in clients:
+                if client not in self._progress.awaiting:
+                    raise RemoteProtocolError(f"nothing is awaited from client {client}", sender=client)
+            if not added:
+                checked_rows(self._task, clients, rows)
+            if clients:
+                self._seen = True
+                ring = self._task.ring
+                ring.add(self._total, ring.reduce(rows[0] if len(rows) == 1 else rows.sum(axis=0)))
+                self._survivors.update(clients)
+                self._progress.awaiting.difference_update(clients)
+                self._progress.answered.update(clients)
+            return len(clients) * self._max_length(Upload)
 
     def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
         return self._add

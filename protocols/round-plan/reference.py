@@ -65,7 +65,7 @@ RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "empty",
 
 def check(plan: dict[str, Any]) -> None:
     fields = "run round attempt model cohort state_rounds population sampling survivors encoding mechanism scheme"
-    keys(plan, f"{fields} parameters seed")
+    keys(plan, f"{fields} parameters seed chunking")
     for name, digits in (("run", 32), ("model", 64)):
         demand(len(plan[name]) == digits and not set(plan[name]) - set("0123456789abcdef"), name)
     for name, low, high in (
@@ -89,6 +89,11 @@ def check(plan: dict[str, Any]) -> None:
     demand(type(plan["scheme"]) is str and type(plan["parameters"]) is dict, "scheme")
     for value in plan["parameters"].values():
         demand(type(value) in (str, int, float, bool), "a parameter")
+    keys(plan["chunking"], "kind size")
+    demand(plan["chunking"]["kind"] in ("single", "batched"), "chunking")
+    if plan["chunking"]["kind"] == "batched":
+        demand(not plan["state_rounds"] and plan["encoding"]["examples"] is None, "batches of clients")
+    whole(plan["chunking"]["size"], 1, 1 << 16)
     check_mechanism(plan["mechanism"])
     check_encoding(plan["encoding"])
     if plan["mechanism"]["placement"] != "none":
@@ -467,6 +472,7 @@ BASE: dict[str, Any] = {
     "scheme": "plain-sum/1",
     "parameters": {},
     "seed": 7,
+    "chunking": {"kind": "single", "size": 1},
 }
 
 
@@ -550,6 +556,7 @@ VALID: dict[str, dict[str, Any]] = {
         encoding__scale=65536 / 0.3 if Fraction(65536 / 0.3) * Fraction(0.3) <= 65536
         else math.nextafter(65536 / 0.3, 0.0),
     ),
+    "chunks": changed(chunking={"kind": "batched", "size": 32}),
     "states": changed(state_rounds=[2, 0, 1, 2]),
     "blocks": changed(
         encoding__count_bound=255, encoding__bits=11, encoding__scale=16.0, state_rounds=[0, 0, 0, 0],
@@ -617,6 +624,9 @@ INVALID: dict[str, dict[str, Any]] = {
     "examples, rounded stochastically": changed(encoding__examples=EXAMPLES, encoding__rounding="stochastic"),
     "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
     "a nested parameter": changed(parameters={"a": [1]}),
+    "an unknown kind of chunk": changed(chunking={"kind": "whole", "size": 1}),
+    "a batched chunk with states": changed(chunking={"kind": "batched", "size": 2}, state_rounds=[2, 0, 1, 2]),
+    "a chunk of nobody": changed(chunking={"kind": "single", "size": 0}),
     "a seed of 65 bits": changed(seed=1 << 64),
     "a field too many": changed() | {"noise_stddev": 1.0},
 }

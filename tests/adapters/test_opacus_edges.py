@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from each_client import each
 from torch import nn
 from torch.nn import functional
 
@@ -133,7 +134,7 @@ def test_ledgers_are_the_same_whatever_executes_the_clients(tmp_path: Path, fold
         train = trainer(ledgers=None if folder is None else tmp_path / f"{name}-{folder}")
         work = work_of(train)
         for number in range(3):
-            for _ in executor.run(work, train.initial(), range(4), order=b"%d" % number):
+            for _ in each(executor, work, train.initial(), range(4), order=b"%d" % number):
                 train.ledger(0)  # read while others write
         executor.close()
         found.append([train.report(client, 1e-5).epsilon for client in range(4)])
@@ -146,7 +147,7 @@ def test_ledgers_are_the_same_whatever_executes_the_clients(tmp_path: Path, fold
 def test_two_processes_may_train_one_client_and_both_are_charged(tmp_path: Path) -> None:
     train = trainer(ledgers=tmp_path, steps=1)
     with ProcessExecutor(2) as executor:
-        done = list(executor.run(work_of(train), train.initial(), [3] * 12, order=b"0"))
+        done = list(each(executor, work_of(train), train.initial(), [3] * 12, order=b"0"))
     assert len(done) == 12
     assert len(train.ledger(3).releases) == 12
     assert not train.ledger(3).unsettled
@@ -160,7 +161,7 @@ def test_a_training_that_fails_stays_charged_wherever_it_ran() -> None:
     for executor in (LoopExecutor(), ProcessExecutor(1)):
         train = trainer(loss=fails)
         with pytest.raises(ClientFailed, match="client 2"):
-            list(executor.run(work_of(train), train.initial(), [2], order=b"0"))
+            list(each(executor, work_of(train), train.initial(), [2], order=b"0"))
         executor.close()
         assert len(train.ledger(2).releases) == 1
         assert train.report(2, 1e-5).epsilon > 0

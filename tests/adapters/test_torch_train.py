@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from each_client import each
 from torch import nn
 
 from privfl.adapters.torch import Layout, Sgd, TorchTrain, accuracy, binary_cross_entropy, squared_error
@@ -343,7 +344,7 @@ def test_loop_and_processes_give_the_same_model_bit_for_bit() -> None:
         cohort = tuple(range(9))
         for number in range(3):
             task = SumTask(b"", cohort, 9, len(model), codec.ring, codec.bound(100.0))
-            total = run_sum(PlainSum(), task, executor.run(work, model, cohort, order=b"%d" % number)).total
+            total = run_sum(PlainSum(), task, each(executor, work, model, cohort, order=b"%d" % number)).total
             model = model + codec.decode(total).astype(np.float32) / 9
         executor.close()
         return model.tobytes()
@@ -367,7 +368,7 @@ def test_workers_may_be_forked_after_torch_has_used_threads_of_its_own() -> None
             return (1e6 * train(model, client, 0, client_rng(0, 0, client)).delta).astype(np.int64)
 
         with ProcessExecutor(2, initializer=one_thread) as executor:
-            assert len(list(executor.run(work, train.initial(), range(6), order=b""))) == 6
+            assert len(list(each(executor, work, train.initial(), range(6), order=b""))) == 6
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -380,5 +381,5 @@ def test_torchs_own_complaint_names_the_client() -> None:
         return train(model, client, 0, client_rng(0, 0, client)).delta.astype(np.int64)
 
     with pytest.raises(ClientFailed, match=r"client 3 failed: \w+Error in work \(test_torch_train.py, line \d+\)") as e:
-        list(LoopExecutor().run(work, train.initial(), [3], order=b""))
+        list(each(LoopExecutor(), work, train.initial(), [3], order=b""))
     assert re.search("shapes|size|mismatch", str(e.value.__cause__))

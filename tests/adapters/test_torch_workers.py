@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain
 from privfl.adapters.torch.state import one_thread
+from each_client import each
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.engine.pool import do_pieces
 from privfl.errors import ConfigError, PrivflError
@@ -47,7 +48,7 @@ def as_work(train):
 def run(executor, work, model=None):
     model = a_train().initial() if model is None else model
     try:
-        with_all = dict(executor.run(work, model, range(4), order=b""))
+        with_all = dict(each(executor, work, model, range(4), order=b""))
         return [with_all[client].tobytes() for client in range(4)]
     except PrivflError as error:
         return f"{type(error).__name__}: {error}"
@@ -155,7 +156,7 @@ def finish(code: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
         capture_output=True,
         text=True,

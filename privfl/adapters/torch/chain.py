@@ -92,7 +92,7 @@ class Chain:
             flat: The module.
             loss: The mean loss.
         """
-        parts = _parts(flat.module)
+        parts = chain_parts(flat.module)
         buffers = flat.layout.parameters != flat.layout.size
         if parts is None or loss not in _LOSSES or flat.device.type != "cpu" or buffers:
             return None
@@ -219,7 +219,7 @@ def _linear(part: nn.Linear, gradients: dict[int, Floats]) -> _Linear:
     return _Linear(weight, weight.T, bias, gradients[id(part.weight)], bias_gradient)
 
 
-def _parts(module: nn.Module) -> list[nn.Module] | None:
+def chain_parts(module: nn.Module) -> list[nn.Module] | None:
     """The layers of nested `Sequential`s in order; None if anybody listens in between."""
     if any(getattr(module, hooks, None) for hooks in _HOOKS):
         return None
@@ -229,7 +229,7 @@ def _parts(module: nn.Module) -> list[nn.Module] | None:
         return [module]
     parts: list[nn.Module] = []
     for child in module:
-        inner = _parts(child)
+        inner = chain_parts(child)
         if inner is None:
             return None
         parts += inner

@@ -17,6 +17,16 @@ _parent_threads: int | None = None  # of the process that this one was forked fr
 _parent_used_gpu = False
 
 
+def open_device(name: str) -> torch.device:
+    """The device of that name; raises `ConfigError` unless it is "cpu", or a "cuda" that this machine has."""
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count():
+        return torch.device(name)
+    if name != "cpu":
+        raise ConfigError(f"device must be 'cpu' or a 'cuda' that torch finds on this machine, not {name!r}")
+    return torch.device("cpu")
+
+
 class Turn:
     """A lock for one object that several threads may use; a forked child, and a copy of the object, have a free one.
 
@@ -147,13 +157,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
-
-
-def open_device(name: str) -> torch.device:
-    """The device of that name; raises `ConfigError` unless it is "cpu", or a "cuda" that this machine has."""
-    kind, _, index = name.partition(":")
-    if kind == "cuda" and torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count():
-        return torch.device(name)
-    if name != "cpu":
-        raise ConfigError(f"device must be 'cpu' or a 'cuda' that torch finds on this machine, not {name!r}")
-    return torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import nn
 from privfl.adapters.torch.buffers import Buffers
 from privfl.adapters.torch.chain import Chain
 from privfl.adapters.torch.chain import accuracy as chain_accuracy
+from privfl.adapters.torch.cohort import CohortChain
 from privfl.adapters.torch.examples import TensorRows, check_rows, examples_of, outputs_of, select, to_tensor, widened
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.labels import Labels
@@ -22,9 +23,11 @@ from privfl.adapters.torch.layout import Layout, Trainable
 from privfl.adapters.torch.losses import BatchMean, accuracy, cross_entropy
 from privfl.adapters.torch.optim import FlatStep, OptimizerFactory, Pull, Sgd, TorchStep, check_rate
 from privfl.adapters.torch.state import Turn, borrowed, open_device, prepare_process, seeded
+from privfl.adapters.torch.tally import Tally
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
+from privfl.fl.lessons import Lesson
 from privfl.fl.linear import minibatches
 from privfl.wire import ClientId
 
@@ -96,6 +99,7 @@ class TorchTrain:
         self._flat = trained_module(module, buffers, device, trainable)
         self._first = self.layout.flatten(self._flat.module)
         self._chain = self._find_chain()
+        self._cohort: CohortChain | None = None
 
     @property
     def layout(self) -> Layout:
@@ -128,6 +132,45 @@ class TorchTrain:
             ConfigError: The model or the client's examples do not fit the module or the loss.
         """
         return self.corrected(model, client, round, rng)
+
+    def check_cohort(self) -> None:
+        """Raise `ConfigError` unless many clients can be trained at once; see `privfl.adapters.torch.cohort`."""
+        if not isinstance(self._optimizer, Sgd) or self._metrics or self._update == "gradient":
+            raise ConfigError(
+                "clients are trained in batches by optimizer=Sgd(...), with metrics=None or {} and update='delta': set "
+                "cohort.training = 'single'"
+            )
+        if self._cohort is None:
+            self._cohort = CohortChain.of(self._flat, self._loss)
+
+    def train_cohort(
+        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+    ) -> list[ClientUpdate]:
+        """Train many clients at once; see `privfl.fl.client.CohortTrain`.
+
+        Args:
+            model: The global model, float `[size]`.
+            clients: Whose examples.
+            round: The round, which decides the learning rate.
+            rngs: Each client's own generator for this round.
+
+        Returns:
+            An update for each client, equal to `__call__`'s up to the rounding of floats.
+        """
+        self.check_cohort()
+        rule, cohort = self._optimizer, self._cohort
+        assert isinstance(rule, Sgd) and cohort is not None  # noqa: S101, PT018 - `check_cohort` has made sure
+        with self._turn, borrowed(self._threads):
+            prepare_process(self._threads, self._flat.device)
+            lessons = [self._lesson(cohort, client, rng) for client, rng in zip(clients, rngs, strict=True)]
+            rate, start = self._rate(round) or rule.learning_rate, self.layout.checked(model)
+            return cohort.updates(start, lessons, rule, rate, scored=self._metrics is None)
+
+    def _lesson(self, cohort: CohortChain, client: ClientId, rng: np.random.Generator) -> Lesson:
+        features, targets = (np.asarray(part) for part in examples_of(self._rows, client))
+        lesson = Lesson(features, targets, self._batches(len(targets), rng) if len(targets) else [])
+        cohort.check(lesson)
+        return lesson
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -201,7 +244,7 @@ class TorchTrain:
             if metrics is not None:
                 return ClientUpdate(self._flat.change(model), count, metrics, steps=steps)
         x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
-        job = _Job(x, y, batches, labels, _Tally(self._named_metrics(y, labels), labels), round, pull)
+        job = _Job(x, y, batches, labels, Tally(self._named_metrics(y, labels), labels), round, pull)
         with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
             self._record(job)
         delta = self._flat.change(model)
@@ -222,7 +265,7 @@ class TorchTrain:
         """For a spawned worker: views of one tensor would each bring the whole of it along."""
         layout, device = self.layout, str(self._flat.device)
         flat = (self.module(self._first), layout.buffers, device, layout.trainable)
-        return {**self.__dict__, "_flat": flat, "_chain": None}
+        return {**self.__dict__, "_flat": flat, "_chain": None, "_cohort": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _flat=trained_module(*state["_flat"]))
@@ -350,42 +393,6 @@ class _Job:
     targets: torch.Tensor
     batches: list[npt.NDArray[np.intp]]
     labels: Labels
-    tally: _Tally
+    tally: Tally
     round: int
     pull: Pull | None
-
-
-class _Tally:
-    """Batch means, kept on their device until the end: a GPU need not wait for them."""
-
-    def __init__(self, metrics: Mapping[str, BatchMean], labels: Labels) -> None:
-        self._metrics, self._labels = metrics, labels
-        self._scored = any(isinstance(metric, partial) and metric.func is accuracy for metric in metrics.values())
-        self._checked = False
-        self._sizes: list[int] = []
-        self._values: dict[str, list[torch.Tensor]] = {name: [] for name in ("loss", *metrics)}
-
-    def check(self, output: torch.Tensor) -> None:
-        """Compare the labels with the first output."""
-        if not self._checked and isinstance(output, torch.Tensor):
-            shape = tuple(output.shape)
-            self._labels.check_scored(shape) if self._scored else self._labels.check(shape)
-        self._checked = True
-
-    def add(self, loss: torch.Tensor, output: torch.Tensor, targets: torch.Tensor) -> None:
-        self._sizes.append(self._labels.counted(targets))
-        self._values["loss"].append(loss.detach())
-        if self._metrics:
-            output = output.detach()
-            for name, metric in self._metrics.items():
-                self._values[name].append(metric(output, targets))
-
-    def means(self) -> dict[str, float]:
-        """The means over what counts; none where every label is ignored."""
-        total = sum(self._sizes)
-        if not total:
-            return {}
-        return {
-            name: sum(value.item() * size for value, size in zip(values, self._sizes, strict=True) if size) / total
-            for name, values in self._values.items()
-        }

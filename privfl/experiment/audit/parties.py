@@ -16,7 +16,8 @@ from privfl.experiment.audit.canaries import Role, RoleTrain, role_in
 from privfl.experiment.audit.subject import CANARY, Subject
 from privfl.experiment.schemes import SCHEMES
 from privfl.experiment.view import Watcher
-from privfl.fl.client import StatefulWork, Train, Work
+from privfl.fl.chunks import Chunk, ChunkAnswer
+from privfl.fl.client import Train, Work
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Parts, run_round
@@ -153,17 +154,19 @@ class _Recorder:
 
     def run(
         self,
-        work: Work | StatefulWork,
+        work: Work,
         model: Vector,
-        clients: Iterable[ClientId],
+        chunks: Iterable[Chunk],
         *,
         order: bytes,
         states: MutableMapping[ClientId, bytes] | None = None,
-    ) -> Iterator[tuple[ClientId, Ints]]:
-        for client, vector in self.inner.run(work, model, clients, order=order, states=states):
-            if client in self.known:
-                self.total = self.total + vector
-            yield client, vector
+        counted: frozenset[ClientId] | None = None,
+    ) -> Iterator[ChunkAnswer]:
+        for answer in self.inner.run(work, model, chunks, order=order, states=states):
+            for client, vector in zip(answer.clients, answer.rows, strict=True):
+                if client in self.known:
+                    self.total = self.total + vector
+            yield answer
 
     def close(self) -> None:
         self.inner.close()

@@ -9,6 +9,7 @@ import pydantic
 from privfl.data.tables import is_folder, is_table
 from privfl.experiment.config.checked import Number, section, setting
 from privfl.experiment.schemes import SCHEMES
+from privfl.fl.chunks import MAX_CHUNK
 from privfl.ring import MAX_BITS, MIN_BITS
 
 
@@ -192,6 +193,19 @@ class Cohort:
     retries: int = setting(default=2, ge=0, description="How often a round is tried again under retry.")
     dropout: Number = setting(
         default=0.0, ge=0, lt=1, description="The simulated probability that a client drops out of a round."
+    )
+    training: Literal["single", "batched"] = setting(
+        default="single",
+        description=(
+            "How a simulation trains a cohort: each client alone, or a chunk of clients at once, which is faster for "
+            "small linear models and MLPs. The model depends on it by the rounding of floats."
+        ),
+    )
+    chunk: int | None = setting(
+        default=None,
+        ge=1,
+        le=MAX_CHUNK,
+        description="The clients of a chunk: 1 by default, and 32 for training = batched.",
     )
     on_client_error: Literal["raise", "drop"] = setting(
         default="raise",

@@ -13,6 +13,7 @@ from privfl.engine.quiet import quiet
 BUSY = """
 import sys, threading
 import numpy as np
+from each_client import One, each
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.engine.pool import do_pieces
 
@@ -30,12 +31,12 @@ threads = [threading.Thread(target=busy, args=(product,)) for product in product
 def work(model, client, order):
     return (1e3 * (A @ A)[client]).astype(np.int64)
 
-expected = {client: answer.tobytes() for client, answer in LoopExecutor().run(work, A[0], range(3), order=b"")}
+expected = {client: answer.tobytes() for client, answer in each(LoopExecutor(), work, A[0], range(3), order=b"")}
 for thread in threads:
     thread.start()
 try:
     with ProcessExecutor(2) as executor:
-        got = executor.run(work, A[0], range(3), order=b"")
+        got = each(executor, work, A[0], range(3), order=b"")
         assert {client: answer.tobytes() for client, answer in got} == expected
     assert dict(do_pieces(lambda n: float((B @ B.T)[0, n]) != 0.0, range(3), 2)) == {0: True, 1: True, 2: True}
 finally:
@@ -48,7 +49,7 @@ def test_workers_of_a_process_whose_threads_multiply_matrices(threads: int) -> N
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BUSY, str(threads)],
-        env=environment,
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
         capture_output=True,
         text=True,

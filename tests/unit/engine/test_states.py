@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from each_client import each
 
 from privfl.codec import Vector
 from privfl.engine import LoopExecutor, ProcessExecutor
@@ -23,7 +24,7 @@ def growing(model: Vector, client: int, order: bytes, state: bytes) -> tuple[Int
 def rounds(executor: Executor, sizes: tuple[int, ...]) -> tuple[list[dict[int, list[int]]], dict[int, bytes]]:
     states, answers = dict.fromkeys(COHORT, b""), []
     for size in sizes:
-        got = executor.run(growing, MODEL, COHORT, order=b"%d" % size, states=states)
+        got = each(executor, growing, MODEL, COHORT, order=b"%d" % size, states=states)
         answers.append({client: vector.tolist() for client, vector in got})
     executor.close()
     return answers, states
@@ -43,5 +44,5 @@ def test_a_work_without_states_is_called_without_one() -> None:
         return np.array([client])
 
     for executor in (LoopExecutor(), ProcessExecutor(2)):
-        assert {c: v.tolist() for c, v in executor.run(work, MODEL, COHORT, order=b"")} == {c: [c] for c in COHORT}
+        assert {c: v.tolist() for c, v in each(executor, work, MODEL, COHORT, order=b"")} == {c: [c] for c in COHORT}
         executor.close()

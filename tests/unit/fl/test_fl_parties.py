@@ -28,7 +28,7 @@ from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
 from privfl.fl.survivors import SurvivorRule
 from privfl.he import CkksSum
-from privfl.ring import Ring
+from privfl.ring import Ints, Ring
 from privfl.secagg import MaskedSum
 from privfl.sums import PlainSum, SecureSum, SumPolicy, drive
 
@@ -221,11 +221,15 @@ def test_nobody_sampled_releases_noise_only_where_the_plan_opens_whatever_arrive
 def test_a_plan_that_arrives_is_the_plan_that_was_sent() -> None:
     scheme = PlainSum()
     plan = a_plan(scheme, MODEL, mechanism=Mechanism("local", 2.0, source="simulation"))
-    work = Contribution(constant(DELTA), scheme)
-    np.testing.assert_array_equal(work(MODEL, 1, plan.to_bytes()), work(MODEL, 1, plan.to_bytes()))
-    again = Contribution(constant(DELTA), scheme)(MODEL, 1, RoundPlan.from_bytes(plan.to_bytes()).to_bytes())
-    np.testing.assert_array_equal(work(MODEL, 1, plan.to_bytes()), again)
-    assert (work(MODEL, 2, plan.to_bytes()) != again).any()
+    first, second = Contribution(constant(DELTA), scheme), Contribution(constant(DELTA), scheme)
+
+    def work(client: int, order: bytes, made: Contribution = first) -> Ints:
+        return made(MODEL, (client,), order).rows
+
+    np.testing.assert_array_equal(work(1, plan.to_bytes()), work(1, plan.to_bytes()))
+    again = work(1, RoundPlan.from_bytes(plan.to_bytes()).to_bytes(), second)
+    np.testing.assert_array_equal(work(1, plan.to_bytes()), again)
+    assert (work(2, plan.to_bytes()) != again).any()
 
 
 def test_both_halves_are_saved_and_restored_between_any_two_messages(tmp_path: Path) -> None:
