@@ -237,5 +237,5 @@ def test_secure_coins_are_new_in_every_attempt_and_those_of_a_simulation_repeat(
 def test_a_contribution_of_a_round_is_the_sum_over_its_examples():
     at = MODEL.initial()
     plan = a_plan(at)
-    vector = Contribution(TRAIN, PlainSum())(at, 2, plan.to_bytes())
+    vector = Contribution(TRAIN, PlainSum())(at, (2,), plan.to_bytes()).rows[0]
     assert np.array_equal(vector, example_sum(TRAIN, plan, at, 2))
