@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from privfl.data import FederatedData
 from privfl.dp import (
@@ -27,12 +27,15 @@ from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
+from privfl.experiment.examples import check_example_settings, check_gradients, example_rule, unit_count
 from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
 from privfl.experiment.fitting import check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
 from privfl.fl.chunks import Chunking
+from privfl.fl.client import Train
+from privfl.fl.client_state import Stateful
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
@@ -108,7 +111,12 @@ class Assembly:
     def delta(self) -> float:
         """The delta of this run's claims."""
         chosen = self.config.privacy.delta
-        return default_delta(self.clients)[0] if chosen is None else chosen
+        return default_delta(self.units)[0] if chosen is None else chosen
+
+    @property
+    def units(self) -> int:
+        """The number of clients; of a sum over examples the number of examples that its constants stand for."""
+        return unit_count(self.encoding.examples, self.clients)
 
     @property
     def retries(self) -> int:
@@ -123,17 +131,23 @@ class Assembly:
             delta: The delta of the statement; the run's own by default.
         """
         assume = self.config.privacy.noise == "simulation"
-        return Accountant(self.delta if delta is None else delta, observer=observer, assume_secure_noise=assume)
+        return Accountant(
+            self.delta if delta is None else delta,
+            observer=observer,
+            assume_secure_noise=assume,
+            group=self.config.privacy.sites_per_person,
+        )
 
     def budget(self) -> Budget | None:
         """The budget of the run, if it has one."""
         privacy = self.config.privacy
         if privacy.epsilon is None or not self.private:
             return None
-        return Budget(privacy.epsilon, self.delta, assume_secure_noise=privacy.noise == "simulation")
+        assume = privacy.noise == "simulation"
+        return Budget(privacy.epsilon, self.delta, assume_secure_noise=assume, group=privacy.sites_per_person)
 
-    def worst_case(self) -> tuple[Draw, Release]:
-        """The draw of any round, and the worst that the round can release."""
+    def worst_case(self) -> tuple[Draw | None, Release]:
+        """The draw of any round, None at level "example", and the worst that the round can release."""
         sampling, rule = declared(self.sampler, self.clients), self.survivor_rule
         dropout = getattr(self.dropouts, "probability", None)
         draws = DrawNotes(
@@ -157,7 +171,8 @@ class Assembly:
             parameters=self.scheme.parameters,
             seed=self.config.seed,
         )
-        return draws.next(0), plan.worst_case(self.scheme)
+        draw = draws.next(0) if self.unit.level == "client" else None
+        return draw, plan.worst_case(self.scheme)
 
     @property
     def max_attempts(self) -> int:
@@ -175,6 +190,8 @@ class Assembly:
         if not self.private:
             raise ConfigError("a run without noise has no epsilon: set privacy.placement")
         draw, worst = self.worst_case()
+        if draw is None:  # every attempt samples its examples again
+            return History(self.unit, ((DrawnRound(None, (worst,)), rounds * attempts),))
         releases = tuple(dataclasses.replace(worst, attempt=attempt) for attempt in range(attempts))
         return History(self.unit, ((DrawnRound(draw, releases), rounds),))
 
@@ -210,6 +227,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     given.check(config)
     config = with_named_clients(given.applied(config))
     _check_noise(config)
+    check_example_settings(config)
     federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
     if given.clients is not None:
         config = _without_data(config, given.clients)
@@ -219,8 +237,14 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     if given.train is None:
         check_complete(federation, private=config.privacy.placement != "none")
     learner = _learner(config, given, federation)
-    method = (given.algorithm or build.build_algorithm(config.client)).method(learner.train, learner.initial)
+    method = (given.algorithm or build.build_algorithm(config.client)).method(
+        cast("Train | Stateful", learner.train), learner.initial
+    )
     config = weighted(config, method)
+    examples = example_rule(config, clients, federation.sizes.tolist())
+    check_gradients(method.train, examples)
+    if examples is not None:
+        config = config.with_overrides({"privacy.denominator": examples.denominator})
     check_tuning(config, learner, method)
     selection = build.build_selection(config.server)
     check_selection(
@@ -230,13 +254,11 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     sampler = given.sampler or build.build_sampler(config.cohort)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
-    privacy = config.privacy
+    privacy, units = config.privacy, unit_count(examples, clients)
     if privacy.placement != "none" and privacy.delta is None:
-        config = config.with_overrides({"privacy.delta": default_delta(clients)[0]})
+        config = config.with_overrides({"privacy.delta": default_delta(units)[0]})
     elif privacy.placement != "none" and not privacy.allow_large_delta:
-        check_small_delta(
-            privacy.delta or 0.0, clients, setting="privacy.delta", flag="privacy.allow_large_delta = true"
-        )
+        check_small_delta(privacy.delta or 0.0, units, setting="privacy.delta", flag="privacy.allow_large_delta = true")
     optimizer = given.optimizer or build.build_optimizer(config.server)
     dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
     if config.cohort.on_client_error == "drop":
@@ -253,6 +275,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
             population=clients,
             sizes=federation.sizes.tolist(),
             clip=given.clip,
+            examples=examples,
             metrics=getattr(learner.train, "metric_names", ()),
         )
         return Assembly(
@@ -270,10 +293,12 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     else:
         start = calibrate(
             epsilon=privacy.epsilon,
-            delta=config.privacy.delta or default_delta(clients)[0],
-            sampling=sampling,
+            delta=config.privacy.delta or default_delta(units)[0],
+            sampling=sampling if examples is None else examples.sampling,
             rounds=config.rounds,
             unit=build.privacy_unit(config),
+            draw_known_to=None if examples is None else "site",
+            group=privacy.sites_per_person,
         ).noise_multiplier
         assembly = _calibrated(lambda z: parts(with_noise(z)), start, privacy.epsilon)
     if assembly.private:

@@ -20,6 +20,7 @@ from privfl.fl.chunks import Chunking
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_round import check_cohort_train
 from privfl.fl.client_state import Stateful
+from privfl.fl.examples import ExampleGradients
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
@@ -51,16 +52,18 @@ class Learner:
     """
 
     initial: Vector
-    train: Train | Stateful
+    train: Train | Stateful | ExampleGradients
     measure: Measure | None
     public_measure: Callable[[Vector], MetricSums] | None
     layers: tuple[int, ...]
 
     @property
     def plain_train(self) -> Train:
-        """The training of one client without a state; raises `ConfigError` for a `Stateful` one."""
+        """The training of one client without a state; raises `ConfigError` for any other one."""
         if isinstance(self.train, Stateful):
             raise ConfigError("training that keeps a state has no meaning outside of its run: give a `Train`")
+        if not callable(self.train):
+            raise ConfigError("a training that only gives gradients of examples trains no client: give a `Train`")
         return self.train
 
 
@@ -103,7 +106,7 @@ def build_sampler(settings: Cohort) -> CohortSampler:
 
 def privacy_unit(config: Config) -> PrivacyUnit:
     """The unit that the claims of a run are about."""
-    return PrivacyUnit("client", config.privacy.adjacency)
+    return PrivacyUnit(config.privacy.unit, config.privacy.adjacency)
 
 
 def build_optimizer(settings: Server) -> ServerOptimizer:
@@ -220,7 +223,7 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
 def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Learner:
     if config.model.init == "zeros":
         raise ConfigError(f"model.init = 'zeros' would leave {kind!r} where it starts: every unit would learn the same")
-    from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, losses, models
+    from privfl.adapters.torch import Sgd, TorchExamples, TorchMeasure, TorchTrain, losses, models
 
     dataset, client = federation.dataset, config.client
     outputs = len(dataset.classes) if dataset.task == "multiclass" else 1
@@ -231,18 +234,22 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
         "regression": losses.squared_error,
     }[dataset.task]
     task: Any = "regression" if dataset.task == "regression" else "classification"
-    train = TorchTrain(
-        module,
-        federation.train,
-        optimizer=Sgd(client.learning_rate, momentum=client.momentum, weight_decay=config.model.l2),
-        loss=loss,
-        metrics={},
-        epochs=client.epochs,
-        steps=client.steps,
-        batch_size=client.batch_size,
-        update=client.update,
-        device=client.device,
-    )
+    train: TorchTrain | TorchExamples
+    if config.privacy.unit == "example":
+        train = TorchExamples(module, federation.train, loss=loss, device=client.device)
+    else:
+        train = TorchTrain(
+            module,
+            federation.train,
+            optimizer=Sgd(client.learning_rate, momentum=client.momentum, weight_decay=config.model.l2),
+            loss=loss,
+            metrics={},
+            epochs=client.epochs,
+            steps=client.steps,
+            batch_size=client.batch_size,
+            update=client.update,
+            device=client.device,
+        )
 
     def measure(rows: Rows) -> Measure:
         return TorchMeasure(module, rows, task=task, loss=loss, device=client.device)

@@ -15,10 +15,11 @@ from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Config
 from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
-from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, Range, RangeRule
+from privfl.fl.examples import MAX_UNITS, ExampleRule
+from privfl.fl.range import ENTRY_BOUND, NARROW_BITS, WIDE_BITS, Range, RangeRule
 from privfl.fl.slots import Metric
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, round_noise
-from privfl.ring import Ring
+from privfl.ring import MAX_BITS, Ring
 from privfl.rotation import Rotation
 from privfl.sums import SecureSum
 
@@ -27,6 +28,10 @@ _UNBOUNDED: Final = 2.0**64
 
 _SIZES: Final = 128
 """At about this many sizes of a sampled cohort the room of mesh noise is computed."""
+
+
+_MIN_UNITS: Final = 1 << 12
+"""The fewest integer units of one example's clip norm."""
 
 
 def build_mechanism(config: Config) -> Mechanism:
@@ -113,6 +118,7 @@ def build_encoding(
     clip: UpdateClip | None = None,
     aggregation: Aggregation | None = None,
     metrics: Sequence[str] = (),
+    examples: ExampleRule | None = None,
 ) -> tuple[UpdateEncoding, RangeRule | None]:
     """The encoding of updates as integers: the finest scale, a power of two, at which every cohort fits the ring.
 
@@ -126,6 +132,7 @@ def build_encoding(
         clip: Takes the place of the clip of the settings.
         aggregation: The server's side of the algorithm, which states the blocks and metrics that it needs.
         metrics: The training metrics, next to the loss, that a run without noise sums.
+        examples: The terms of a sum over examples.
 
     Returns:
         The encoding of a cohort of the largest size, and how range and precision follow a run without noise; None for
@@ -155,6 +162,21 @@ def build_encoding(
     rotation = Rotation(length, config.seed) if config.sum.rotation else None
     if rotation is not None:
         max_entry = rotation.entry_bound(clip.clip_norm)
+    survivors = build_survivor_rule(config, scheme, sampling, population)
+
+    def noise(slots: Sequence[Slot], size: int) -> RoundNoise:
+        return round_noise(
+            build_mechanism(config),
+            slots,
+            size,
+            rule=survivors,
+            scheme=scheme,
+            sampling=sampling,
+            population=population,
+        )
+
+    if examples is not None:
+        return _over_examples(config, length, examples, cohort, noise), None
     if not private:
         rule = RangeRule(
             entries=given_clip is None and privacy.clip_norm is None and config.sum.clip_entries is None,
@@ -180,19 +202,6 @@ def build_encoding(
         rounding=config.sum.rounding,
         rotation=rotation,
     )
-    survivors = build_survivor_rule(config, scheme, sampling, population)
-
-    def noise(slots: Sequence[Slot], size: int) -> RoundNoise:
-        return round_noise(
-            build_mechanism(config),
-            slots,
-            size,
-            rule=survivors,
-            scheme=scheme,
-            sampling=sampling,
-            population=population,
-        )
-
     sizes = cohort_sizes(sampling, population, cohort) if privacy.placement == "mesh" else (cohort,)
     return _fitted(config, encoding, sizes, sampling.expected_size(population), noise), None
 
@@ -200,6 +209,32 @@ def build_encoding(
 def _summed(config: Config, metrics: Sequence[str], aggregation: Aggregation) -> tuple[str, ...]:
     """The names of the training metrics of a run without noise, each once."""
     return tuple(dict.fromkeys(("loss", *metrics, *config.client.metrics, *aggregation.metrics)))
+
+
+def _over_examples(
+    config: Config,
+    length: int,
+    rule: ExampleRule,
+    cohort: int,
+    noise_of: Callable[[Sequence[Slot], int], RoundNoise],
+) -> UpdateEncoding:
+    """The encoding of sums over examples, in the narrowest ring with enough integer units for one clip norm."""
+    clip = FlatClip(config.privacy.clip_norm or 1.0)
+    for bits in (config.sum.bits,) if config.sum.bits else (NARROW_BITS, WIDE_BITS, MAX_BITS):
+        ring = Ring(bits)
+        scale = FixedPoint.fit(ring, clip_norm=clip.clip_norm * rule.max_entry, cohort=cohort).scale
+        scale = min(scale, 2.0 ** math.floor(math.log2(MAX_UNITS / clip.clip_norm)))
+        while scale * clip.clip_norm >= 1:
+            encoding = UpdateEncoding(length, FixedPoint(scale, ring), clip, examples=rule)
+            if _room(encoding, noise_of(encoding.slots, cohort)) < ring.half:
+                break
+            scale /= 2
+        if scale * clip.clip_norm >= _MIN_UNITS:
+            return encoding
+    raise ConfigError(
+        f"sum.bits = {ring.bits} leaves {math.floor(scale * clip.clip_norm)} integer units for the gradient of one "
+        f"example, and {_MIN_UNITS} are needed: raise sum.bits, or lower privacy.denominator"
+    )
 
 
 def _check_slots(config: Config) -> None:

@@ -17,6 +17,7 @@ from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
 from privfl.experiment.config import Config, Engine, from_mapping, read_toml, to_mapping, to_toml, toml_text
+from privfl.experiment.examples import delta_units
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
 from privfl.fl.payment import check_charged
@@ -196,11 +197,13 @@ class RunFolder:
         ledger, config = self.ledger, self.config
         if ledger is None:
             return None
-        own, why = default_delta(self.identity.clients)
+        units = delta_units(config, self.identity.clients)
+        own, why = default_delta(units)
         asked = delta if delta is not None else config.privacy.delta if config.privacy.delta is not None else own
         assume = config.privacy.noise == "simulation"
-        report = epsilon(ledger, asked, observer=observer, assume_secure_noise=assume)
-        about = why if report.delta == own else delta_caveat(report.delta, self.identity.clients)
+        group = config.privacy.sites_per_person
+        report = epsilon(ledger, asked, observer=observer, assume_secure_noise=assume, group=group)
+        about = why if report.delta == own else delta_caveat(report.delta, units)
         return dataclasses.replace(report, caveats=(*report.caveats, about)) if about else report
 
     def epsilons(self) -> dict[Observer, EpsilonReport]:

@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("torch", "torch") from error
 
+from privfl.adapters.torch.example_gradients import TorchExamples
 from privfl.adapters.torch.layout import Layout
 from privfl.adapters.torch.losses import accuracy, binary_cross_entropy, cross_entropy, squared_error
 from privfl.adapters.torch.measure import TorchMeasure
@@ -16,6 +17,7 @@ from privfl.adapters.torch.train import TorchTrain
 __all__ = [
     "Layout",
     "Sgd",
+    "TorchExamples",
     "TorchMeasure",
     "TorchTrain",
     "accuracy",

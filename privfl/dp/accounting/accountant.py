@@ -236,6 +236,7 @@ class Budget:
         delta: Probability in (0, 1) with which the promise may fail.
         observer: Against whom the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure.
+        group: How many units change together.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -248,10 +249,11 @@ class Budget:
         *,
         observer: Observer = "outsider",
         assume_secure_noise: bool = False,
+        group: int = 1,
     ) -> None:
         check_positive("epsilon", epsilon)
         self.epsilon = epsilon
-        self.accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise)
+        self.accountant = Accountant(delta, observer=observer, assume_secure_noise=assume_secure_noise, group=group)
 
     def check(
         self,

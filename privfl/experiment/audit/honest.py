@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class HonestFeatures:
         if isinstance(train, Stateful):
             raise ConfigError("clients that keep a state are audited with the worst canary: give canary = 'worst'")
         clip_norm = self.subject.encoding.clip.clip_norm
-        self._train = HonestTrain(train, direction, clip_norm, self.subject.population)
+        self._train = HonestTrain(cast("Train", train), direction, clip_norm, self.subject.population)
         self._trials = Trials(self.subject, train=self._train, optimizer=parts.optimizer)
 
     def trial(self, seed: int, sign: int) -> Floats:

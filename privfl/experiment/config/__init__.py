@@ -13,7 +13,8 @@ import tomli_w
 
 from privfl.errors import ConfigError
 from privfl.experiment.config.checked import section, setting, shown
-from privfl.experiment.config.sections import Client, Cohort, Data, Engine, Model, Privacy, Server, Sum
+from privfl.experiment.config.privacy import Privacy
+from privfl.experiment.config.sections import Client, Cohort, Data, Engine, Model, Server, Sum
 from privfl.files import user_path
 
 __all__ = [
