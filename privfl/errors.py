@@ -14,6 +14,7 @@ PrivflError
 |  `- PlanRejected                this client's policy refuses the plan
 |- PrivacyError
 |  |- BudgetExceeded              raised before a client is asked
+|  |- OpenedBefore                a round's noise was added to another sum before
 |  `- UnsupportedRelease          this accountant cannot judge that release
 `- MissingExtra (ImportError)     an optional package is not installed
 """
@@ -145,6 +146,10 @@ class BudgetExceeded(PrivacyError):
 
     def __str__(self) -> str:
         return f"the next round would bring epsilon to {self.spent:.4f}, above the budget of {self.budget:.4f}"
+
+
+class OpenedBefore(PrivacyError):
+    """The noise of a round was added to another sum before: a second sum under it would reveal their difference."""
 
 
 class UnsupportedRelease(PrivacyError):

@@ -19,6 +19,8 @@ from privfl.cli.planned import (
     Block,
     Cap,
     Cohort,
+    CorrelationName,
+    CorrelationOption,
     CsvOption,
     DatasetSize,
     DeltaOption,
@@ -115,6 +117,7 @@ def calibrate_verb(
     length: Length = None,
     units: Units = None,
     spare: Spare = None,
+    correlation: CorrelationOption = CorrelationName.NONE,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
     allow_large_delta: LargeDelta = False,
@@ -129,7 +132,8 @@ def calibrate_verb(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
         selected=selected, block=block, rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps,
         placement=placement,
-        length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
+        length=length, units=units, spare=spare, correlation=correlation, sum_name=sum_name,
+        noise_multiplier=noise_multiplier, delta=delta,
     )  # fmt: skip
     ask = _Question(run, wanted, epsilon, observer, allow_large_delta)
     if sweep:
@@ -225,6 +229,7 @@ class _Question:
             plan = calibrate(
                 epsilon=self.budget, delta=delta, sampling=plan.sampling, rounds=plan.rounds, unit=plan.unit,
                 observer=plan.observer, placement=plan.placement, slots=plan.slots, views=plan.views, spare=plan.spare,
+                correlation=plan.correlation,
             )  # fmt: skip
             return Found(plan, plan.rounds, run.population, delta, why)
         if wanted is Wanted.ROUNDS:

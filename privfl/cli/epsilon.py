@@ -31,6 +31,8 @@ from privfl.cli.planned import (
     Block,
     Cap,
     Cohort,
+    CorrelationName,
+    CorrelationOption,
     CsvOption,
     DatasetSize,
     DeltaOption,
@@ -99,6 +101,7 @@ def epsilon(
     length: Length = None,
     units: Units = None,
     spare: Spare = None,
+    correlation: CorrelationOption = CorrelationName.NONE,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
     allow_large_delta: LargeDelta = False,
@@ -133,7 +136,8 @@ def epsilon(
         unit=unit, adjacency=adjacency, sampling=sampling, population=population, cohort=cohort, cap=cap,
         selected=selected, block=block, rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps,
         placement=placement,
-        length=length, units=units, spare=spare, sum_name=sum_name, noise_multiplier=noise_multiplier, delta=delta,
+        length=length, units=units, spare=spare, correlation=correlation, sum_name=sum_name,
+        noise_multiplier=noise_multiplier, delta=delta,
         group=group,
     )  # fmt: skip
     cases = _cases(run, ledger or [], sweep or [], each=each, allow_large=allow_large_delta)

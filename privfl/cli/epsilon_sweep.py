@@ -15,7 +15,7 @@ from typing import Any, Final
 from rich.markup import escape
 from rich.table import Table
 
-from privfl.cli.planned import Adjacency, PlacementName, SamplingName
+from privfl.cli.planned import Adjacency, CorrelationName, PlacementName, SamplingName
 from privfl.cli.show import output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
@@ -41,6 +41,7 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
     "sampling": SamplingName,
     "adjacency": Adjacency,
     "placement": PlacementName,
+    "correlation": CorrelationName,
 }
 """The options of a planned run that a sweep may vary, and how a value is read."""
 

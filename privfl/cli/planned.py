@@ -14,6 +14,7 @@ from privfl.cli.options import plot_file
 from privfl.dp import (
     Everyone,
     FixedSize,
+    OnePass,
     Plan,
     Poisson,
     PrivacyUnit,
@@ -41,6 +42,7 @@ class SamplingName(StrEnum):
     FIXED_SIZE = "fixed-size"
     EVERYONE = "everyone"
     ALLOCATION = "allocation"
+    ONE_PASS = "one-pass"  # noqa: S105 - a pass over clients
 
 
 class Adjacency(StrEnum):
@@ -65,6 +67,13 @@ class PlacementName(StrEnum):
     DISTRIBUTED = "distributed"
     MESH = "mesh"
     LOCAL = "local"
+
+
+class CorrelationName(StrEnum):
+    """The dependence of the noise of one round on that of others."""
+
+    NONE = "none"
+    TOEPLITZ = "toeplitz"
 
 
 class ObserverName(StrEnum):
@@ -110,6 +119,9 @@ Units = Annotated[
     int | None,
     typer.Option("--units", min=1, help="Integer units of a clip norm: scale times clip (distributed; default 2^20)."),
 ]
+CorrelationOption = Annotated[
+    CorrelationName, typer.Option("--correlation", help="Noise across rounds (central, one-pass).")
+]
 SumOption = Annotated[
     str | None,
     typer.Option("--sum", metavar="NAME", help="The secure sum; needed for observers other than the outsider."),
@@ -153,6 +165,7 @@ class PlannedRun:
         length: Entries of the summed vector.
         units: Integer units of a clip norm; None takes `UNITS`.
         spare: Members of mesh noise that one coalition may hold; None is 1.
+        correlation: How the noise of the rounds depends on each other.
         sum_name: The secure sum.
         noise_multiplier: Noise standard deviation divided by the norm bound of one contribution.
         delta: Probability with which the promise may fail.
@@ -175,6 +188,7 @@ class PlannedRun:
     length: int | None = None
     units: int | None = None
     spare: int | None = None
+    correlation: CorrelationName = CorrelationName.NONE
     sum_name: str | None = None
     noise_multiplier: float | None = None
     delta: float | None = None
@@ -204,6 +218,7 @@ class PlannedRun:
             slots=self._slots(),
             views=views_of(self.sum_name),
             spare=self._spare(),
+            correlation=self.correlation.value,
         )
 
     def sampled(self) -> tuple[Sampling, int]:
@@ -268,6 +283,10 @@ def _of_clients(how: SamplingName, clients: Mapping[str, object], run: PlannedRu
         _refuse({"--cohort": run.cohort, "--cap": run.cap}, what)
         _need(clients, ("--rounds",), what)
         return Everyone(), int(run.rounds or 0)
+    if how is SamplingName.ONE_PASS:
+        _refuse({"--cap": run.cap}, what)
+        _need(clients, ("--cohort", "--rounds"), what)
+        return OnePass(int(run.cohort or 0)), int(run.rounds or 0)
     needs = ("--population", "--cohort", "--rounds") + (("--cap",) if how is SamplingName.TRUNCATED_POISSON else ())
     _need(clients, needs, what)
     if how is not SamplingName.TRUNCATED_POISSON:

@@ -9,19 +9,30 @@ from privfl.dp.accounting.planning import Plan, calibrate, default_delta, max_ro
 from privfl.dp.accounting.report import EpsilonReport, format_epsilon
 from privfl.dp.adaptive import AdaptiveClip
 from privfl.dp.clip import ElementClip, FlatClip, LayerClip
+from privfl.dp.correlated import CorrelatedNoise
 from privfl.dp.draws import Draw
 from privfl.dp.ledger import Ledger
 from privfl.dp.mechanism import Mechanism, RoundNoise
 from privfl.dp.mesh import MeshNoise
 from privfl.dp.release import Release
 from privfl.dp.slots import Slot
-from privfl.dp.unit import Everyone, FixedSize, Poisson, PrivacyUnit, RandomAllocation, Sampling, TruncatedPoisson
+from privfl.dp.unit import (
+    Everyone,
+    FixedSize,
+    OnePass,
+    Poisson,
+    PrivacyUnit,
+    RandomAllocation,
+    Sampling,
+    TruncatedPoisson,
+)
 from privfl.observers import Observer
 
 __all__ = [
     "Accountant",
     "AdaptiveClip",
     "Budget",
+    "CorrelatedNoise",
     "Draw",
     "ElementClip",
     "EpsilonReport",
@@ -35,6 +46,7 @@ __all__ = [
     "MeshNoise",
     "Observer",
     "ObserverFigure",
+    "OnePass",
     "Opinion",
     "Plan",
     "Poisson",

@@ -18,6 +18,7 @@ from privfl.dp.unit import (
     Adjacency,
     Everyone,
     FixedSize,
+    OnePass,
     RandomAllocation,
     Sampling,
     TruncatedPoisson,
@@ -213,6 +214,8 @@ def _others(sampling: Sampling, population: int) -> tuple[dict[tuple[int, int], 
     """(others sampled, cohort with the client) -> probability, and the probability of all sizes left out."""
     if isinstance(sampling, FixedSize):
         return {(sampling.size, sampling.size): 1.0}, 0.0
+    if isinstance(sampling, OnePass):  # each size that a cohort can have counts in full: the sum is no less than any
+        return {(size - 1, size): 1.0 for size in _of_one_pass(sampling, population)}, 0.0
     if isinstance(sampling, Everyone):
         return {(population - 1, population): 1.0}, 0.0
     sizes, outside = _binomial(population - 1, sampling.probability)
@@ -228,6 +231,8 @@ def _sizes(sampling: Sampling, population: int) -> tuple[dict[int, float], float
     """Cohort size -> probability, and the probability of all sizes left out."""
     if isinstance(sampling, FixedSize):
         return {sampling.size: 1.0}, 0.0
+    if isinstance(sampling, OnePass):
+        return dict.fromkeys(_of_one_pass(sampling, population), 1.0), 0.0
     if isinstance(sampling, Everyone):
         return {population: 1.0}, 0.0
     sizes, outside = _binomial(population, sampling.probability)
@@ -236,6 +241,11 @@ def _sizes(sampling: Sampling, population: int) -> tuple[dict[int, float], float
     for size, probability in sizes.items():
         found[min(size, cap)] = found.get(min(size, cap), 0.0) + probability
     return found, outside
+
+
+def _of_one_pass(sampling: OnePass, population: int) -> list[int]:
+    """The sizes of the cohorts of one pass, of which the last may be smaller."""
+    return [size for size in (min(sampling.size, population), population % sampling.size) if size]
 
 
 def _binomial(n: int, p: float) -> tuple[dict[int, float], float]:

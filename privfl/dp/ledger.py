@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 from privfl.checks import check_choice
 from privfl.dp.draws import Draw, rounded_up
 from privfl.dp.release import Release
-from privfl.dp.unit import PrivacyUnit, Sampling
+from privfl.dp.unit import OnePass, PrivacyUnit, Sampling
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.files import (
     GENESIS,
@@ -63,6 +63,7 @@ class Ledger:
         self._releases: dict[str, Release] = {}
         self._draws: dict[int, Draw] = {}
         self._rounds: defaultdict[int, list[str]] = defaultdict(list)
+        self._only: dict[ClientId, int] = {}  # the round of each client that takes part once
         self._attempts: dict[int, int] = {}  # the highest attempt of each round, refunded ones too
         self._lines: set[str] = set()
         self._version = VERSION
@@ -235,6 +236,8 @@ class Ledger:
     def _charge(self, digest: str, release: Release) -> None:
         self._releases[digest] = release
         self._rounds[release.round].append(digest)
+        if isinstance(release.sampling, OnePass):
+            self._only |= dict.fromkeys(release.participants or (), release.round)
         self._attempts[release.round] = max(release.attempt, self._attempts.get(release.round, 0))
 
     def _in_round(self, round: int) -> list[Release]:
@@ -272,6 +275,8 @@ class Ledger:
                     f"round {release.round} {found}: note its draw, with the sampling of its releases, before its "
                     "cohort is sampled"
                 )
+        if isinstance(release.sampling, OnePass):
+            self._check_once(release)
         for other in self._in_round(release.round):
             if not _same_draw(other, release):
                 raise PrivacyError(f"round {release.round}: a cohort that was sampled is never replaced for a retry")
@@ -279,6 +284,19 @@ class Ledger:
             raise PrivacyError(
                 f"opening {release.opening} of round {release.round}, attempt {release.attempt}, is charged already: "
                 "a second opening with other noise is charged as a further one"
+            )
+
+    def _check_once(self, release: Release) -> None:
+        """Raise `PrivacyError` where a client that takes part once was charged in another round."""
+        if self.unit.level != "client":
+            raise StateError("one pass is over clients: a ledger of examples has no such sampling")
+        before = self._only.keys() & set(release.participants or ())
+        again = [c for c in before if any(c in (r.participants or ()) for r in self._in_round(self._only[c]))]
+        others = {self._only[c] for c in again} - {release.round}
+        if others:
+            raise PrivacyError(
+                f"round {release.round} asks a client of round {min(others)} again, and each takes part in one round "
+                "at most: ask other clients, or declare Everyone()"
             )
 
     def _replay(self, records: Iterable[Mapping[str, Any]]) -> None:

@@ -18,7 +18,8 @@ from privfl.dp.mesh import MeshNoise
 from privfl.dp.noise.discrete_gaussian import discrete_gaussian
 from privfl.dp.noise.sampler import Entropy, rounded_gaussian, seeded_entropy
 from privfl.dp.noise.skellam import skellam, skellam_reach
-from privfl.dp.release import PLACEMENTS, SHARED, DrawKnownTo, Law, Placement, Release
+from privfl.dp.noise.toeplitz import MAX_GROWTH
+from privfl.dp.release import CORRELATIONS, PLACEMENTS, SHARED, Correlation, DrawKnownTo, Law, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import Sampling
 from privfl.errors import ConfigError, LocalProtocolError
@@ -58,6 +59,8 @@ class Mechanism:
             against the server and outsiders only.
         members: The clients that add mesh noise; 0 is every client of the cohort.
         min_members_to_open: The fewest members in a sum that opens; 0 is what the sum guarantees by itself.
+        correlation: "toeplitz" makes central noise of a round take back part of the noise before it, for clients that
+            take part once. `noise_multiplier` is then that of its fresh part. The opener adds it by `CorrelatedNoise`.
 
     Raises:
         ConfigError: If a value is out of range, or belongs to another placement.
@@ -71,6 +74,7 @@ class Mechanism:
     spare: int = 0
     members: int = 0
     min_members_to_open: int = 0
+    correlation: Correlation = "none"
 
     def __post_init__(self) -> None:
         unwrap_numpy(self, "noise_multiplier", "colluders", "spare", "members", "min_members_to_open")
@@ -78,6 +82,12 @@ class Mechanism:
         check_choice("source", self.source, SOURCES)
         if self.discrete and self.placement not in ("central", "local"):
             raise ConfigError(f"the discrete Gaussian is for central and local noise, not {self.placement!r}")
+        check_choice("correlation", self.correlation, CORRELATIONS)
+        if self.correlation != "none" and (self.placement != "central" or self.discrete):
+            raise ConfigError(
+                f"correlation {self.correlation!r} is of central, rounded Gaussian noise, which one opener adds in "
+                f"every round; for placement {self.placement!r} set correlation to 'none'"
+            )
         if self.placement == "none":
             if self.noise_multiplier != 0:
                 raise ConfigError(f"placement 'none' has a noise_multiplier of 0, not {self.noise_multiplier!r}")
@@ -192,6 +202,8 @@ class RoundNoise:
         placement = self.mechanism.placement
         if self.mesh is not None:
             return math.sqrt(max(self.mesh.max_variance(self.cohort), self.mesh.constant))
+        if self.mechanism.correlation == "toeplitz":
+            return self.noise_stddev * MAX_GROWTH
         return self.noise_stddev if placement == "central" else self.share_stddev * math.sqrt(self.cohort)
 
     @property
@@ -228,7 +240,7 @@ class RoundNoise:
         Raises:
             ConfigError: If the length is another one, or `entropy` and `key` do not fit the source.
         """
-        self._check_length(ints)
+        self.check_length(ints)
         if self.mechanism.placement in ("none", "central", "mesh"):
             return ints
         source = self._entropy(entropy, key)
@@ -250,6 +262,8 @@ class RoundNoise:
             entropy: As in `contribute`.
             key: As in `contribute`.
         """
+        if self.mechanism.correlation != "none":
+            raise ConfigError("correlated noise has a state, which its opener keeps: take the opening of its noise")
         adds = self.mechanism.placement in ("central", "distributed")
         source = self._entropy(entropy, key) if adds else os.urandom
         return _OpenerNoise(self, source)
@@ -314,13 +328,15 @@ class RoundNoise:
             participants=taking_part,
             spare=self.mechanism.spare if self.mechanism.placement == "mesh" else None,
             draw_known_to=draw_known_to,
+            correlation=self.mechanism.correlation,
         )
 
     def _gaussian(self, entropy: Entropy) -> Ints:
         draw = discrete_gaussian if self.mechanism.discrete else rounded_gaussian
         return draw(self.noise_stddev, self.length, entropy=entropy)
 
-    def _check_length(self, ints: Ints) -> None:
+    def check_length(self, ints: Ints) -> None:
+        """Raise `ConfigError` unless `ints` has one entry for each entry of the slots."""
         if ints.shape != (self.length,):
             raise ConfigError(f"the slots have {self.length} entries together, not {ints.shape}")
 
@@ -345,7 +361,7 @@ class _OpenerNoise:
             raise LocalProtocolError("this sum was opened before; a second opening must be charged as a further one")
         self.used = True
         rules = self.noise
-        rules._check_length(total)
+        rules.check_length(total)
         if rules.mechanism.placement == "central":
             added = rules._gaussian(self.entropy)
         elif rules.mechanism.placement == "distributed" and len(survivors) < rules.cohort:

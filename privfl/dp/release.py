@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from privfl.checks import check_choice, check_count, check_positive
-from privfl.dp.unit import FixedSize, PoissonBySite, Sampling, TruncatedPoisson, read_sampling, sampling_record
+from privfl.dp.unit import FixedSize, OnePass, PoissonBySite, Sampling, TruncatedPoisson, read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError
 from privfl.observers import OBSERVERS, VIEWS, Views
 from privfl.wire import SERVER, ClientId
@@ -15,7 +15,11 @@ from privfl.wire import SERVER, ClientId
 Placement = Literal["none", "central", "distributed", "mesh", "local"]
 Law = Literal["none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian"]
 
+Correlation = Literal["none", "toeplitz"]
+"""How the noise of the rounds depends on each other: not at all, or as in privfl/dp/noise/toeplitz.py."""
+
 PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
+CORRELATIONS: Final[tuple[Correlation, ...]] = get_args(Correlation)
 LAWS: Final[tuple[Law, ...]] = get_args(Law)
 DrawKnownTo = Literal["site"]
 """Who knows which examples were sampled: the site that holds them, and nobody else."""
@@ -57,6 +61,8 @@ class Release:
         spare: For mesh noise, the most members of one coalition whose noise does not count, at least 0; None elsewhere.
         draw_known_to: "site" where each site sampled its own examples by coins that no other party knows, again for
             each attempt; at level "example" only. None where other observers may know who was sampled.
+        correlation: "none" for noise that is independent of that of other rounds. "toeplitz" for noise that partly
+            takes back the noise of the rounds before it; the standard deviations are then those of its fresh part.
 
     Raises:
         ConfigError: Fields that contradict each other.
@@ -80,6 +86,7 @@ class Release:
     count: int = 1
     spare: int | None = None
     draw_known_to: DrawKnownTo | None = None
+    correlation: Correlation = "none"
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, PLACEMENTS)
@@ -103,16 +110,32 @@ class Release:
             raise ConfigError(f"draw_known_to must be 'site' or absent, not {self.draw_known_to!r}")
         if isinstance(self.sampling, PoissonBySite) and self.draw_known_to is None:
             raise ConfigError("a probability for each site is of examples whose draw is known to the site only")
+        self._check_correlation()
         ids = self.participants
         if ids is not None and (
             list(ids) != sorted(set(ids)) or any(not isinstance(c, int) or not 0 <= c < SERVER for c in ids)
         ):
             raise ConfigError("participants must be strictly increasing identities in [0, 2^32 - 2]")
-        largest = {TruncatedPoisson: "cap", FixedSize: "size"}.get(type(self.sampling))
+        largest = {TruncatedPoisson: "cap", FixedSize: "size", OnePass: "size"}.get(type(self.sampling))
         if ids is not None and largest is not None and len(ids) > getattr(self.sampling, largest):
             raise PrivacyError(
                 f"round {self.round}: {len(ids)} took part, and the declared {largest} is "
                 f"{getattr(self.sampling, largest)}: no epsilon can be claimed"
+            )
+
+    def _check_correlation(self) -> None:
+        check_choice("correlation", self.correlation, CORRELATIONS)
+        if self.correlation == "none":
+            return
+        if (self.placement, self.law, self.opening, self.count) != ("central", "rounded_gaussian", 0, 1):
+            raise ConfigError(
+                f"correlation {self.correlation!r} is of one opening with central, rounded Gaussian noise, not of "
+                f"placement {self.placement!r} and law {self.law!r}"
+            )
+        if not isinstance(self.sampling, OnePass):
+            raise ConfigError(
+                f"correlation {self.correlation!r} is priced for clients that take part once: the sampling must be "
+                f"OnePass, not {type(self.sampling).__name__}"
             )
 
     def _check_noise(self) -> None:
@@ -148,15 +171,18 @@ class Release:
         for name in ("spare", "draw_known_to"):
             if values[name] is None:
                 del values[name]
+        if self.correlation == "none":
+            del values["correlation"]
         return values
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Release:
         """The release from its JSON object; raises `StateError` when it is not one."""
         values = dict(record)
-        names = {f.name for f in fields(cls)} - {"draw_known_to"}
+        names = {f.name for f in fields(cls)} - {"draw_known_to", "correlation"}
         names -= {"spare"} if values.get("placement") != "mesh" else set()
-        if set(values) - {"draw_known_to"} != names or values.get("draw_known_to", "site") is None:
+        absent = values.get("draw_known_to", "site") is None or values.get("correlation") == "none"
+        if set(values) - {"draw_known_to", "correlation"} != names or absent:
             raise StateError(f"not a release: fields {sorted(set(values) ^ names)} are missing or too many")
         try:
             values["sampling"] = read_sampling(values["sampling"])

@@ -64,6 +64,34 @@ class Everyone:
 
 
 @dataclass(frozen=True, slots=True)
+class OnePass(Everyone):
+    """Each unit takes part in at most one round of a run, known to anybody: one pass over a stream of clients.
+
+    A unit pays for one round, however many there are, and nothing is claimed from how cohorts are chosen.
+
+    Attributes:
+        size: The most units of a round, at least 1.
+
+    Raises:
+        ConfigError: The size is out of range.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        unwrap_numpy(self, "size")
+        check_count("size", self.size)
+
+    def sizes(self, population: int) -> range:
+        """The sizes that a cohort of `population` units can have."""
+        return range(min(self.size, population) + 1)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"each takes part in one round at most, {self.size} in a round (one pass)"
+
+
+@dataclass(frozen=True, slots=True)
 class Poisson:
     """Each unit takes part in a round with `probability`, in (0, 1], independently of all others."""
 
@@ -253,11 +281,12 @@ class RandomAllocation:
         )
 
 
-Sampling = Everyone | Poisson | PoissonBySite | TruncatedPoisson | FixedSize | RandomAllocation
+Sampling = Everyone | OnePass | Poisson | PoissonBySite | TruncatedPoisson | FixedSize | RandomAllocation
 """What a sampler declares that it really does; a user never types a probability next to it."""
 
 _KINDS: Final[Mapping[str, type[Sampling]]] = {
     "everyone": Everyone,
+    "one_pass": OnePass,
     "poisson": Poisson,
     "poisson_by_site": PoissonBySite,
     "truncated_poisson": TruncatedPoisson,
@@ -267,7 +296,7 @@ _KINDS: Final[Mapping[str, type[Sampling]]] = {
 
 
 def sampling_kind(sampling: Sampling) -> str:
-    """The declaration's name in a ledger: everyone, poisson, poisson_by_site, and so on."""
+    """The name of a declaration in a ledger, such as everyone or truncated_poisson."""
     return next(name for name, of in _KINDS.items() if type(sampling) is of)
 
 

@@ -23,13 +23,13 @@ from privfl.dp import (
 )
 from privfl.dp.accounting.history import DrawnRound
 from privfl.dp.accounting.report import check_small_delta
-from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
+from privfl.errors import BudgetExceeded, ConfigError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
 from privfl.experiment.examples import check_example_settings, check_gradients, example_rule, unit_count
 from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
-from privfl.experiment.fitting import check_selection, check_tuning, is_taken, weighted
+from privfl.experiment.fitting import check_noise, check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
@@ -42,7 +42,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.range import RangeRule
-from privfl.fl.sampling import CohortSampler, declared
+from privfl.fl.sampling import CohortSampler, OnePassSampler, declared
 from privfl.fl.selection import Selection
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
@@ -226,7 +226,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     """
     given.check(config)
     config = with_named_clients(given.applied(config))
-    _check_noise(config)
+    check_noise(config)
     check_example_settings(config)
     federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
     if given.clients is not None:
@@ -251,7 +251,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
     )
     chunking = build.build_chunking(config, method.train)
-    sampler = given.sampler or build.build_sampler(config.cohort)
+    sampler = _sampler(config, given, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
     privacy, units = config.privacy, unit_count(examples, clients)
@@ -356,18 +356,15 @@ def _rounded_up(value: float) -> float:
     return float(f"{math.ceil(value / step * (1 - 1e-12)) * step:.{_DIGITS}g}")
 
 
-def _check_noise(config: Config) -> None:
-    privacy = config.privacy
-    if privacy.placement == "none" and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
-        raise PrivacyError(
-            "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
-            "'central', 'distributed', 'mesh' or 'local'"
-        )
-    if privacy.placement != "none" and (privacy.epsilon, privacy.noise_multiplier) == (None, None):
+def _sampler(config: Config, given: Given, clients: int) -> CohortSampler:
+    """The cohort sampler; raises `ConfigError` where one pass over the clients ends before the run does."""
+    sampler = given.sampler or build.build_sampler(config.cohort)
+    if isinstance(sampler, OnePassSampler) and config.rounds > (top := sampler.max_rounds(clients)):
         raise ConfigError(
-            "privacy.noise_multiplier is missing: set it, or set privacy.epsilon, and the least noise for the planned "
-            "rounds is found"
+            f"rounds = {config.rounds}, and {top} rounds of cohort.size = {sampler.size} ask all {clients} clients: "
+            "run fewer rounds, or set cohort.size lower"
         )
+    return sampler
 
 
 def _without_data(config: Config, clients: int) -> Config:

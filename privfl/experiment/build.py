@@ -29,6 +29,7 @@ from privfl.fl.sampling import (
     CohortSampler,
     EveryoneSampler,
     FixedSizeSampler,
+    OnePassSampler,
     PoissonSampler,
     TruncatedPoissonSampler,
 )
@@ -83,6 +84,7 @@ def build_sampler(settings: Cohort) -> CohortSampler:
     """The cohort sampler, from exactly the settings that it needs."""
     needs = {
         "everyone": (),
+        "one-pass": ("size",),
         "poisson": ("probability",),
         "truncated-poisson": ("probability", "cap"),
         "fixed-size": ("size",),
@@ -95,6 +97,7 @@ def build_sampler(settings: Cohort) -> CohortSampler:
             raise ConfigError(f"cohort.sampling = {settings.sampling!r} {verb} cohort.{name}")
     makers: dict[str, Any] = {
         "everyone": EveryoneSampler,
+        "one-pass": OnePassSampler,
         "poisson": PoissonSampler,
         "truncated-poisson": TruncatedPoissonSampler,
         "fixed-size": FixedSizeSampler,

@@ -44,7 +44,13 @@ def build_mechanism(config: Config) -> Mechanism:
     if privacy.placement == "private":
         raise ConfigError("privacy.placement = 'private' is a choice that an experiment makes for its sum: assemble it")
     if privacy.placement != "mesh":
-        return Mechanism(privacy.placement, privacy.noise_multiplier, privacy.noise, privacy.colluders)
+        return Mechanism(
+            privacy.placement,
+            privacy.noise_multiplier,
+            privacy.noise,
+            privacy.colluders,
+            correlation=privacy.correlation,
+        )
     return Mechanism(
         "mesh",
         privacy.noise_multiplier,
@@ -52,6 +58,7 @@ def build_mechanism(config: Config) -> Mechanism:
         spare=privacy.spare,
         members=privacy.members or 0,
         min_members_to_open=privacy.min_members_to_open or 0,
+        correlation=privacy.correlation,
     )
 
 

@@ -350,6 +350,7 @@ class Experiment:
                 parts.method.aggregation,
                 credentials=parts.credentials,
                 on_client_error=parts.config.cohort.on_client_error,
+                noise=self.files.noise(parts.mechanism, config.seed),
             ),
             encoding=parts.encoding,
             range_rule=parts.range_rule,

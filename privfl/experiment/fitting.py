@@ -84,3 +84,23 @@ def is_taken(config: Config, data: Dataset | FederatedData | None, federation: F
         # a named data set is published; clients that a program gave bring their public tests
         return data is None and federation.dataset.own and config.data.test_path is None
     return not len(data.test) or config.data.dealing.startswith("natural")
+
+
+def check_noise(config: Config) -> None:
+    """Raise `PrivacyError` for noise settings without noise, `ConfigError` for noise whose size is not given."""
+    privacy = config.privacy
+    if privacy.placement == "none" and (privacy.epsilon, privacy.noise_multiplier) != (None, None):
+        raise PrivacyError(
+            "privacy.epsilon and privacy.noise_multiplier speak of noise, and privacy.placement is 'none': choose "
+            "'central', 'distributed', 'mesh' or 'local'"
+        )
+    if privacy.placement == "none" and privacy.correlation != "none":
+        raise PrivacyError(
+            f"privacy.correlation = {privacy.correlation!r} is of central noise, and privacy.placement is 'none': "
+            "choose 'central', or leave privacy.correlation out"
+        )
+    if privacy.placement != "none" and (privacy.epsilon, privacy.noise_multiplier) == (None, None):
+        raise ConfigError(
+            "privacy.noise_multiplier is missing: set it, or set privacy.epsilon, and the least noise for the planned "
+            "rounds is found"
+        )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from privfl.dp import EpsilonReport, Ledger, Observer, default_delta, epsilon
+from privfl.dp import CorrelatedNoise, EpsilonReport, Ledger, Mechanism, Observer, default_delta, epsilon
 from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
@@ -35,6 +35,7 @@ METRICS: Final = "metrics.jsonl"
 LEDGER: Final = "ledger.jsonl"
 MODELS: Final = "models"
 COHORT_KEY: Final = "cohorts.key"
+NOISE: Final = "noise.jsonl"
 LOCK: Final = "lock"
 RECEIPTS: Final = "receipts.jsonl"
 _KEY_BYTES: Final = 32
@@ -227,6 +228,17 @@ class RunFolder:
             raise StateError(f"{path} holds {len(secret)} bytes, {_KEY_BYTES} were expected: start another run")
         return secret
 
+    def noise(self, mechanism: Mechanism, seed: int) -> CorrelatedNoise | None:
+        """The opener's noise of this run where it is correlated across rounds, else None.
+
+        Args:
+            mechanism: The noise of the run.
+            seed: Keys simulation noise.
+        """
+        if mechanism.correlation == "none":
+            return None
+        return CorrelatedNoise(self.path / NOISE, key=None if mechanism.source == "secure" else (seed,))
+
     def check_same(self, config: Config, identity: Identity) -> None:
         """Check that the run was started with these settings, data and objects.
 
@@ -322,7 +334,7 @@ class RunFolder:
     def _discard(self) -> None:
         """Remove what a run consists of, and the folder if nothing else is in it."""
         shutil.rmtree(self.path / MODELS, ignore_errors=True)
-        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, VERSIONS, LOCK):
+        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, NOISE, VERSIONS, LOCK):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

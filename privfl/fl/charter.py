@@ -82,6 +82,11 @@ class Charter:
         VerifyKey(bytes.fromhex(self.server))
         if self.evaluation and self.terms.mechanism.claims:
             raise ConfigError("evaluation sums metrics without noise, and the terms claim privacy: evaluate elsewhere")
+        if self.terms.mechanism.correlation != "none":
+            raise ConfigError(
+                "noise that is correlated across rounds is paid for by the rounds after a site's own, which its ledger "
+                "does not see: set privacy.correlation = 'none'"
+            )
 
     @staticmethod
     def terms_of(plan: RoundPlan) -> RoundPlan:

@@ -194,14 +194,9 @@ class ClientRound:
     ) -> None:
         self.plan, self.me, self.savable = plan, me, saves_sessions(scheme)
         task = policy.check(plan, scheme)
+        opening = {"opening": plan.opening(scheme)} if scheme.opener == "client" else {}
         self._session: ClientSession = scheme.client(
-            task,
-            me,
-            vector,
-            credentials=credentials,
-            policy=policy.sum,
-            opening=plan.opening(scheme),
-            entropy=entropy,
+            task, me, vector, credentials=credentials, policy=policy.sum, entropy=entropy, **opening
         )
 
     @classmethod

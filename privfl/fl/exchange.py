@@ -255,7 +255,7 @@ class FrameDriver:
     ) -> tuple[ServerRound, int, Mapping[ClientId, bytes]]:
         """The half of the round, the step that is open, and its frames: saved before, or new and saved now."""
         made: dict[str, Any] = {"scheme": parts.scheme, "optimizer": parts.optimizer, "payment": payment}
-        made["aggregation"] = parts.aggregation
+        made |= {"aggregation": parts.aggregation, "noise": parts.noise}
         if self.saved.exists():
             saved = SavedExchange.from_bytes(self.saved.read_bytes())
             if saved.party.plan == plan:

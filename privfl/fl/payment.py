@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from privfl.dp import Accountant, Budget, Draw, Ledger, Release
+from privfl.dp import Accountant, Budget, CorrelatedNoise, Draw, Ledger, Mechanism, Release
 from privfl.dp.ledger import Token
 from privfl.errors import PrivacyError, StateError, TooFewSurvivors
 from privfl.fl.plan import RoundPlan
@@ -131,3 +131,22 @@ def check_charged(store: ModelStore, ledger: Ledger) -> None:
             continue
         if round not in newest or (round, newest[round].attempt) in unsettled:
             raise StateError(f"round {round} was trained and is not in the ledger, which was lost or cut short")
+
+
+def check_noise(store: ModelStore, mechanism: Mechanism, noise: CorrelatedNoise | None) -> None:
+    """Raise `StateError` where correlated noise was not added to a trained round: its file was lost or put back.
+
+    Args:
+        store: The stored rounds with their reports.
+        mechanism: The noise of the run; independent noise has no file.
+        noise: The state of correlated noise at its opener.
+    """
+    if mechanism.correlation == "none":
+        return
+    rounds = noise.rounds if noise is not None else frozenset()
+    for round in store.rounds():
+        if store.load(round).report.get("status") == "trained" and round not in rounds:
+            raise StateError(
+                f"round {round} was trained, and the opener's noise does not know of it: put its file back, or start a "
+                "new run"
+            )

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import Vector
-from privfl.dp import Mechanism, Release, RoundNoise
-from privfl.dp.contract import check_weighting
+from privfl.dp import CorrelatedNoise, Mechanism, Release, RoundNoise
+from privfl.dp.contract import check_opener
+from privfl.dp.correlated import opening_of
 from privfl.dp.unit import Everyone, Level, Sampling
-from privfl.errors import CapacityError, ConfigError, PrivacyError, TooFewSurvivors
+from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
 from privfl.fl.chunks import EACH_ALONE, Chunking
+from privfl.fl.claims import check_claim
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
 from privfl.fl.decoded import Decoded
 from privfl.fl.encoding import UpdateEncoding
@@ -111,7 +113,7 @@ class RoundPlan:
             if type(key) is not str or type(parameter) not in (str, int, float, bool):
                 raise ConfigError(f"the sum's parameter {key!r} must be text, a number or a truth value")
         if self.mechanism.claims:
-            self._check_claim()
+            check_claim(self.mechanism, self.encoding, self.sampling)
         check_plan(self)
 
     def _check_clients(self) -> None:
@@ -130,16 +132,6 @@ class RoundPlan:
             raise ConfigError(
                 "clients are not trained in batches where a plan sums over examples, or keeps states: set "
                 "cohort.training = 'single'"
-            )
-
-    def _check_claim(self) -> None:
-        check_weighting(self.encoding.weighting, None)
-        if self.encoding.counts:
-            raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
-        if self.encoding.blocks:
-            raise PrivacyError(
-                "blocks next to an update, such as control variates, are refused with noise: a clipped block is no "
-                "longer the sum of what the clients keep. Use an algorithm without blocks"
             )
 
     def _check_sampling(self) -> None:
@@ -246,6 +238,7 @@ class RoundPlan:
         opener: Observer = "server" if scheme.opener == "server" else "participant"
         if scheme.views.get(opener) == "release":
             raise ConfigError(f"{scheme.name} is opened by a {opener}, and states that this one sees the release only")
+        check_opener(self.mechanism.correlation, scheme.opener, scheme.name)
         if scheme.name != self.scheme:
             raise ConfigError(f"the plan names the sum {self.scheme!r}, and this is {scheme.name!r}")
         if dict(scheme.parameters) != dict(self.parameters):
@@ -325,9 +318,16 @@ class RoundPlan:
         """The declared standard deviation of the noise in the model's unit; 0 without noise."""
         return self.noise(scheme).noise_stddev / self.encoding.codec.scale
 
-    def opening(self, scheme: SecureSum) -> Opening:
-        """The noise that is added where the sum is opened, or nothing."""
+    def opening(self, scheme: SecureSum, correlated: CorrelatedNoise | None = None) -> Opening:
+        """The noise that is added where the sum is opened, or nothing; `ConfigError` where its state is missing.
+
+        Args:
+            scheme: The sum that the plan names.
+            correlated: The noise of the run, where the mechanism correlates it across rounds; only its opener has it.
+        """
         noise = self.noise(scheme)
+        if self.mechanism.correlation != "none":
+            return opening_of(correlated, noise, self.round)
         if self.mechanism.placement in ("none", "local", "mesh"):
             return identity
         if self.mechanism.source == "secure":

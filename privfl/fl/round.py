@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from privfl.dp import CorrelatedNoise
 from privfl.errors import ClientFailed, ConfigError
 from privfl.fl.aggregation import Aggregation, Mean
 from privfl.fl.chunks import ChunkAnswer
@@ -52,6 +53,7 @@ class Parts:
         aggregation: How the round's means become the mean update of the optimizer; by default as they are.
         credentials: Each client's credentials; None for a plain sum.
         policy: What every client insists on.
+        noise: The noise of the run, where it is correlated across rounds.
         on_client_error: What an error of a client's training does: it ends the round, or the client drops out of it.
     """
 
@@ -63,6 +65,7 @@ class Parts:
     credentials: Mapping[ClientId, Any] | None = None
     policy: ClientPolicy = field(default_factory=ClientPolicy)
     on_client_error: OnClientError = "raise"
+    noise: CorrelatedNoise | None = None
     contribution: Contribution = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +132,13 @@ def run_round(
     if plan.cohort:
         policy.check(plan, scheme)  # before the round is charged
     server = ServerRound(
-        state, plan, scheme=scheme, optimizer=parts.optimizer, aggregation=parts.aggregation, payment=payment
+        state,
+        plan,
+        scheme=scheme,
+        optimizer=parts.optimizer,
+        aggregation=parts.aggregation,
+        payment=payment,
+        noise=parts.noise,
     )
     if plan.cohort:
         order, failed = plan.to_bytes(), {} if failed is None else failed

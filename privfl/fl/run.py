@@ -10,18 +10,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from privfl.codec import Vector
 from privfl.dp import AdaptiveClip, ElementClip, Everyone, Mechanism
-from privfl.errors import ConfigError, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
+from privfl.errors import ConfigError, OpenedBefore, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.faults import caveat, counted
 from privfl.fl.metrics import Evaluation
-from privfl.fl.payment import Payment, check_charged
+from privfl.fl.payment import Payment, check_charged, check_noise
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.progress import Evaluate, Progress, nothing_interrupted
 from privfl.fl.range import RangeRule
@@ -201,8 +201,7 @@ class FederatedRun:
         return self.range_rule.encoding(self.encoding, state.range, cohort)
 
     def _initial_state(self, initial: Vector) -> ServerState:
-        clip = self.encoding.clip
-        norm = clip.clip_norm if isinstance(clip, AdaptiveClip) else None
+        norm = clip.clip_norm if isinstance(clip := self.encoding.clip, AdaptiveClip) else None
         return ServerState(initial, {}, norm, shared=self.parts.aggregation.start())
 
     def _check_start(self, latest: Version, initial: Vector) -> None:
@@ -217,6 +216,7 @@ class FederatedRun:
         check_some_open(self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population), self.population)
         if self.payment is not None and self.mechanism.claims:
             check_charged(self.store, self.payment.ledger)
+            check_noise(self.store, self.mechanism, self.parts.noise)
 
     def _round(self, progress: Progress, round: int, *, last: bool) -> tuple[Version, RoundReport]:
         latest, start, draws = progress.latest, progress.start, progress.draws
@@ -278,8 +278,7 @@ class FederatedRun:
         that is proven to be at fault is not heard in the attempts that follow. Returned are the last attempt that
         opened, the number of attempts, the state after the round, caveats, and the errors of the last attempt by type.
         """
-        named, cohort = set[ClientId](), states.cohort
-        server: ServerRound | None = None
+        named, cohort, server = set[ClientId](), states.cohort, cast("ServerRound | None", None)
         failures, repeats, number, after = 0, 0, 0, state
         said, errors = list[str](), dict[str, int]()
         while failures <= self.retries:
@@ -294,6 +293,9 @@ class FederatedRun:
                     state, plan, self.parts, payment=self.payment, states=began, drop=drop, tap=tap, failed=failed
                 )
                 states.opened()
+            except OpenedBefore as error:  # before a kill, over other contributions
+                said.append(str(error))
+                break
             except (TooFewSurvivors, RemoteProtocolError) as error:
                 errors = counted(failed.values())
                 said += caveat(errors)
@@ -382,9 +384,8 @@ class FederatedRun:
             self.payment.settle(token, plan, self.parts.scheme, set(cohort) - set(report.dropouts))
 
     def _spent(self) -> float | None:
-        if self.payment is None or not self.mechanism.claims:
-            return None
-        return self.payment.accountant.spent(self.payment.ledger)
+        paid = self.payment if self.mechanism.claims else None
+        return None if paid is None else paid.accountant.spent(paid.ledger)
 
     def _measure(self, model: Vector, states: Callable[[ClientId], bytes], round: int, *, last: bool) -> Evaluation:
         due = last or (self.evaluate_every > 0 and round % self.evaluate_every == 0)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from privfl.crypto import add_keystreams
 from privfl.crypto.kdf import derive
-from privfl.dp.unit import Everyone, FixedSize, Poisson, RandomAllocation, Sampling, TruncatedPoisson
+from privfl.dp.unit import Everyone, FixedSize, OnePass, Poisson, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError, PrivacyError
 from privfl.wire import ClientId
 
@@ -211,6 +211,43 @@ class AllocationSampler:
         return tuple(np.flatnonzero((order == self.place).any(axis=1)).tolist())
 
 
+@dataclass(frozen=True, slots=True)
+class OnePassSampler:
+    """Each client in one round: the next `size` clients in the order of their numbers, as in a stream.
+
+    `in_round` gives the sampler of a round. No coin is taken, because the order is public.
+
+    Attributes:
+        size: The clients of a round; the last round may have fewer.
+        round: The round that is sampled, from 1.
+    """
+
+    size: int
+    round: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.round < 1:
+            raise ConfigError(f"size and round must be at least 1, not {self.size} and {self.round}")
+
+    def declare(self, population: int) -> Sampling:
+        """Return the declaration of one pass."""
+        return OnePass(self.size)
+
+    def max_rounds(self, population: int) -> int:
+        """The rounds until every one of `population` clients was asked."""
+        return -(-population // self.size)
+
+    def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """See `CohortSampler.sample`. Raises `ConfigError` once every client was asked."""
+        if self.round > self.max_rounds(population):
+            raise ConfigError(
+                f"{self.max_rounds(population)} rounds of {self.size} ask all {population} clients, and round "
+                f"{self.round} has nobody left: run fewer rounds, or set cohort.size lower"
+            )
+        start = (self.round - 1) * self.size
+        return tuple(range(start, min(start + self.size, population)))
+
+
 def in_round(sampler: CohortSampler, round: int) -> tuple[CohortSampler, int]:
     """The sampler of one round, and the round whose coins it takes.
 
@@ -222,6 +259,8 @@ def in_round(sampler: CohortSampler, round: int) -> tuple[CohortSampler, int]:
     if inner is not None:  # a sampler that renames the clients of another one
         placed, coins = in_round(inner, round)
         return (sampler if placed is inner else replace(cast(Any, sampler), inner=placed)), coins
+    if isinstance(sampler, OnePassSampler):
+        return replace(sampler, round=max(round, 1)), round
     if not isinstance(sampler, AllocationSampler):
         return sampler, round
     place = max(round - 1, 0) % sampler.rounds

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from privfl.dp import CorrelatedNoise
 from privfl.dp.ledger import Token
 from privfl.errors import ConfigError, LocalProtocolError, StateError, TooFewSurvivors
 from privfl.fl.aggregation import Aggregation, Mean
@@ -51,6 +52,7 @@ class ServerRound:
         optimizer: How the mean update changes the model.
         aggregation: How the round's means become that update; by default as they are.
         payment: Where the round is charged; None for a run that keeps no ledger.
+        noise: The noise of the run, where it is correlated across rounds.
 
     Raises:
         ConfigError: If the state or the sum is not the plan's.
@@ -64,6 +66,7 @@ class ServerRound:
     _empty: SumResult | None
     _token: Token | None
     _outcome: Outcome | None
+    _noise: CorrelatedNoise | None
 
     def __init__(
         self,
@@ -74,8 +77,10 @@ class ServerRound:
         optimizer: ServerOptimizer | None = None,
         aggregation: Aggregation | None = None,
         payment: Payment | None = None,
+        noise: CorrelatedNoise | None = None,
     ) -> None:
         self._bind(state, plan, scheme, optimizer, payment)
+        self._noise = noise
         self._aggregation = aggregation or Mean()
         plan.check_openable(scheme)
         if plan.cohort:
@@ -116,7 +121,7 @@ class ServerRound:
         self._opened = True
         if self.plan.mechanism.source == "secure":
             self._pay(survivors)
-        return self.plan.opening(self._scheme)(total, survivors)
+        return self.plan.opening(self._scheme, self._noise)(total, survivors)
 
     def _pay_opener(self) -> None:
         """Settle a sum that a client has opened, as soon as its result is here."""
@@ -145,6 +150,7 @@ class ServerRound:
         optimizer: ServerOptimizer | None = None,
         aggregation: Aggregation | None = None,
         payment: Payment | None = None,
+        noise: CorrelatedNoise | None = None,
     ) -> Self:
         """The half that `to_bytes` saved, in another process perhaps.
 
@@ -157,6 +163,7 @@ class ServerRound:
             optimizer: How the mean update changes the model.
             aggregation: How the round's means become that update; by default as they are.
             payment: Where the round was charged; None only for a round that was not charged.
+            noise: The noise of the run, where it is correlated across rounds.
 
         Raises:
             StateError: If the bytes were altered, or the ledger does not hold the open reservation: the sum was opened
@@ -166,7 +173,7 @@ class ServerRound:
         saved = SavedParty.from_bytes(_SERVER, data)
         half = cls.__new__(cls)
         half._bind(state, saved.plan, scheme, optimizer, payment)
-        half._aggregation = aggregation or Mean()
+        half._aggregation, half._noise = aggregation or Mean(), noise
         digest = bytes(saved.token).decode()
         if bool(digest) != (payment is not None and half.plan.mechanism.claims):
             raise StateError(

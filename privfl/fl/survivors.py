@@ -100,7 +100,10 @@ def nominal_cohort(sampling: Sampling, population: int) -> tuple[int, ...]:
         sampling: The sampling of the cohort.
         population: The number of clients.
     """
-    size = population if isinstance(sampling, Everyone) else max(1, min(sampling.sizes(population)))
+    if isinstance(sampling, Everyone):
+        size = max(sampling.sizes(population))
+    else:
+        size = max(1, min(sampling.sizes(population)))
     return tuple(range(size))
 
 

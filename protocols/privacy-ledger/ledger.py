@@ -15,9 +15,10 @@ NO_FIGURE = {  # by placement: the views that see through the noise
     "mesh": ("vectors",), "local": (),
 }  # fmt: skip
 LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
-COUNTS, AMONG = {"cap", "size", "population"}, {"truncated_poisson": "cap", "fixed_size": "size"}
+COUNTS = {"cap", "size", "population"}
+AMONG = {"truncated_poisson": "cap", "fixed_size": "size", "one_pass": "size"}
 SAMPLINGS = {
-    "everyone": set(), "poisson": {"probability"}, "poisson_by_site": {"probabilities"},
+    "everyone": set(), "one_pass": {"size"}, "poisson": {"probability"}, "poisson_by_site": {"probabilities"},
     "truncated_poisson": {"probability", "cap", "population"},
     "fixed_size": {"size", "population"},
 }  # fmt: skip
@@ -77,7 +78,7 @@ def check_sampling(sampling: Any) -> None:
     demand(isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 for p in pairs), "pairs")
     demand(all(integer(s, 0) and s < 2**32 - 1 and number(q) and 0 < q <= 1 for s, q in pairs), "a site's probability")
     demand([s for s, _ in pairs] == sorted({s for s, _ in pairs}), "sites increase")
-    demand("size" not in values or values["size"] <= values["population"], "size")
+    demand("population" not in values or values.get("size", 0) <= values["population"], "size")
 
 
 def counted_sampling(r: dict[str, Any]) -> tuple[Any, ...]:
@@ -98,7 +99,8 @@ def check_draw(d: dict[str, Any], level: str) -> None:
 def check_release(r: Any) -> None:
     demand(isinstance(r, dict), "a release")
     known = FIELDS | ({"spare"} if r.get("placement") == "mesh" else set())
-    demand(set(r) - {"draw_known_to"} == known and r.get("draw_known_to", "site") == "site", "release fields")
+    demand(set(r) - {"draw_known_to", "correlation"} == known, "release fields")
+    demand(r.get("draw_known_to", "site") == "site", "draw_known_to")
     demand(all(integer(r[name], 0) for name in ("round", "attempt", "opening")), "round, attempt or opening")
     demand(integer(r["count"], 1) and integer(r["length"], 1), "count or length")
     demand(r["placement"] in NO_FIGURE and r["law"] in LAWS, "placement or law")
@@ -114,6 +116,10 @@ def check_release(r: Any) -> None:
     demand(declared == realized == 0 if bare else 0 < declared <= realized, "standard deviations")
     check_sampling(r["sampling"])
     demand("draw_known_to" in r or r["sampling"]["kind"] != "poisson_by_site", "sites that do not sample")
+    if "correlation" in r:
+        demand(r["correlation"] == "toeplitz" and r["sampling"]["kind"] == "one_pass", "correlation")
+        demand((r["placement"], r["law"]) == ("central", "rounded_gaussian"), "correlated noise")
+        demand((r["opening"], r["count"]) == (0, 1), "correlated noise")
     views, ids = r["views"], r["participants"]
     demand(isinstance(views, dict) and views.get("outsider") == "release" and set(views) <= set(OBSERVERS), "views")
     demand(all(view in ("vectors", "sum", "release") for view in views.values()), "views")
@@ -132,7 +138,7 @@ def sees_through(observer: str, r: dict[str, Any]) -> bool:
 
 def covers(worst: dict[str, Any], real: dict[str, Any]) -> bool:
     free = {"realized_stddev", "participants", "count"}
-    fixed = (FIELDS | {"spare", "draw_known_to"}) - free
+    fixed = (FIELDS | {"spare", "draw_known_to", "correlation"}) - free
     if any(worst.get(name) != real.get(name) for name in fixed) or real["count"] > worst["count"]:
         return False
     mine, theirs = worst["participants"], real["participants"]
@@ -168,6 +174,13 @@ def read(data: bytes) -> dict[str, Any]:
                 demand(any(other[k] != release[k] for k in ("attempt", "opening")), "charged twice")
                 a, b = other["participants"], release["participants"]
                 demand(a is None or b is None or set(a) <= set(b) or set(b) <= set(a), "redrawn")
+            if release["sampling"]["kind"] == "one_pass":
+                demand(unit[0] == "client", "one pass of examples")
+                for other in (o for o in charged.values() if o["round"] != release["round"]):
+                    once = other["sampling"]["kind"] == "one_pass"
+                    demand(
+                        not once or not set(other["participants"] or ()) & set(release["participants"] or ()), "twice"
+                    )
             charged[digest] = release
             waiting |= {digest: release} if kind == "reserve" else {}
             continue

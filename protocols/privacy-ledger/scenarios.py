@@ -89,6 +89,9 @@ def examples(*releases: dict[str, Any]) -> list[dict[str, Any]]:
     return [EXAMPLES, *({"type": "reserve", "release": r} for r in releases)]
 
 
+ONE_PASS = {"kind": "one_pass", "size": 3}
+STREAM = {"sampling": ONE_PASS, "correlation": "toeplitz"}
+
 VALID = {
     "only a header": [HEADER],
     "reserved and never settled": reserved(release(0)),
@@ -124,6 +127,21 @@ VALID = {
         draw(7, turn=0.126, void=True),
         {"type": "reserve", "release": release(2)},
     ],
+    "one pass": reserved(
+        release(1, sampling=ONE_PASS),
+        release(2, sampling=ONE_PASS, participants=[0, 2]),
+        release(2, sampling=ONE_PASS, participants=[0], attempt=1),
+    ),
+    "one pass without participants": reserved(
+        release(1, sampling=ONE_PASS, participants=None), release(2, sampling=ONE_PASS, participants=None)
+    ),
+    "correlated noise": reserved(
+        release(1, **STREAM),
+        release(2, **STREAM, participants=[0, 2]),
+        release(7, **STREAM, participants=[3]),
+        release(7, **STREAM, participants=[3], attempt=1),
+    ),
+    "settled correlated noise": settled(release(4, **STREAM), release(4, **STREAM, participants=[1, 9])),
     "nobody was drawn": reserved(release(0, participants=[])),
 }
 
@@ -198,6 +216,20 @@ INVALID = {
         *examples(release(0, **SITES)),
         {"type": "settle", "token": token(examples(release(0, **SITES))), "release": release(0, **MESH)},
     ],
+    "a client of one pass in two rounds": reserved(
+        release(1, sampling=ONE_PASS), release(2, sampling=ONE_PASS, participants=[0, 4])
+    ),
+    "more than one pass samples": reserved(release(1, sampling={"kind": "one_pass", "size": 2})),
+    "one pass with a population": reserved(release(1, sampling={**ONE_PASS, "population": 100})),
+    "one pass of nobody": reserved(release(1, sampling={"kind": "one_pass", "size": 0})),
+    "one pass of examples": [EXAMPLES, {"type": "reserve", "release": release(1, sampling=ONE_PASS)}],
+    "correlated noise of sampled cohorts": reserved(release(1, correlation="toeplitz")),
+    "correlated noise of clients": reserved(release(1, **STREAM, placement="local")),
+    "correlated noise of another law": reserved(release(1, **STREAM, law="discrete_gaussian")),
+    "correlated noise opened again": reserved(release(1, **STREAM), release(1, **STREAM, opening=1)),
+    "another correlation": reserved(release(1, **{**STREAM, "correlation": "banded"})),
+    "a correlation of none": reserved(release(1, **{**STREAM, "correlation": "none"})),
+    "settled with independent noise": settled(release(1, **STREAM), release(1, sampling=ONE_PASS)),
     "settled twice": [*settled(release(0), release(0)), settled(release(0), release(0))[-1]],
     "an unknown token": [*reserved(release(0)), {"type": "refund", "token": ZEROS, "reason": "never_asked"}],
     "an unknown reason": refunded(release(0), "timeout"),

@@ -60,6 +60,7 @@ def keys(value: Any, names: str) -> None:
     demand(type(value) is dict and set(value) == set(names.split()), f"fields {names} expected")
 
 
+PUBLIC = ("everyone", "one_pass")
 RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "empty", "unsummed", "excess", ""}
 
 
@@ -105,10 +106,15 @@ def check(plan: dict[str, Any]) -> None:
         demand(plan["mechanism"]["placement"] != "local", "local noise over examples")
         named = plan["encoding"]["examples"]["sampling"].get("probabilities")
         demand(named is None or set(plan["cohort"]) <= {site for site, _ in named}, "a site without a probability")
+    if plan["mechanism"]["correlation"] != "none":
+        demand(plan["sampling"]["kind"] == "one_pass", "correlated noise for clients that come again")
+        demand(plan["encoding"]["clip"]["kind"] != "adaptive", "correlated noise of changing size")
 
 
 def check_mechanism(mechanism: dict[str, Any]) -> None:
-    keys(mechanism, "placement noise_multiplier source colluders discrete spare members min_members_to_open")
+    keys(
+        mechanism, "placement noise_multiplier source colluders discrete spare members min_members_to_open correlation"
+    )
     placement = mechanism["placement"]
     demand(placement in ("none", "central", "distributed", "mesh", "local"), "placement")
     real(mechanism["noise_multiplier"], positive=placement != "none")
@@ -120,6 +126,9 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
     spare, members, minimum = (mechanism[name] for name in ("spare", "members", "min_members_to_open"))
     for count in (spare, members, minimum):
         whole(count, 0, 1 << 32)
+    demand(mechanism["correlation"] in ("none", "toeplitz"), "correlation")
+    if mechanism["correlation"] != "none":
+        demand(placement == "central" and not mechanism["discrete"], "correlated noise of another kind")
     demand(placement == "mesh" or spare == members == minimum == 0, "members of other noise than mesh")
     if placement == "mesh":
         demand(mechanism["colluders"] == 0, "colluders of mesh noise")
@@ -235,6 +244,10 @@ def sizes(plan: dict[str, Any]) -> range:
     if kind == "everyone":
         keys(sampling, "kind")
         return range(population + 1)
+    if kind == "one_pass":
+        keys(sampling, "kind size")
+        whole(sampling["size"], 1, 1 << 62)
+        return range(min(sampling["size"], population) + 1)
     if kind == "random_allocation":
         keys(sampling, "kind selected rounds")
         whole(sampling["rounds"], 1, 1 << 62)
@@ -367,6 +380,7 @@ def denominator(plan: dict[str, Any]) -> float | None:
     sampling, population = plan["sampling"], plan["population"]
     return {
         "everyone": lambda: float(max(1, len(plan["cohort"]))),
+        "one_pass": lambda: float(max(1, len(plan["cohort"]))),
         "fixed_size": lambda: float(sampling["size"]),
         "random_allocation": lambda: sampling["selected"] / sampling["rounds"] * population,
         "poisson": lambda: sampling["probability"] * population,
@@ -378,7 +392,7 @@ def spread(plan: dict[str, Any]) -> float:
     if plan["mechanism"]["placement"] != "distributed":
         return 1.0
     found = []
-    known = [len(plan["cohort"])] if plan["sampling"]["kind"] == "everyone" else sizes(plan)
+    known = [len(plan["cohort"])] if plan["sampling"]["kind"] in PUBLIC else sizes(plan)
     for size in known:
         if size and opened(plan, size) <= size:
             counted = opened(plan, size) - 1 - plan["mechanism"]["colluders"]
@@ -424,7 +438,7 @@ def mesh_noise(plan: dict[str, Any]) -> dict[str, float] | None:
             for s in range(least, m + 1)
         )
 
-    known = plan["sampling"]["kind"] == "everyone"
+    known = plan["sampling"]["kind"] in PUBLIC
     constant = 0.0 if known else max(largest(size) for size in sizes(plan) if size)
     own = mesh(plan, len(plan["cohort"]))
     if own is None:
@@ -468,6 +482,7 @@ BASE: dict[str, Any] = {
         "spare": 0,
         "members": 0,
         "min_members_to_open": 0,
+        "correlation": "none",
     },
     "scheme": "plain-sum/1",
     "parameters": {},
@@ -494,8 +509,10 @@ ADAPTIVE = {
 }  # fmt: skip
 NOISE = {
     "placement": "distributed", "noise_multiplier": 1.1, "source": "secure", "colluders": 0, "discrete": False,
-    "spare": 0, "members": 0, "min_members_to_open": 0,
+    "spare": 0, "members": 0, "min_members_to_open": 0, "correlation": "none",
 }  # fmt: skip
+STREAM = NOISE | {"placement": "central", "correlation": "toeplitz"}
+ONE_PASS = {"kind": "one_pass", "size": 4}
 MESH = NOISE | {"placement": "mesh", "spare": 1}
 MASKED = {
     "mode": "semi-honest", "share_threshold": "auto", "graph": "complete", "corrupt": 0.05, "dropout": 0.1,
@@ -506,6 +523,8 @@ EXAMPLES = {"sampling": {"kind": "poisson", "probability": 0.0625}, "denominator
 BY_SITE = {"kind": "poisson_by_site", "probabilities": [[0, 0.1], [1, 0.2], [2, 0.05], [5, 1.0]]}
 
 VALID: dict[str, dict[str, Any]] = {
+    "one pass with correlated noise": changed(sampling=ONE_PASS, mechanism=STREAM),
+    "one pass with independent noise": changed(sampling=ONE_PASS, mechanism=NOISE),
     "everybody, no noise": BASE,
     "weights and a metric": changed(
         encoding__weighting="examples", encoding__max_weight=250,
@@ -572,6 +591,19 @@ VALID: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 INVALID: dict[str, dict[str, Any]] = {
+    "correlated noise of everyone": changed(mechanism=STREAM),
+    "correlated noise of clients": changed(sampling=ONE_PASS, mechanism=STREAM | {"placement": "local"}),
+    "correlated discrete noise": changed(sampling=ONE_PASS, mechanism=STREAM | {"discrete": True}),
+    "another correlation": changed(sampling=ONE_PASS, mechanism=STREAM | {"correlation": "banded"}),
+    "correlated noise under an adaptive clip": changed(
+        sampling=ONE_PASS,
+        mechanism=STREAM,
+        encoding__clip=ADAPTIVE,
+        encoding__scale=math.nextafter(65536 / 0.3, 0.0)
+        if Fraction(65536 / 0.3) * Fraction(0.3) > 65536
+        else 65536 / 0.3,
+    ),
+    "more than one pass asks": changed(sampling=ONE_PASS | {"size": 3}),
     "a real number as round": changed(round=3.0),
     "a truth value as attempt": changed(attempt=True),
     "a cohort out of order": changed(cohort=[1, 0, 2, 5]),

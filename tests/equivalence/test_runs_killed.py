@@ -1,5 +1,6 @@
 """A run that is killed with SIGKILL, at moments nobody chose, goes on to the very model of a run that never was."""
 
+import hashlib
 import os
 import random
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 import privfl
 from privfl.data import Dataset
-from privfl.dp import Ledger, mechanism
+from privfl.dp import CorrelatedNoise, Ledger, RoundNoise, epsilon, mechanism
 from privfl.dp.unit import CLIENT_UNIT
 from privfl.experiment import Experiment, RoundReport
 from privfl.fl.store import ModelStore
@@ -27,6 +28,14 @@ MODES: dict[str, dict[str, Any]] = {
     "scaffold": {"client.algorithm": "scaffold", "cohort.dropout": 0.3, "engine.workers": 2},
     "simulation": NOISE | {"privacy.noise": "simulation", "cohort.too_few": "retry", "cohort.dropout": 0.4},
     "secure": NOISE | {"cohort.dropout": 0.2},
+    "correlated": NOISE
+    | {
+        "privacy.correlation": "toeplitz",
+        "cohort.sampling": "one-pass",
+        "cohort.size": 2,
+        "data.clients": 24,
+        "cohort.dropout": 0.2,
+    },
 }
 
 
@@ -50,7 +59,21 @@ def openings_written_to(log: Path) -> Callable[..., Any]:
     return noting
 
 
+def correlated_noise_written_to(log: Path) -> Callable[..., Any]:
+    """The opener's noise, noting each round and what it releases on the disk before anybody sees it."""
+    genuine = CorrelatedNoise._add
+
+    def noting(self: CorrelatedNoise, noise: RoundNoise, round: int, *args: Any) -> Any:
+        noisy = genuine(self, noise, round, *args)
+        with log.open("ab", buffering=0) as file:
+            file.write(f"{round} {hashlib.sha256(noisy.tobytes()).hexdigest()}\n".encode())
+        return noisy
+
+    return noting
+
+
 def child(runs: str, mode: str) -> None:
+    CorrelatedNoise._add = correlated_noise_written_to(Path(runs) / "released")  # type: ignore[method-assign]
     mechanism.rounded_gaussian = openings_written_to(Path(runs) / "openings")  # type: ignore[attr-defined]
     experiment = an_experiment(Path(runs), mode)
     os.write(1, b"ready\n")
@@ -129,16 +152,38 @@ def check_secure(runs: Path, mode: str, seed: int, kills: int) -> None:
     assert (runs / mode / "cohorts.key").stat().st_mode & 0o077 == 0
 
 
+def check_correlated(runs: Path, mode: str, seed: int, kills: int) -> None:
+    """A round has one noise and one release, however often it was run, and kills cost nothing."""
+    _, seen = killed_until_done(runs, mode, seed, kills)
+    final = versions(runs, mode)
+    for stored in seen:
+        assert stored.items() <= final.items()
+    released = dict[int, set[str]]()
+    for line in (runs / "released").read_text().splitlines():
+        round, digest = line.split()
+        released.setdefault(int(round), set()).add(digest)
+    assert {round: len(each) for round, each in released.items()} == dict.fromkeys(range(1, ROUNDS + 1), 1)
+    noise = runs / mode / "noise.jsonl"
+    assert CorrelatedNoise(noise).rounds == frozenset(range(1, ROUNDS + 1))
+    assert noise.stat().st_mode & 0o077 == 0
+    ledger = Ledger(CLIENT_UNIT, runs / mode / "ledger.jsonl")
+    assert len({release.round for release in ledger.releases}) == ROUNDS
+    planned = an_experiment(runs, mode).parts.planned_epsilon()
+    for observer in ("outsider", "participant"):
+        assert epsilon(ledger, 1e-5, observer=observer).epsilon == pytest.approx(planned, rel=1e-9)
+
+
 CHECKS = {
     "plain": check_plain,
     "masked": check_plain,
     "scaffold": check_plain,
     "simulation": check_simulation,
     "secure": check_secure,
+    "correlated": check_correlated,
 }
 
 
-@pytest.mark.parametrize("mode", ["simulation", "secure"])
+@pytest.mark.parametrize("mode", ["simulation", "secure", "correlated"])
 def test_a_killed_run_goes_on(tmp_path: Path, mode: str) -> None:
     CHECKS[mode](tmp_path, mode, 0, 2)
 

@@ -17,6 +17,7 @@ from privfl.dp import (
     FixedSize,
     Ledger,
     Mechanism,
+    OnePass,
     Poisson,
     PrivacyUnit,
     Slot,
@@ -80,7 +81,7 @@ def test_the_vectors_are_those_of_the_reference(tmp_path, monkeypatch):
 
 
 def test_the_verifier_is_short_and_imports_nothing_of_privfl():
-    for name in ("reference.py", "ledger.py", "scenarios.py"):
+    for name in ("reference.py", "spectral.py", "ledger.py", "scenarios.py"):
         source = (FOLDER / name).read_text()
         assert len(source.splitlines()) <= 300
         assert "import privfl" not in source
@@ -107,6 +108,7 @@ SLOTS = (Slot("update", 30, 512.0, 1.0),)
 COHORT = 6
 samplings = st.one_of(
     st.just(Everyone()),
+    st.just(OnePass(COHORT)),
     st.floats(0.01, 1.0).map(Poisson),
     st.integers(COHORT, 60).map(lambda n: FixedSize(COHORT, n)),
     st.tuples(st.floats(0.02, 0.9), st.integers(COHORT, 9), st.integers(10, 40)).map(lambda t: TruncatedPoisson(*t)),
@@ -115,7 +117,7 @@ turns = st.one_of(st.none(), st.just(0.0), st.floats(1e-9, 1e-4))
 runs = st.lists(
     st.tuples(
         samplings,
-        st.sampled_from(["central", "local", "distributed", "mesh", "mesh, none spare"]),
+        st.sampled_from(["central", "local", "distributed", "mesh", "mesh, none spare", "central, correlated"]),
         st.floats(0.5, 8.0),
         turns,
         st.integers(1, 12),
@@ -131,18 +133,22 @@ def filled(path, unit, parts, views):
     """A ledger with some rounds of each part, the last of them skipped, refunded or tried twice."""
     ledger, round = Ledger(unit, path), 0
     for sampling, placement, z, turn, rounds, absent, twice in parts:
-        plan = noise_of(
-            Mechanism(placement.split(",")[0], z, spare=int(placement == "mesh")), SLOTS, cohort=COHORT, min_survivors=4
-        )
+        once, place = isinstance(sampling, OnePass), placement.split(",")[0]
+        correlation = "toeplitz" if once and placement.endswith("correlated") else "none"
+        mechanism = Mechanism(place, z, spare=int(placement == "mesh"), correlation=correlation)
+        plan = noise_of(mechanism, SLOTS, cohort=COHORT, min_survivors=4)
         for _ in range(rounds):
             ledger.draw(round, sampling, turn)
+            first = 100 + COHORT * round if once else 0
+            cohort = range(first, first + COHORT)
             for attempt in range(1 + twice * (round % 3 == 0)):
                 settings = {"round": round, "attempt": attempt, "sampling": sampling, "views": views}
-                token = ledger.reserve(worst_case(plan, **settings, cohort=range(COHORT)))
+                token = ledger.reserve(worst_case(plan, **settings, cohort=cohort))
                 if round % 4 == 1:
                     ledger.refund(token, "too_few_survivors")
                 elif round % 4 != 3:
-                    ledger.settle(token, realized(plan, **settings, survivors=set(range(COHORT)) - absent))
+                    there = set(cohort) - {first + client for client in absent}
+                    ledger.settle(token, realized(plan, **settings, survivors=there))
             round += 1
     ledger.draw(round, parts[-1][0], parts[-1][3], void=round % 7 == 6)
     return ledger

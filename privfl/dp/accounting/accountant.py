@@ -21,8 +21,9 @@ from privfl.dp.accounting.events import (
     exposure,
     in_every_release,
     known_sampling,
+    unsampled,
 )
-from privfl.dp.accounting.history import EVERYONE, History
+from privfl.dp.accounting.history import History
 from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.draws import Draw
 from privfl.dp.ledger import Ledger
@@ -167,7 +168,7 @@ class Accountant:
             history, turn = history.without_turns(), 0.0
         seen = exposure(history, self.observer)
         if self.group > 1 and self.observer != "outsider" and not seen.unbounded and history.unit.level == "client":
-            seen = Exposure((in_every_release(history),))
+            seen = Exposure(in_every_release(history))
         releases = history.releases
         placements = (release.placement for release in releases)
         unit = as_seen(history.unit, self.observer, placements, at_sites=drawn_at_sites(releases))
@@ -192,8 +193,13 @@ class Accountant:
         unit = judgment.unit
         if unit.adjacency == "add_remove":
             unit = PrivacyUnit(unit.level, "zero_out")
-        profile = in_every_release(judgment.history)
-        figure, name = compose(profile, unit, self.delta, observer="participant", group=self.group)
+        figure, name, profile = max(
+            (
+                (*compose(profile, unit, self.delta, observer="participant", group=self.group), profile)
+                for profile in in_every_release(judgment.history)
+            ),
+            key=lambda judged: judged[0],
+        )
         if figure >= judgment.epsilon:
             return judgment
         return Judgment(figure, name, judgment.history, unit, self.delta, profile, always=True)
@@ -343,6 +349,7 @@ def _sampling_in_words(history: History, observer: Observer, judgment: Judgment)
     for drawn, _ in history.rounds:
         for release in drawn.releases:
             bare = judgment.always or drawn.unbounded
-            known = EVERYONE if bare else known_sampling(history.unit, release.placement, release.sampling)
+            sampling = unsampled(release.sampling) if bare else release.sampling
+            known = known_sampling(history.unit, release.placement, sampling)
             words.append(known.describe())
     return "; ".join(dict.fromkeys(words)) or "no round"

@@ -226,7 +226,7 @@ def _choices(history: History, observer: Observer, group: int) -> list[tuple[lis
         return [([lambda _: 1.0], 0.0)]
     if observer != "outsider":
         of_clients = group > 1 and history.unit.level == "client"
-        profiles = (in_every_release(history),) if of_clients else seen.profiles
+        profiles = in_every_release(history) if of_clients else seen.profiles
         return [([curve(profile, unit, group) for profile in profiles], 0.0)]
     known = PrivacyUnit(unit.level, "zero_out") if unit.adjacency == "add_remove" else unit
     counted = history.without_turns() if group > 1 and history.turn else history
@@ -235,7 +235,7 @@ def _choices(history: History, observer: Observer, group: int) -> list[tuple[lis
     for part in [counted] if bare == counted else [counted, bare]:
         protected = known if part.unbounded else unit
         found.append(([curve(p, protected, group) for p in exposure(part, observer).profiles], part.turn))
-    return [*found, ([curve(in_every_release(history), known, group)], 0.0)]
+    return [*found, ([curve(profile, known, group) for profile in in_every_release(history)], 0.0)]
 
 
 def curve(profile: Profile, unit: PrivacyUnit, group: int = 1) -> Delta:

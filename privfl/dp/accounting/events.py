@@ -7,12 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from operator import or_
 
 from privfl.checks import check_choice
 from privfl.dp.accounting.history import EVERYONE, History
+from privfl.dp.noise.toeplitz import column_norm
 from privfl.dp.release import SHARED, Law, Placement, Release
-from privfl.dp.unit import PrivacyUnit, RandomAllocation, Sampling
+from privfl.dp.unit import OnePass, PrivacyUnit, RandomAllocation, Sampling
 from privfl.errors import UnsupportedRelease
 from privfl.observers import OBSERVERS, Observer
 from privfl.wire import ClientId
@@ -118,7 +120,12 @@ def known_sampling(unit: PrivacyUnit, placement: Placement, sampling: Sampling) 
         placement: The placement of the noise.
         sampling: The sampling of the cohort.
     """
-    return EVERYONE if carried_by_units(unit, placement) else sampling
+    return unsampled(sampling) if carried_by_units(unit, placement) else sampling
+
+
+def unsampled(sampling: Sampling) -> Sampling:
+    """The sampling without what it hides: everyone takes part, or each in one round."""
+    return sampling if isinstance(sampling, OnePass) else EVERYONE
 
 
 def drawn_at_sites(releases: Iterable[Release]) -> bool:
@@ -181,15 +188,19 @@ def exposure(history: History, observer: Observer) -> Exposure:
         if reason:
             return Exposure((), reason)
     if observer == "outsider":
-        return Exposure((_outsider(history),))
+        return Exposure(_outsider(history))
     if history.unit.level == "example":
         return Exposure((_examples(history),))
     ledgers: defaultdict[int, defaultdict[ClientId, Profile]] = defaultdict(lambda: defaultdict(Counter))
+    together = _correlated(history)
     for drawn, times in history.rounds:
         for release in drawn.releases:
-            event = _event([release], EVERYONE)
+            joined = release.correlation != "none"
+            event = together[drawn.ledger] if joined else _event([release], EVERYONE)
+            count = 1 if drawn.once else release.count * times
             for client in release.participants or ():
-                ledgers[drawn.ledger][client][event] += release.count * times
+                known = ledgers[drawn.ledger][client]
+                known[event] = 1 if joined else known[event] + count
     profiles = [list(clients.values()) for clients in ledgers.values()] or [[Counter()]]
     if len(profiles) > 1:  # any client of one ledger may be any client of another
         every: Iterator[Profile] = (reduce(or_, known, Counter()) for known in profiles)
@@ -214,21 +225,58 @@ def _examples(history: History) -> Profile:
     return profile
 
 
-def in_every_release(history: History) -> Profile:
-    """The profile of a unit that is in every release, for an observer who knows that."""
+def in_every_release(history: History) -> tuple[Profile, ...]:
+    """The profiles of a unit that is in every release that it can be in, for an observer who knows that."""
     profile: Profile = Counter()
     for drawn, times in history.rounds:
-        for release in drawn.releases:
+        for release in () if drawn.once else drawn.releases:
             profile[_event([release], EVERYONE)] += release.count * times
-    return profile
+    return tuple(profile + one for one in _in_one_round(history))
 
 
-def _outsider(history: History) -> Profile:
+def _in_one_round(history: History) -> Iterator[Profile]:
+    """The additions of a unit that takes part in one round of each ledger of one pass: any round may be that one."""
+    choices: defaultdict[int, list[Profile]] = defaultdict(list)
+    together = _correlated(history)
+    for drawn, _ in history.rounds:
+        if drawn.once:
+            _one_sampling(list(drawn.releases))
+            apart = [release for release in drawn.releases if release.correlation == "none"]
+            profile = Counter([_event(apart, EVERYONE)] if apart else [])
+            if len(apart) < len(drawn.releases):
+                profile[together[drawn.ledger]] += 1
+            if profile not in choices[drawn.ledger]:
+                choices[drawn.ledger].append(profile)
+    for choice in product(*choices.values()):
+        yield sum(choice, Counter())
+
+
+def _correlated(history: History) -> dict[int, Event]:
+    """The one look that all rounds with correlated noise of each ledger allow at a client, by ledger.
+
+    The client of the first round has the most rounds behind it: its contribution moves the noise of all of them. Of an
+    opening that was tried again the same noise was added to the same sum, or nothing was.
+    """
+    found: dict[int, Event] = {}
+    spans: defaultdict[int, list[tuple[int, int, Release]]] = defaultdict(list)
+    for drawn, times in history.rounds:
+        for release in drawn.releases:
+            if release.correlation != "none":
+                spans[drawn.ledger].append((release.round, release.round + times, release))
+    for ledger, rounds in spans.items():
+        count = max(end for _, end, _ in rounds) - min(start for start, _, _ in rounds)
+        weakest = min(release.declared_stddev for _, _, release in rounds)
+        largest = max(release.norm_bound for _, _, release in rounds)
+        found[ledger] = gaussian_event(weakest / largest / column_norm(count))
+    return found
+
+
+def _outsider(history: History) -> tuple[Profile, ...]:
     profile: Profile = Counter()
     blocks: dict[tuple[Sampling, int], list[float]] = {}
     for drawn, times in history.rounds:
         looks = list(drawn.releases)
-        if not looks:
+        if not looks or drawn.once:
             continue
         sampling = EVERYONE if drawn.unbounded else _one_sampling(looks)
         if any(known_sampling(history.unit, look.placement, sampling) == EVERYONE for look in looks):
@@ -243,7 +291,7 @@ def _outsider(history: History) -> Profile:
         profile[event] += looks[0].count * times
     for (sampling, _), noises in blocks.items():
         profile[gaussian_event(min(noises), sampling)] += 1
-    return profile
+    return tuple(profile + one for one in _in_one_round(history))
 
 
 def _unbounded(release: Release, observer: Observer) -> str:

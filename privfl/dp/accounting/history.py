@@ -11,7 +11,7 @@ from typing import Final
 from privfl.dp.draws import Draw, rounded_up, sampled_share
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
-from privfl.dp.unit import Everyone, Poisson, PoissonBySite, PrivacyUnit, RandomAllocation
+from privfl.dp.unit import Everyone, OnePass, Poisson, PoissonBySite, PrivacyUnit, RandomAllocation
 from privfl.errors import ConfigError, UnsupportedRelease
 from privfl.wire import ClientId
 
@@ -38,6 +38,11 @@ class DrawnRound:
     def unbounded(self) -> bool:
         """True when the turn of the draw is not bounded, so its sampling protects nobody."""
         return self.draw is not None and self.draw.turn is None
+
+    @property
+    def once(self) -> bool:
+        """True when each unit takes part in no other round of its ledger."""
+        return any(isinstance(release.sampling, OnePass) for release in self.releases)
 
 
 @dataclass(frozen=True, slots=True)

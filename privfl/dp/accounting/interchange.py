@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from privfl.dp.accounting.compose import dp_accounting_library
-from privfl.dp.accounting.events import known_sampling
+from privfl.dp.accounting.compose import combined, dp_accounting_library
+from privfl.dp.accounting.events import in_every_release, known_sampling
 from privfl.dp.accounting.history import EVERYONE, DrawnRound, History
 from privfl.dp.ledger import Ledger
 from privfl.dp.release import Release
@@ -42,6 +42,9 @@ FIXED_SIZE: Final = (
 UNBOUNDED: Final = (
     "sampling of a round is left out where nothing bounds the probability that one client decides whether the round is "
     "skipped"
+)
+SINGLE_ROUND: Final = (
+    "one pass is exported as the one round that costs most: the event does not show that each client takes part once"
 )
 CLASSES: Final = (
     "NoOpDpEvent",
@@ -86,6 +89,8 @@ def export_events(ledger: Ledger | History) -> Exported:
         MissingExtra: dp-accounting is not installed.
     """
     history = History.of(ledger)
+    if any(drawn.once for drawn, _ in history.rounds):
+        return _of_one_pass(history)
     library = dp_accounting_library()
     warnings = []
     if any(drawn.unbounded and drawn.draw and drawn.draw.sampling != EVERYONE for drawn, _ in history.rounds):
@@ -105,6 +110,21 @@ def export_events(ledger: Ledger | History) -> Exported:
         count = sum(times for _, times in equal)
         parts.append(event if count == 1 else library.SelfComposedDpEvent(event, count))
     return Exported(library.ComposedDpEvent(parts), history.unit, tuple(warnings))
+
+
+def _of_one_pass(history: History) -> Exported:
+    """A client of one pass is in one round: the event is that of the worst round, with what its noise shares."""
+    library, profiles = dp_accounting_library(), in_every_release(history)
+    if any(not event.gaussian for profile in profiles for event in profile):
+        raise UnsupportedRelease(
+            "dp-accounting has no event for integer noise in many dimensions; `privfl epsilon --ledger` judges it"
+        )
+    if any(release.placement == "none" for release in history.releases):
+        return Exported(library.ComposedDpEvent([library.NonPrivateDpEvent()]), history.unit, (SINGLE_ROUND,))
+    weakest = min(1 / math.sqrt(combined(frozenset(profile.items()))[1]) for profile in profiles)
+    event = library.ComposedDpEvent([library.GaussianDpEvent(weakest)])
+    taken = f"skipped rounds take {history.turn:.3g} of delta: ask dp-accounting for delta less that much"
+    return Exported(event, history.unit, (SINGLE_ROUND, *([taken] if history.turn else [])))
 
 
 def import_events(text: str, unit: PrivacyUnit, *, turn: float | None = None, secure: bool = False) -> Ledger:

@@ -10,11 +10,12 @@ from typing import Final
 from privfl.checks import check_choice, check_count, check_delta, check_positive, unwrap_numpy
 from privfl.dp.accounting.accountant import Accountant
 from privfl.dp.accounting.accountant import epsilon as judged
-from privfl.dp.accounting.events import as_seen, known_sampling, named
-from privfl.dp.accounting.history import EVERYONE, History
+from privfl.dp.accounting.events import as_seen, known_sampling, named, unsampled
+from privfl.dp.accounting.history import History
 from privfl.dp.accounting.report import EpsilonReport
 from privfl.dp.accounting.search import clearly_above, min_root
-from privfl.dp.release import PLACEMENTS, SHARED, DrawKnownTo, Placement, Release
+from privfl.dp.contract import check_correlated
+from privfl.dp.release import PLACEMENTS, SHARED, Correlation, DrawKnownTo, Placement, Release
 from privfl.dp.slots import Slot, l1_bound, norm_bound
 from privfl.dp.unit import CLIENT_UNIT, Everyone, PrivacyUnit, Sampling
 from privfl.errors import ConfigError
@@ -53,6 +54,7 @@ class Plan:
         draw_known_to: "site" where each site samples its own examples by coins that no other party knows; at level
             "example" only. Every observer then gets the amplification.
         group: How many units change together, such as the examples of one person at so many sites.
+        correlation: "toeplitz" for central noise that is correlated across the rounds of one pass.
 
     Raises:
         ConfigError: An argument is out of range, distributed or mesh noise comes without slots, or a question about an
@@ -71,6 +73,7 @@ class Plan:
     spare: int = 1
     draw_known_to: DrawKnownTo | None = None
     group: int = 1
+    correlation: Correlation = "none"
 
     def __post_init__(self) -> None:
         unwrap_numpy(self, "noise_multiplier", "rounds", "turn", "group")
@@ -94,6 +97,9 @@ class Plan:
             )
         if self.views is not None and self.observer not in self.views:
             raise ConfigError(f"there is no {named(self.observer)} in this sum: ask for one of {', '.join(self.views)}")
+        check_correlated(self.correlation, self.sampling)
+        if self.correlation != "none" and self.placement != "central":
+            raise ConfigError(f"correlation {self.correlation!r} is of central noise, not of {self.placement!r}")
 
     @property
     def known_sampling(self) -> Sampling:
@@ -101,7 +107,7 @@ class Plan:
         if self.draw_known_to == "site":
             return self.sampling
         if self.observer != "outsider" or (self.turn is None and self.unit.level == "client"):
-            return EVERYONE
+            return unsampled(self.sampling)
         return known_sampling(self.unit, self.placement, self.sampling)
 
     @property
@@ -129,6 +135,7 @@ class Plan:
             participants=(0,) if self.unit.level == "client" else None,
             spare=self.spare if self.placement == "mesh" else None,
             draw_known_to=self.draw_known_to,
+            correlation=self.correlation,
         )
         return History.planned(self.unit, release, rounds=self.rounds, turn=self.turn)
 
@@ -168,6 +175,7 @@ def what_if(
     views: Views | None = None,
     turn: float | None = 0.0,
     spare: int = 1,
+    correlation: Correlation = "none",
     cross_checks: bool = True,
 ) -> EpsilonReport:
     """Epsilon of a run before it is run.
@@ -184,6 +192,7 @@ def what_if(
         views: See `Plan`.
         turn: See `Plan`.
         spare: See `Plan`.
+        correlation: See `Plan`.
         cross_checks: Ask other accountants too, where they apply.
 
     Raises:
@@ -193,6 +202,7 @@ def what_if(
     plan = Plan(
         sampling=sampling, noise_multiplier=noise_multiplier, rounds=rounds, unit=unit, observer=observer,
         placement=placement, slots=tuple(slots), views=views, turn=turn, spare=spare,
+        correlation=correlation,
     )  # fmt: skip
     return plan.report(delta, cross_checks=cross_checks)
 
@@ -212,6 +222,7 @@ def calibrate(
     spare: int = 1,
     draw_known_to: DrawKnownTo | None = None,
     group: int = 1,
+    correlation: Correlation = "none",
 ) -> Plan:
     """The plan with the least noise multiplier, to five digits rounded up, whose epsilon is at most `epsilon`.
 
@@ -229,6 +240,7 @@ def calibrate(
         spare: See `Plan`.
         draw_known_to: See `Plan`.
         group: See `Plan`.
+        correlation: See `Plan`.
 
     Raises:
         ConfigError: More than 10^5 would be needed, the target is so large that 0.05 is enough, or no noise helps,
@@ -251,6 +263,7 @@ def calibrate(
             spare=spare,
             draw_known_to=draw_known_to,
             group=group,
+            correlation=correlation,
         )
 
     _check_finite(plan(1.0), delta)

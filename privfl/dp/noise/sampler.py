@@ -33,7 +33,9 @@ _PAIRS: Final = 1 << 13  # values a pass that stay in the cache
 _ULP: Final = 2.0**-53
 _SLACK: Final = 32.0  # units in the last place granted to log, sqrt, sin, cos and the products; numpy promises < 4 each
 _DIGITS: Final = 120
-_CONTEXT: Final = Context(prec=_DIGITS)
+CONTEXT: Final = Context(prec=_DIGITS)
+"""Decimal arithmetic for what float64 leaves open."""
+
 _PI: Final = Decimal(
     "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798214808651"
     "328230664709384460955"
@@ -95,6 +97,24 @@ def _pairs(stddev: float, v_bits: _Bits, w_bits: _Bits, entropy: Entropy) -> tup
     return first, second
 
 
+def standard_pairs(v_bits: _Bits, w_bits: _Bits) -> tuple[_Floats, _Floats, _Floats]:
+    """The two standard normals of each pair of uniforms, and a bound on the error of both, infinite at 64 zero bits.
+
+    Args:
+        v_bits: The first 64 bits of v, uint64 `[n]`.
+        w_bits: The first 64 bits of w, uint64 `[n]`.
+    """
+    v = v_bits.astype(np.float64)
+    square = np.maximum(-2.0 * np.log(np.maximum(v, 0.5) * 2.0**-64), 0.0)
+    radius = np.sqrt(square)
+    cos, sin = _circle(w_bits)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        blur = 1.0 / v + _SLACK * _ULP * (1.0 + square)
+        # The root's error is blur/radius, and never above the root of twice the blur.
+        error = np.fmin(blur / radius, np.sqrt(2.0 * blur)) + _SLACK * _ULP * radius
+    return radius * cos, radius * sin, error
+
+
 def _circle(w_bits: _Bits) -> tuple[_Floats, _Floats]:
     """cos and sin of 2 pi w_bits / 2^64; quadrants are taken from the top bits, and angles stay below pi/2."""
     quadrant = w_bits >> np.uint64(62)
@@ -130,9 +150,36 @@ def _refine(stddev: float, v_bits: int, w_bits: int, entropy: Entropy) -> tuple[
 
 def _exact_pair(stddev: float, v_bits: int, w_bits: int, known: int) -> tuple[int, int] | None:
     """The two integers if the first `known` bits of v and w decide them, else None."""
+    found = decimal_pair(v_bits, w_bits, known)
+    if found is None:
+        return None
+    c = CONTEXT
+    *units, half = found
+    error = c.multiply(Decimal(stddev), c.add(half, Decimal("1e-90")))
+    values = []
+    for unit in units:
+        x = c.multiply(Decimal(stddev), unit)
+        nearest = c.to_integral_value(x)
+        if c.add(c.abs(c.subtract(x, nearest)), error) >= Decimal("0.5"):
+            return None
+        values.append(int(nearest))
+    return values[0], values[1]
+
+
+def decimal_pair(v_bits: int, w_bits: int, known: int) -> tuple[Decimal, Decimal, Decimal] | None:
+    """The two standard normals of a pair of uniforms, and how far the bits that are not known can move them.
+
+    Args:
+        v_bits: The first bits of v.
+        w_bits: The first bits of w.
+        known: How many bits those are.
+
+    Returns:
+        Both values and the bound; None where nothing is known of v but zeros.
+    """
     if not v_bits:
         return None
-    c = _CONTEXT
+    c = CONTEXT
     whole = c.power(Decimal(2), Decimal(known))
     middle = Decimal(2 * v_bits + 1)
     square = c.multiply(Decimal(-2), c.ln(c.divide(middle, c.multiply(Decimal(2), whole))))
@@ -141,21 +188,13 @@ def _exact_pair(stddev: float, v_bits: int, w_bits: int, known: int) -> tuple[in
     cos, sin = _decimal_circle(angle)
     # Half a bit either way: |d ln v| <= 1/v_bits, |d angle| <= 2 pi / 2^known; 10^-90 is far above the rounding.
     log_error = c.divide(Decimal(1), Decimal(v_bits))
-    relative = c.add(c.divide(log_error, radius), c.divide(c.multiply(Decimal(7), radius), whole))
-    error = c.multiply(Decimal(stddev), c.add(relative, Decimal("1e-90")))
-    values = []
-    for unit in (cos, sin):
-        x = c.multiply(Decimal(stddev), c.multiply(radius, unit))
-        nearest = c.to_integral_value(x)
-        if c.add(c.abs(c.subtract(x, nearest)), error) >= Decimal("0.5"):
-            return None
-        values.append(int(nearest))
-    return values[0], values[1]
+    half = c.add(c.divide(log_error, radius), c.divide(c.multiply(Decimal(7), radius), whole))
+    return c.multiply(radius, cos), c.multiply(radius, sin), half
 
 
 def _decimal_circle(angle: Decimal) -> tuple[Decimal, Decimal]:
     """cos and sin of an angle in [0, 2 pi): Taylor's series at angle/2^8, then eight doublings."""
-    c = _CONTEXT
+    c = CONTEXT
     small = c.divide(angle, Decimal(256))
     power, cos, sin = Decimal(1), Decimal(0), Decimal(0)
     for n in range(70):

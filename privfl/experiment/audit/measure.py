@@ -204,7 +204,8 @@ def _through_parties(plan: AuditPlan) -> bool:
 
 def _rounds(history: History, observer: Observer) -> int:
     """The rounds in which one client can take part: all of them, or those of the client that took part most."""
-    if observer == "outsider" or any(release.participants is None for release in history.releases):
+    once = any(drawn.once for drawn, _ in history.rounds)  # a client of the first round is in the noise of all others
+    if observer == "outsider" or once or any(release.participants is None for release in history.releases):
         return max(1, history.count)
     counts: dict[int, int] = {}
     for drawn, times in history.rounds:
@@ -243,7 +244,7 @@ def _vectorized(
     columns = touched_columns(subject)
     features = Features.of(subject, columns)
     presence = np.full((len(seeds), 1), sign, np.int8)
-    noise = BulkNoise(subject, key, len(columns))
+    noise = BulkNoise(subject, key, len(columns), len(seeds))
     rows = []
     for round, looks in enumerate(vectorized_looks(subject, seeds, presence, noise, columns), 1):
         rows.append(features.of_round(round, looks, seeds))
@@ -339,10 +340,9 @@ def _one_run(subject: Subject, plan: AuditPlan, steps: _Steps) -> tuple[int, int
     directions = np.array([contribution(many.encoding, Role(c, 1), rng)[columns] for c in range(count)], np.float64)
     directions[:, sides] = 0.0
     scores = np.zeros((trainings, count))
-    seeds, noise = _seeds(plan, 3, trainings), BulkNoise(many, (plan.seed, 3), len(columns))
+    seeds, noise = _seeds(plan, 3, trainings), BulkNoise(many, (plan.seed, 3), len(columns), trainings)
     for round, looks in enumerate(vectorized_looks(many, seeds, presence, noise, columns), 1):
-        turn = 1.0 if (round - 1) % 2 == 0 else -1.0  # several canaries have one direction each: the sign changes
-        scores += turn * (looks @ directions.T)
+        scores += many.weights[round - 1] * (looks @ directions.T)
         steps.advance()
     flat, included = scores.ravel(), coins.ravel()
     each = max(1, int(_GUESSES * len(flat) / 2))

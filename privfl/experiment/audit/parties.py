@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from privfl.codec import Vector
+from privfl.dp import CorrelatedNoise
 from privfl.dp.mesh import MeshNoise
 from privfl.engine import LoopExecutor
 from privfl.errors import TooFewSurvivors
@@ -221,6 +222,9 @@ class Trials:
         model = np.zeros(subject.encoding.length) if initial is None else initial
         clip = subject.encoding.clip.clip_norm if subject.adaptive else None
         state = ServerState(model, {}, clip)
+        if (mechanism := subject.mechanism).correlation != "none":
+            key = None if mechanism.source == "secure" else (seed,)
+            self._parts = replace(self._parts, noise=CorrelatedNoise(key=key))
         for round in range(1, subject.rounds + 1):
             encoding = subject.encoding.in_round(state.clip_norm)
             cohort = subject.cohort(seed, round, frozenset(signs))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from privfl.dp import AdaptiveClip, Everyone, FixedSize, Mechanism, PrivacyUnit, TruncatedPoisson
+from privfl.dp import AdaptiveClip, Everyone, FixedSize, Mechanism, OnePass, PrivacyUnit, TruncatedPoisson
 from privfl.dp.accounting.events import as_seen
+from privfl.dp.noise.toeplitz import column_of
 from privfl.errors import ConfigError
 from privfl.experiment.assemble import Assembly
 from privfl.experiment.audit.canaries import axes_of
@@ -175,7 +177,27 @@ class Subject:
     @property
     def axes(self) -> int:
         """The number of directions that a canary takes in turn."""
-        return 1 if self.steady else axes_of(self.encoding.length, self.rounds)
+        return 1 if self.steady or self.once else axes_of(self.encoding.length, self.rounds)
+
+    @property
+    def once(self) -> bool:
+        """True if each client takes part in one round of a trial, the canary in the first."""
+        return isinstance(declared(self.sampler, self.population), OnePass)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """The weight of each round in the best linear test for a steady canary, float64 `[rounds]`.
+
+        A canary that takes part in every round changes its sign each time. One that takes part once is in the noise of
+        later rounds too, where that noise takes back the noise of the first.
+        """
+        if not self.once:
+            return np.where(np.arange(self.rounds) % 2 == 0, 1.0, -1.0)
+        if self.mechanism.correlation == "none":
+            return np.array([1.0, *[0.0] * (self.rounds - 1)])
+        column = column_of(self.rounds)
+        weights: npt.NDArray[np.float64] = np.correlate(column, column, "full")[self.rounds - 1 :]
+        return weights
 
     def cohort(self, seed: int, round: int, present: frozenset[ClientId]) -> tuple[ClientId, ...]:
         """The cohort of one round of a trial.
@@ -190,7 +212,7 @@ class Subject:
         sampler, at = in_round(self.sampler, round)
         sampled = set(sampler.sample(self.population, self.coins(seed, at)))
         canaries = frozenset(range(self.canaries))
-        if not self.hidden:
+        if not self.hidden and not self.once:
             missing = canaries - sampled
             sampled |= missing
             self._trim(sampled, canaries | self.known)

@@ -15,9 +15,11 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp import RoundNoise, Slot
+from privfl.dp import CorrelatedNoise, RoundNoise, Slot
+from privfl.dp.correlated import simulated_secret, streams_of
 from privfl.dp.noise.sampler import seeded_entropy
 from privfl.dp.noise.skellam import skellam
+from privfl.dp.noise.toeplitz import ToeplitzNoise
 from privfl.experiment.audit.canaries import Role, contribution
 from privfl.experiment.audit.parties import roles_in
 from privfl.experiment.audit.subject import CANARY, Subject
@@ -87,6 +89,7 @@ class KeyedNoise:
 
     def __init__(self, subject: Subject, seeds: npt.NDArray[np.int64], columns: npt.NDArray[np.intp]) -> None:
         self._subject, self._seeds, self._columns = subject, seeds, columns
+        self._correlated: dict[int, CorrelatedNoise] = {}
 
     def client(self, plan: RoundPlan, trials: npt.NDArray[np.intp], clients: list[ClientId]) -> Ints:
         """See `NoiseSource.client`.
@@ -112,10 +115,12 @@ class KeyedNoise:
             survivors: The survivors of each trial.
         """
         zeros, scheme = np.zeros(plan.encoding.total_length, np.int64), self._subject.scheme
-        made = [
-            dataclasses.replace(plan, seed=int(self._seeds[i])).opening(scheme)(zeros, stay)[self._columns]
-            for i, stay in zip(trials, survivors, strict=True)
-        ]
+        made = []
+        for i, stay in zip(trials.tolist(), survivors, strict=True):
+            seed = int(self._seeds[i])
+            noise = None if plan.mechanism.correlation == "none" else CorrelatedNoise(key=(seed,))
+            noise = self._correlated.setdefault(i, noise) if noise is not None else None
+            made.append(dataclasses.replace(plan, seed=seed).opening(scheme, noise)(zeros, stay)[self._columns])
         return np.array(made, np.int64).reshape(len(trials), len(self._columns))
 
     def mesh(
@@ -155,10 +160,13 @@ class BulkNoise:
         subject: What is audited.
         seed: The seed of the audit, with words that distinguish its parts.
         columns: The number of columns of the vector that are sampled.
+        trials: The number of trials.
     """
 
-    def __init__(self, subject: Subject, seed: tuple[int, ...], columns: int) -> None:
+    def __init__(self, subject: Subject, seed: tuple[int, ...], columns: int, trials: int) -> None:
         self._subject, self._seed, self._columns, self._calls = subject, seed, columns, 0
+        self._toeplitz = ToeplitzNoise(trials * columns, streams_of(simulated_secret(*seed)))
+        self._in_round = 0, np.zeros((0, columns), np.int64)
 
     def client(self, plan: RoundPlan, trials: npt.NDArray[np.intp], clients: list[ClientId]) -> Ints:
         """See `NoiseSource.client`.
@@ -178,6 +186,11 @@ class BulkNoise:
             trials: The trials.
             survivors: The survivors of each trial, equally many in all.
         """
+        if plan.mechanism.correlation != "none":
+            if self._in_round[0] != plan.round:  # of all trials at once: a trial's group may change from round to round
+                stddev = plan.noise(self._subject.scheme).noise_stddev
+                self._in_round = plan.round, self._toeplitz.sample(stddev, plan.round).reshape(-1, self._columns)
+            return self._in_round[1][trials]
         return self._sample(
             plan,
             len(trials),

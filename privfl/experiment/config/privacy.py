@@ -72,6 +72,13 @@ class Privacy:
     noise: Literal["secure", "simulation"] = setting(
         default="secure", description="secure: from the operating system's entropy; simulation: repeatable, no claim."
     )
+    correlation: Literal["none", "toeplitz"] = setting(
+        default="none",
+        description=(
+            "How central noise of a round depends on that of the rounds before it. toeplitz takes part of it back, so "
+            "the noise of the model grows less; it needs cohort.sampling = 'one-pass'."
+        ),
+    )
     colluders: int = setting(
         default=0, ge=0, description="The number of clients whose noise shares distributed noise does not count on."
     )

@@ -172,13 +172,19 @@ class Client:
 class Cohort:
     """The clients of a round."""
 
-    sampling: Literal["everyone", "poisson", "truncated-poisson", "fixed-size", "allocation"] = setting(
-        default="everyone", description="How the cohort of a round is sampled."
+    sampling: Literal["everyone", "one-pass", "poisson", "truncated-poisson", "fixed-size", "allocation"] = setting(
+        default="everyone",
+        description=(
+            "How the cohort of a round is sampled. one-pass asks each client in one round, the next `size` clients in "
+            "the order of their numbers."
+        ),
     )
     probability: Number | None = setting(
         default=None, gt=0, le=1, description="The probability of each client under (truncated) Poisson sampling."
     )
-    size: int | None = setting(default=None, ge=1, description="The number of clients under fixed-size sampling.")
+    size: int | None = setting(
+        default=None, ge=1, description="The number of clients of a round under fixed-size and one-pass."
+    )
     cap: int | None = setting(default=None, ge=1, description="The largest cohort under truncated Poisson sampling.")
     selected: int | None = setting(
         default=None, ge=1, description="The rounds of a block in which a client takes part, under random allocation."
