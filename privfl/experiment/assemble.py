@@ -251,7 +251,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
     )
     chunking = build.build_chunking(config, method.train)
-    sampler = _sampler(config, given, clients)
+    sampler = _checked(given.sampler or build.build_sampler(config.cohort), config, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
     privacy, units = config.privacy, unit_count(examples, clients)
@@ -356,9 +356,8 @@ def _rounded_up(value: float) -> float:
     return float(f"{math.ceil(value / step * (1 - 1e-12)) * step:.{_DIGITS}g}")
 
 
-def _sampler(config: Config, given: Given, clients: int) -> CohortSampler:
+def _checked(sampler: CohortSampler, config: Config, clients: int) -> CohortSampler:
     """The cohort sampler; raises `ConfigError` where one pass over the clients ends before the run does."""
-    sampler = given.sampler or build.build_sampler(config.cohort)
     if isinstance(sampler, OnePassSampler) and config.rounds > (top := sampler.max_rounds(clients)):
         raise ConfigError(
             f"rounds = {config.rounds}, and {top} rounds of cohort.size = {sampler.size} ask all {clients} clients: "

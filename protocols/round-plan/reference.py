@@ -523,9 +523,9 @@ EXAMPLES = {"sampling": {"kind": "poisson", "probability": 0.0625}, "denominator
 BY_SITE = {"kind": "poisson_by_site", "probabilities": [[0, 0.1], [1, 0.2], [2, 0.05], [5, 1.0]]}
 
 VALID: dict[str, dict[str, Any]] = {
+    "everybody, no noise": BASE,
     "one pass with correlated noise": changed(sampling=ONE_PASS, mechanism=STREAM),
     "one pass with independent noise": changed(sampling=ONE_PASS, mechanism=NOISE),
-    "everybody, no noise": BASE,
     "weights and a metric": changed(
         encoding__weighting="examples", encoding__max_weight=250,
         encoding__metrics=[{"name": "loss", "bound": 32.0, "units": None}],
