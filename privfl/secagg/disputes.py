@@ -6,9 +6,9 @@ be corrupt is corrupt itself; all other pairs stay undecided, and nobody is name
 
 A pair is disputed in three cases. "missing": the holder gave no share. "wrong": its share is off the polynomial of the
 accepted secret. "unopened": the shares of `threshold` + `max_corrupt` holders, of whom at least `threshold` are honest,
-lie on one polynomial whose secret is not accepted. The first and the last are certain. Wrong shares, w of them among s,
-are disputed where w is at most (s - threshold + 1) / 2. To put others in the wrong, s - w - threshold + 2 clients,
-which is more than w, would have to agree on another polynomial with the same secret.
+lie on one polynomial whose secret is not accepted. The first and the last are certain. To put the holders of w wrong
+shares among s in the wrong, a = s - w - threshold + 2 clients would have to agree on another polynomial with the same
+secret. Wrong shares are disputed where a is more than w and more than half of `max_corrupt`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Disputes:
             holders: The clients that gave these shares.
             shares: The number of all shares of the dealer that were given.
         """
-        clear = 2 * len(holders) <= shares - self._threshold + 1
+        agreeing = shares - len(holders) - self._threshold + 2
+        clear = agreeing > max(len(holders), self._max_corrupt / 2)
         (self._disputed if clear else self._noted).update(Dispute(dealer, holder, "wrong") for holder in holders)
 
     def unopened(self, dealer: ClientId, holders: Iterable[ClientId], consistent: Collection[ClientId]) -> None:

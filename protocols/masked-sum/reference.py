@@ -239,7 +239,8 @@ class Disputes:
         return 2 * t - m - 1 if self.terms.signed else t - 1
 
     def wrong(self, dealer: int, holders: set[int], shares: int) -> None:
-        clear = 2 * len(holders) <= shares - self.terms.threshold + 1
+        agreeing = shares - len(holders) - self.terms.threshold + 2
+        clear = agreeing > len(holders) and 2 * agreeing > self.max_corrupt
         (self.disputed if clear else self.noted).update((dealer, holder, "wrong") for holder in holders)
 
     def unopened(self, dealer: int, shares: dict[int, int]) -> None:
