@@ -15,9 +15,11 @@ from privfl.codec import Vector
 from privfl.crypto import Credentials, MemoryDirectory, SigningKey
 from privfl.crypto.identity import generate_identities
 from privfl.crypto.members import Members
+from privfl.dp import Ledger, Release
 from privfl.experiment.config import Config
 from privfl.experiment.schemes import describe
 from privfl.experiment.server import FederationServer
+from privfl.files import verify_chain
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.client_state import Stateful
@@ -267,3 +269,33 @@ class Sites:
     def close(self) -> None:
         for client in list(self.open):
             self.restart(client)
+
+
+def check_ledgers(folder: Path, sites: Sites) -> None:
+    """Compare the worst cases in the ledgers of the server and of each site, after losses, kills and restarts.
+
+    Args:
+        folder: The folder that holds the server's run.
+        sites: The sites.
+    """
+    server = Ledger.read(folder / sites.run / "ledger.jsonl")
+    lines = [record for record, _ in verify_chain((folder / sites.run / "ledger.jsonl").read_bytes())]
+    reserved = {_charge(Release.read(line["release"])) for line in lines if line["type"] == "reserve"}
+    own = {client: site_charges(home) for client, home in sites.homes.items()}
+    for charges in own.values():
+        assert charges <= reserved  # no site was charged for anything that the server did not reserve at that price
+        assert len({charge[:2] for charge in charges}) == len(charges)  # and for nothing twice
+    worst = {_charge(server.reserved(token)) for token in server.unsettled}  # whoever was asked may never have heard
+    for release in server.releases:
+        for client in release.participants or ():  # the survivors of an opened sum have all been charged
+            assert _charge(release) in own[client] or _charge(release) in worst
+
+
+def site_charges(home: SiteHome) -> set[tuple[int, int, float, float]]:
+    """(round, attempt, noise, norm bound) of each charge in a site's own ledger."""
+    (path,) = (home / "ledgers").iterdir()
+    return {_charge(release) for release in Ledger.read(path).releases}
+
+
+def _charge(release: Release) -> tuple[int, int, float, float]:
+    return release.round, release.attempt, release.declared_stddev, release.norm_bound

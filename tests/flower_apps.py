@@ -44,6 +44,12 @@ def local(message: Message, client: int) -> tuple[np.ndarray, float]:
     return (model + step).astype(np.float32), float(np.square(step).sum())
 
 
+def step(model: np.ndarray, client: int) -> np.ndarray:
+    """A training that depends on the model and the client alone, because Flower counts rounds from each start."""
+    target = np.random.default_rng(client).normal(size=len(model))
+    return ((target - model) * 0.3).astype(np.float32)
+
+
 def client_app(client: int, mods: list[Any]) -> ClientApp:
     """An ordinary app: full arrays and metrics."""
     app = ClientApp()
@@ -137,3 +143,18 @@ class LoopGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
+
+
+class Placed(LoopGrid):
+    """Nodes with a configuration of their own."""
+
+    def __init__(self, apps: dict[int, Any], configs: dict[int, dict[str, Any]]) -> None:
+        super().__init__({node: self._placed(app, configs[node]) for node, app in apps.items()})
+
+    @staticmethod
+    def _placed(app: Any, config: dict[str, Any]) -> Any:
+        def run(message: Any, context: Any) -> Any:
+            own = Context(run_id=1, node_id=1, node_config=config, state=context.state, run_config={})
+            return app(message, own)
+
+        return run

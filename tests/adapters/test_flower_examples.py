@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("flwr", reason="run in the environment of `make flower`, which installs flwr")
 
 from federations import SERVER_KEY, Sites
-from flower_apps import LoopGrid
+from flower_apps import LoopGrid, Placed
 from flwr.app import Context, RecordDict
 
 ROOT = Path(__file__).parents[2]
@@ -52,21 +52,6 @@ def test_the_readme_shows_the_difference() -> None:
     for name in ("client_app.py", "server_app.py"):
         for line in changed(name):
             assert line in readme
-
-
-class Placed(LoopGrid):
-    """Nodes with a configuration of their own."""
-
-    def __init__(self, apps: dict[int, Any], configs: dict[int, dict[str, Any]]) -> None:
-        super().__init__({node: self._placed(app, configs[node]) for node, app in apps.items()})
-
-    @staticmethod
-    def _placed(app: Any, config: dict[str, Any]) -> Any:
-        def run(message: Any, context: Any) -> Any:
-            own = Context(run_id=1, node_id=1, node_config=config, state=context.state, run_config={})
-            return app(message, own)
-
-        return run
 
 
 def run(app: Any, grid: LoopGrid, **config: str) -> None:

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import Sites, small
+from federations import Sites, check_ledgers, small
 
 from privfl.crypto.members import Members
-from privfl.dp import Ledger, Release
 from privfl.errors import StateError
-from privfl.files import verify_chain
 from privfl.fl.client import client_rng
 from privfl.fl.exchange import LocalTransport
 from privfl.fl.frames import REFUSAL
-from privfl.site import SiteHome
 from privfl.wire import ClientId
 
 SITES = 5
@@ -111,16 +108,6 @@ def check(counts: Mapping[str, int], rounds: int) -> None:
     assert all(counts[what] > 0 for what in ("trained", "dropouts", "killed"))
 
 
-def site_charges(home: SiteHome) -> set[tuple[int, int, float, float]]:
-    """(round, attempt, noise, norm bound) of each charge in a site's own ledger."""
-    (path,) = (home / "ledgers").iterdir()
-    return {_charge(release) for release in Ledger.read(path).releases}
-
-
-def _charge(release):  # type: ignore[no-untyped-def]
-    return release.round, release.attempt, release.declared_stddev, release.norm_bound
-
-
 @pytest.fixture
 def quick() -> Iterator[Path]:
     """A folder in memory where there is one: these tests sync thousands of files."""
@@ -193,22 +180,7 @@ def test_ledgers_of_server_and_sites_agree_in_trouble(quick: Path) -> None:
 def agree(folder: Path, rounds: int, seed: int) -> None:
     sites, counts = soak(folder, NOISY, rounds, seed)
     check(counts, rounds)
-    server = Ledger.read(folder / "run" / "ledger.jsonl")
-    reserved = reservations(folder / "run" / "ledger.jsonl")
-    own = {client: site_charges(home) for client, home in sites.homes.items()}
-    for charges in own.values():
-        assert charges <= reserved  # no site was charged for anything that the server did not reserve at that price
-        assert len({charge[:2] for charge in charges}) == len(charges)  # and for nothing twice
-    worst = {_charge(server.reserved(token)) for token in server.unsettled}  # whoever was asked may never have heard
-    for release in server.releases:
-        for client in release.participants or ():  # the survivors of an opened sum have all been charged
-            assert _charge(release) in own[client] or _charge(release) in worst
-
-
-def reservations(path: Path) -> set[tuple[int, int, float, float]]:
-    """(round, attempt, noise, norm bound) of each worst case that was ever reserved, refunded or not."""
-    lines = [record for record, _ in verify_chain(path.read_bytes())]
-    return {_charge(Release.read(line["release"])) for line in lines if line["type"] == "reserve"}
+    check_ledgers(folder, sites)
 
 
 @pytest.mark.slow

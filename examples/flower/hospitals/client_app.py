@@ -9,8 +9,9 @@ from flwr.clientapp import ClientApp
 app = ClientApp()
 
 
+@app.evaluate()
 @app.train()
-def train(message: Message, context: Context) -> Message:
+def carry(message: Message, context: Context) -> Message:
     """Carry one frame to the agent's socket, and its answer back."""
     try:
         record = message.content["privfl"]
