@@ -16,6 +16,7 @@ from rich.markup import escape
 
 import privfl
 from privfl.cli import (
+    attack,
     audit,
     calibrate,
     compare,
@@ -60,6 +61,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(site.app, name="site")
 app.command("epsilon", cls=Once, epilog=epsilon.EXAMPLE)(epsilon.epsilon)
 app.command("audit", cls=Once, epilog=audit.EXAMPLE)(audit.audit_verb)
+app.command("attack", cls=Once, epilog=attack.EXAMPLE)(attack.attack_verb)
 app.command("calibrate", cls=Once, epilog=calibrate.EXAMPLE)(calibrate.calibrate_verb)
 app.command("plan", cls=Once, epilog=plan.EXAMPLE)(plan.plan)
 app.command("compare", cls=Once, epilog=compare.EXAMPLE)(compare.compare)

@@ -1,5 +1,6 @@
 """The composition root and the Python API: a configuration in, reports and models out."""
 
+from privfl.experiment.attack import AttackPlan, InversionResult, MembershipResult, attack
 from privfl.experiment.audit import AuditPlan, AuditResult, audit
 from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model, Privacy, Server, Sum, load_config
 from privfl.experiment.experiment import Experiment
@@ -8,6 +9,7 @@ from privfl.experiment.result import Result
 from privfl.fl.report import RoundReport
 
 __all__ = [
+    "AttackPlan",
     "AuditPlan",
     "AuditResult",
     "Client",
@@ -16,6 +18,8 @@ __all__ = [
     "Data",
     "Engine",
     "Experiment",
+    "InversionResult",
+    "MembershipResult",
     "Model",
     "Privacy",
     "Result",
@@ -23,6 +27,7 @@ __all__ = [
     "RunFolder",
     "Server",
     "Sum",
+    "attack",
     "audit",
     "load_config",
 ]

@@ -21,16 +21,11 @@ from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.audit.canaries import Role, contribution
 from privfl.experiment.audit.features import Features
 from privfl.experiment.audit.honest import HonestFeatures
+from privfl.experiment.audit.noise import BulkNoise, KeyedNoise
 from privfl.experiment.audit.parties import Trials
 from privfl.experiment.audit.result import AuditResult
 from privfl.experiment.audit.subject import CANARY, AuditedDropouts, Subject
-from privfl.experiment.audit.vectorized import (
-    BulkNoise,
-    KeyedNoise,
-    Presence,
-    touched_columns,
-    vectorized_looks,
-)
+from privfl.experiment.audit.vectorized import Presence, touched_columns, vectorized_looks
 from privfl.experiment.experiment import Experiment
 from privfl.fl.plan import RoundPlan
 from privfl.observers import Observer
@@ -143,6 +138,8 @@ def audit_subject(
         experiment: The training of the clients, for canaries next to clients that train.
         progress: Called as the trials go on.
     """
+    if not subject.mechanism.claims:
+        raise ConfigError("privacy.placement = 'none' states no epsilon to audit: set privacy.placement")
     started = time.perf_counter()
     steps = _Steps(progress, subject, plan)
     without, present = _both_worlds(subject, plan, steps, experiment)
@@ -244,7 +241,7 @@ def _vectorized(
     columns = touched_columns(subject)
     features = Features.of(subject, columns)
     presence = np.full((len(seeds), 1), sign, np.int8)
-    noise = BulkNoise(subject, key, len(columns), len(seeds))
+    noise = BulkNoise(subject, key, columns, len(seeds))
     rows = []
     for round, looks in enumerate(vectorized_looks(subject, seeds, presence, noise, columns), 1):
         rows.append(features.of_round(round, looks, seeds))
@@ -340,7 +337,7 @@ def _one_run(subject: Subject, plan: AuditPlan, steps: _Steps) -> tuple[int, int
     directions = np.array([contribution(many.encoding, Role(c, 1), rng)[columns] for c in range(count)], np.float64)
     directions[:, sides] = 0.0
     scores = np.zeros((trainings, count))
-    seeds, noise = _seeds(plan, 3, trainings), BulkNoise(many, (plan.seed, 3), len(columns), trainings)
+    seeds, noise = _seeds(plan, 3, trainings), BulkNoise(many, (plan.seed, 3), columns, trainings)
     for round, looks in enumerate(vectorized_looks(many, seeds, presence, noise, columns), 1):
         scores += many.weights[round - 1] * (looks @ directions.T)
         steps.advance()

@@ -87,8 +87,6 @@ class Subject:
         if self.observer not in self.scheme.views:
             names = ", ".join(self.scheme.views)
             raise ConfigError(f"there is no {self.observer} in {self.scheme.name}: ask for one of {names}")
-        if not self.mechanism.claims:
-            raise ConfigError("privacy.placement = 'none' states no epsilon to audit: set privacy.placement")
         if self.mechanism.placement == "mesh" and 0 < self.mechanism.members < self.population:
             raise ConfigError(
                 f"an audit of mesh noise needs every client as a member, and {self.mechanism.members} of "
