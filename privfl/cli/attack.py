@@ -145,7 +145,7 @@ def membership_table(result: MembershipResult) -> Table:
 
 
 def _measured(figure: Estimate) -> str:
-    return f"{figure.value:.3f} / {figure.most:.3f}\n{figure.low:.2f} to {figure.high:.2f}"
+    return f"{figure.value:.3f} / {figure.limit:.3f}\n{figure.low:.2f} to {figure.high:.2f}"
 
 
 def _epsilon(report: EpsilonReport | None) -> str:

@@ -78,7 +78,7 @@ def draw_membership(figure: Any, result: MembershipResult) -> None:
         auc = case.rates.auc
         areas.errorbar(at, auc.value, yerr=[[auc.value - auc.low], [auc.high - auc.value]], color=color, marker="o",
                        capsize=4)  # fmt: skip
-        areas.plot([at - 0.3, at + 0.3], [auc.most, auc.most], color=color, linestyle="--")
+        areas.plot([at - 0.3, at + 0.3], [auc.limit, auc.limit], color=color, linestyle="--")
     areas.axhline(0.5, color=GRAY, linewidth=0.8, linestyle=":")
     areas.set(ylim=(0.4, 1.03))
     style(areas, "Area under the curve, 95 % interval", "", "area (.5: guessing)")

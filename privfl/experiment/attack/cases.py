@@ -57,7 +57,7 @@ class Case:
 
     @property
     def history(self) -> History:
-        """What the rounds release."""
+        """The releases of the attacked rounds."""
         return self.parts.planned(self.subject.rounds)
 
 

@@ -1,4 +1,4 @@
-"""Examples that are dealt to the clients anew for each trial of an attack, and what the attacker may study before."""
+"""Examples that are dealt to the clients in each trial of an attack, and examples that the attacker has."""
 
 from __future__ import annotations
 

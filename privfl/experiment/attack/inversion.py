@@ -1,10 +1,10 @@
 """Analytic gradient inversion: examples out of the update of a model's first layer, by division.
 
-The gradient of a linear layer's weights is, summed over the examples, the residual of each unit times the input, and
-that of its biases is the sum of the residuals alone. Of one example the weights divided by the biases are therefore the
-input, whatever the residuals are, in any number of local steps (Phong et al. 2018, section 3). Of several examples the
-quotients are mixtures. A softmax regression whose weights are zero gives the mean of each class from them, because
-every residual is known there: an example alone in its class comes out whole.
+The gradient of a linear layer's weights adds up, over the examples, the residual of each unit times the input. The
+gradient of its biases adds up the residuals alone. Of one example the weights divided by the biases are therefore the
+input, in any number of local steps (Phong et al. 2018). Of several examples the quotients are mixtures. A softmax
+regression whose weights are zero gives the mean of each class from them, because every residual is known there: an
+example alone in its class comes out whole.
 """
 
 from __future__ import annotations

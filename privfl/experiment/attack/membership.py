@@ -1,6 +1,6 @@
 """Membership: does the server notice whether one client holds one example that the server knows?
 
-Each trial deals examples to the clients anew. With a fair coin's both sides in turn, the target holds the candidate, or
+Each trial deals other examples to the clients. In half of the trials the target holds the candidate, in the other half
 another example in its place. The server knows the candidate, and scores its view by a likelihood ratio.
 """
 
@@ -160,7 +160,7 @@ def _case(case: Case, scores: Floats, seed: int) -> MembershipCase:
     )
 
 
-def _assumptions(deck: Deck, cases: list[Case], rounds: int, given: bool) -> tuple[str, ...]:
+def _assumptions(deck: Deck, cases: list[Case], rounds: int, configured_clip: bool) -> tuple[str, ...]:
     plural, of_each = "s" if rounds > 1 else "", "s" if deck.examples > 1 else ""
     setting = (
         f"In each trial every client holds {deck.examples} example{of_each}, dealt at random; the target holds the "
@@ -175,4 +175,4 @@ def _assumptions(deck: Deck, cases: list[Case], rounds: int, given: bool) -> tup
         "An exchange of one example changes the data of one client, so the bounds are those of an exchange of one "
         "client's data: two steps of add_remove or zero_out."
     )
-    return setting, known, *noise_in_words(cases, given), bound
+    return setting, known, *noise_in_words(cases, configured_clip), bound

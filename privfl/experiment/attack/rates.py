@@ -26,17 +26,17 @@ class Estimate:
         value: The figure.
         low: The lower end of the interval.
         high: The upper end of the interval.
-        most: The most that the stated epsilon allows; 1 without noise.
+        limit: The most that the stated epsilon allows; 1 without noise.
     """
 
     value: float
     low: float
     high: float
-    most: float
+    limit: float
 
     def as_dict(self) -> dict[str, float]:
         """The estimate for `--json`."""
-        return {"value": self.value, "low": self.low, "high": self.high, "most": self.most}
+        return {"value": self.value, "low": self.low, "high": self.high, "limit": self.limit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +70,12 @@ class Rates:
         for i in range(_RESAMPLES):
             a, b = rng.choice(without, len(without)), rng.choice(present, len(present))
             areas[i], powers[i] = area(a, b), power(a, b)
-        most = highest(curve)
+        limit = highest(curve)
         value, (low, high) = _advantage(training, test)
         return cls(
-            auc=_estimate(area(without, present), areas, most[0]),
-            tpr=_estimate(power(without, present), powers, most[1]),
-            advantage=Estimate(value, low, high, most[2]),
+            auc=_estimate(area(without, present), areas, limit[0]),
+            tpr=_estimate(power(without, present), powers, limit[1]),
+            advantage=Estimate(value, low, high, limit[2]),
         )
 
 
@@ -128,6 +128,6 @@ def _advantage(training: Scores, test: Scores) -> tuple[float, tuple[float, floa
     return true - false, (float(true_low - false_high), float(true_high - false_low))
 
 
-def _estimate(value: float, resampled: Floats, most: float) -> Estimate:
+def _estimate(value: float, resampled: Floats, limit: float) -> Estimate:
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), most)
+    return Estimate(value, float(low), float(high), limit)

@@ -2,8 +2,8 @@
 
 The attacker models a client's update as `factor` times the mean over its examples of the update of each example alone.
 The mean and the covariance of single updates come from examples of its own. A candidate shifts the mean of what the
-server sees by a known vector, and the test is the logarithm of the ratio of two Gaussian densities with equal
-covariance (Neyman and Pearson 1933; Carlini et al. 2022 fit such densities to shadow models).
+server sees by a known vector. The test is the logarithm of the ratio of two Gaussian densities with equal covariance
+(Neyman and Pearson 1933). Carlini et al. 2022 fit such densities to shadow models.
 """
 
 from __future__ import annotations

@@ -64,12 +64,14 @@ def invert(experiment: Experiment, plan: AttackPlan, progress: Progress | None =
             found[n].append(attackers[n](_view(case, trial, seed), int(target)))
             if progress is not None:
                 progress(at * len(cases) + n + 1, plan.images * len(cases))
-    given = config.privacy.clip_norm is not None
-    return _result(deck, cases, found, targets, plan=plan, seconds=time.perf_counter() - started, given=given)
+    configured_clip = config.privacy.clip_norm is not None
+    return _result(
+        deck, cases, found, targets, plan=plan, seconds=time.perf_counter() - started, configured_clip=configured_clip
+    )
 
 
 def _view(case: Case, trial: Trials, seed: int) -> tuple[Vector, int]:
-    """What the server sees in a real round: the mean update of the clients in its view, and their number."""
+    """The view of the server in a real round: the mean update of the clients in its view, and their number."""
     seen: list[tuple[RoundPlan, Ints]] = []
 
     def look(plan: RoundPlan, vector: Ints) -> None:
@@ -120,17 +122,19 @@ def _guess(deck: Deck, target: int) -> Floats:
 def _result(
     deck: Deck,
     cases: list[Case],
-    found: list[list[Floats]],
+    reconstructions: list[list[Floats]],
     targets: np.ndarray,
     *,
     plan: AttackPlan,
     seconds: float,
-    given: bool,
+    configured_clip: bool,
 ) -> InversionResult:
     dataset = deck.data.dataset
     truths = dataset.features[targets].astype(np.float64)
     low, high = float(dataset.features.min()), float(dataset.features.max())
-    rows = [(case.name, server_sees(case), case.report, images) for case, images in zip(cases, found, strict=True)]
+    rows = [
+        (case.name, server_sees(case), case.report, images) for case, images in zip(cases, reconstructions, strict=True)
+    ]
     rows.append(("no update", "the label only", None, [_guess(deck, int(target)) for target in targets]))
     made = []
     for name, sees, report, images in rows:
@@ -155,13 +159,13 @@ def _result(
         high=high,
         clients=len(cohort),
         examples=deck.examples,
-        assumptions=_assumptions(deck, cases, given),
+        assumptions=_assumptions(deck, cases, configured_clip),
         seconds=seconds,
         seed=plan.seed,
     )
 
 
-def _assumptions(deck: Deck, cases: list[Case], given: bool) -> tuple[str, ...]:
+def _assumptions(deck: Deck, cases: list[Case], configured_clip: bool) -> tuple[str, ...]:
     plural = "s" if deck.examples > 1 else ""
     known = (
         "The server knows the settings, the first model, the numbers of clients and examples, and the label of the "
@@ -171,4 +175,4 @@ def _assumptions(deck: Deck, cases: list[Case], given: bool) -> tuple[str, ...]:
         f"Each client holds {deck.examples} example{plural}, and all epsilon is spent in the first round: the easiest "
         "case for the attacker."
     )
-    return setting, known, *noise_in_words(cases, given)
+    return setting, known, *noise_in_words(cases, configured_clip)

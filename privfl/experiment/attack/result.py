@@ -206,7 +206,7 @@ class MembershipResult:
 
 
 def stated(report: EpsilonReport | None) -> Mapping[str, Any] | None:
-    """What is promised, as a record; None without noise."""
+    """The promise as a record; None without noise."""
     if report is None or not math.isfinite(report.epsilon):
         return None
     return report.as_dict()

@@ -32,7 +32,7 @@ from privfl.wire import ClientId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What the server sees in one round of one trial.
+    """The view of the server in one round of one trial.
 
     Attributes:
         trial: The trial.
@@ -104,7 +104,7 @@ class Hands:
 def array_rounds(
     case: Case, hands: Hands, trials: npt.NDArray[np.intp], source: Callable[[npt.NDArray[np.int64]], NoiseSource]
 ) -> Iterator[Sight]:
-    """What the server sees in each round of some trials; a round that does not open is left out.
+    """The views of the server in each round of some trials; a round that does not open is left out.
 
     Args:
         case: The case.

@@ -24,7 +24,7 @@ def mean_update(plan: RoundPlan, vector: Ints, clients: int) -> Floats:
 
 
 def server_sees(case: Case) -> str:
-    """What the server sees in a case, in two or three words."""
+    """The view of the server in a case, in two or three words."""
     words = {"vectors": "each update", "sum": "the sum", "release": "the mean"}
     return words[case.subject.view] + (", noised" if case.report is not None else "")
 
@@ -43,18 +43,22 @@ def update_factor(client: Client, examples: int) -> float:
     return client.learning_rate * steps
 
 
-def noise_in_words(cases: Sequence[Case], given: bool) -> tuple[str, ...]:
+def noise_in_words(cases: Sequence[Case], configured_clip: bool) -> tuple[str, ...]:
     """The noise and the clip norm of the cases with noise, in a sentence each; nothing without such cases.
 
     Args:
         cases: The cases.
-        given: True if the configuration has a clip norm.
+        configured_clip: True if the configuration has a clip norm.
     """
     noised = [case for case in cases if case.report is not None]
     if not noised or noised[0].report is None:
         return ()
     config, report = noised[0].parts.config, noised[0].report
-    origin = "as the configuration says" if given else "the median norm of a first update over examples of the attacker"
+    origin = (
+        "as the configuration says"
+        if configured_clip
+        else "the median norm of a first update over examples of the attacker"
+    )
     where = (
         f"The cases with an epsilon are a {config.sum.scheme} sum with {config.privacy.placement} noise. Each epsilon "
         f"holds against the server, for the data of one client ({report.unit.adjacency}), at delta {report.delta:g}."

@@ -47,7 +47,7 @@ def test_a_small_sum_reveals_its_members_too(lone: MembershipResult) -> None:
 def test_a_tiny_epsilon_leaves_a_coin_flip(lone: MembershipResult) -> None:
     rates = lone.cases[3].rates
     assert rates.auc.low < 0.5 < rates.auc.high
-    assert rates.auc.most < 0.51
+    assert rates.auc.limit < 0.51
     assert rates.advantage.low < 0 < rates.advantage.high
 
 
@@ -62,7 +62,7 @@ def test_no_figure_lies_above_what_epsilon_allows(lone: MembershipResult) -> Non
     for case in lone.cases[2:]:
         for figure in (case.rates.auc, case.rates.tpr, case.rates.advantage):
             assert figure.low <= figure.value <= figure.high
-            assert figure.low <= figure.most
+            assert figure.low <= figure.limit
 
 
 def test_trials_were_compared_with_the_parties(lone: MembershipResult) -> None:
@@ -182,7 +182,7 @@ def test_intervals_cover_the_figures_of_gaussian_scores() -> None:
     assert rates.auc.low < 0.7602 < rates.auc.high
     assert rates.advantage.low < 0.3829 < rates.advantage.high
     assert rates.tpr.low < 0.0924 < rates.tpr.high
-    assert rates.auc.most == 1.0
+    assert rates.auc.limit == 1.0
 
 
 def test_the_most_that_a_curve_allows() -> None:
