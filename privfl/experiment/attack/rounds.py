@@ -138,7 +138,7 @@ def array_rounds(
                 if not last:
                     decoded = plan.decode(seen.total + noised.shares[at] + noised.opened[at], len(cohort))
                     model, moments = stepped(case.parts.optimizer, state.model, decoded.mean, state.moments)
-                    states[i] = ServerState(model, moments, decoded.clip_norm)
+                    states[i] = ServerState(model, moments, decoded.next_clip_norm)
 
 
 @dataclass(frozen=True, slots=True)
