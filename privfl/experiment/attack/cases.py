@@ -79,6 +79,12 @@ def attack_cases(config: Config, deck: Deck, *, epsilons: Sequence[float], round
     Raises:
         ConfigError: If the settings allow no such run.
     """
+    if config.cohort.sampling == "one-pass":
+        raise ConfigError("an attack needs a target in every round: set cohort.sampling = 'fixed-size' or 'everyone'")
+    if config.privacy.unit != "client":
+        raise ConfigError(
+            f"an attack compares epsilons of clients, and privacy.unit = {config.privacy.unit!r}: set it to 'client'"
+        )
     data = deck.data
     hidden = "masked" if config.sum.scheme == "plain" else config.sum.scheme
     bare = {"plain update": "plain", f"{hidden} sum": hidden}
@@ -136,6 +142,7 @@ def _at_epsilon(
         "sum.scheme": scheme,
         "server.weighting": "uniform",
         "privacy.placement": placement,
+        "privacy.correlation": "none",
         "privacy.clip_norm": clip_norm,
         "privacy.epsilon": None,
         "privacy.noise": "secure",

@@ -97,7 +97,9 @@ def _sights(
 
     def views(n: int, case: Case) -> Iterator[Sight]:
         columns = np.arange(case.subject.encoding.total_length)
-        return array_rounds(case, hands, chunk, lambda _: BulkNoise(case.subject.seeded, (*seed, n), columns))
+        return array_rounds(
+            case, hands, chunk, lambda _: BulkNoise(case.subject.seeded, (*seed, n), columns, len(chunk))
+        )
 
     for row in zip(*(views(n, case) for n, case in enumerate(cases)), strict=True):
         yield from enumerate(row)

@@ -87,6 +87,11 @@ def test_a_training_with_a_state_is_refused() -> None:
         inverted(AttackPlan(images=1), **{"client.algorithm": "scaffold"})
 
 
+def test_a_run_in_which_the_target_is_seen_once_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a target in every round"):
+        inverted(AttackPlan(images=1), **{"cohort.sampling": "one-pass", "cohort.size": 5, "rounds": 1})
+
+
 def test_too_few_examples_are_refused_with_the_flag() -> None:
     with pytest.raises(ConfigError, match="lower --examples"):
         inverted(AttackPlan(examples=5000))
