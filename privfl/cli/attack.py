@@ -22,8 +22,8 @@ from privfl.files import user_path
 
 EXAMPLE: Final = (
     "Examples: [bold]privfl attack examples/digits.toml --kind inversion --plot inversion.png[/]\n\n[bold]privfl "
-    "attack examples/digits.toml --kind membership --examples 1[/]\n\nThe exit code is 3 if guesses refute a stated "
-    "epsilon."
+    "attack examples/digits.toml --kind membership --examples 1 --trials 100[/]\n\nThe exit code is 3 if guesses "
+    "refute a stated epsilon."
 )
 
 

@@ -16,6 +16,7 @@ WALKED = {"tutorial.md"}  # test_walks runs these in order, in one folder
 FENCE = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:\.venv/bin/)?(?:privfl|make|pytest|python3?|pip) [^`]+)`")
 SMALL = {
+    "attack": ["--trials", "20", "--images", "1"],
     "compare": ["--rounds", "1", "--seeds", "1", "--clients", "4", "--epsilon", "8", "--sums", "plain"],
 }
 TABLE = [(50, "f", "no"), (71, "m", "yes"), (64, "f", "yes")]
