@@ -50,7 +50,7 @@ class WireError(PrivflError, ValueError):
 
 
 class StateError(PrivflError):
-    """A file that privfl wrote was altered, is incomplete, or belongs to another run."""
+    """Stored state cannot be used: it is altered, incomplete, expired, from another run, or in the way."""
 
 
 class ClientFailed(PrivflError):

@@ -206,7 +206,7 @@ class Struct:
 
 
 def wired(codec: Codec, *, secret: bool = False) -> Any:
-    """Return a dataclass field that travels through `codec`.
+    """Return a dataclass field that `codec` encodes and decodes.
 
     Args:
         codec: The encoding of the field.

@@ -197,7 +197,7 @@ class Members(MemoryDirectory):
         )
 
     def check(self, now: float) -> None:
-        """Raise `StateError` unless the directory counts at the time `now` and a quorum of its members signed it."""
+        """Raise `StateError` unless the directory is valid at the time `now` and a quorum of its members signed it."""
         if not self.issued <= now < self.expires:
             when = "is not valid yet" if now < self.issued else "has expired"
             raise StateError(f"the directory {when}: compare the clock, or have its members sign a new one")

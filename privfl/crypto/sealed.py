@@ -59,7 +59,7 @@ def unseal(key: bytes, box: bytes, *, associated: bytes, sender: int | None = No
 
 
 def tag(key: bytes, data: bytes | memoryview) -> bytes:
-    """Return 16 bytes that no other data has under `key`, several times faster than a hash.
+    """Return a 16-byte authentication tag of `data` under `key`, several times faster than a hash.
 
     Under a key that others can derive, a tag detects damage but not forgery.
 

@@ -41,12 +41,12 @@ _TRIED_SUBSETS: Final = 1000  # where there are more of them than that
 def split(
     secret: bytes, points: Sequence[int], threshold: int, entropy: Callable[[int], bytes] = os.urandom
 ) -> tuple[int, ...]:
-    """Return the shares of a secret at `points`. Any `threshold` of them give it; fewer reveal nothing about it.
+    """Return the shares of a secret at `points`. Any `threshold` shares reconstruct the secret; fewer reveal nothing.
 
     Args:
         secret: 32 bytes.
         points: Distinct integers in [1, 2^32), one per holder.
-        threshold: The number of shares that give the secret, in [1, len(points)].
+        threshold: The number of shares that reconstruct the secret, in [1, len(points)].
         entropy: A source of random bytes, such as `os.urandom`.
 
     Raises:

@@ -94,7 +94,7 @@ def ckks_costs(question: CostQuestion) -> SumCosts:
         "bytes_up": plan.bytes_up,
         "bytes_down": plan.bytes_down,
         "bytes_per_value": plan.bytes_per_value,
-        "noise_stddev": plan.noise_stddev(),
+        "error_stddev": plan.error_stddev(),
         "margin": plan.margin,
         "dropout": question.dropout,
     }
@@ -169,7 +169,10 @@ def _ckks_rows(plan: CkksPlan, record: dict[str, Any]) -> list[tuple[str, str]]:
         ("messages", f"{MESSAGES_UP} up, {MESSAGES_DOWN} down; one more each way for the dealer, and for the opener"),
         ("bytes", f"{byte_size(plan.bytes_up)} up in the frame ({plan.bytes_per_value:.2f} a value)"),
         ("opener", f"{byte_size(plan.bytes_down)} down, {byte_size(plan.bytes_opened)} up, once a sum"),
-        ("noise", f"standard deviation {plan.noise_stddev():.2e} of a unit; half a unit is {plan.margin:.0f} of them"),
+        (
+            "encryption error",
+            f"standard deviation {plan.error_stddev():.2e} of a unit; half a unit is {plan.margin:.0f} of them",
+        ),
         (
             "security",
             f"{plan.security} bits by the HomomorphicEncryption.org table, against every party without the key",

@@ -85,7 +85,7 @@ class Tagger:
         return part
 
     def combine(self, parts: Iterable[Ints]) -> Tag:
-        """Return the tag of a block from all of its parts, which must be fewer than 2^16."""
+        """Return the tag of a block from all of its parts. Give fewer than 2^16 parts; this is not checked."""
         totals = np.sum(list(parts), axis=0).reshape(self._shape).astype(object)
         return tuple(
             sum(

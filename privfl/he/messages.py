@@ -217,7 +217,7 @@ class Frame(Message):
 
     Attributes:
         header: The signed part.
-        block: The c0 block.
+        block: The first half of the ciphertext (c0). The other half follows from the seeds in the header.
     """
 
     KIND: ClassVar[int] = 0x0306

@@ -144,7 +144,7 @@ def decrypt_sum(
     if unsafe_approximate:
         parts = cipher.ckks.decrypt(block, seeds)
         return ApproximateSum(np.concatenate([values.reshape(-1) for values in parts]))
-    limit = MAX_DEVIATIONS * plan.noise_stddev(len(seeds))
+    limit = MAX_DEVIATIONS * plan.error_stddev(len(seeds))
     total, worst = cipher.open(block, seeds, limit=limit)
     if not worst <= limit:
         raise RemoteProtocolError(

@@ -28,13 +28,13 @@ MAX_DEVIATIONS: Final = 10.0
 """A slot more standard deviations than this off an integer was not summed from honest frames."""
 
 NOISE_VARIANCE: Final = 10.5
-"""Of one coefficient of a fresh ciphertext: SEAL draws it from a centered binomial distribution over 42 coins."""
+"""The variance of one coefficient of a fresh ciphertext: SEAL samples it as a centered binomial over 42 coins."""
 
 ROUNDING_VARIANCE: Final = 1 / 12
-"""The encoder rounds every coefficient of a plaintext to an integer."""
+"""The variance of the rounding error: the encoder rounds every coefficient of a plaintext to an integer."""
 
 FLOAT_ERROR: Final = 2.0**-50
-"""Standard deviation of the double-precision transforms, relative to the largest slot."""
+"""The standard deviation of the double-precision transforms, relative to the largest slot."""
 
 HE_STANDARD: Final = {
     1024: {128: 27, 192: 19, 256: 14},
@@ -148,11 +148,11 @@ class CkksPlan:
         """The bytes that the opener sends: the sum as words of the task's ring, and a signature."""
         return HEADER_BYTES + 8 + Ring(self.bits).packed_bytes(self.length) + 64
 
-    def noise_stddev(self, clients: int | None = None) -> float:
-        """Return the standard deviation, in integer units, of a slot's real or imaginary part.
+    def error_stddev(self, clients: int | None = None) -> float:
+        """Return the standard deviation of the CKKS encryption error of a summed slot; it is not privacy noise.
 
-        A slot is the plaintext polynomial at a root of unity of order 2N. Its real part is sum_j e_j cos(t_j) with
-        sum_j cos(t_j)^2 = N/2. Each e_j is the sum of `clients` independent noises and roundings, which gives
+        It is the error of the real or imaginary part, in integer units. A slot is the plaintext polynomial at a root of
+        unity of order 2N. Its real part is sum_j e_j cos(t_j) with sum_j cos(t_j)^2 = N/2. Each e_j is the sum of `clients` independent noises and roundings, which gives
         `sqrt(clients * (10.5 + 1/12) * N/2) / D`. The float error of the transforms comes on top.
 
         Args:
@@ -165,7 +165,7 @@ class CkksPlan:
     @property
     def margin(self) -> float:
         """Half a unit in standard deviations of the noise of the whole cohort."""
-        return 0.5 / self.noise_stddev()
+        return 0.5 / self.error_stddev()
 
     @property
     def identifier(self) -> bytes:

@@ -78,7 +78,7 @@ def dump_form(form: ServerForm, task: bytes) -> bytes:
 
 
 def load_form(data: bytes, task: bytes) -> ServerForm:
-    """Return the state in `data`.
+    """Read a server's saved state from `data`.
 
     Args:
         data: Bytes from `dump_form`.

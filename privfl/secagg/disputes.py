@@ -22,7 +22,7 @@ _TEXTS = {"missing": "did not open", "wrong": "is wrong", "unopened": "does not 
 
 
 class Disputes:
-    """The pairs of one opening.
+    """The bad shares of one opening, as pairs of a dealer and a holder, and the blame that follows from them.
 
     Args:
         max_corrupt: The most corrupt clients, among those that hold shares of one client, that the sum tolerates.

@@ -1,4 +1,4 @@
-"""The holders of each client's shares: all clients, or its neighbors on a ring that nobody chose.
+"""The holders of each client's shares: all clients, or its neighbors on a ring that no party chose.
 
 The ring is that of Bell et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", section 3. The
 n clients of the roster lie in the order of a permutation, each joined with the degree / 2 next ones on both sides.
@@ -23,8 +23,8 @@ from privfl.secagg.messages import Bitmap
 class Graph:
     """The holders of each client's shares. Clients are named by their places in the roster.
 
-    In the complete graph a client counts itself among its own holders, and a threshold is one of all clients. On a ring
-    it does not, and a threshold is one of the degree.
+    In the complete graph a client is one of its own holders, and the threshold counts shares among all clients. On a
+    ring a client is not its own holder, and the threshold counts shares among its `degree` neighbors.
 
     Args:
         size: The number of clients.
@@ -46,7 +46,7 @@ class Graph:
         return rank
 
     def holders(self, place: int) -> list[int]:
-        """The places of those who hold shares of the client at `place`, increasing; they are also its dealers."""
+        """The places, increasing, of the clients that hold shares of the client at `place` and deal shares to it."""
         if self._degree == 0:
             return list(range(self._size))
         half = self._degree // 2

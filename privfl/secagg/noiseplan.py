@@ -35,10 +35,10 @@ from privfl.secagg.terms import COMPLETE_UP_TO, Assumptions, Mode, complete_thre
 from privfl.sums.shortfall import binomial_shortfall
 
 ALL_UP_TO: Final = 32
-"""Up to this many clients all are members of mesh noise, unless another number is asked for."""
+"""In a sum of up to this many clients all are members of mesh noise, unless `members` gives another number."""
 
 TOLERANCE: Final = 1.03
-"""Above that, the fewest members are chosen whose price is within this factor of the best one."""
+"""Above `ALL_UP_TO` clients, the fewest members are chosen whose price is within this factor of the best one."""
 
 MAX_GROUPS: Final = 512
 _SPEED: Final = Speed()
@@ -127,7 +127,7 @@ def plan_noise(
         clients: The number of clients, from 2.
         dropout: The probability, in [0, 1), that one client drops out before its vector is sent.
         spare: The most clients that one coalition holds, the observer's own place included; from 0.
-        max_failure: The probability, in (0, 1), of a sum that does not open. The fewest members follow from it.
+        max_failure: The probability, in (0, 1), of a sum that does not open. `min_members_to_open` follows from it.
         length: The entries of a vector.
         mode: "signed", where the share threshold bounds the minimum, or "semi-honest".
         corrupt: Clients that collude with a server that lies. By default those of `spare` besides the observer.

@@ -23,7 +23,7 @@ from privfl.secagg.terms import Assumptions, GraphChoice, Mode, choose_graph, co
 from privfl.wire import HEADER_BYTES
 
 COMPUTATIONAL_BITS: Final = 128
-"""What X25519, and so everything keyed by it, is held to give."""
+"""The bits of security of X25519, and so of everything keyed by it."""
 
 _COUNT: Final = 4
 _RECEIVER: Final = 4
@@ -93,7 +93,7 @@ class SumPlan:
 
     @property
     def bytes_per_value(self) -> float:
-        """`bytes_up` a value of the vector."""
+        """`bytes_up` divided by the number of values of the vector."""
         return self.bytes_up / self.length
 
 
@@ -183,7 +183,7 @@ def plan_sum(
 
 
 def measure_speed() -> Speed:
-    """This machine's figures, the best of a few tries, in about a tenth of a second."""
+    """Measure the seconds of each operation on this machine: the best of a few tries, in about a tenth of a second."""
     from privfl.dp.noise.skellam import skellam  # only here: importing privfl.secagg stays light
 
     words = np.zeros(1 << 19, "<u4")

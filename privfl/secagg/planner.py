@@ -42,7 +42,7 @@ MAX_DEGREE: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """A ring, and what it promises.
+    """A ring, and the probabilities with which it fails.
 
     Attributes:
         clients: The number of clients of the cohort (of the roster, in a plan of `assess_graph`).
@@ -196,7 +196,7 @@ def ring_shortfall(plan: GraphPlan, min_vectors: int, dropout: float) -> float:
 
 
 def smallest_roster(clients: int, dropout: float, degree: int) -> int:
-    """Return the fewest clients of a cohort that a ring starts with: those that stay, and enough for the ring itself.
+    """Return the minimum roster of a ring: the larger of the clients that stay in the cohort and `degree` + 1.
 
     Args:
         clients: The size of the cohort.

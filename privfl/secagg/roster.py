@@ -1,4 +1,4 @@
-"""The roster: everybody's advertisement in records of one size, read without a copy for each client."""
+"""The roster: the advertisement of every participant in records of one size, read without a copy for each client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privfl.wire import ClientId
 
 
 class RosterView:
-    """Records by place; places are in the order of identities."""
+    """The records of a roster by place. Places are in the order of identities."""
 
     def __init__(self, records: npt.NDArray[np.void]) -> None:
         self._records = records
@@ -41,11 +41,11 @@ class RosterView:
         return int(self._ids[place])
 
     def keys(self, place: int) -> bytes:
-        """Its mask key and box key, 64 bytes."""
+        """The mask key and box key of the client at `place`, 64 bytes."""
         return bytes(self._records["mask"][place]) + bytes(self._records["box"][place])
 
     def signature(self, place: int) -> bytes:
-        """Its signature over them."""
+        """The signature of the client at `place` over its keys."""
         return bytes(self._records["signature"][place])
 
 

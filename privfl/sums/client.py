@@ -77,7 +77,7 @@ class _Exchange:
 
 
 class ClientMachine(ABC):
-    """One client's session: a table, a handler for each message, and what all sums have in common.
+    """One client's session: a table, a handler for each message, and the parts that all sums share.
 
     Args:
         table: The client's table; its first row is the start.
@@ -114,7 +114,7 @@ class ClientMachine(ABC):
 
     @abstractmethod
     def _max_length(self) -> int:
-        """The most bytes that any message of the server may have."""
+        """The maximum length, in bytes, of a message of the server."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -189,7 +189,7 @@ class ClientMachine(ABC):
             return self._answer(row, body, message)
 
     def to_bytes(self) -> bytes:
-        """Everything that a restored session needs, without the long-term keys: keep it as secret as the vector.
+        """Return the state that a restored session needs, without long-term keys. Keep it as secret as the vector.
 
         Save it after every call of `start` and `receive`, before the answer is sent. One state is restored at most
         once, and not at all after this session has answered another message.

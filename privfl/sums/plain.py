@@ -26,7 +26,7 @@ _CAVEAT = "plain sum: the server saw every client's vector"
 
 @dataclass(frozen=True, slots=True)
 class Upload(Message):
-    """A client's whole vector, reduced and packed."""
+    """A client's whole vector, reduced modulo the ring and packed."""
 
     KIND: ClassVar[int] = 0x0101
     values: bytes | memoryview = wired(Blob(1 << 32), secret=True)

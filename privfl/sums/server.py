@@ -33,7 +33,7 @@ class Progress:
 
 
 class ServerMachine(ABC):
-    """The server's session: a table, a taker for each message, and what all sums have in common.
+    """The server's session: a table, a function that takes each message, and the parts that all sums share.
 
     Args:
         table: The server's table, in the order of its steps.
@@ -53,7 +53,7 @@ class ServerMachine(ABC):
 
     @abstractmethod
     def _max_length(self, kind: Kind) -> int:
-        """The most bytes that an honest message of this kind has."""
+        """The maximum length, in bytes, of an honest message of this kind."""
 
     @abstractmethod
     def _check(self) -> None:
@@ -65,7 +65,7 @@ class ServerMachine(ABC):
 
     @property
     def step(self) -> str:
-        """The step that is open, or where the session has ended."""
+        """The name of the open step, or of the final state."""
         return self._progress.step
 
     @property

@@ -24,12 +24,12 @@ class SessionStore:
         self._folder = user_path(folder)
 
     def put(self, name: str, state: bytes) -> None:
-        """Save a session durably before its answer is sent.
+        """Save a session durably. Call this before you send its answer.
 
         Args:
-            name: What the session is called: at most 100 letters, digits, dots, dashes and underscores. An older
+            name: The name of the session: at most 100 letters, digits, dots, dashes and underscores. An older
                 state of the same name is replaced.
-            state: What `to_bytes` of the session gave.
+            state: The bytes that `to_bytes` of the session gave.
         """
         path = self._path(name)
         made_folder(self._folder)

@@ -28,7 +28,7 @@ def errors(clients: int, bits: int, *, full: bool = False, length: int = 4096) -
     assert isinstance(opened, ApproximateSum)
     assert np.array_equal(decrypt_sum(plan, total, seeds, cipher)[:length], exact)  # type: ignore[index]
     error = opened.values[:length] - exact
-    return float(error.std()), float(np.abs(error).max()), plan.noise_stddev()
+    return float(error.std()), float(np.abs(error).max()), plan.error_stddev()
 
 
 @pytest.mark.parametrize(("clients", "bits"), [(1, 23), (10, 23), (128, 23), (10, 31), (4, 16)])
@@ -78,5 +78,5 @@ def test_public_key_encryption_with_one_prime_is_not_exact() -> None:
     seal.Decryptor(context, generator.secret_key()).decrypt(cipher, plain)
     slots = np.array(encoder.decode_complex(plain))
     deviation = float((slots - np.rint(slots.real) - 1j * np.rint(slots.imag)).std())
-    symmetric = plan_ckks(4096, 1, Ring(23)).noise_stddev()
+    symmetric = plan_ckks(4096, 1, Ring(23)).error_stddev()
     assert deviation > 30 * symmetric, "a handful of clients would round wrongly"

@@ -59,7 +59,7 @@ def test_a_sealed_vector_opens_to_itself_and_no_randomness_occurs_twice(bits: in
         rounded, worst = cipher.open(residues, [seeds], limit=0.4)
         assert np.array_equal(rounded[:size], values)
         assert not rounded[size:].any()
-        assert worst < 10 * plan.noise_stddev(1)
+        assert worst < 10 * plan.error_stddev(1)
         all_seeds |= {seeds[at : at + 64] for at in range(0, len(seeds), 64)}
     assert len(all_seeds) == 3 * plan.chunks
     assert repr(cipher) == "SessionCipher(SealCipher(degree=4096, prime_bits=" + f"{plan.prime_bits}))"

@@ -87,7 +87,7 @@ class Shifted:
             moves[1024:] = [sign * (1 - 2 * (pow(3, i, 4) // 2)) for i in range(1024)]
         else:
             moves[:1024] = sign
-        goal = deviations * self.plan.noise_stddev(4)
+        goal = deviations * self.plan.error_stddev(4)
         multiple = int(((goal - moves * self.errors(self.total))[moves != 0] * self.plan.scale).min())
         altered = (self.total.astype(object) + transformed.astype(object) * multiple) % self.plan.modulus
         return altered.astype(np.uint64)
@@ -98,7 +98,7 @@ class Shifted:
 def test_a_slot_may_be_ten_deviations_off_and_no_more(power: int, sign: int) -> None:
     """Of the noise of as many frames as there are, not of as many as were planned for."""
     shifted = Shifted()
-    deviation = shifted.plan.noise_stddev(4)
+    deviation = shifted.plan.error_stddev(4)
     for deviations in (9.0, 9.9):
         block = shifted.until(deviations, power, sign)
         assert np.abs(shifted.errors(block)).max() == pytest.approx(deviations * deviation, rel=0.005)

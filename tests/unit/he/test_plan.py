@@ -126,8 +126,8 @@ def test_bytes_a_value_stay_below_the_promise() -> None:
 
 def test_the_noise_prediction_is_the_one_of_the_docstring() -> None:
     plan = plan_ckks(4096, 128, Ring(23))
-    assert plan.noise_stddev() == pytest.approx(3.2532 * math.sqrt(128 * 2048) / 2**16, rel=1e-3)
-    assert plan.noise_stddev(32) == pytest.approx(plan.noise_stddev() / 2, rel=1e-6)
+    assert plan.error_stddev() == pytest.approx(3.2532 * math.sqrt(128 * 2048) / 2**16, rel=1e-3)
+    assert plan.error_stddev(32) == pytest.approx(plan.error_stddev() / 2, rel=1e-6)
 
 
 def test_the_range_may_come_from_clip_and_scale() -> None:
