@@ -152,8 +152,9 @@ class CkksPlan:
         """Return the standard deviation of the CKKS encryption error of a summed slot; it is not privacy noise.
 
         It is the error of the real or imaginary part, in integer units. A slot is the plaintext polynomial at a root of
-        unity of order 2N. Its real part is sum_j e_j cos(t_j) with sum_j cos(t_j)^2 = N/2. Each e_j is the sum of `clients` independent noises and roundings, which gives
-        `sqrt(clients * (10.5 + 1/12) * N/2) / D`. The float error of the transforms comes on top.
+        unity of order 2N. Its real part is sum_j e_j cos(t_j) with sum_j cos(t_j)^2 = N/2. Each e_j is the
+        sum of `clients` independent noises and roundings. The result is `sqrt(clients * (10.5 + 1/12) * N/2) / D`, to
+        which the float error of the transforms is added.
 
         Args:
             clients: The number of vectors in the sum; None means the whole cohort.
