@@ -103,5 +103,5 @@ def _pip(arguments: list[str]) -> None:
 
 def test_commands_are_found() -> None:
     found = commands()
-    assert {"make demo", "make test", ".venv/bin/privfl demo", "privfl compare --data digits"} <= set(found)
+    assert {"make demo", "make test", ".venv/bin/privfl demo", "privfl compare --data diabetes"} <= set(found)
     assert len(found) >= 15

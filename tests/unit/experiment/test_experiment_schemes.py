@@ -48,8 +48,8 @@ def test_words_are_those_of_exactly_the_observers_that_the_sum_has(name: str) ->
     assert result.total.tolist() == [4, -8]
 
 
-def test_the_readme_says_what_the_registry_says() -> None:
-    heading, _, *rows = table("README.md", "## Who sees what", first="|")
+def test_the_page_on_parameters_says_what_the_registry_says() -> None:
+    heading, _, *rows = table("docs/parameters.md", "## Who sees what", first="|")
     assert heading[1:] == [description.title for description in SCHEMES.values()]
     cells = {row[0]: row[1:] for row in rows}
     for observer, name in (
