@@ -32,6 +32,7 @@ from privfl.dp import (
     PrivacyUnit,
 )
 from privfl.dp.unit import Everyone
+from privfl.fl import client_round
 from privfl.fl.client import ClientUpdate
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.encoding import UpdateEncoding
@@ -80,6 +81,7 @@ class Case:
     other: ClientUpdate = field(repr=False)
     dropouts: Mapping[int, int]
     seed: int
+    gradients: Callable[[Any], Any] | None = None
 
     def drop(self, client: int, step: int) -> bool:
         return self.dropouts.get(client, 99) == step
@@ -125,9 +127,15 @@ class RecordedServer(ServerRound):
 def recorded(trace: Trace, coins: Coins) -> Iterator[None]:
     """Note every encoded and every noised contribution, and serve secure noise from `coins`."""
     encode, add_noise, turn = UpdateEncoding.encode, RoundPlan.add_noise, list[np.ndarray]()
+    over_examples = client_round.example_sum
 
     def encoding(self: UpdateEncoding, update: ClientUpdate, rng: np.random.Generator) -> np.ndarray:
         vector = encode(self, update, rng)
+        turn[:] = [vector.copy()]
+        return vector
+
+    def summing(train: Any, plan: RoundPlan, model: np.ndarray, client: int) -> np.ndarray:
+        vector = over_examples(train, plan, model, client)
         turn[:] = [vector.copy()]
         return vector
 
@@ -139,6 +147,7 @@ def recorded(trace: Trace, coins: Coins) -> Iterator[None]:
 
     with (
         mock.patch.object(UpdateEncoding, "encode", encoding),
+        mock.patch.object(client_round, "example_sum", summing),
         mock.patch.object(RoundPlan, "add_noise", noising),
         mock.patch.object(os, "urandom", coins),
     ):
@@ -155,7 +164,8 @@ def play(case: Case, *, other: bool) -> Trace:
         return updates[client]
 
     ledger = Ledger(case.unit)
-    ledger.draw(plan.round, plan.sampling, 0.0)
+    if case.unit.level == "client":
+        ledger.draw(plan.round, plan.sampling, 0.0)
     state = ServerState(case.model, clip_norm=getattr(plan.encoding.clip, "clip_norm", None)
                         if isinstance(plan.encoding.clip, AdaptiveClip) else None)  # fmt: skip
     RecordedServer.trace = trace
@@ -164,7 +174,7 @@ def play(case: Case, *, other: bool) -> Trace:
         try:
             payment = Payment(ledger, Accountant(1e-5, assume_secure_noise=True))
             server = RecordedServer(state, plan, scheme=case.scheme, payment=payment)
-            contribution = Contribution(train, case.scheme)
+            contribution = Contribution(train if plan.level == "client" else case.gradients(updates), case.scheme)
             order = plan.to_bytes()
             sessions = [
                 (

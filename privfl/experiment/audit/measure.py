@@ -25,6 +25,7 @@ from privfl.experiment.audit.noise import BulkNoise, KeyedNoise
 from privfl.experiment.audit.parties import Trials
 from privfl.experiment.audit.result import AuditResult
 from privfl.experiment.audit.subject import CANARY, AuditedDropouts, Subject
+from privfl.experiment.audit.sums import audit_sums
 from privfl.experiment.audit.vectorized import Presence, touched_columns, vectorized_looks
 from privfl.experiment.experiment import Experiment
 from privfl.fl.plan import RoundPlan
@@ -112,9 +113,15 @@ def audit(
     parts = experiment.parts
     history = parts.planned(parts.config.rounds) if history is None else history
     chosen = parts.delta if delta is None else delta
-    stated = Accountant(chosen, observer=observer, assume_secure_noise=True).report(history)
+    group = parts.config.privacy.sites_per_person
+    stated = Accountant(chosen, observer=observer, assume_secure_noise=True, group=group).report(history)
     if math.isinf(stated.epsilon):
         raise ConfigError(f"there is no epsilon to audit. {stated.sentence}")
+    if parts.unit.level == "example":
+        steps = rounds or history.count
+        return audit_sums(
+            parts, stated=stated, history=history, observer=observer, plan=plan, rounds=steps, progress=progress
+        )
     subject = Subject.of(parts, observer=observer, dropouts=plan.dropouts, rounds=rounds or _rounds(history, observer))
     return audit_subject(subject, stated=stated, history=history, plan=plan, experiment=experiment, progress=progress)
 
