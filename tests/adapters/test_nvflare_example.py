@@ -1,15 +1,19 @@
 """The app in examples/nvflare: what its conversion changes, and both versions in NVFlare's simulator."""
 
 import difflib
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 pytest.importorskip("nvflare", reason="run in the environment of `make nvflare`, which installs nvflare")
 
@@ -40,7 +44,7 @@ def test_the_readme_shows_the_difference() -> None:
 
 
 def run(side: str, *command: str, **variables: str) -> str:
-    paths = os.pathsep.join([str(ROOT), str(APP / side)])
+    paths = os.pathsep.join(map(str, (ROOT, APP / side, APP / "after")))
     done = subprocess.run(
         [sys.executable, *command],
         cwd=APP / side,
@@ -69,3 +73,42 @@ def test_both_give_the_same_model_in_nvflares_simulator(tmp_path: Path) -> None:
     assert [step["answers"] for step in steps] == [3] * 15
     for number in (1, 2, 3):
         assert '"event":"refused"' not in (tmp_path / "home" / f"site-{number}" / "log.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_live_agents(tmp_path: Path) -> None:
+    """Three agents train in processes of their own; the job carries bytes, and holds no script."""
+    home = tmp_path / "h"
+    variables = {"FEDERATION_HOME": str(home)}
+    run("after", "make_sites.py", "3", **variables)
+    names = [f"site-{number}" for number in (1, 2, 3)]
+    for name in names:
+        source = (APP / "agent" / "train.py").read_bytes()
+        (home / name / "train.py").write_bytes(source)
+        policy = tomllib.loads((home / name / "policy.toml").read_text())
+        policy["training"]["sha256"] = hashlib.sha256(source).hexdigest()
+        (home / name / "policy.toml").write_text(tomli_w.dumps(policy))
+    agents = {name: serve(home / name) for name in names}
+    try:
+        run("agent", "job.py", "--workspace", str(tmp_path / "w"), **variables)
+    finally:
+        for agent in agents.values():
+            agent.terminate()
+            agent.wait()
+    folder = RunFolder(home / "run")
+    assert [report.survivors for report in folder.reports()] == [3] * 3
+    np.testing.assert_array_equal(folder.store.latest().model, np.arange(1, 10) + 3)
+    assert [report.metrics for report in folder.reports()] == [{"weight_mean": mean} for mean in (6.0, 7.0, 8.0)]
+    assert list(folder.sites.values()) == [("agent",)] * 3
+
+
+def serve(site: Path) -> subprocess.Popen[bytes]:
+    """Start a site's agent, and wait until it serves."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "privfl", "site", "serve", str(site)], env=environment)
+    end = time.monotonic() + 60
+    while not (site / "agent" / "agent.sock").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return process
