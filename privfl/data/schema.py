@@ -158,11 +158,6 @@ class Schema:
         stated = tuple(each for each in found if each is not None)
         return stated if len(stated) == len(found) else None
 
-    @property
-    def unranged(self) -> tuple[str, ...]:
-        """The numbers without a public range."""
-        return tuple(column.name for column in self.columns if column.kind == "number" and column.low is None)
-
     def to_mapping(self) -> dict[str, Any]:
         """The nested dictionaries of the schema's TOML, without what has its default."""
         out: dict[str, Any] = {"target": self.target, "task": self.task}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from privfl.dp import Mechanism
-from privfl.dp.contract import check_correlated, check_weighting
+from privfl.dp.contract import check_correlated
 from privfl.dp.unit import Sampling
 from privfl.errors import PrivacyError
 from privfl.fl.encoding import UpdateEncoding
@@ -21,7 +21,10 @@ def check_claim(mechanism: Mechanism, encoding: UpdateEncoding, sampling: Sampli
         PrivacyError: If the noise is combined with weights by example count, with slots that count, or with blocks.
         ConfigError: If correlated noise meets another sampling than one pass, or a clip norm that changes.
     """
-    check_weighting(encoding.weighting, None)
+    if encoding.weighting == "examples":
+        raise PrivacyError(
+            "weights by example count leave the sensitivity of a mean without a bound: set server.weighting = 'uniform'"
+        )
     if encoding.counts:
         raise PrivacyError("an encoding that counts what it did to updates has no noise: count_bound must be 0")
     if encoding.blocks:
