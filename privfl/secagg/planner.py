@@ -17,7 +17,8 @@ tails that are planned against it, the border's included, have to be smaller by 
 
 **Which roster.** A sum of n clients may start with any R of them from `min_roster` up, and a server that lies chooses
 them: all corrupt clients of the cohort, c = corrupt x n, can be among the smallest roster. Then another d = dropout x R
-may drop out. A plan holds at the smallest roster and at the whole cohort; the bits between them are no fewer.
+may drop out, rounded up. A plan holds at the smallest roster and at the whole cohort. It also holds at the rosters next
+to these at which d has just grown by one client; elsewhere the bits are no fewer.
 """
 
 from __future__ import annotations
@@ -129,15 +130,15 @@ def assess_cohort(
         malicious: Whether the server may lie.
     """
     _check(clients, corrupt, dropout)
-    marked, least = _count(clients, corrupt), smallest_roster(clients, dropout, degree)
+    marked, rosters = _count(clients, corrupt), _rosters(clients, dropout, degree)
     ends = [
         assess_graph(size, marked / size, dropout, degree=degree, threshold=threshold, arc=arc, malicious=malicious)
         if marked < size
         else GraphPlan(size, size, degree, threshold, arc, -math.inf, -math.inf)
-        for size in {least, clients}
+        for size in rosters
     ]
     security, correctness = min(end.security_bits for end in ends), min(end.correctness_bits for end in ends)
-    return GraphPlan(clients, least, degree, threshold, arc, security, correctness)
+    return GraphPlan(clients, rosters[0], degree, threshold, arc, security, correctness)
 
 
 def assess_graph(
@@ -156,7 +157,7 @@ def assess_graph(
     """
     _check(clients, corrupt, dropout)
     marked, silent, half = _count(clients, corrupt), _count(clients, dropout), degree // 2
-    budget, gone = math.log2(2 * clients), corrupt + dropout
+    budget, gone = math.log2(2 * clients), (marked + silent) / clients
     connected = half * math.log2(gone) + budget if gone > 0 else -math.inf
     whole = _tail(clients - 1, marked, degree)
     if malicious:
@@ -215,8 +216,16 @@ def cohort_arc(clients: int, dropout: float, degree: int, correctness_bits: int)
         degree: The number of neighbors, even.
         correctness_bits: The sum fails with a probability below 2^-correctness_bits.
     """
-    rosters = (smallest_roster(clients, dropout, degree), clients)
+    rosters = _rosters(clients, dropout, degree)
     return max(1, min(_arc(size, dropout, degree // 2, correctness_bits) for size in rosters))
+
+
+def _rosters(clients: int, dropout: float, degree: int) -> tuple[int, ...]:
+    """The rosters at which a plan is judged: both ends, and the first and last at which one more client drops out."""
+    least = smallest_roster(clients, dropout, degree)
+    first, last = _count(least, dropout), _count(clients, dropout)
+    steps = {math.floor((silent + 1e-9) / dropout) + 1 for silent in (first, last - 1)} if last > first else set()
+    return tuple(sorted({least, clients, *(size for size in steps if least < size < clients)}))
 
 
 def _arc(clients: int, dropout: float, half: int, correctness_bits: int) -> int:
