@@ -139,7 +139,7 @@ def accountant_rows(case: Case, observer: Observer) -> list[dict[str, Any]]:
 
     Args:
         case: The case.
-        observer: Against whom.
+        observer: The observer against which epsilon is stated.
 
     Raises:
         ConfigError: The case asks about a group.
@@ -184,7 +184,7 @@ def curve_rows(cases: Sequence[Case], observer: Observer, *, profile: bool, trad
 
     Args:
         cases: The cases.
-        observer: Against whom.
+        observer: The observer against which epsilon is stated.
         profile: Take delta over epsilon.
         tradeoff: Take the false negative rate over the false positive rate.
     """

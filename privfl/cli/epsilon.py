@@ -95,7 +95,7 @@ def epsilon(
     adjacency: AdjacencyOption = Adjacency.ADD_REMOVE,
     observer: Annotated[
         ObserverName | None,
-        typer.Option("--observer", help="Against whom the promise is made; all observers if absent."),
+        typer.Option("--observer", help="The observer that the promise protects against; all observers if absent."),
     ] = None,
     placement: PlacementOption = PlacementName.CENTRAL,
     length: Length = None,

@@ -77,7 +77,7 @@ class CorrelationName(StrEnum):
 
 
 class ObserverName(StrEnum):
-    """Against whom."""
+    """The observer against which epsilon is stated."""
 
     OUTSIDER = "outsider"
     PARTICIPANT = "participant"
@@ -101,7 +101,9 @@ BatchSize = Annotated[
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (unit example).")]
 UnitOption = Annotated[Level, typer.Option("--unit", help="Whose presence is hidden.")]
 AdjacencyOption = Annotated[Adjacency, typer.Option("--adjacency", help="What presence means.")]
-ObserverOption = Annotated[ObserverName, typer.Option("--observer", help="Against whom the promise is made.")]
+ObserverOption = Annotated[
+    ObserverName, typer.Option("--observer", help="The observer that the promise protects against.")
+]
 DeltaOption = Annotated[
     float | None, typer.Option("--delta", help="Chance that the promise fails; 1e-5 if absent, which is said.")
 ]
@@ -198,7 +200,7 @@ class PlannedRun:
         """The plan that the options describe.
 
         Args:
-            observer: Against whom.
+            observer: The observer against which epsilon is stated.
             noise_multiplier: The noise, where the options give none.
 
         Raises:

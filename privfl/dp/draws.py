@@ -37,7 +37,7 @@ IMPLAUSIBLE: Final = 1e-9
 _THREE_DIGITS: Final = Context(prec=3, rounding=ROUND_CEILING)
 _TINY: Final = 1e-12
 _UP: Final = 1 + _TINY
-_NEGLIGIBLE: Final = 1e-40  # sizes of a cohort less likely than this are counted as if each of them turned
+_NEGLIGIBLE: Final = 1e-40  # sizes of a cohort less likely than this are counted as if one client decided each of them
 _ALL_SIZES: Final = 1 << 8  # below this population every size of a cohort is looked at
 
 
@@ -48,10 +48,11 @@ class Draw:
     Attributes:
         round: Number of the round, at least 0.
         sampling: How the cohort is sampled, as the sampler declares it.
-        turn: Probability in [0, 1], of three significant decimal digits, that one client decides whether the round is
-            skipped, given that the client is sampled. None: not bounded, so sampling protects nobody in this round.
-        void: True when earlier rounds went as the declared dropout probability makes implausible. Then no `turn` of
-            the ledger counts.
+        turn: The probability, in [0, 1] with three significant decimal digits, that one client's participation decides
+            whether the round is skipped, given that the client is sampled. None if it is not bounded; then no
+            amplification by sampling is claimed in this round.
+        void: True if earlier rounds had more dropouts than the declared dropout probability plausibly allows. Then no
+            `turn` of the ledger counts.
 
     Raises:
         ConfigError: For a negative round, or a `turn` outside [0, 1] or with more digits.
@@ -109,7 +110,7 @@ def round_turn(
     tries: int = 1,
     adjacency: Adjacency = "add_remove",
 ) -> float | None:
-    """The probability that one sampled client decides whether a round is skipped, at most.
+    """An upper bound on the probability that one sampled client decides whether a round is skipped.
 
     It is the sum over K of P(K) min(1, shortfall(K) + shortfall(K')), where K clients are sampled besides the client
     and K' counts it too. If a round would be skipped in only one of both cases, one of two sums opened nothing.
@@ -119,8 +120,9 @@ def round_turn(
         population: Number of clients, at least 1.
         shortfall: Bound on the probability that a cohort of a given size opens nothing, or None: not bounded. It has to
             hold for every client that drops out independently with at most the declared probability.
-        tries: Attempts of a round with one cohort, at least 1. Each may turn.
-        adjacency: What neighbors are. Where everyone takes part and a client cannot be absent, nothing turns.
+        tries: Attempts of a round with one cohort, at least 1. The probability grows with each attempt.
+        adjacency: The relation of neighboring data sets. If every client takes part in every round, the result is 0
+            except for "add_remove".
 
     Returns:
         A number in [0, 1], rounded up to three significant digits, or None where `shortfall` gives None.

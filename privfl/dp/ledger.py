@@ -150,7 +150,7 @@ class Ledger:
         return next(number for number in itertools.count(round) if number not in self._draws)
 
     def participants(self, round: int) -> frozenset[ClientId]:
-        """The clients that the charges of a round name; none where they are withheld."""
+        """The clients that the charges of a round name; empty in the public version of a ledger."""
         return frozenset().union(*(release.participants or () for release in self._in_round(round)))
 
     def charged(self, release: Release) -> bool:
@@ -214,7 +214,7 @@ class Ledger:
         not count retries.
         """
         draws = [draw.record() for draw in self._draws.values()]
-        charges = [{"type": "charge", "release": release.record()} for release in self._withheld()]
+        charges = [{"type": "charge", "release": release.record()} for release in self._public_releases()]
         lines, prev = b"", GENESIS
         for record in [_header(self.unit), *draws, *charges]:
             digest = link(prev, record)
@@ -222,7 +222,7 @@ class Ledger:
             prev = digest
         atomic_write(existing_folder(path), lines)
 
-    def _withheld(self) -> Iterable[Release]:
+    def _public_releases(self) -> Iterable[Release]:
         """The charged releases as they are published, with attempts counted from 0 and openings likewise."""
         attempts: defaultdict[int, dict[int, int]] = defaultdict(dict)
         openings: defaultdict[tuple[int, int], int] = defaultdict(int)
@@ -231,7 +231,7 @@ class Ledger:
             attempt = of_round.setdefault(release.attempt, len(of_round))
             opening = openings[release.round, attempt]
             openings[release.round, attempt] += 1
-            yield replace(release.withheld(), attempt=attempt, opening=opening)
+            yield replace(release.public_version(), attempt=attempt, opening=opening)
 
     def _charge(self, digest: str, release: Release) -> None:
         self._releases[digest] = release

@@ -98,7 +98,7 @@ class MeshNoise:
         return present * (self.own_variance(members) + (members - present) * self.pair_variance(members))
 
     def counted_variance(self, members: int, present: int) -> float:
-        """The variance that a coalition knows nothing of, if it holds `spare` members and all of them are in the sum.
+        """The variance of the noise that is unknown to a coalition of `spare` members, all of them in the sum.
 
         Args:
             members: The members of the roster.

@@ -44,20 +44,21 @@ class Release:
     Attributes:
         round: Number of the round, at least 0.
         attempt: 0 for the first try of a round, 1 for the next one.
-        opening: 0 for a sum's first opening, 1 for a second one with fresh noise: each is charged.
+        opening: 0 for the first opening of a sum, 1 for a second one with fresh noise. Each is charged.
         placement: Where the noise was added, or "none".
         law: The law of the noise, or "none".
         secure: True when the noise came from a cryptographic stream through an exact sampler.
         declared_stddev: Standard deviation (integer units) of the noise that the guarantee rests on: in the opened sum
             when central, distributed or mesh, in each contribution when local; 0 without noise.
-        realized_stddev: What there was in the end, at least the declared.
+        realized_stddev: Standard deviation of the noise that counted in the opened sum; at least `declared_stddev`.
         norm_bound: l2 norm bound (integer units) of one contribution, all slots together.
         l1_bound: Its l1 norm bound, for the laws that need it, else None.
         length: Noise coordinates: entries of the vector that was opened, at least 1.
         sampling: How the cohort was sampled; where `draw_known_to` is "site", how examples were.
         views: What each observer sees of this sum; the outsider sees the release.
-        participants: Clients whose data may be in the sum, increasing; None where that is withheld.
-        count: Releases in a row, each with a draw of its own, that the line stands for (steps of DP-SGD in a round).
+        participants: Clients whose data may be in the sum, increasing; None in a public version.
+        count: How many consecutive releases of equal terms this one entry stands for, such as the steps of DP-SGD in a
+            round. Each has a sample of its own.
         spare: For mesh noise, the most members of one coalition whose noise does not count, at least 0; None elsewhere.
         draw_known_to: "site" where each site sampled its own examples by coins that no other party knows, again for
             each attempt; at level "example" only. None where other observers may know who was sampled.
@@ -207,8 +208,8 @@ class Release:
             raise StateError(f"not a release of version 1: {error}") from error
         return cls.read(values | {"length": UNKNOWN_LENGTH})
 
-    def withheld(self) -> Release:
-        """The release as it may be published next to an outsider's epsilon.
+    def public_version(self) -> Release:
+        """Return the version of the release that may be published next to an outsider's epsilon.
 
         Participants and the noise beyond the declared noise are left out, because both depend on the cohort.
         """

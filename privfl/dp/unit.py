@@ -59,7 +59,7 @@ class Everyone:
         return float(population)
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return "everyone takes part in every round"
 
 
@@ -87,7 +87,7 @@ class OnePass(Everyone):
         return range(min(self.size, population) + 1)
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return f"each takes part in one round at most, {self.size} in a round (one pass)"
 
 
@@ -110,7 +110,7 @@ class Poisson:
         return self.probability * population
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return f"each takes part with probability {self.probability:g}, independently (Poisson)"
 
 
@@ -153,11 +153,11 @@ class PoissonBySite:
         return range(population + 1)
 
     def expected_size(self, population: int) -> float:
-        """The largest expected batch out of `population` examples."""
+        """The expected size of a batch out of `population` examples; the largest one, if several are possible."""
         return self.probability * population
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         low = min(probability for _, probability in self.probabilities)
         return (
             f"each takes part with the probability of its site, {low:g} to {self.probability:g}, independently "
@@ -197,7 +197,7 @@ class TruncatedPoisson:
         return min(self.probability * population, float(self.cap))
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return (
             f"each of {self.population} takes part with probability {self.probability:g}, independently, and at most "
             f"{self.cap} in a round (truncated Poisson)"
@@ -235,7 +235,7 @@ class FixedSize:
         return float(self.size)
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return f"{self.size} of {self.population} take part, sampled without replacement"
 
 
@@ -275,7 +275,7 @@ class RandomAllocation:
         return self.probability * population
 
     def describe(self) -> str:
-        """In words."""
+        """A phrase that describes this sampling."""
         return (
             f"each takes part in exactly {self.selected} of every {self.rounds} rounds, at random (random allocation)"
         )

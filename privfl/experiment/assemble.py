@@ -127,7 +127,7 @@ class Assembly:
         """The accountant of this run's claims.
 
         Args:
-            observer: Against whom.
+            observer: The observer against which epsilon is stated.
             delta: The delta of the statement; the run's own by default.
         """
         assume = self.config.privacy.noise == "simulation"

@@ -316,7 +316,7 @@ class Experiment:
         With simulation noise the report is labeled "epsilon if the noise were secure".
 
         Args:
-            observer: Against whom.
+            observer: The observer against which epsilon is stated.
             delta: The delta of the statement; the run's own by default.
 
         Returns:

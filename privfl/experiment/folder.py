@@ -186,7 +186,7 @@ class RunFolder:
         """The epsilon of the rounds so far, from the ledger; no setting of the caller plays a part.
 
         Args:
-            observer: Against whom.
+            observer: The observer against which epsilon is stated.
             delta: The delta of the statement; the run's own by default.
 
         Returns:

@@ -135,7 +135,7 @@ def test_a_withheld_cohort_leaves_the_others_without_a_figure():
     run = Plan(sampling=Poisson(0.1), noise_multiplier=2.0, rounds=1, views=MASKED).history()
     ((drawn, times),) = run.rounds
     published = History(
-        run.unit, ((replace(drawn, releases=tuple(release.withheld() for release in drawn.releases)), times),)
+        run.unit, ((replace(drawn, releases=tuple(release.public_version() for release in drawn.releases)), times),)
     )
     outsider, participant, server = by_observer(published, 1e-5)
     assert outsider.report.epsilon > 0

@@ -63,14 +63,14 @@ def epsilon(
     Args:
         ledgers: One ledger, or several that were kept under one unit: their composition is judged.
         delta: Probability in (0, 1) with which the promise may fail.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure. The report is then labeled
             "epsilon if the noise were secure".
         group: How many units change together, such as the clients of one person.
         cross_checks: Ask other accountants too, where they apply.
 
     Raises:
-        ConfigError: `delta` or `observer` is none.
+        ConfigError: `delta` is outside (0, 1), or `observer` is not in `OBSERVERS`.
         UnsupportedRelease: The ledgers are of different units, withhold what the observer knows, or hold a release that
             no accountant here can judge.
     """
@@ -83,12 +83,12 @@ class Accountant:
 
     Args:
         delta: Probability in (0, 1) with which the promise may fail.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure, and label the figure so.
         group: How many units change together, at least 1.
 
     Raises:
-        ConfigError: `delta`, `observer` or `group` is none.
+        ConfigError: `delta` is outside (0, 1), `observer` is not in `OBSERVERS`, or `group` is below 1.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class Budget:
     Args:
         epsilon: The most, positive and finite.
         delta: Probability in (0, 1) with which the promise may fail.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure.
         group: How many units change together.
 

@@ -31,8 +31,8 @@ _PRECISION: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
-    """The guesses of a test in both worlds, at one threshold.
+class GuessCounts:
+    """Counts of the guesses of a test in both worlds, at one threshold.
 
     Attributes:
         true_positives: The trials with the unit in which the test guessed "with".
@@ -67,9 +67,9 @@ class Errors:
         return float(low), float(high)
 
     @property
-    def reverse(self) -> Errors:
+    def reverse(self) -> GuessCounts:
         """The same guesses for the test that looks for trials without the unit."""
-        return Errors(
+        return GuessCounts(
             self.negatives - self.false_positives, self.negatives, self.positives - self.true_positives, self.positives
         )
 
@@ -90,7 +90,7 @@ class LowerBound:
     assumption: str
     confidence: float
     mu: float | None = None
-    errors: Errors | None = None
+    errors: GuessCounts | None = None
 
 
 def highest_rates(bound: LowerBound, delta: float, rates: Floats) -> Floats:
@@ -130,7 +130,7 @@ def clopper_pearson(successes: Any, trials: Any, alpha: float) -> tuple[Any, Any
     return low, high
 
 
-def gaussian_bound(errors: Errors, *, delta: float, alpha: float = 0.05) -> LowerBound:
+def gaussian_bound(errors: GuessCounts, *, delta: float, alpha: float = 0.05) -> LowerBound:
     """The epsilon of the Gaussian mechanism that the guesses show at least, at a threshold that was fixed beforehand.
 
     mu = Phi^-1(lower bound of the true positive rate) - Phi^-1(upper bound of the false positive rate).
@@ -148,7 +148,7 @@ def gaussian_bound(errors: Errors, *, delta: float, alpha: float = 0.05) -> Lowe
     return LowerBound(mu_epsilon(mu, delta), GAUSSIAN, 1 - alpha, mu, errors)
 
 
-def free_bound(errors: Errors, *, delta: float, alpha: float = 0.05) -> LowerBound:
+def free_bound(errors: GuessCounts, *, delta: float, alpha: float = 0.05) -> LowerBound:
     """ln((lower bound of the true positive rate - delta) / upper bound of the false positive rate).
 
     The threshold must not depend on the trials that are counted.

@@ -72,7 +72,7 @@ def compose(
         profile: Events, and how often each.
         unit: The unit that is promised.
         delta: Probability in (0, 1) with which the promise may fail.
-        observer: Against whom.
+        observer: The observer against which epsilon is stated.
         quick: Compute on one coarse grid, an upper bound too.
         group: How many units change together.
 

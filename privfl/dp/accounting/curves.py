@@ -39,7 +39,7 @@ class PrivacyCurve:
 
     Args:
         ledgers: One ledger or history, or several of one unit that are judged together.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure.
         group: How many units change together.
 
@@ -95,7 +95,7 @@ class PrivacyCurve:
             prior: The probability p in (0, 1), before the release, that the unit is present.
 
         Raises:
-            ConfigError: The prior is none.
+            ConfigError: The prior is outside (0, 1).
         """
         odds = prior_odds(prior)
         return max(0.0, min(prior, 1 - prior) * (1 - self.delta(abs(math.log(odds)))) * (1 - 1e-12))
@@ -111,7 +111,7 @@ class PrivacyCurve:
             delta: The probability in (0, 1).
 
         Raises:
-            ConfigError: `delta` is none.
+            ConfigError: `delta` is outside (0, 1).
         """
         check_delta(delta)
         high = 1.0
@@ -140,7 +140,7 @@ class PrivacyCurve:
             delta: The probability in (0, 1) with which each of the two may fail.
 
         Raises:
-            ConfigError: The prior or delta is none.
+            ConfigError: The prior or `delta` is outside (0, 1).
         """
         odds, bound = prior_odds(prior), self.log_odds(delta)
         return (0.0, math.inf) if bound > _MAX_EPSILON else (odds * math.exp(-bound), odds * math.exp(bound))

@@ -49,10 +49,10 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """All looks that one sampled cohort allowed.
+    """The observations that one sampled cohort gave one observer.
 
     Attributes:
-        looks: The looks.
+        looks: The noise of each observation.
         sampling: The sampling of the cohort, as far as the observer knows it.
     """
 

@@ -142,7 +142,7 @@ class History:
 
     @property
     def turn(self) -> float:
-        """The sum of q(S) t over all draws with a bounded t, rounded up: what skipped rounds take of delta."""
+        """The sum of q(S) t over all draws with a bounded t, rounded up: skipped rounds consume it of delta."""
         terms = [
             times * (sampled_share(drawn.draw.sampling) * drawn.draw.turn)
             for drawn, times in self.rounds
@@ -156,11 +156,11 @@ class History:
         return any(drawn.unbounded for drawn, _ in self.rounds)
 
     def after(self, draw: Draw | None, release: Release) -> History:
-        """This history and one release more, in the round of `draw`, which counts even if it is new.
+        """Return this history with one more release, in the round of `draw`. The round is added if it is new.
 
         Args:
             draw: The draw of the release's round; None at level "example".
-            release: What is added.
+            release: The release to add.
         """
         rounds, added = [], False
         for drawn, times in self.rounds:
@@ -173,7 +173,7 @@ class History:
         return history.without_turns() if draw is not None and draw.void else history
 
     def without_turns(self) -> History:
-        """This history as if no turn were bounded: each round counts as one with everyone in it."""
+        """This history as if no turn were bounded: no amplification by sampling is claimed for any round."""
 
         def known(entry: DrawnRound) -> DrawnRound:
             return entry if entry.draw is None else replace(entry, draw=replace(entry.draw, turn=None))

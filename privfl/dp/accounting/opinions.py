@@ -86,7 +86,7 @@ def opinions(
     Args:
         ledgers: One ledger, or several of one unit that are judged together.
         delta: Probability in (0, 1) with which the promise may fail.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         assume_secure_noise: Judge seeded or floating-point noise as if it were secure.
         others: Accountants of other packages, by name.
 

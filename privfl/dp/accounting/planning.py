@@ -41,15 +41,16 @@ class Plan:
         sampling: How cohorts are sampled; at level "example" how batches are.
         noise_multiplier: Noise standard deviation divided by the norm bound of one contribution, positive.
         rounds: Number of rounds; at level "example" of steps.
-        unit: Whose presence is hidden.
-        observer: Against whom. All but the outsider know the cohorts and get no amplification; the client in question
-            takes part in every round.
+        unit: The unit whose presence is hidden.
+        observer: The observer. Every observer except the outsider knows the cohorts and gets no amplification; the
+            client in question then takes part in every round.
         placement: Where the noise is added.
         slots: The vector in integer units. Distributed and mesh noise is Skellam noise and needs them; other noise does
             not.
-        views: What each observer sees of the sum, as its scheme states it. None: only the outsider is answered.
-        turn: The probability in [0, 1] that one client decides whether a round is skipped, see `round_turn`; None:
-            nothing bounds it, so sampling is not counted. Not used at level "example".
+        views: The view of each observer, as the sum states it. With None only the outsider has an answer.
+        turn: The probability, in [0, 1], that one client's participation decides whether a round is skipped, see
+            `round_turn`. With None it is not bounded, and no amplification by sampling is claimed. Not used at level
+            "example".
         spare: Members of mesh noise that one coalition may hold, the observer's own place included.
         draw_known_to: "site" where each site samples its own examples by coins that no other party knows; at level
             "example" only. Every observer then gets the amplification.
@@ -358,10 +359,10 @@ def over_delta(plan: Plan, deltas: Iterable[float]) -> list[tuple[float, float]]
 
 
 def default_delta(population: int) -> tuple[float, str]:
-    """A delta for `population` units, and why: min(1e-5, 1/population^1.1).
+    """Return a delta for `population` units, and the reason for it: min(1e-5, 1/population^1.1).
 
     Delta is the probability of a failure that may reveal anything about a unit, so it has to be well below one divided
-    by the number of units.
+    by the number of units. A value below 1e-5 is rounded down to two significant digits.
     """
     check_count("population", population)
     delta = min(1e-5, population**-1.1)

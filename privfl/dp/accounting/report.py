@@ -85,7 +85,7 @@ class EpsilonReport:
         accountant: What computed the figure.
         unit: The unit that is promised.
         sampling: How cohorts were sampled as far as it counts, in words.
-        observer: Against whom the promise holds.
+        observer: The observer against which the promise holds.
         rounds: Rounds of clients, or steps over examples.
         secure: False when some noise was not from a cryptographic stream. The figure is then only what it would be if
             the noise were secure, and `label` says so.

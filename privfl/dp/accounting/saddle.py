@@ -33,7 +33,7 @@ class Moments:
 
     @property
     def stddev(self) -> float:
-        """Of the sum."""
+        """The standard deviation of the sum of the losses under the tilt."""
         return math.sqrt(self.variance)
 
     @property

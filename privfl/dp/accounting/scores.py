@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from privfl.dp.accounting.audit import Errors, Floats, LowerBound, clopper_pearson, free_bound, gaussian_bound
+from privfl.dp.accounting.audit import Floats, GuessCounts, LowerBound, clopper_pearson, free_bound, gaussian_bound
 from privfl.errors import ConfigError
 
 _THRESHOLDS: Final = 256
@@ -29,14 +29,14 @@ class Scores:
     without: Floats
     present: Floats
 
-    def errors(self, threshold: float, *, above: bool = True) -> Errors:
+    def errors(self, threshold: float, *, above: bool = True) -> GuessCounts:
         """The guesses of the test that compares a score with `threshold`.
 
         Args:
             threshold: The threshold.
             above: True to guess "with" above the threshold, False to look for trials without the unit below it.
         """
-        found = Errors(
+        found = GuessCounts(
             int(np.count_nonzero(self.present > threshold)),
             len(self.present),
             int(np.count_nonzero(self.without > threshold)),

@@ -90,7 +90,7 @@ class _Search:
                 break
 
     def refine(self) -> bool:
-        """Halve the grid's step, if it can be; returns True if it may be worth to do it again."""
+        """Halve the grid's step, if it can be; returns True if another halving may improve the figure."""
         if self.done:
             return False
         before, points = self.figure, 2 * self.composition.points
@@ -310,7 +310,12 @@ class Transform:
         return math.exp(min(self.log_total - self.tilt * epsilon + math.log(noise) - log_delta, 1.0))
 
     def epsilon(self, log_delta: float, guess: float) -> float:
-        """The least epsilon >= 0 with at most this delta, or infinity where the error exceeds half of delta."""
+        """Return the minimum epsilon, at least 0, with at most this delta; infinity if the error exceeds half of delta.
+
+        Args:
+            log_delta: The natural logarithm of delta.
+            guess: An epsilon to start the search from.
+        """
         if max(self.log_top, self.composition.log_infinity) >= log_delta:
             return math.inf
 

@@ -89,10 +89,11 @@ class LogConcave:
 
 
 class Hat:
-    """Rejection from a hat of a uniform center [-h, h) and tails of ln hat = a - b (k - h), mirrored.
+    """Rejection sampling under a hat: an upper bound of the law that is easy to sample.
 
-    h is the power of two with stddev/2 <= h < stddev. The tail is the line through two neighboring points of the log
-    probabilities: by concavity it is nowhere below them, and a is rounded up and b down. About 86 % are accepted.
+    The hat has a uniform center [-h, h) and mirrored tails with ln hat = a - b (k - h). Here h is the power of two with
+    stddev/2 <= h < stddev. The tail is the line through two neighboring points of the log probabilities. By concavity
+    the line is nowhere below them; a is rounded up, and b is rounded down. About 86 % of the samples are accepted.
     """
 
     def __init__(self, law: LogConcave) -> None:

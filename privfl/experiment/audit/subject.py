@@ -59,7 +59,7 @@ class Subject:
         population: The number of clients.
         rounds: The rounds of one trial.
         unit: The unit of the claim.
-        observer: Against whom the claim holds.
+        observer: The observer against which the claim holds.
         dropouts: Who drops out.
         drop_step: The client's step from which on a dropout sends nothing.
         coins: The coins of a round's cohort, by (seed of the trial, round).
@@ -106,7 +106,7 @@ class Subject:
 
         Args:
             parts: The parts of the run.
-            observer: Against whom the claim holds.
+            observer: The observer against which the claim holds.
             dropouts: Who drops out.
             rounds: The rounds of one trial.
         """

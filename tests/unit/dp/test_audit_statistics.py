@@ -8,7 +8,7 @@ from scipy import stats
 
 from privfl.dp import Accountant, History
 from privfl.dp.accounting.audit import (
-    Errors,
+    GuessCounts,
     _improbable,
     clopper_pearson,
     free_bound,
@@ -38,7 +38,7 @@ def scores(rng: np.random.Generator, count: int, mu: float) -> Scores:
 def test_the_bounds_are_those_of_the_specification(
     trials: int, hits: int, mu: float, gaussian: float, free: float
 ) -> None:
-    errors = Errors(hits, trials, trials - hits, trials)
+    errors = GuessCounts(hits, trials, trials - hits, trials)
     bound = gaussian_bound(errors, delta=DELTA)
     assert bound.mu == pytest.approx(mu, abs=1e-6)
     assert bound.epsilon == pytest.approx(gaussian, abs=1e-6)
@@ -153,7 +153,7 @@ def _one_gaussian() -> History:
 def test_what_is_no_outcome_is_refused() -> None:
     for errors in ((3, 2, 0, 1), (0, 0, 0, 1), (-1, 2, 0, 1)):
         with pytest.raises(ConfigError):
-            Errors(*errors)
+            GuessCounts(*errors)
     with pytest.raises(ConfigError, match="no such outcome"):
         one_run_bound(3, 2, 4, delta=DELTA)
     with pytest.raises(ConfigError, match="two trials"):
@@ -161,7 +161,7 @@ def test_what_is_no_outcome_is_refused() -> None:
 
 
 def test_the_curve_of_a_bound_goes_through_its_own_rates() -> None:
-    errors = Errors(800, 1_000, 200, 1_000)
+    errors = GuessCounts(800, 1_000, 200, 1_000)
     rates = np.array([0.0, 0.2, 1.0])
     gaussian = gaussian_bound(errors, delta=DELTA)
     assert highest_rates(gaussian, DELTA, rates)[1] < 0.8
@@ -175,16 +175,16 @@ def test_the_curve_of_a_bound_goes_through_its_own_rates() -> None:
 
 def test_scores_have_a_curve_and_a_reverse() -> None:
     both = Scores(without=np.array([0.0, 0.1, 0.9]), present=np.array([0.2, 0.8, 1.0]))
-    assert both.errors(0.5) == Errors(2, 3, 1, 3)
-    assert both.errors(0.5, above=False) == Errors(2, 3, 1, 3)
-    assert both.errors(0.95, above=False) == Errors(3, 3, 2, 3)
+    assert both.errors(0.5) == GuessCounts(2, 3, 1, 3)
+    assert both.errors(0.5, above=False) == GuessCounts(2, 3, 1, 3)
+    assert both.errors(0.95, above=False) == GuessCounts(3, 3, 2, 3)
     curve = both.curve(5)
     assert curve[0] == (0.0, 0.0)
     assert [y for _, y in curve] == sorted(y for _, y in curve)
 
 
 def test_guesses_that_are_always_wrong_bound_nothing() -> None:
-    errors = Errors(0, 10, 10, 10)
+    errors = GuessCounts(0, 10, 10, 10)
     assert gaussian_bound(errors, delta=DELTA).epsilon == 0.0
     assert free_bound(errors, delta=DELTA).epsilon == 0.0
     assert one_run_bound(0, 10, 10, delta=DELTA).epsilon == 0.0

@@ -24,7 +24,7 @@ RECEIPT = Receipt(
     plan=PLAN.digest().hex(),
     transcript="7" * 64,
     spent=1.25,
-    release=PLAN.worst_case(PlainSum()).withheld().record(),
+    release=PLAN.worst_case(PlainSum()).public_version().record(),
     software="0.2",
     mode="agent",
 )
