@@ -17,6 +17,9 @@ TIGHT: Final = 0.8
 """The part of the stated epsilon that the lower bound reaches at least in every cell of Gaussian shape."""
 
 _ROUNDS: Final = 3
+_STREAM_ROUNDS: Final = 6
+"""The rounds of a cell of one pass, of which each client is in one."""
+
 _MULTIPLIER: Final = 0.65
 _SEED: Final = 2026
 _WHO: Final[tuple[tuple[str, str, tuple[Observer, ...]], ...]] = (
@@ -37,8 +40,8 @@ _CLIPS: Final[dict[str, dict[str, Any]]] = {
     "flat, loss": {"privacy.loss_bound": 4.0},
     "adaptive, loss": {"privacy.loss_bound": 4.0, "privacy.clip_quantile": 0.5},
 }
-_CLIENTS: Final = {"central": 24, "distributed": 40, "local": 24}
-_SURVIVE: Final = {"central": 0.5, "distributed": 0.95, "local": 0.04}
+_CLIENTS: Final = {"central": 24, "distributed": 40, "local": 24, "mesh": 24}
+_SURVIVE: Final = {"central": 0.5, "distributed": 0.95, "local": 0.04, "mesh": 0.95}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Cell:
         dropouts: Who drops out.
         clip: The variant of the clip.
         sampling: How cohorts are sampled.
+        correlation: How the noise of the rounds depends on each other.
+        members: The clients that add mesh noise; 0 is all.
     """
 
     number: int
@@ -64,6 +69,8 @@ class Cell:
     dropouts: str
     clip: str
     sampling: str = "everyone"
+    correlation: str = "none"
+    members: int = 0
 
     def audit(self, alpha: float, *, pairs: int = PAIRS) -> AuditResult:
         """The audit of this cell."""
@@ -75,8 +82,13 @@ class Cell:
             "sum.scheme": self.scheme,
             "cohort.min_survivor_fraction": _SURVIVE[self.placement],
         }
-        if self.sampling != "everyone":
+        if self.sampling.startswith("Poisson"):
             settings |= {"cohort.sampling": "poisson", "cohort.probability": 0.5}
+        if self.sampling == "one pass":
+            settings |= {"cohort.sampling": "one-pass", "cohort.size": _CLIENTS[self.placement] // _STREAM_ROUNDS}
+            settings |= {"rounds": _STREAM_ROUNDS, "privacy.correlation": self.correlation}
+        if self.members:
+            settings["privacy.members"] = self.members
         experiment = an_experiment(_CLIENTS[self.placement], **(settings | _CLIPS[self.clip]))
         return an_audit(
             experiment,
@@ -105,3 +117,18 @@ def _cells() -> Iterator[tuple[Any, ...]]:
                 turn += 1
     for placement, scheme in (("central", "plain"), ("central", "masked"), ("distributed", "plain")):
         yield placement, scheme, "outsider", "add_remove", "fewest", "flat", "Poisson, 1/2"
+    for scheme, observer, adjacency, clip in (
+        ("plain", "outsider", "add_remove", "flat"),
+        ("plain", "participant", "zero_out", "layers"),
+        ("masked", "outsider", "replace_one", "entries"),
+        ("masked", "participant", "add_remove", "flat, loss"),
+    ):
+        yield "central", scheme, observer, adjacency, "none", clip, "one pass", "toeplitz"
+    yield "central", "masked", "outsider", "add_remove", "none", "flat", "one pass", "none"
+    for members in (0, 8):
+        for observer, adjacency, clip in (
+            ("outsider", "add_remove", "flat"),
+            ("server", "zero_out", "adaptive, loss"),
+            ("participant", "replace_one", "layers"),
+        ):
+            yield "mesh", "masked", observer, adjacency, "fewest", clip, "everyone", "none", members

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 
 from privfl.dp import Accountant, Mechanism, mechanism
+from privfl.dp.accounting import events
 from privfl.experiment import Experiment
 from privfl.experiment.audit.measure import AuditPlan, audit_subject
 from privfl.experiment.audit.result import AuditResult
@@ -94,9 +95,9 @@ def _clip_after_noise() -> Iterator[None]:
 def _reused_noise() -> Any:
     exact = RoundPlan.opening
 
-    def opening(self: RoundPlan, scheme: Any) -> Any:
+    def opening(self: RoundPlan, scheme: Any, correlated: Any = None) -> Any:
         first = dataclasses.replace(self, round=1 + (self.round - 1) // 2 * 2)
-        return exact(first, scheme)
+        return exact(first, scheme, correlated)
 
     return mock.patch.object(RoundPlan, "opening", opening)
 
@@ -180,6 +181,7 @@ FAULTS = [
         _uncounted_block,
         clients=10,
         pairs=2_000,
+        replay=True,
     ),
     Fault(
         "clip after noise",
@@ -189,6 +191,7 @@ FAULTS = [
         observer="server",
         parties=True,
         pairs=200,
+        replay=True,
     ),
     Fault(
         "noise reused for two rounds",
@@ -211,6 +214,19 @@ FAULTS = [
         change=_public_coins,
         clients=20,
         pairs=1_000,
+    ),
+    Fault(
+        "a column norm that is not counted",
+        {
+            "privacy.correlation": "toeplitz",
+            "cohort.sampling": "one-pass",
+            "cohort.size": 4,
+            "privacy.noise_multiplier": 0.8,
+            "rounds": 8,
+        },
+        lambda: mock.patch.object(events, "column_norm", return_value=1.0),
+        clients=32,
+        pairs=2_000,
     ),
     Fault(
         "an adaptive count without noise",

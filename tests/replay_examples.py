@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from replay import MASKED, Case, random_update
+from replay import MASKED, Case
+from replay_cases import random_update
 
 from privfl.codec import FixedPoint
 from privfl.dp import FlatClip, Mechanism, Poisson, PrivacyUnit

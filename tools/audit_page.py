@@ -49,12 +49,19 @@ def _cell(cell: Cell) -> tuple[Any, ...]:
         cell.observer.replace("_", " "),
         cell.adjacency,
         cell.dropouts,
-        cell.clip if cell.sampling == "everyone" else f"{cell.clip}; {cell.sampling}",
+        "; ".join([cell.clip, *_more(cell)]),
         f"{lower.epsilon:.3f}",
         f"{stated:.3f}",
         f"{lower.epsilon / stated:.2f}",
         "Gaussian" if shaped else "none",
     )
+
+
+def _more(cell: Cell) -> list[str]:
+    """What sets a cell apart besides its columns."""
+    correlated = f", {cell.correlation}" if cell.correlation != "none" else ""
+    members = [f"{cell.members} members"] if cell.members else []
+    return [*([] if cell.sampling == "everyone" else [cell.sampling + correlated]), *members]
 
 
 def _fault(number: int) -> tuple[Any, ...]:

@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import replace
 
+import audits
 import numpy as np
 import pytest
 import replay
-from replay import DIRECTORY, MASKED, divergences, play, presence_divergences, random_case
+from replay import DIRECTORY, MASKED, divergences, play, presence_divergences
+from replay_cases import random_case
 
 from privfl.dp import AdaptiveClip, Poisson, PrivacyUnit
 from privfl.dp.mechanism import RoundNoise, _OpenerNoise
@@ -44,13 +46,16 @@ def test_the_pairs_reach_what_they_are_meant_for():
         seen["dropouts"] += len(one.survivors) < len(case.plan.cohort)
         seen["released otherwise"] += not np.array_equal(one.released, two.released)
         seen["metrics"] += bool(case.plan.encoding.metrics)
+        seen["toeplitz"] += case.plan.mechanism.correlation == "toeplitz"
+        seen["fewer members"] += 0 < case.plan.mechanism.members < len(case.plan.cohort)
         seen["rotation"] += case.plan.encoding.rotation is not None
     reached = {
         "opened", "TooFewSurvivors", "plain-sum/1", "masked-sum/1", "central", "distributed", "local", "simulation",
         "secure", "zero_out", "replace_one", "FlatClip", "LayerClip", "ElementClip", "AdaptiveClip", "dropouts",
-        "metrics", "rotation",
+        "metrics", "rotation", "mesh", "toeplitz",
     }  # fmt: skip
     assert all(seen[name] >= 5 for name in reached), seen
+    assert seen["fewer members"] >= 2
     assert seen["released otherwise"] > 0.7 * seen["opened"]
 
 
@@ -293,6 +298,15 @@ FAULTS = {
     mean_over_those_with_data: "outcome: it depends on more than the release",
     ledger_of_those_with_data: "file: the ledgers differ",
 }
+
+
+@pytest.mark.parametrize("fault", audits.FAULTS, ids=lambda fault: fault.name)
+def test_the_table_of_audited_faults_says_which_ones_replay_finds(fault):
+    placement = fault.settings.get("privacy.placement", "central")
+    clip = "adaptive" if "privacy.clip_quantile" in fault.settings else "flat"
+    with fault.patch():
+        found = divergences(directed(placement, clip, int("privacy.loss_bound" in fault.settings)))
+    assert bool(found) == fault.replay, found
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

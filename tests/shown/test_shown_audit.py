@@ -30,7 +30,10 @@ def test_every_cell_is_on_the_page_and_holds() -> None:
 
 def test_the_cells_cover_every_level() -> None:
     for name, levels in {
-        "placement": {"central", "distributed", "local"},
+        "placement": {"central", "distributed", "local", "mesh"},
+        "sampling": {"everyone", "Poisson, 1/2", "one pass"},
+        "correlation": {"none", "toeplitz"},
+        "members": {0, 8},
         "scheme": {"plain", "masked", "ckks"},
         "adjacency": {"add_remove", "zero_out", "replace_one"},
         "dropouts": {"fewest", "none"},

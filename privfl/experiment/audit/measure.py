@@ -268,12 +268,21 @@ def _parties(subject: Subject, seeds: npt.NDArray[np.int64], sign: int, steps: _
     return np.array(rows)
 
 
-def _looks(trials: Trials, seed: int, sign: int) -> list[Ints]:
-    """The observer's view in each round of one trial."""
+def _looks(
+    trials: Trials,
+    seed: int,
+    sign: int,
+    *,
+    members: dict[tuple[int, int], frozenset[int]] | None = None,
+    trial: int = 0,
+) -> list[Ints]:
+    """The observer's view in each round of one trial; the members of mesh noise are noted by (trial, round)."""
     seen: list[Ints] = []
 
-    def look(_: RoundPlan, vector: Ints) -> None:
+    def look(plan: RoundPlan, vector: Ints) -> None:
         seen.append(vector)
+        if members is not None and trials.members:
+            members[trial, plan.round] = trials.members
 
     trials.run(seed, {CANARY: sign} if sign else {}, look=look)
     return seen
@@ -316,10 +325,12 @@ def check_against_parties(subject: Subject, plan: AuditPlan) -> int:
     seeds = _seeds(plan, 2, plan.check)
     presence: Presence = np.array([[_signs(subject, i % 2)] for i in range(plan.check)], np.int8)
     columns = np.arange(subject.encoding.total_length)
-    arrays = list(vectorized_looks(subject, seeds, presence, KeyedNoise(subject, seeds, columns), columns))
-    trials = Trials(subject)
+    trials, members, looked = Trials(subject), dict[tuple[int, int], frozenset[int]](), list[list[Ints]]()
     for i, seed in enumerate(seeds):
-        seen = _looks(trials, int(seed), int(presence[i, 0]))
+        looked.append(_looks(trials, int(seed), int(presence[i, 0]), members=members, trial=i))
+    noise = KeyedNoise(subject, seeds, columns, members)
+    arrays = list(vectorized_looks(subject, seeds, presence, noise, columns))
+    for i, seen in enumerate(looked):
         if any(not np.array_equal(looks[i], look) for looks, look in zip(arrays, seen, strict=True)):
             raise PrivacyError(
                 f"trial {i}: the vectorized rounds differ from the parties', so they audit another pipeline; run the "

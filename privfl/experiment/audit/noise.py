@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,10 +76,18 @@ class KeyedNoise:
         subject: What is audited.
         seeds: The seed of each trial.
         columns: The columns of the vector that are kept.
+        members: The members of mesh noise by (trial, round), which the keys of a sum choose; all clients by default.
     """
 
-    def __init__(self, subject: Subject, seeds: npt.NDArray[np.int64], columns: npt.NDArray[np.intp]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        seeds: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.intp],
+        members: Mapping[tuple[int, int], frozenset[ClientId]] | None = None,
+    ) -> None:
         self._subject, self._seeds, self.columns = subject, seeds, columns
+        self._members = members or {}
         self._correlated: dict[int, CorrelatedNoise] = {}
 
     def client(self, plan: RoundPlan, trials: npt.NDArray[np.intp], clients: list[ClientId]) -> Ints:
@@ -134,12 +142,13 @@ class KeyedNoise:
         for at, (i, roster, stay) in enumerate(zip(trials, rosters, survivors, strict=True)):
             noise = dataclasses.replace(plan, seed=int(self._seeds[i])).noise(self._subject.scheme).mesh
             assert noise is not None  # noqa: S101 - such a cohort opens
-            for me in stay:
-                others = [other for other in roster if other != me]
+            members = self._members.get((int(i), plan.round), frozenset(roster))
+            for me in sorted(stay & members):
+                others = [other for other in roster if other != me and other in members]
                 for other, part in noise.parts(me, others, length, own=os.urandom, pair=lambda _: os.urandom):
                     found[0, at] += part[self.columns]
                     found[1, at] += part[self.columns] * (me in known or other in known)
-            filled = noise.fill(np.zeros(length, np.int64), len(roster), len(stay))
+            filled = noise.fill(np.zeros(length, np.int64), len(members), len(stay & members))
             found[2, at] = filled[self.columns]
         return found[0], found[1], found[2]
 
@@ -197,6 +206,9 @@ class BulkNoise:
     ) -> tuple[Ints, Ints, Ints]:
         """See `NoiseSource.mesh`. The part that the observer knows is independent of the rest, and has its own law.
 
+        Where not all are members, those that the observer knows are, and those that drop out are: a lying server can
+        choose the roster.
+
         Args:
             plan: The plan of the round.
             trials: The trials.
@@ -205,8 +217,9 @@ class BulkNoise:
         """
         noise, known = plan.noise(self._subject.scheme).mesh, self._subject.known
         assert noise is not None  # noqa: S101 - such a cohort opens
-        size, present = len(rosters[0]), len(survivors[0])
-        honest, inside = len(set(rosters[0]) - known), len(survivors[0] - known)
+        size = min(noise.members, len(rosters[0]))
+        present = size - (len(rosters[0]) - len(survivors[0]))
+        honest, inside = size - len(known.intersection(rosters[0])), present - len(known & survivors[0])
         total = noise.total_variance(size, present)
         hidden = inside * (noise.own_variance(size) + (honest - inside) * noise.pair_variance(size))
 

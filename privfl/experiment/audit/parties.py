@@ -52,6 +52,7 @@ class WatchedSum:
         self.opened = np.zeros(0, np.int64)
         self.known: frozenset[ClientId] = frozenset()
         self.heard: dict[ClientId, Ints] = {}
+        self.members: frozenset[ClientId] = frozenset()
 
     @property
     def name(self) -> str:
@@ -132,6 +133,7 @@ class _Overheard:
         return getattr(self.inner, name)
 
     def sample(self, me: ClientId, others: Sequence[ClientId], length: int, **streams: Any) -> Ints:
+        self.watched.members = frozenset((me, *others))
         known, total, heard = self.watched.known, np.zeros(length, np.int64), np.zeros(length, np.int64)
         for other, part in self.inner.parts(me, others, length, **streams):
             total += part
@@ -238,11 +240,16 @@ class Trials:
             look(plan, seen)
         return state
 
+    @property
+    def members(self) -> frozenset[ClientId]:
+        """The members of mesh noise in the last round; none under other noise."""
+        return self._watched.members
+
     def _round(self, plan: RoundPlan, state: ServerState, survivors: frozenset[ClientId]) -> tuple[Ints, ServerState]:
         subject, watched = self.subject, self._watched
         self._executor.total = np.zeros(plan.encoding.total_length, np.int64)
         self._executor.known = subject.known & survivors
-        watched.known, watched.heard = subject.known, {}
+        watched.known, watched.heard, watched.members = subject.known, {}, frozenset()
         watcher = Watcher(CANARY, SCHEMES["plain"])
         try:
             server = run_round(state, plan, self._parts, drop=self._drop(survivors), tap=watcher)

@@ -22,7 +22,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.sampling import CohortSampler, Uniforms, declared, in_round, secret_uniforms
 from privfl.fl.slots import UPDATE
-from privfl.fl.survivors import SurvivorRule
+from privfl.fl.survivors import SurvivorRule, cohort_sizes, mesh_of
 from privfl.observers import Observer, View
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
@@ -87,11 +87,6 @@ class Subject:
         if self.observer not in self.scheme.views:
             names = ", ".join(self.scheme.views)
             raise ConfigError(f"there is no {self.observer} in {self.scheme.name}: ask for one of {names}")
-        if self.mechanism.placement == "mesh" and 0 < self.mechanism.members < self.population:
-            raise ConfigError(
-                f"an audit of mesh noise needs every client as a member, and {self.mechanism.members} of "
-                f"{self.population} are: leave privacy.members out"
-            )
         if self.population <= len(self.known) and self.mechanism.placement != "local":
             raise ConfigError(
                 f"{self.population} clients are too few for a canary next to the {len(self.known)} whose noise the "
@@ -236,11 +231,19 @@ class Subject:
         """
         if self.dropouts == "none":
             return frozenset(cohort)
-        count = self.survivor_rule.opened(self.scheme, len(cohort))
+        count = max(self.survivor_rule.opened(self.scheme, len(cohort)), self._stay_for_noise(len(cohort)))
         known = self.known
         ranked = sorted(cohort, key=lambda client: (client >= self.canaries, client not in known, client))
         count = max(count, sum(client < self.canaries for client in cohort))
         return frozenset(ranked[:count])
+
+    def _stay_for_noise(self, size: int) -> int:
+        """The survivors of whom enough are members of mesh noise, whoever the members are; 0 for other noise."""
+        if self.mechanism.placement != "mesh":
+            return 0
+        sizes = cohort_sizes(declared(self.sampler, self.population), self.population, size)
+        mesh = mesh_of(self.mechanism, self.survivor_rule, self.scheme, size, len(sizes))
+        return 0 if mesh is None else size - mesh.members + mesh.min_members_to_open
 
     def plan(
         self,
