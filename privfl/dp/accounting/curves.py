@@ -13,7 +13,7 @@ from privfl.dp.accounting.accountant import Ledgers
 from privfl.dp.accounting.comparison import SHARE, gap
 from privfl.dp.accounting.compose import NO_GROUP, IntegerNoise, Items, check_events, combined, likened
 from privfl.dp.accounting.events import Profile, as_seen, drawn_at_sites, exposure, in_every_release
-from privfl.dp.accounting.gaussian import log_delta
+from privfl.dp.accounting.gaussian import log_delta, probability
 from privfl.dp.accounting.history import History
 from privfl.dp.accounting.rdp import rdp_log_delta
 from privfl.dp.unit import PrivacyUnit
@@ -262,7 +262,7 @@ def _gaussian(items: Items, unit: PrivacyUnit, group: int) -> Delta:
         return lambda _: 0.0
     if len(events) == 1 and inverse:
         z = 1 / (math.sqrt(inverse) * unit.factor * group)
-        return lambda epsilon: min(1.0, math.exp(log_delta(z, epsilon)) * _UP)
+        return lambda epsilon: probability(log_delta(z, epsilon))
     from privfl.dp.accounting.orders import orders_of
     from privfl.dp.accounting.tilted_profile import TiltedProfile
 
@@ -280,7 +280,7 @@ def _integer(items: Items, unit: PrivacyUnit, group: int) -> Delta:
         def log_renyi(_: float) -> float:
             return 0.0
 
-    return lambda epsilon: min(_compared(gaussian, noise, epsilon), math.exp(log_renyi(epsilon)))
+    return lambda epsilon: min(_compared(gaussian, noise, epsilon), probability(log_renyi(epsilon)))
 
 
 def _compared(gaussian: Delta, noise: IntegerNoise, epsilon: float) -> float:

@@ -50,3 +50,8 @@ def log_cdf(x: float) -> float:
     for n in range(60, 0, -1):
         tail = -x + n / tail
     return -0.5 * x * x - 0.5 * math.log(2.0 * math.pi) - math.log(tail)
+
+
+def probability(log: float) -> float:
+    """e^log as a probability, rounded up: never 0 where the logarithm is finite, and at most 1."""
+    return 0.0 if log == -math.inf else min(1.0, max(math.exp(log) * (1 + 1e-9), math.ulp(0.0)))

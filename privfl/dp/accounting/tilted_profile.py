@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from privfl.dp.accounting.gaussian import probability
 from privfl.dp.accounting.tilted import LESS, POINTS, Composition, Order, Transform
 
 _TRIED: Final = 3  # transforms next to an epsilon that are asked before another one is made
@@ -24,8 +25,7 @@ class TiltedProfile:
 
     def delta(self, epsilon: float) -> float:
         """delta at `epsilon` >= 0, rounded up."""
-        logs = (part.log_delta(epsilon) for part in self._parts)
-        return max((min(1.0, math.exp(log) * (1 + 1e-9)) for log in logs), default=0.0)
+        return max((probability(part.log_delta(epsilon)) for part in self._parts), default=0.0)
 
 
 class _Part:
