@@ -76,6 +76,37 @@ def cases_of_ledgers(run: PlannedRun, paths: Sequence[Path], *, each: bool, allo
     return cases
 
 
+def cases_of_configs(run: PlannedRun, paths: Sequence[Path]) -> list[Case]:
+    """The cases of configurations: what each would release over all its rounds, at its own delta by default.
+
+    Args:
+        run: The options of a planned run, of which only delta and group may be given.
+        paths: The TOML files.
+
+    Raises:
+        ConfigError: Another option of a planned run, a file twice, or a configuration without noise.
+    """
+    from privfl.experiment import Experiment
+
+    if replace(run, delta=None, group=1) != PlannedRun():
+        raise ConfigError("a configuration states by itself what is planned: give --config with --observer and --delta")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("one configuration is given twice: give each --config once")
+    cases = []
+    for path in paths:
+        parts = Experiment.from_file(path).parts
+        history = parts.planned(parts.config.rounds, parts.max_attempts)
+        delta = parts.delta if run.delta is None else run.delta
+
+        @cache
+        def ask(observer: Observer, history: History = history, delta: float = delta) -> EpsilonReport:
+            return judged(history, delta, observer=observer, assume_secure_noise=True, group=run.group)
+
+        why = "" if run.delta is not None else f" (of {path.name})"
+        cases.append(Case({"config": path.stem} if len(paths) > 1 else {}, history, delta, why, ask, group=run.group))
+    return cases
+
+
 def case_of_plan(run: PlannedRun, keys: dict[str, Any], *, allow_large: bool) -> Case:
     """The case of a planned run.
 

@@ -13,6 +13,7 @@ from privfl.cli.cases import (
     Case,
     accountant_rows,
     case_of_plan,
+    cases_of_configs,
     cases_of_ledgers,
     curve_rows,
     facts_of,
@@ -68,7 +69,8 @@ EXAMPLE: Final = (
     "--noise-multiplier 1.1 --steps 3000 --delta 1e-5[/]\n\n[bold]privfl epsilon --ledger runs/demo/ledger.jsonl "
     "--observer server[/]\n\n[bold]privfl epsilon --population 1000 --cohort 100 --rounds 100 --sweep "
     "noise_multiplier=0.8,1,2 --tradeoff --plot curves.pdf[/]\n\nSeveral --ledger options give the composition of all "
-    "of them, or with --each one line for each."
+    "of them, or with --each one line for each.\n\n[bold]privfl epsilon --config a.toml --config b.toml --profile "
+    "--tradeoff --plot curves.pdf[/]"
 )
 
 _CURVE_ROWS: Final = 13
@@ -115,6 +117,15 @@ def epsilon(
             help="Judge what runs have spent; repeat it for their composition.",
         ),
     ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            parser=user_path,
+            help="Judge what configurations plan; repeat it for one line, and one curve, for each.",
+        ),
+    ] = None,
     each: Annotated[bool, typer.Option("--each", help="Judge each ledger by itself instead of all together.")] = False,
     sweep: SweepOption = None,
     accountants: Annotated[
@@ -140,9 +151,15 @@ def epsilon(
         noise_multiplier=noise_multiplier, delta=delta,
         group=group,
     )  # fmt: skip
-    cases = _cases(run, ledger or [], sweep or [], each=each, allow_large=allow_large_delta)
+    if config:
+        _alone({"--ledger": ledger, "--sweep": sweep, "--each": each})
+        if plot is not None and not (profile or tradeoff):
+            raise ConfigError("--plot draws curves of configurations: give --profile, --tradeoff or both")
+        cases = cases_of_configs(run, config)
+    else:
+        cases = _cases(run, ledger or [], sweep or [], each=each, allow_large=allow_large_delta)
     wish = _Wish(observer, profile, tradeoff, prior, accountants, plot, csv, as_json)
-    if sweep or each:
+    if sweep or each or len(cases) > 1:
         _tell_several(cases, wish)
     else:
         _tell_one(cases[0], wish)
@@ -172,6 +189,12 @@ class _Wish:
         return self.profile or self.tradeoff
 
 
+def _alone(others: dict[str, object]) -> None:
+    """Raise `ConfigError` for an option that --config does not go with."""
+    if given := [name for name, value in others.items() if value]:
+        raise ConfigError(f"--config judges what configurations plan, and {given[0]} something else: give one of both")
+
+
 def _cases(
     run: PlannedRun, ledgers: Sequence[Path], sweeps: Sequence[str], *, each: bool, allow_large: bool
 ) -> list[Case]:
@@ -187,7 +210,7 @@ def _cases(
 def _tell_several(cases: Sequence[Case], wish: _Wish) -> None:
     """Show the tidy table of several cases."""
     if wish.accountants:
-        raise ConfigError("--accountants judges one run: leave --sweep and --each out")
+        raise ConfigError("--accountants judges one run: leave --sweep and --each out, and give one --config")
     rows = [row for case in cases for row in tidy_rows(case, wish.named)]
     points = _points(cases, wish)
     drawn = None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 from ledgers import CKKS, MASKED, noise_of, worst_case
@@ -203,3 +204,96 @@ def test_a_ledger_goes_to_dp_accounting_and_back(ledgers, capsys, tmp_path):
     assert said(capsys)["epsilon_if_the_noise_were_secure"] > figures[0]
     assert run(["ledger", "import", str(events), str(tmp_path / "x"), "--unit", "example", "--turn", "0"]) == 2
     assert run(["ledger", "export", str(tmp_path / "absent")]) == 2
+
+
+CONFIG = """
+rounds = {rounds}
+[data]
+clients = 40
+[cohort]
+{cohort}
+[privacy]
+placement = "central"
+clip_norm = 1.0
+noise_multiplier = 2.0
+delta = 1e-6
+{privacy}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    texts = {
+        "everyone": CONFIG.format(rounds=10, cohort="", privacy=""),
+        "half": CONFIG.format(rounds=10, cohort='sampling = "poisson"\nprobability = 0.5', privacy=""),
+        "stream": CONFIG.format(
+            rounds=10, cohort='sampling = "one-pass"\nsize = 4', privacy='correlation = "toeplitz"'
+        ),
+    }
+    paths = []
+    for name, text in texts.items():
+        paths.append(tmp_path / f"{name}.toml")
+        paths[-1].write_text(text)
+    return paths
+
+
+def test_configurations_in_one_plot(capsys, tmp_path, configs):
+    pdf, table = tmp_path / "curves.pdf", tmp_path / "curves.csv"
+    given = [part for path in configs for part in ("--config", str(path))]
+    asked = ["--observer", "outsider", "--profile", "--tradeoff", "--plot", str(pdf), "--csv", str(table), "--json"]
+    assert run(["epsilon", *given, *asked]) == 0
+    found = {row["config"]: row for row in said(capsys)["rows"]}
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert {row["delta"] for row in found.values()} == {1e-6}
+    column = math.sqrt(sum((math.comb(2 * i, i) / 4**i) ** 2 for i in range(10)))
+    for name, norm in (("everyone", 10**0.5), ("stream", column)):
+        figure = Plan(sampling=Poisson(1.0), noise_multiplier=2 / norm, rounds=1).epsilon(1e-6)
+        assert found[name]["epsilon"] == pytest.approx(figure, rel=1e-6)
+    assert found["half"]["epsilon"] < found["everyone"]["epsilon"]
+    assert {(row["config"], row["curve"]) for row in rows_of(table)} == {
+        (name, curve) for name in found for curve in ("profile", "tradeoff")
+    }
+
+
+def test_one_configuration_gives_the_report_of_its_run(capsys, configs):
+    assert run(["epsilon", "--config", str(configs[0]), "--delta", "1e-5", "--json"]) == 0
+    found = said(capsys)
+    assert found["epsilon"] == pytest.approx(
+        Plan(sampling=Poisson(1.0), noise_multiplier=2 / 10**0.5, rounds=1).epsilon(1e-5)
+    )
+    assert [row["observer"] for row in found["observers"]] == ["outsider", "participant", "server"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        (["--rounds", "5"], "a configuration states by itself what is planned"),
+        (["--sweep", "rounds=1,2"], "--sweep something else"),
+        (["--ledger", "x.jsonl"], "--ledger something else"),
+        (["--plot", "x.png"], "give --profile, --tradeoff or both"),
+    ],
+)
+def test_options_that_do_not_go_with_configurations(capsys, configs, extra, why):
+    assert run(["epsilon", "--config", str(configs[0]), *extra]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_configuration_is_given_once_and_has_noise(capsys, tmp_path, configs):
+    assert run(["epsilon", "--config", str(configs[0]), "--config", str(configs[0])]) == 2
+    assert "given twice" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "bare.toml").write_text("rounds = 3\n")
+    assert run(["epsilon", "--config", str(tmp_path / "bare.toml")]) == 2
+    assert "without noise has no epsilon" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_pass_and_correlated_noise(capsys):
+    one = ["epsilon", "--sampling", "one-pass", "--cohort", "10", "--rounds", "100", "--noise-multiplier", "2"]
+    assert run([*one, "--delta", "1e-5", "--sweep", "correlation=none,toeplitz", "--json"]) == 0
+    figures = [row["epsilon"] for row in said(capsys)["rows"]]
+    expected = [Plan(sampling=Poisson(1.0), noise_multiplier=2 / c, rounds=1).epsilon(1e-5) for c in (1.0, 1.591022349)]
+    assert figures == pytest.approx(expected, rel=1e-6)
+    find = ["calibrate", "--epsilon", "2", "--delta", "1e-5", *one[1:7], "--correlation", "toeplitz", "--json"]
+    assert run(find) == 0
+    assert said(capsys)["noise_multiplier"] == pytest.approx(3.1723, abs=2e-4)
+    assert run(["epsilon", "--rounds", "5", "--noise-multiplier", "1", "--correlation", "toeplitz"]) == 2
+    assert "one-pass" in " ".join(capsys.readouterr().err.split())
