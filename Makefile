@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower flower-full federation nvflare first-hour tracking cli package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower flower-full federation nvflare ray first-hour tracking cli package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -58,6 +58,9 @@ flower-full: | $(BIN)/python ## all tests of the Flower adapter: torch, Flower's
 
 federation: | $(BIN)/python ## five hospitals and a server over Flower on loopback, with TLS, kills and restarts
 	$(BIN)/python -m tools.flower federation $(if $(DATA),--data $(DATA))
+
+ray: | $(BIN)/python ## the Ray executor, in an environment of its own
+	$(BIN)/python -m tools.ray
 
 nvflare: | $(BIN)/python ## the NVFlare adapter, in an environment of its own
 	$(BIN)/python -m tools.nvflare

@@ -25,3 +25,9 @@ def cnn() -> nn.Module:
         nn.Flatten(),
         nn.Linear(32 * 7 * 7, 10),
     )
+
+
+def two_hidden() -> nn.Module:
+    """784-200-200-10, the 2NN of McMahan et al. 2017: 199,210 parameters."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))

@@ -39,6 +39,7 @@ from privfl.fl.client_state import Stateful
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, RandomDropouts
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.keep import Keep
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.range import RangeRule
@@ -73,6 +74,7 @@ class Assembly:
         range_rule: How range and precision of the encoding follow a run without noise; None with noise.
         selection: The choice of the final model.
         chunking: In which chunks a cohort is trained, and if at once.
+        keep: Which models are kept.
     """
 
     config: Config
@@ -91,6 +93,7 @@ class Assembly:
     range_rule: RangeRule | None
     selection: Selection
     chunking: Chunking
+    keep: Keep
 
     @property
     def clients(self) -> int:
@@ -251,6 +254,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
     )
     chunking = build.build_chunking(config, method.train)
+    keep = build.build_keep(config)
     sampler = _checked(given.sampler or build.build_sampler(config.cohort), config, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
@@ -280,7 +284,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         )
         return Assembly(
             config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
-            mechanism, rule, range_rule, selection, chunking,
+            mechanism, rule, range_rule, selection, chunking, keep,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:

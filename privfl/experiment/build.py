@@ -21,6 +21,7 @@ from privfl.fl.client import Executor, Train
 from privfl.fl.client_round import check_cohort_train
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
+from privfl.fl.keep import ALWAYS, Keep
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
@@ -170,6 +171,19 @@ def build_chunking(config: Config, train: Any) -> Chunking:
         check_cohort_train(train)
         train.check_cohort()
     return Chunking(settings.training, settings.chunk or (_BATCHED if settings.training == "batched" else 1))
+
+
+def build_keep(config: Config) -> Keep:
+    """The rule by which models are kept; raises `ConfigError` if the selected model might not be among them."""
+    keep, server = Keep.read(config.keep), config.server
+    needed = max(server.average_last, ALWAYS)
+    spared = keep.kind == "all" or needed == ALWAYS or (keep.kind == "last" and keep.count >= needed)
+    if not spared or (keep.kind != "all" and server.choose == "best"):
+        raise ConfigError(
+            f"keep = {config.keep!r} drops models that server.choose = {server.choose!r} and server.average_last = "
+            f"{server.average_last} may select: set keep = 'all'"
+        )
+    return keep
 
 
 def build_executor(config: Config) -> Executor:

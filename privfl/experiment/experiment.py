@@ -277,7 +277,7 @@ class Experiment:
             executor = own or build.build_executor(parts.config)
             try:
                 run = self._federated_run(executor)
-                reports = [RoundReport.read(version.report) for version in self.store.lineage() if version.report]
+                reports = [RoundReport.read(version.report) for version in self.store.history() if version.report]
                 self.files.write_reports(reports)
                 if parts.selection.stops(reports):
                     return
@@ -356,7 +356,7 @@ class Experiment:
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,
             sampler=parts.sampler,
-            store=self.store,
+            store=ModelStore(self.store.folder, parts.keep),
             seed=config.seed,
             chunking=parts.chunking,
             nonce=self.files.nonce,

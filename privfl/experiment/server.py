@@ -49,6 +49,7 @@ from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import Uniforms, secret_uniforms, seeded_uniforms
 from privfl.fl.state import ServerState
+from privfl.fl.store import ModelStore
 from privfl.sums import Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
@@ -326,7 +327,7 @@ class FederationServer:
             range_rule=parts.range_rule,
             mechanism=parts.mechanism,
             sampler=parts.sampler,
-            store=self.files.store,
+            store=ModelStore(self.files.store.folder, parts.keep),
             seed=self.config.seed,
             nonce=self.files.nonce,
             survivor_rule=parts.survivor_rule,
@@ -341,7 +342,7 @@ class FederationServer:
         )
         progress = run.begin(parts.method.initial)
         driver.charter = self._charter(run, progress).digest()
-        reports = [RoundReport.read(version.report) for version in self.files.store.lineage() if version.report]
+        reports = [RoundReport.read(version.report) for version in self.files.store.history() if version.report]
         self.files.write_reports(reports)
         return _Open(run, driver, progress, reports)
 

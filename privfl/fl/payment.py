@@ -120,7 +120,7 @@ def check_charged(store: ModelStore, ledger: Ledger) -> None:
     newest = {release.round: release for release in sorted(ledger.releases, key=lambda r: (r.round, r.attempt))}
     unsettled = {(r.round, r.attempt) for r in map(ledger.reserved, ledger.unsettled) if r.secure}
     for round in store.rounds():
-        report = store.load(round).report
+        report = store.sealed(round).report
         if report and ledger.unit.level == "client" and ledger.draw_of(round) is None:
             raise StateError(f"round {round} was run and is not in the ledger, which was lost or cut short")
         if report.get("ledger") is not None and not ledger.holds(report["ledger"]):

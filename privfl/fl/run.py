@@ -211,7 +211,7 @@ class FederatedRun:
             raise StateError(
                 f"the stored model is {model.dtype} {model.shape}, this run's {initial.dtype} {initial.shape}"
             )
-        if self.store.load(0).hash != model_hash(initial):
+        if self.store.sealed(0).hash != model_hash(initial):
             raise StateError(f"the run in {self.store.folder} started from another model than this one")
         check_some_open(self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population), self.population)
         if self.payment is not None and self.mechanism.claims:
@@ -349,7 +349,7 @@ class FederatedRun:
 
         sampling, adjacency = declared(self.sampler, self.population), self.payment.ledger.unit.adjacency
         draws = DrawNotes(sampling, self.population, shortfall, self.retries + 1, adjacency)
-        for version in self.store.lineage():
+        for version in self.store.history():
             if version.report:
                 skipped, size = version.report["status"] == "skipped", version.report["cohort"]
                 draws.tally(skipped=skipped, cohort=size, clients=self.payment.ledger.participants(version.round))

@@ -3,7 +3,8 @@
 `models/000012.safetensors` holds the server's state after round 12, and as metadata the model's hash, its parent's hash
 and the round's report. It also names the files of the clients' states (see `privfl/fl/state_store.py`). That one write
 is the moment at which a round has happened. `models/run.json` holds the run's nonce, and the round at which the run was
-started or resumed last.
+started or resumed last. A rule may thin the models out (see `privfl/fl/keep.py`): the file of such a round loses its
+tensors, and keeps its metadata.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors.numpy import load, save
 from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
 from privfl.files import atomic_write, canonical_json, read_json
+from privfl.fl.keep import KEEP_ALL, Keep
 from privfl.fl.plan import RUN_NONCE_BYTES, model_hash
 from privfl.fl.range import Range
 from privfl.fl.state import ServerState
@@ -79,11 +81,33 @@ class Start:
         return self.attempt if round == self.round else 0
 
 
-class ModelStore:
-    """The versions of one run's global model, in `folder`."""
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The stored facts of a round, which a thinned version still has.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Attributes:
+        round: The round.
+        hash: The model's hash.
+        parent: The hash of the model before the round.
+        report: The round's report as a JSON object.
+    """
+
+    round: int
+    hash: str
+    parent: str
+    report: Mapping[str, Any]
+
+
+class ModelStore:
+    """The versions of one run's global model.
+
+    Args:
+        folder: The folder of the files.
+        keep: Which models are kept; all by default.
+    """
+
+    def __init__(self, folder: Path, keep: Keep = KEEP_ALL) -> None:
+        self.folder, self.keep = folder, keep
 
     def rounds(self) -> list[int]:
         """The rounds that are stored, increasing."""
@@ -142,17 +166,35 @@ class ModelStore:
         tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in state.moments.items()}
         tensors |= {f"shared.{name}": np.ascontiguousarray(value) for name, value in state.shared.items()}
         atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
+        self._thin(round)
         return version
 
+    def _thin(self, latest: int) -> None:
+        """Take the tensors out of the versions that the rule does not keep, each in one atomic step."""
+        if self.keep.kind == "all":
+            return
+        for round in self.rounds():
+            if not self.keep.holds(round, latest) and (facts := self._untouched(round)):
+                atomic_write(self._path(round), save({}, metadata={_KEY: canonical_json(facts).decode()}))
+
+    def _untouched(self, round: int) -> dict[str, Any] | None:
+        """The facts of a version whose model is there; None after it was taken out."""
+        facts, tensors = _sealed_facts(self._path(round))
+        return facts | {"seal": _seal(facts)} if tensors else None
+
     def load(self, round: int) -> Version:
-        """The version of `round`; raises `StateError` if its model is not the one that was saved."""
+        """The version of `round`.
+
+        Raises:
+            ConfigError: If there is no such round, or its model was not kept.
+            StateError: If its model is not the one that was saved.
+        """
         path = self._path(round)
         if not path.exists():
             raise ConfigError(f"no model of round {round} in {self.folder}; there are {self.rounds()}")
         data = path.read_bytes()
         try:
-            tensors = load(data)
-            facts = _metadata(data)
+            tensors, facts = load(data), _metadata(data)
             model = tensors.pop("model")
             moments = {name: tensors.pop(f"moments.{name}") for name in facts["moments"]}
             shared = {name: tensors.pop(f"shared.{name}") for name, _ in facts["shared"]}
@@ -162,6 +204,11 @@ class ModelStore:
             report, live = dict(facts["report"]), read_live(facts["states"])
             version = Version(facts["round"], state, model_hash(model), str(facts["parent"]), report, live)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            if self._untouched(round) is None:
+                raise ConfigError(
+                    f"the model of round {round} was not kept, as the run's `keep` says: its hash and its report are "
+                    "there; take another round"
+                ) from error
             raise StateError(f"{path} is not a model of privfl: {error}") from error
         if version.round != round or _facts(version) != facts:
             raise StateError(f"{path}: the content does not have the hash that it was stored under")
@@ -172,15 +219,36 @@ class ModelStore:
         rounds = self.rounds()
         return self.load(rounds[-1]) if rounds else None
 
-    def lineage(self) -> Iterator[Version]:
-        """All versions, oldest first; raises `StateError` where a parent is not the version before."""
-        previous: Version | None = None
+    def sealed(self, round: int) -> Sealed:
+        """The facts of a round, without reading its model.
+
+        Raises:
+            StateError: The file is not a model of privfl, or its facts are not those that were saved.
+        """
+        facts, _ = _sealed_facts(self._path(round))
+        return Sealed(round, str(facts["hash"]), str(facts["parent"]), facts["report"])
+
+    def history(self) -> Iterator[Sealed]:
+        """The facts of all rounds, oldest first; models that are there are read and checked.
+
+        Raises:
+            StateError: A file was altered, or a parent is not the version before.
+        """
+        previous: Sealed | None = None
         for round in self.rounds():
-            version = self.load(round)
-            if previous is not None and version.parent != previous.hash:
+            facts = self.sealed(round)
+            if self._untouched(round):
+                self.load(round)
+            if previous is not None and facts.parent != previous.hash:
                 raise StateError(f"round {round} does not descend from round {previous.round}")
-            yield version
-            previous = version
+            yield facts
+            previous = facts
+
+    def lineage(self) -> Iterator[Version]:
+        """The versions whose models were kept, oldest first; raises `StateError` as `history` does."""
+        for facts in self.history():
+            if self._untouched(facts.round):
+                yield self.load(facts.round)
 
     def reports(self) -> list[Mapping[str, Any]]:
         """The reports of all rounds, oldest first, without reading the models.
@@ -188,7 +256,7 @@ class ModelStore:
         Raises:
             StateError: A file is not a model of privfl, or its report is not the one that was saved.
         """
-        return [facts["report"] for round in self.rounds() if (facts := _sealed_facts(self._path(round)))["report"]]
+        return [report for round in self.rounds() if (report := self.sealed(round).report)]
 
     @staticmethod
     def export(version: Version) -> bytes:
@@ -219,19 +287,21 @@ def _seal(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
-def _sealed_facts(path: Path) -> dict[str, Any]:
-    """The facts in a file's header, which is all that is read of it."""
+def _sealed_facts(path: Path) -> tuple[dict[str, Any], bool]:
+    """The facts in a file's header, which is all that is read of it, and whether tensors follow."""
     try:
         with path.open("rb") as file:
             size = file.read(8)
-            facts = _metadata(size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER_BYTES)))
+            head = size + file.read(min(int.from_bytes(size, "little"), _MAX_HEADER_BYTES))
+            facts = _metadata(head)
+            tensors = bool(file.read(1))
         seal = facts.pop("seal")
         facts["report"] = dict(facts["report"])
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not a model of privfl: {error}") from error
     if seal != _seal(facts):
         raise StateError(f"{path}: the report is not the one that was stored")
-    return facts
+    return facts, tensors
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

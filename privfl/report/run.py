@@ -58,8 +58,8 @@ def read_run(files: RunFolder | Path) -> RunRecord:
     """
     files = files if isinstance(files, RunFolder) else RunFolder(files)
     reports = tuple(files.reports())
-    versions = list(files.store.lineage())
-    if not versions or not reports:
+    versions, latest = list(files.store.history()), files.store.latest()
+    if latest is None or not reports:
         raise ConfigError(f"the run {files.name!r} has no finished round to report on: run it first")
     ledger = files.ledger
     return RunRecord(
@@ -68,7 +68,7 @@ def read_run(files: RunFolder | Path) -> RunRecord:
         toml=files.toml,
         reports=reports,
         lineage=tuple((version.round, version.hash, version.parent) for version in versions),
-        parameters=len(versions[-1].model),
+        parameters=len(latest.model),
         clients=files.identity.clients,
         epsilons=files.epsilons(),
         ledger=None if ledger is None else ledger.head,

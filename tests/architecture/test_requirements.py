@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FOR_USERS = {"dp", "allocation", "torch", "opacus", "he", "data", "tables", "plot"}
-ENGINES = {"flower", "nvflare"}  # each has an environment of its own
+ENGINES = {"flower", "nvflare", "ray"}  # each has an environment of its own
 PROVIDES = {  # where the name of what is imported is not the name of what is installed
     "sklearn": "scikit-learn",
     "pydantic_core": "pydantic",  # which pins one version of it
@@ -35,7 +35,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 CORE = declared(PROJECT["dependencies"])
-ADAPTED = {extra for extra in ENGINES if list((ROOT / "privfl" / "adapters").glob(f"{extra}*"))}
+ADAPTED = {extra for extra in ENGINES if list((ROOT / "privfl").glob(f"[ae]*/{extra}*"))}  # adapters, engine
 OPTIONAL = {extra: declared(EXTRAS[extra]) for extra in sorted(FOR_USERS | ADAPTED)}
 
 

@@ -67,6 +67,10 @@ class Config:
         description="The seed of the data split, of training and of dropouts; never of secure noise.",
     )
     rounds: int = setting(default=20, ge=1, le=_MAX_ROUNDS, description="The number of rounds.")
+    keep: str = setting(
+        default="all",
+        description="The models that are kept: all, or such as last:5 or every:10. Reports and hashes of all are kept.",
+    )
     evaluate_every: int = setting(
         default=1, ge=0, description="The model is evaluated every so many rounds; 0 evaluates it after the last only."
     )
