@@ -253,8 +253,7 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     check_selection(
         config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
     )
-    chunking = build.build_chunking(config, method.train)
-    keep = build.build_keep(config)
+    chunking, keep = build.build_chunking(config, method.train), build.build_keep(config)
     sampler = _checked(given.sampler or build.build_sampler(config.cohort), config, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
