@@ -238,7 +238,7 @@ class Subject:
         return frozenset(ranked[:count])
 
     def _stay_for_noise(self, size: int) -> int:
-        """The survivors of whom enough are members of mesh noise, whoever the members are; 0 for other noise."""
+        """The survivors of whom enough are members of mesh noise, with any choice of members; 0 for other noise."""
         if self.mechanism.placement != "mesh":
             return 0
         sizes = cohort_sizes(declared(self.sampler, self.population), self.population, size)
