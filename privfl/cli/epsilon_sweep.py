@@ -87,11 +87,11 @@ def _example(kind: Callable[[str], Any]) -> str:
 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
-    """Print tidy rows as a table: one column for each key.
+    """Print rows as a table: one column for each key.
 
     Args:
         title: The title.
-        rows: The rows; a key that a row lacks leaves the cell empty.
+        rows: The rows of the table. If a row lacks a key, its cell is empty.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     names = columns(rows)

@@ -54,8 +54,8 @@ def draw_curves(named: Sequence[tuple[str, EpsilonReport]], path: Path, *, profi
     Args:
         named: Labels and reports.
         path: The file that is written.
-        profile: Draw delta over epsilon.
-        tradeoff: Draw the false negative rate over the false positive rate.
+        profile: Draw delta against epsilon.
+        tradeoff: Draw the false negative rate against the false positive rate.
     """
     top = max((1.5 * report.epsilon for _, report in named if report.epsilon < 100), default=1.0)
     epsilons = [top * n / 60 for n in range(61)]

@@ -31,7 +31,7 @@ from privfl.files import user_path
 from privfl.observers import Observer, Views
 
 UNITS: Final = 1 << 20
-"""Integer units of one clip norm in a planned run, unless it says otherwise: finer ones cost nothing measurable."""
+"""Integer units of one clip norm in a planned run, unless it says otherwise: finer units cost nothing measurable."""
 
 
 class SamplingName(StrEnum):
@@ -70,7 +70,7 @@ class PlacementName(StrEnum):
 
 
 class CorrelationName(StrEnum):
-    """The dependence of the noise of one round on that of others."""
+    """The correlation of the noise of one round with the noise of other rounds."""
 
     NONE = "none"
     TOEPLITZ = "toeplitz"

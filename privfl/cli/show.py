@@ -101,7 +101,7 @@ def _why_skipped(report: RoundReport) -> str:
 
 
 def headline(evaluation: Mapping[str, float]) -> dict[str, float]:
-    """Return the one metric that people look at first."""
+    """Return the main metric of an evaluation: accuracy, r2 or mse, else the first one."""
     for name in ("accuracy", "r2", "mse"):
         if name in evaluation:
             return {name: evaluation[name]}

@@ -137,8 +137,8 @@ class Analytics:
     def categories(self, candidates: Sequence[str]) -> Cells:
         """The number of examples of each category of a column of text.
 
-        Only categories that are known beforehand are counted. A value that nobody listed may be of one person only, so
-        no noise makes it safe to name.
+        Only categories that are known beforehand are counted. A value that nobody listed may belong to one person, so
+        no noise makes it safe to name. Without noise a cell with fewer than `channel.min_cell` examples is not shown.
 
         Args:
             candidates: The different categories, such as the codes of a public catalog. Other values are in no cell.
@@ -206,15 +206,15 @@ class Analytics:
         return float(found_std.mean[0]), float(found_std.std[0] ** 2)
 
     def quantile(self, fraction: float, low: float, high: float, *, resolution: float) -> Quantile:
-        """The value below which this fraction of the values lies, by halving the interval.
+        """Find the value below which this fraction of the values lies, by halving an interval that holds it.
 
         Each step asks for one count. Without noise the search also ends where the interval would hold fewer values
         than `channel.min_cell`.
 
         Args:
             fraction: In (0, 1); 0.5 for the median.
-            low: The lower end of the values, known beforehand; values below count as this.
-            high: The upper end.
+            low: The lower end of the first interval, known beforehand; values below count as this.
+            high: The upper end of the first interval; values above count as this.
             resolution: The search ends when the interval is not wider than this.
 
         Raises:

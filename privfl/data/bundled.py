@@ -11,7 +11,7 @@ from privfl.errors import MissingExtra
 
 
 def breast_cancer() -> Dataset:
-    """Breast Cancer Wisconsin (Diagnostic): 569 rows, 30 features in their own units, benign = 1.
+    """Breast Cancer Wisconsin (Diagnostic): 569 examples, 30 features in their own units, benign = 1.
 
     Wolberg, Mangasarian, Street, Street (1993), UCI. Raises `MissingExtra` without scikit-learn.
     """
@@ -32,7 +32,7 @@ def breast_cancer_description() -> str:
 
 
 def digits() -> Dataset:
-    """Handwritten digits of 8 x 8 pixels: 1797 rows, 64 features in [0, 1], ten classes.
+    """Handwritten digits of 8 x 8 pixels: 1797 examples, 64 features in [0, 1], ten classes.
 
     Alpaydin, Kaynak (1998), UCI. Raises `MissingExtra` without scikit-learn.
     """
@@ -48,7 +48,7 @@ def digits() -> Dataset:
 
 
 def diabetes() -> Dataset:
-    """Diabetes progression after one year: 442 rows, 10 features in their own units, a regression.
+    """Diabetes progression after one year: 442 examples, 10 features in their own units, a regression.
 
     Efron, Hastie, Johnstone, Tibshirani (2004). The unscaled values: scikit-learn's default was standardized over all
     rows, which no client could have done alone. Raises `MissingExtra` without scikit-learn.

@@ -1,4 +1,4 @@
-"""The way of a question about the clients' examples: one secure sum, and the fewest examples of an answer."""
+"""The channel of a question about the clients' examples: one secure sum, and the fewest examples of an answer."""
 
 from __future__ import annotations
 

@@ -174,14 +174,14 @@ def pooled_moments(rows: Callable[[ClientId], Matrix], clients: int, features: i
             f"column {small[0]} has fewer than {channel.min_cell} values over all clients, and its mean would be about "
             "so few examples: leave the column out, or lower `min_cell` where the opener may know them"
         )
-    mean, std, variance = mean_and_std(counts, sums, squares)
+    mean, std, variance = mean_std_variance(counts, sums, squares)
     return Moments(np.array(counts, np.int64), mean, std, variance, result.survivors, result.caveats)
 
 
-def mean_and_std(
+def mean_std_variance(
     counts: list[int], sums: list[int], squares: list[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The mean, the standard deviation and the variance of each column, float64 `[p]`; 0 where there is no value.
+    """The mean, the standard deviation and the variance of each column, float64 `[p]` each.
 
     Args:
         counts: The number of values of each column.
@@ -189,7 +189,8 @@ def mean_and_std(
         squares: The sums of their squares, in units of 2^-128.
 
     Returns:
-        Mean, standard deviation (1 for a column that is constant or empty) and variance.
+        The mean (0 for an empty column), the standard deviation (1 for a constant or empty column), and the variance (0
+        for a constant or empty column).
     """
     mean, std, variance = np.zeros(len(counts)), np.ones(len(counts)), np.zeros(len(counts))
     for column, (n, first, second) in enumerate(zip(counts, sums, squares, strict=True)):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.data.channel import Channel
-from privfl.data.moments import Matrix, client_moments, mean_and_std, pooled_moments
+from privfl.data.moments import Matrix, client_moments, mean_std_variance, pooled_moments
 from privfl.data.sets import FederatedData
 from privfl.errors import ConfigError
 from privfl.wire import ClientId
@@ -127,7 +127,7 @@ def local_standardize(data: FederatedData) -> FederatedData:
         )
     features = np.zeros_like(data.dataset.features)
     for client, holder in enumerate(data.clients):
-        mean, std, _ = mean_and_std(*client_moments(data.train(client)[0]))
+        mean, std, _ = mean_std_variance(*client_moments(data.train(client)[0]))
         own = Standardizer(mean, std, "local", frozenset([client]))
         for rows in (holder.train, holder.test):
             features[rows] = own.apply(data.dataset.features[rows])

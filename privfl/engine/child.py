@@ -41,7 +41,8 @@ def serve(
         pipe: This worker's end of the pipe.
         follow: Ties this process to its parent; see `follow_parent`.
         initializer: Called first. What it raises is sent to the parent in answer to every request.
-        probe: Multiply a few matrices before anything else, and send `READY` afterwards.
+        probe: True multiplies a few matrices first and then sends `READY`. A worker that hangs after the fork is found
+            that way.
     """
     # Ctrl-C reaches the whole process group: it is the parent that ends its workers. And all that the parent does on
     # SIGTERM, or upon any signal in its event loop, is not this process's to do.

@@ -48,7 +48,7 @@ class LoopExecutor:
             raise TooFewSurvivors(0, 1)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this executor holds no process and no file."""
 
 
 def perform(

@@ -59,7 +59,8 @@ class Failure:
     Attributes:
         reason: Type and place of the error that was raised, or how the process ended.
         pid: The worker's process, None where no worker was left to ask.
-        traceback: The worker's own traceback, for the eyes of the process's owner; empty where its process ended.
+        traceback: The worker's own traceback, for the log of the process's owner only, because it may show data. Empty
+            if the worker's process ended.
     """
 
     reason: str
@@ -68,7 +69,7 @@ class Failure:
 
 
 class Pool:
-    """Forked processes that answer requests, each in the order in which it was given them.
+    """Forked processes that answer requests. Each process answers its own requests in the order of their arrival.
 
     Every request under way has a *place*, a number in `range(workers * ahead)` that no other request under way has:
     the caller may keep a piece of shared memory for each.
@@ -76,7 +77,7 @@ class Pool:
     Args:
         handle: Called in the workers as `handle(place, common, request)`, and returns the answer as bytes.
         workers: The number of processes, at least 1. All are started at once.
-        ahead: Requests that a worker holds at a time: the one it is doing, and those that wait for it.
+        ahead: The number of requests that a worker holds at a time: the one in work, and those that wait for it.
         initializer: Called once in each worker before its first request. What it raises is the answer to every request.
 
     Raises:

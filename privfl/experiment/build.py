@@ -82,7 +82,7 @@ def layers_of(train: object, length: int) -> tuple[int, ...]:
 
 
 def build_sampler(settings: Cohort) -> CohortSampler:
-    """The cohort sampler, from exactly the settings that it needs."""
+    """Return the cohort sampler of `[cohort]`; raises `ConfigError` for a setting that is missing or not used."""
     needs = {
         "everyone": (),
         "one-pass": ("size",),

@@ -19,7 +19,7 @@ from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
 MAX_NAMED: Final = 5
-"""How many columns an error names."""
+"""The maximum number of columns that an error names."""
 
 
 def build_federation(config: Config, dataset: Dataset | FederatedData | None) -> FederatedData:
@@ -28,6 +28,11 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
     Args:
         config: The settings: `data`, the seed, and whether the run claims privacy.
         dataset: A data set to split, or a federation, which is taken as it is; None loads the set of `data.name`.
+
+    Raises:
+        ConfigError: The run claims privacy and the schema was inferred from the examples, or a setting does not fit the
+            data.
+        DataError: The data cannot be read.
     """
     if isinstance(dataset, FederatedData):
         return dataset

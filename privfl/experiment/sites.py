@@ -82,7 +82,7 @@ class CurrentKeys:
 
 
 def check_current(directory: SiteDirectory, now: float) -> None:
-    """Raise `StateError` unless the directory counts now, and with it the key of every site.
+    """Raise `StateError` unless the directory and the key of every site are valid now.
 
     Sites refuse a plan that asks a member whose key has expired, so a round would only be wasted.
 
@@ -103,7 +103,7 @@ def check_current(directory: SiteDirectory, now: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SiteTraining:
-    """The training of sites, as the server knows it: by the digest that the charter states.
+    """A stand-in for the training of sites at the server: it states the digest of the charter, and never trains.
 
     Attributes:
         digest: The digest of the training function; empty if each site chooses its own.

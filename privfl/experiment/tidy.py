@@ -46,7 +46,7 @@ def tidy(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TableCell:
     """One cell of a paper's table.
 
     Attributes:
@@ -60,7 +60,7 @@ class Entry:
     count: int = 0
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Entry:
+    def of(cls, values: Sequence[float]) -> TableCell:
         """The cell of some figures."""
         if not values:
             return cls()
@@ -85,7 +85,7 @@ class Pivot:
     value: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    entries: tuple[tuple[Entry, ...], ...]
+    entries: tuple[tuple[TableCell, ...], ...]
 
 
 def pivot(records: Sequence[Record], rows: str, columns: str | None, value: str) -> Pivot:
@@ -119,7 +119,7 @@ def pivot(records: Sequence[Record], rows: str, columns: str | None, value: str)
                 )
     names = _ordered([row for row, _ in cells]), _ordered([column for _, column in cells])
     entries = tuple(
-        tuple(Entry.of(_figures(cells.get((row, column), ()), value)) for column in names[1]) for row in names[0]
+        tuple(TableCell.of(_figures(cells.get((row, column), ()), value)) for column in names[1]) for row in names[0]
     )
     return Pivot((rows, columns or ""), value, *names, entries)
 

@@ -14,21 +14,21 @@ def kind_of(error: BaseException) -> str:
     return type(error).__name__[:_MAX_LETTERS]
 
 
-def counted(kinds: Iterable[str]) -> dict[str, int]:
+def count_errors(kinds: Iterable[str]) -> dict[str, int]:
     """Count the errors of each type, the most frequent first."""
     return dict(sorted(Counter(kinds).items(), key=lambda item: (-item[1], item[0])))
 
 
 def in_words(errors: Mapping[str, int]) -> str:
-    """The counts of `counted` as a phrase, such as `2 ValueError, 1 KeyError`."""
+    """The counts of `count_errors` as a phrase, such as `2 ValueError, 1 KeyError`."""
     return ", ".join(f"{count} {kind}" for kind, count in errors.items())
 
 
 def caveat(errors: Mapping[str, int]) -> tuple[str, ...]:
-    """The sentence about clients whose training raised an error; none without such clients.
+    """The sentence about clients whose training raised an error; empty if there are none.
 
     Args:
-        errors: The counts by type, from `counted`.
+        errors: The counts by type, from `count_errors`.
     """
     if not errors:
         return ()

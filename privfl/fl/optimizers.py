@@ -41,7 +41,9 @@ class ServerOptimizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerSGD:
-    """model + eta*mean; with `momentum` > 0 this is FedAvgM (Hsu et al. 2019): m <- momentum*m + mean.
+    """FedAvg with a server learning rate: model + eta*mean.
+
+    With `momentum` > 0 it is FedAvgM: m <- momentum*m + mean, and model + eta*m. Hsu et al. 2019.
 
     Attributes:
         eta: The server's learning rate, positive.
@@ -89,7 +91,13 @@ class _Adaptive(ABC):
 
 @dataclass(frozen=True, slots=True)
 class FedAdagrad(_Adaptive):
-    """v <- v + mean^2. The paper runs it with beta_1 = 0."""
+    """FedAdagrad: v <- v + mean^2. Reddi et al. 2021, algorithm 2, with beta_1 = 0.
+
+    Attributes:
+        eta: The server's learning rate, positive.
+        beta_1: The decay of the first moment, in [0, 1); 0 by default.
+        tau: The degree of adaptivity, positive; a larger one makes steps more equal over coordinates.
+    """
 
     beta_1: float = 0.0
 
@@ -99,7 +107,14 @@ class FedAdagrad(_Adaptive):
 
 @dataclass(frozen=True, slots=True)
 class FedAdam(_Adaptive):
-    """v <- beta_2*v + (1-beta_2)*mean^2."""
+    """FedAdam: v <- beta_2*v + (1-beta_2)*mean^2. Reddi et al. 2021, algorithm 2.
+
+    Attributes:
+        eta: The server's learning rate, positive.
+        beta_1: The decay of the first moment, in [0, 1).
+        tau: The degree of adaptivity, positive; a larger one makes steps more equal over coordinates.
+        beta_2: The decay of the second moment, in [0, 1).
+    """
 
     beta_2: float = 0.99
 
@@ -113,7 +128,14 @@ class FedAdam(_Adaptive):
 
 @dataclass(frozen=True, slots=True)
 class FedYogi(_Adaptive):
-    """v <- v - (1-beta_2)*mean^2*sign(v - mean^2)."""
+    """FedYogi: v <- v - (1-beta_2)*mean^2*sign(v - mean^2). Reddi et al. 2021, algorithm 2.
+
+    Attributes:
+        eta: The server's learning rate, positive.
+        beta_1: The decay of the first moment, in [0, 1).
+        tau: The degree of adaptivity, positive; a larger one makes steps more equal over coordinates.
+        beta_2: The decay of the second moment, in [0, 1).
+    """
 
     beta_2: float = 0.99
 

@@ -64,7 +64,7 @@ class Range:
 
     @classmethod
     def read(cls, record: Mapping[str, Any] | None) -> Range:
-        """The range from its JSON object."""
+        """The range from its JSON object; None gives the default range."""
         return cls() if record is None else cls(**record)
 
 

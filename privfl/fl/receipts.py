@@ -50,8 +50,9 @@ class Receipt:
         attempt: The attempt of the round.
         plan: The digest of the plan, 64 hexadecimal digits.
         transcript: The digest of the frames so far, 64 hexadecimal digits.
-        spent: Epsilon against the server over all that the site has taken part in, at the delta of its policy, by worst
-            case. None where no epsilon holds, because a round had no noise or the policy has no budget.
+        spent: Epsilon against the server over all that the site has taken part in, at the delta of its policy, counting
+            the reserved worst case of each round. None where no epsilon holds, because a round had no noise or the
+            policy has no budget.
         release: The worst case that the round was charged, with this site as its only participant; None in a receipt of
             kind "ended", and for a round without noise.
         software: The version of privfl at the site.

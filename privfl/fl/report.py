@@ -105,8 +105,9 @@ class RoundReport:
         return values
 
     def published(self) -> dict[str, Any]:
-        """Return the report as it may stand next to an outsider's epsilon: without all that reveals who, or how many,
-        took part.
+        """Return the version of the report that may be published next to an outsider's epsilon.
+
+        It leaves out every value that reveals who took part, or how many.
         """
         return {name: value for name, value in self.record().items() if name not in COHORT_DEPENDENT}
 

@@ -28,8 +28,7 @@ from privfl.fl.client import Executor, OnClientError, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
-from privfl.fl.faults import counted as counted_by_type
-from privfl.fl.faults import in_words
+from privfl.fl.faults import count_errors, in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
@@ -156,7 +155,7 @@ def run_round(
                 failed.update(answer.faults)
                 yield answer
             if len(failed) == len(plan.cohort):
-                errors = in_words(counted_by_type(failed.values()))
+                errors = in_words(count_errors(failed.values()))
                 raise ClientFailed(
                     min(failed),
                     f"the training of every client of round {plan.round} raised an error ({errors}). Set "

@@ -19,7 +19,7 @@ from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.faults import caveat, counted
+from privfl.fl.faults import caveat, count_errors
 from privfl.fl.metrics import Evaluation
 from privfl.fl.payment import Payment, check_charged, check_noise
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
@@ -297,7 +297,7 @@ class FederatedRun:
                 said.append(str(error))
                 break
             except (TooFewSurvivors, RemoteProtocolError) as error:
-                errors = counted(failed.values())
+                errors = count_errors(failed.values())
                 said += caveat(errors)
                 refused = isinstance(error, RemoteProtocolError)
                 if refused:
@@ -310,7 +310,7 @@ class FederatedRun:
                     named.add(error.sender)
                 failures += 1
                 continue
-            outcome, errors = server.outcome, counted(failed.values())
+            outcome, errors = server.outcome, count_errors(failed.values())
             after, said = outcome.state, [*said, *caveat(errors)]
             if self.range_rule is None or outcome.counts is None:
                 break

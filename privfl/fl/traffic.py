@@ -11,7 +11,7 @@ from privfl.wire import ClientId
 
 
 def without(named: Collection[ClientId], drop: Drop) -> Drop:
-    """Return the dropouts of `drop`, and those clients that are not heard.
+    """Return the dropouts of `drop` together with those clients whose messages are ignored.
 
     Args:
         named: The clients that were found at fault in an earlier attempt of the round.

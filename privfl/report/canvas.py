@@ -80,12 +80,12 @@ def pdf(figure: Any) -> bytes:
 
 
 def svg_file(figure: Any) -> bytes:
-    """Return the figure as an SVG file of its own."""
+    """Return the figure as the bytes of a complete SVG file."""
     return b'<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure).encode()
 
 
 def svg(figure: Any) -> str:
-    """Return the figure as an SVG element, to stand inside a page."""
+    """Return the figure as an SVG element for an HTML page."""
     from matplotlib import rc_context
 
     buffer = BytesIO()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from privfl.experiment.arms import INFINITY
-from privfl.experiment.tidy import Entry, Pivot
+from privfl.experiment.tidy import Pivot, TableCell
 from privfl.report.canvas import COLORS, new_figure, save, style
 
 Format = Literal["latex", "markdown", "csv"]
@@ -68,7 +68,7 @@ def render_pivot(table: Pivot, form: Format, *, digits: int = 3) -> str:
 
 
 def plot_pivot(table: Pivot, path: Path, *, caption: str) -> Path:
-    """Draw a figure over the row setting, one line for each column, with one standard deviation as bars.
+    """Plot the values of a table against its row setting: one line for each column, bars of one standard deviation.
 
     Args:
         table: The table.
@@ -120,7 +120,7 @@ def _plain(value: float) -> str:
     return "" if math.isnan(value) else INFINITY if value == math.inf else repr(value)
 
 
-def _cell(entry: Entry, sign: str, digits: int) -> str:
+def _cell(entry: TableCell, sign: str, digits: int) -> str:
     if not entry.count:
         return "-"
     if entry.mean == math.inf:

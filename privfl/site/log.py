@@ -35,14 +35,16 @@ class SiteLog:
         """Write a line.
 
         Args:
-            event: What happened, in a word.
+            event: The name of the event, in a word.
             facts: Plain values; never one of an example, an update or a key.
         """
         with self._lock:
             self._write(event, facts)
 
     def refuse(self, reason: str, **facts: Any) -> None:
-        """Write the reason of a refusal; nothing else ever learns it.
+        """Write the reason of a refusal to this log only.
+
+        Beyond `MAX_REFUSALS` a minute, refusals are counted but not written.
 
         Args:
             reason: The reason.

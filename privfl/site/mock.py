@@ -18,8 +18,8 @@ _WORDS: Final = ("a", "b", "c")
 def mock_data(source: Path, target: Path, *, examples: int, seed: int = 0) -> dict[str, dict[str, Kind]]:
     """Write files of the same names and columns as a site's CSV files, with random values.
 
-    Only names of files and columns and the kind of each column (integer, number, text) are taken from the data: no
-    value, no range, no count.
+    From the data it takes only the names of files and columns, and the kind of each column (integer, number, text). It
+    takes no value, no range and no count.
 
     Args:
         source: A CSV file with a header, or a folder of such files.

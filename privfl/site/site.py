@@ -119,12 +119,12 @@ class Site:
         return self._home.card.name
 
     def spent(self) -> float:
-        """Epsilon against the server, over all charters, by worst case."""
+        """Epsilon against the server over all charters, counting the reserved worst case of each round."""
         with self._books:
             return self._account.spent()
 
     def close(self) -> None:
-        """Give the folder back. Rounds in progress go on when it is opened again."""
+        """Release the lock on the folder. Rounds in progress continue when it is opened again."""
         self._closing.close()
 
     def __enter__(self) -> Self:

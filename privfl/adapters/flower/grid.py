@@ -121,14 +121,14 @@ class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this c
         raise ConfigError("replies of single nodes are in the clear: use strategy.start")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Run a round, or an evaluation, and return its one reply; none for a round with too few survivors.
+        """Run a round or an evaluation, and return its one reply; an empty list if too few clients survived.
 
         Args:
             messages: The strategy's messages, all with one content.
             timeout: The strategy's limit; a step never takes longer.
 
         Raises:
-            ConfigError: For messages that are neither, or that differ from node to node.
+            ConfigError: A message is neither of training nor of evaluation, or the messages differ from node to node.
             BudgetExceeded: If the round could cost more than the budget; the last paid model is stored.
         """
         asked = list(messages)

@@ -64,7 +64,7 @@ def one_record(records: Any, what: str) -> tuple[str, Any]:
 
 
 def frame_content(frame: bytes, others: Mapping[str, bytes | str] | None = None) -> RecordDict:
-    """The content of a message with a frame.
+    """Return the content of a message that carries a frame.
 
     Args:
         frame: The frame.

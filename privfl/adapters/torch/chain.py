@@ -161,7 +161,7 @@ class Chain:
         return loss, x
 
     def descend(self, rate: float) -> None:
-        """One step of plain SGD along the gradient, whose bookkeeping would cost torch more than the arithmetic too."""
+        """Take one step of plain SGD along the gradient, in numpy, whose bookkeeping costs less than torch's."""
         np.multiply(self._gradient, rate, out=self._change)
         np.subtract(self._values, self._change, out=self._values)
 

@@ -82,7 +82,7 @@ class FlatModule:
         train_mode(self.module, keep_frozen=self.layout.trainable == "only")
 
     def load(self, model: Vector) -> None:
-        """Take over `model` `[size]`, float32 or float64; raises `ConfigError` for another shape."""
+        """Copy `model` into the module, float32 or float64 `[size]`; raises `ConfigError` for another shape."""
         np.copyto(self._host, self.layout.checked(model), casting="same_kind")
         if self.device.type != "cpu":
             self.values.copy_(torch.from_numpy(self._host))

@@ -15,14 +15,14 @@ from privfl.codec import Vector
 from privfl.errors import ConfigError
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-"""Called for every client with the parameters to train: an optimizer's state never goes from one client to another."""
+"""A function of the parameters to train. It is called for every client, so no client gets the state of another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """torch.optim.SGD's rule, in a few operations over the whole flat vector instead of a few for each tensor.
+    """The rule of torch.optim.SGD, in a few operations over the whole flat vector instead of a few for each tensor.
 
-    Unlike torch's it also decays a parameter that did not take part in the forward pass.
+    Unlike torch.optim.SGD it also decays a parameter that did not take part in the forward pass.
 
     Attributes:
         learning_rate: Positive and finite.

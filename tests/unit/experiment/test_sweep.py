@@ -14,7 +14,7 @@ from privfl.experiment import Client, Data, Experiment, Privacy
 from privfl.experiment.config import Config
 from privfl.experiment.folder import RunFolder, find_runs
 from privfl.experiment.sweep import Sweep, run_sweep
-from privfl.experiment.tidy import Entry, pivot, tidy
+from privfl.experiment.tidy import TableCell, pivot, tidy
 from privfl.report.tables import plot_pivot, render_pivot, tidy_text
 
 BASE = Config(
@@ -78,7 +78,7 @@ def test_a_pivot_is_mean_and_spread_over_seeds(folder: Path) -> None:
     table = pivot(records, "privacy.epsilon", "sum.scheme", "accuracy")
     assert (table.rows, set(table.columns)) == (("2", "8"), {"plain", "masked"})
     own = [r["accuracy"] for r in records if r["privacy.epsilon"] == 8.0 and r["sum.scheme"] == "plain"]
-    assert table.entries[1][table.columns.index("plain")] == Entry.of(own)
+    assert table.entries[1][table.columns.index("plain")] == TableCell.of(own)
     text = render_pivot(table, "latex", digits=2)
     assert text.startswith("\\begin{tabular}{lrr}\n\\toprule\nprivacy.epsilon / sum.scheme & ")
     assert f"{sum(own) / 2:.2f} $\\pm$ " in text
