@@ -14,6 +14,7 @@ import numpy as np
 from privfl.checks import check_choice
 from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError, PlanRejected, reason_of
+from privfl.fl.bases import weighed
 from privfl.fl.chunks import Chunk, ChunkAnswer, one_by_one
 from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
@@ -104,7 +105,7 @@ class Contribution:
             vector, after = example_sum(self.train, plan, model, client), state
         else:
             update, after = self._trained(model, client, plan, rng, state)  # 2: train
-            vector = plan.encoding.encode(update, rng)  # 3: clip and encode
+            vector = plan.encoding.encode(weighed(plan, client, update), rng)  # 3: clip and encode
         return plan.add_noise(self.scheme, client, vector), after  # 4: noise contribution
 
     @property
@@ -148,7 +149,8 @@ class Contribution:
         updates = train.train_cohort(model, clients, plan.round, rngs) if clients else []
         if len(updates) != len(clients):
             raise ConfigError(f"train_cohort must return an update for each of {len(clients)} clients")
-        rows = encode_all(plan.encoding, updates, rngs)
+        weighted = [weighed(plan, client, update) for client, update in zip(clients, updates, strict=True)]
+        rows = encode_all(plan.encoding, weighted, rngs)
         if plan.mechanism.placement in ("distributed", "local"):
             for place, client in enumerate(clients):
                 rows[place] = plan.add_noise(self.scheme, client, rows[place])
@@ -234,7 +236,7 @@ class ClientRound:
         """
         plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
         policy.check(plan, scheme)
-        plan.check_model(model)
+        plan.check_model(model, me)
         if plan.chunking.kind == "batched":
             raise PlanRejected(
                 "the plan trains many clients at once, and this one trains alone: set cohort.training = 'single'"

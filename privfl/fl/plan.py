@@ -22,6 +22,7 @@ from privfl.dp.contract import check_opener
 from privfl.dp.correlated import opening_of
 from privfl.dp.unit import Everyone, Level, Sampling
 from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
+from privfl.fl.bases import Base, base_of, check_jobs
 from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.claims import check_claim
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
@@ -68,6 +69,7 @@ class RoundPlan:
         parameters: The sum's own parameters, as `SecureSum.parameters` states them.
         seed: A public number that keys the clients' training and simulation noise, in [0, 2^64).
         chunking: How a simulation trains the cohort: in which chunks, and each client alone or a chunk at once.
+        bases: For each client of an asynchronous round the model it trained from, and the weight of its update.
 
     Raises:
         ConfigError: If a value is out of range, or the cohort is not one that the sampling can produce.
@@ -89,6 +91,7 @@ class RoundPlan:
     parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     seed: int
     chunking: Chunking = EACH_ALONE
+    bases: tuple[Base, ...] = ()
     _derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,7 +108,7 @@ class RoundPlan:
         if len(self.model_hash) != _MODEL_HASH_DIGITS or set(self.model_hash) - set("0123456789abcdef"):
             raise ConfigError("model_hash must be 64 hexadecimal digits, from model_hash(model)")
         self._check_clients()
-        self._check_chunks()
+        check_jobs(self)
         self._check_sampling()
         if type(self.scheme) is not str or not isinstance(self.parameters, Mapping):
             raise ConfigError("scheme and parameters must be those of a sum: scheme.name and scheme.parameters")
@@ -127,13 +130,6 @@ class RoundPlan:
         if any(type(r) is not int or not 0 <= r < max(1, self.round) for r in self.state_rounds):
             raise ConfigError(f"state_rounds must hold rounds before round {self.round}, and 0 for no state")
 
-    def _check_chunks(self) -> None:
-        if self.chunking.kind == "batched" and (self.encoding.examples is not None or self.state_rounds):
-            raise ConfigError(
-                "clients are not trained in batches where a plan sums over examples, or keeps states: set "
-                "cohort.training = 'single'"
-            )
-
     def _check_sampling(self) -> None:
         """Raise `ConfigError` unless the declared sampling can have produced this cohort of this population."""
         if (declared := getattr(self.sampling, "population", self.population)) != self.population:
@@ -141,7 +137,7 @@ class RoundPlan:
                 f"the cohort is declared as sampled from {declared} clients, and {self.population} exist: the sampler "
                 "must declare the population that it was given"
             )
-        if len(self.cohort) not in self.sampling.sizes(self.population):
+        if len(self.cohort) not in self.sampling.sizes(self.population) and not self.bases:
             raise ConfigError(
                 f"a cohort of {len(self.cohort)} of {self.population} clients is not one of: {self.sampling.describe()}"
             )
@@ -210,9 +206,10 @@ class RoundPlan:
             raise ConfigError(f"client {client} is not in the cohort of round {self.round}")
         return self.state_rounds[self.cohort.index(client)]
 
-    def check_model(self, model: Vector) -> None:
-        """Raise `ConfigError` unless `model` is the one that the plan names."""
-        if model_hash(model) != self.model_hash:
+    def check_model(self, model: Vector, client: ClientId | None = None) -> None:
+        """Raise `ConfigError` unless `model` is the one that the plan names, for the server or for a client."""
+        own = None if client is None or client not in self.cohort else base_of(self, client)
+        if model_hash(model) != (self.model_hash if own is None else own.model_hash):
             raise ConfigError(f"round {self.round}: the model does not have the hash that the plan names")
 
     def to_bytes(self) -> bytes:

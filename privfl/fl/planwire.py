@@ -16,6 +16,7 @@ from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.dp.unit import read_sampling, sampling_record
 from privfl.errors import ConfigError, PrivacyError, StateError, WireError
 from privfl.files import canonical_json
+from privfl.fl.bases import Base
 from privfl.fl.chunks import Chunking
 from privfl.fl.encoding import UpdateClip, UpdateEncoding
 from privfl.fl.examples import ExampleRule
@@ -53,6 +54,7 @@ def write_plan(plan: RoundPlan) -> bytes:
             "scheme": plan.scheme,
             "parameters": dict(plan.parameters),
             "seed": plan.seed,
+            "bases": [{"model": base.model_hash, "weight": base.weight} for base in plan.bases],
             "chunking": {"kind": plan.chunking.kind, "size": plan.chunking.size},
         }
     )
@@ -89,6 +91,7 @@ def read_plan(of: type[_T], data: bytes) -> _T:
             scheme=record["scheme"],
             parameters=record["parameters"],
             seed=record["seed"],
+            bases=tuple(Base(base["model"], base["weight"]) for base in record["bases"]),
             chunking=Chunking(**record["chunking"]),
         )
         written = plan.to_bytes()

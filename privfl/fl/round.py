@@ -20,9 +20,11 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from privfl.codec import Vector
 from privfl.dp import CorrelatedNoise
 from privfl.errors import ClientFailed, ConfigError
 from privfl.fl.aggregation import Aggregation, Mean
+from privfl.fl.bases import jobs_of
 from privfl.fl.chunks import ChunkAnswer
 from privfl.fl.client import Executor, OnClientError, Train
 from privfl.fl.client_round import ClientRound, Contribution
@@ -100,6 +102,7 @@ def run_round(
     drop: Drop = never,
     tap: Tap = ignore,
     failed: dict[ClientId, str] | None = None,
+    bases: Mapping[str, Vector] | None = None,
 ) -> ServerRound:
     """Run `plan` on `state`: one in-process driver of the two halves of a round.
 
@@ -113,6 +116,7 @@ def run_round(
         drop: The simulated dropouts.
         tap: Sees every message.
         failed: Receives the type of the error of each client that drops out because its training raised one.
+        bases: The models that the clients of an asynchronous round train from, by their hashes.
 
     Returns:
         The server's half, with its `outcome`; call `settle()` once the outcome is stored.
@@ -146,8 +150,13 @@ def run_round(
         direct = server.takes_answers and count is not None
         # In a plain sum a client has one message, so those that stay at its step take part in the sum.
         counted = frozenset(client for client in plan.cohort if not drop(client, 0)) if direct else None
-        answers = parts.executor.run(
-            parts.contribution, state.sent, plan.chunking.of(plan.cohort), order=order, states=states, counted=counted
+        models = {plan.model_hash: state.sent, **(bases or {})}
+        answers = (
+            answer
+            for model, chunks in jobs_of(plan)
+            for answer in parts.executor.run(
+                parts.contribution, models[model], chunks, order=order, states=states, counted=counted
+            )
         )
 
         def heard() -> Iterator[ChunkAnswer]:

@@ -66,7 +66,7 @@ RESERVED = {"update", "clip", "weight", "clipped", "range", "rejected", "empty",
 
 def check(plan: dict[str, Any]) -> None:
     fields = "run round attempt model cohort state_rounds population sampling survivors encoding mechanism scheme"
-    keys(plan, f"{fields} parameters seed chunking")
+    keys(plan, f"{fields} parameters seed chunking bases")
     for name, digits in (("run", 32), ("model", 64)):
         demand(len(plan[name]) == digits and not set(plan[name]) - set("0123456789abcdef"), name)
     for name, low, high in (
@@ -82,7 +82,7 @@ def check(plan: dict[str, Any]) -> None:
     demand(len(plan["state_rounds"]) in (0, len(plan["cohort"])), "state_rounds")
     for number in plan["state_rounds"]:
         whole(number, 0, max(0, plan["round"] - 1))
-    demand(len(plan["cohort"]) in sizes(plan), "the sampling cannot produce this cohort")
+    demand(bool(plan["bases"]) or len(plan["cohort"]) in sizes(plan), "the sampling cannot produce this cohort")
     keys(plan["survivors"], "fraction floor")
     real(plan["survivors"]["fraction"], positive=False)
     demand(0 <= plan["survivors"]["fraction"] <= 1, "fraction")
@@ -90,6 +90,15 @@ def check(plan: dict[str, Any]) -> None:
     demand(type(plan["scheme"]) is str and type(plan["parameters"]) is dict, "scheme")
     for value in plan["parameters"].values():
         demand(type(value) in (str, int, float, bool), "a parameter")
+    for base in plan["bases"]:
+        keys(base, "model weight")
+        demand(len(base["model"]) == 64 and not set(base["model"]) - set("0123456789abcdef"), "base")
+        real(base["weight"])
+        demand(base["weight"] <= 1, "weight")
+    if plan["bases"]:
+        demand(len(plan["bases"]) == len(plan["cohort"]) <= plan["population"] and not plan["state_rounds"], "bases")
+        demand(plan["encoding"]["examples"] is None and plan["mechanism"]["placement"] == "none", "bases and noise")
+        demand(plan["sampling"] == {"kind": "everyone"}, "bases and sampling")
     keys(plan["chunking"], "kind size")
     demand(plan["chunking"]["kind"] in ("single", "batched"), "chunking")
     if plan["chunking"]["kind"] == "batched":
@@ -488,7 +497,11 @@ BASE: dict[str, Any] = {
     "parameters": {},
     "seed": 7,
     "chunking": {"kind": "single", "size": 1},
+    "bases": [],
 }
+
+
+BASES = [{"model": f"{age:064x}", "weight": 1 / (1.0 + age)} for age in (0, 3, 0, 1)]
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -575,6 +588,7 @@ VALID: dict[str, dict[str, Any]] = {
         encoding__scale=65536 / 0.3 if Fraction(65536 / 0.3) * Fraction(0.3) <= 65536
         else math.nextafter(65536 / 0.3, 0.0),
     ),
+    "arrivals": changed(population=9, bases=BASES),
     "chunks": changed(chunking={"kind": "batched", "size": 32}),
     "states": changed(state_rounds=[2, 0, 1, 2]),
     "blocks": changed(
@@ -658,6 +672,12 @@ INVALID: dict[str, dict[str, Any]] = {
     "a nested parameter": changed(parameters={"a": [1]}),
     "an unknown kind of chunk": changed(chunking={"kind": "whole", "size": 1}),
     "a batched chunk with states": changed(chunking={"kind": "batched", "size": 2}, state_rounds=[2, 0, 1, 2]),
+    "a base for some of the cohort": changed(bases=BASES[:2]),
+    "a base with a weight above 1": changed(bases=[*BASES[:3], BASES[3] | {"weight": 1.5}]),
+    "bases and noise": changed(bases=BASES, mechanism=NOISE | {"placement": "central"}),
+    "bases and a sampling": changed(
+        bases=BASES, population=9, sampling={"kind": "fixed_size", "size": 4, "population": 9}
+    ),
     "a chunk of nobody": changed(chunking={"kind": "single", "size": 0}),
     "a seed of 65 bits": changed(seed=1 << 64),
     "a field too many": changed() | {"noise_stddev": 1.0},
