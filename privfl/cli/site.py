@@ -174,7 +174,10 @@ def ledger(
     receipts: Annotated[
         Path | None,
         typer.Option(
-            "--receipts", metavar="FILE", parser=user_path, help="Write all receipts, one a line, for other sites."
+            "--receipts",
+            metavar="FILE",
+            parser=user_path,
+            help="Write this site's receipts, and the newest of every other.",
         ),
     ] = None,
     as_json: Json = False,
@@ -185,7 +188,8 @@ def ledger(
     spent = Account(site / LEDGERS, policy).spent()
     limit = None if policy.limit is None else policy.limit.epsilon
     if receipts is not None:
-        lines = b"".join(receipt.to_bytes() + b"\n" for receipt in chain.receipts)
+        peers = [receipt for of in site.peers().values() for receipt in of.values()]
+        lines = b"".join(receipt.to_bytes() + b"\n" for receipt in (*chain.receipts, *peers))
         atomic_write(existing_parent(receipts), lines, shared=True)
     if as_json:
         total = spent if spent < float("inf") else "infinity"

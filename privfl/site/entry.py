@@ -13,13 +13,13 @@ from privfl.crypto.members import Members
 from privfl.errors import PlanRejected, StateError
 from privfl.experiment.config import Config
 from privfl.experiment.schemes import describe
-from privfl.files import atomic_write, canonical_json
+from privfl.files import atomic_write
 from privfl.fl.charter import Charter
 from privfl.fl.frames import Down, Invitation, model_from_bytes
 from privfl.fl.plan import RoundPlan
 from privfl.fl.receipts import Receipt
 from privfl.site.chain import Place, ReceiptChain, newest_of
-from privfl.site.home import BEHIND, PEERS, SiteHome
+from privfl.site.home import BEHIND, SiteHome
 from privfl.site.policy import Policy, scheme_name
 from privfl.sums import SecureSum, SumTask
 
@@ -152,12 +152,11 @@ class Judge:
                 "`privfl site reconcile` with the receipts that the server and the other sites keep"
             )
         digest, known = charter.digest().hex(), self._home.peers()
-        numbers = {
-            str(r.client): r.number for r in sorted(shown, key=lambda r: r.number) if r.client != self._home.card.client
-        }
-        of_charter = known.setdefault(digest, {})
-        if hidden := [client for client, number in of_charter.items() if numbers.get(client, 0) < number]:
-            raise PlanRejected(f"the server shows older receipts of clients {', '.join(hidden)} than it showed before")
-        if numbers != of_charter:
-            of_charter.update(numbers)
-            atomic_write(self._home / PEERS, canonical_json(known))
+        held = known.setdefault(digest, {})
+        newest = {r.client: r for r in sorted(shown, key=lambda r: r.number) if r.client != self._home.card.client}
+        if hidden := [c for c, receipt in held.items() if c not in newest or newest[c].number < receipt.number]:
+            names = ", ".join(map(str, hidden))
+            raise PlanRejected(f"the server shows older receipts of clients {names} than it showed before")
+        if newest != held:
+            held.update(newest)
+            self._home.keep_peers(known)

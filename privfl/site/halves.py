@@ -134,6 +134,7 @@ class Halves:
         )
 
     def _keeper(self, entry: Entry) -> SiteState:
+        self._states.mkdir(mode=0o700, exist_ok=True)
         return SiteState(self._states / entry.charter.digest().hex(), self._own.client)
 
     def _credentials(self) -> Credentials:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +12,12 @@ from privfl.crypto.agreement import AgreementKey
 from privfl.crypto.members import Members, SiteCard, check_name, client_of
 from privfl.crypto.passphrase import is_protected
 from privfl.errors import PlanRejected, StateError
-from privfl.files import atomic_write, existing_parent, sync_folder, user_path
+from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sync_folder, user_path
 from privfl.fl.charter import Charter
+from privfl.fl.receipts import Receipt
 from privfl.site.place import note_place, since
 from privfl.site.policy import Policy, commented_policy, load_policy
+from privfl.wire import ClientId
 
 DAY: Final = 86400
 POLICY: Final = "policy.toml"
@@ -169,8 +170,26 @@ class SiteHome:
         """The path of the agent's socket."""
         return self.folder / policy.agent.socket
 
-    def peers(self) -> dict[str, dict[str, int]]:
-        """The number of the newest receipt of each other site that was shown under each charter."""
+    def peers(self) -> dict[str, dict[ClientId, Receipt]]:
+        """The newest receipt of each other site that was shown under each charter, by its digest.
+
+        Raises:
+            StateError: The file was altered.
+        """
         path = self / PEERS
-        found: dict[str, dict[str, int]] = json.loads(path.read_bytes()) if path.exists() else {}
-        return found
+        try:
+            held = read_json(path.read_bytes()) if path.exists() else {}
+            return {
+                charter: {int(client): Receipt.from_bytes(text.encode()) for client, text in of.items()}
+                for charter, of in held.items()
+            }
+        except (ValueError, AttributeError, TypeError) as error:
+            raise StateError(f"{path} does not hold receipts of other sites: remove it") from error
+
+    def keep_peers(self, peers: Mapping[str, Mapping[ClientId, Receipt]]) -> None:
+        """Keep the receipts that `peers` returns, durably."""
+        texts = {
+            charter: {str(client): receipt.to_bytes().decode() for client, receipt in of.items()}
+            for charter, of in peers.items()
+        }
+        atomic_write(self / PEERS, canonical_json(texts))

@@ -96,6 +96,8 @@ def check_and_print(
     quick = step <= MAX_RATIO * floor
     verdict.promise(f"a step takes at most {MAX_RATIO:g} times a plain message of Flower", holds=quick)
     verdict.promise("no example count and no update left a site in the clear", holds=not _leaks(home, hospitals))
+    agents = set(run.sites.values()) == {("agent",)} and len(run.sites) == len(hospitals)
+    verdict.promise("every site has signed that its own agent answered", holds=agents)
     verdict.promise("no process is left behind", holds=not left)
     page = write_report(run)
     verdict.promise("privfl report, epsilon and runs read the server's folder", holds=page is not None)

@@ -95,3 +95,29 @@ def test_the_book_of_receipts_survives_a_cut_line_and_no_other_change(tmp_path: 
         with pytest.raises(StateError, match="line "):
             ReceiptBook(path)
     sites.close()
+
+
+def test_each_site_keeps_the_newest_receipt_of_every_other(tmp_path: Path, capsys) -> None:
+    """A server that lost its folder cannot hide a rollback: another site's file of receipts states the newest one."""
+    sites = federation(tmp_path)
+    one, two = sorted(sites.homes)[:2]
+    with sites.server() as server:
+        server.train_round(local(sites))
+        sites.restart(two)
+        shutil.copytree(sites.homes[two].folder, tmp_path / "copy")
+        for _ in range(2):
+            server.train_round(local(sites))
+    sites.close()
+    assert run(["site", "ledger", str(sites.homes[one].folder), "--receipts", str(tmp_path / "receipts.jsonl")]) == 0
+    capsys.readouterr()
+    told = {receipt.client for receipt in read_receipts([tmp_path / "receipts.jsonl"])}
+    assert told == set(sites.homes)
+    shutil.rmtree(sites.homes[two].folder)
+    (tmp_path / "copy").rename(sites.homes[two].folder)
+    with pytest.raises(StateError, match="one that is missing"):
+        reconcile(sites.homes[two], read_receipts([tmp_path / "receipts.jsonl"]), sites.now)
+    both = read_receipts([tmp_path / "receipts.jsonl", tmp_path / "run" / RECEIPTS])
+    assert len(reconcile(sites.homes[two], both, sites.now)) == 2 * 2
+    (sites.homes[one] / "peers.json").write_text("[1]")
+    with pytest.raises(StateError, match="remove it"):
+        sites.homes[one].peers()
