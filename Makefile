@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit compat compat-torch flower flower-full federation nvflare ray first-hour tracking cli package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit attack compat compat-torch flower flower-full federation nvflare ray first-hour tracking cli package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -43,6 +43,9 @@ docs: $(VENV)/.all
 
 audit: $(VENV)/.all ## the tables of docs/audit.md: many audits, and audits of planted faults
 	$(BIN)/python -m tools.audit_page
+
+attack: $(VENV)/.all ## the tables and the picture of docs/attack.md
+	$(BIN)/python -m tools.attack_page
 
 compat: $(VENV)/.release ## part of the suite with lowest and newest versions, and on the newest Python
 	$(BIN)/python -m tools.compat

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Final
 
 from tools.common import ROOT
+from tools.pages import replaced, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -88,22 +89,9 @@ def _fault(number: int) -> tuple[Any, ...]:
 def _page(rows: Sequence[Sequence[Any]], faults: Sequence[Sequence[Any]]) -> str:
     """The page with its tables replaced."""
     columns = ("cell", "noise", "sum", "observer", "adjacency", "dropouts", "clip", "lower", "stated", "ratio", "shape")
-    text = _replaced(PAGE.read_text(), "cells", _table(columns, rows))
+    text = replaced(PAGE.read_text(), "cells", table(columns, rows), PAGE)
     columns = ("planted fault", "observer", "pairs", "stated", "lower", "refuted by", "caught by")
-    return _replaced(text, "faults", _table(columns, faults))
-
-
-def _replaced(text: str, name: str, table: str) -> str:
-    before, start, rest = text.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->")
-    if not start or not end:
-        raise SystemExit(f"{PAGE} has no marks <!-- {name} --> and <!-- end of {name} -->: put them back")
-    return f"{before}{start}{table}\n{end}{after}"
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (names, ["---"] * len(names), *rows)]
-    return "\n".join(lines)
+    return replaced(text, "faults", table(columns, faults), PAGE)
 
 
 if __name__ == "__main__":
