@@ -10,11 +10,14 @@ from audits import an_audit, an_experiment
 from privfl.errors import ConfigError
 from privfl.experiment import AuditPlan, Experiment, audit
 from privfl.experiment.audit.canaries import Role, contribution
+from privfl.experiment.audit.measure import check_against_parties
 from privfl.experiment.audit.subject import Subject
 from privfl.observers import Observer
 
 MASKED = {"privacy.placement": "distributed", "sum.scheme": "masked"}
 MESH = {"privacy.placement": "mesh", "sum.scheme": "masked"}
+STREAM = {"cohort.sampling": "one-pass", "cohort.size": 2, "rounds": 4, "privacy.correlation": "toeplitz"}
+MASKED_STREAM = STREAM | {"sum.scheme": "masked", "cohort.size": 4, "rounds": 2}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,12 @@ MESH = {"privacy.placement": "mesh", "sum.scheme": "masked"}
         ("participant", MESH, True),
         ("server", MESH | {"privacy.spare": 2}, True),
         ("server", MESH | {"privacy.spare": 0}, True),
+        ("outsider", MESH | {"privacy.members": 5}, False),
+        ("participant", MESH | {"privacy.members": 5}, True),
+        ("server", MESH | {"privacy.members": 6, "privacy.spare": 2}, True),
+        ("outsider", STREAM, True),
+        ("participant", MASKED_STREAM | {"privacy.clip": "layers"}, True),
+        ("outsider", STREAM | {"privacy.correlation": "none"}, True),
         ("participant", MASKED | {"sum.scheme": "ckks"}, True),
         ("server", {"privacy.placement": "local"}, True),
         ("participant", {"privacy.placement": "local", "sum.scheme": "masked"}, True),
@@ -44,6 +53,24 @@ def test_the_lower_bound_is_below_the_stated_figure_and_close_where_nothing_is_w
     assert all(bound.epsilon <= result.stated.epsilon for bound in result.bounds)
     assert len(result.bounds) == 3
     assert result.lower.epsilon >= (0.75 if tight else 0.4) * result.stated.epsilon
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MESH | {"privacy.members": 5},
+        MESH | {"privacy.members": 4, "cohort.sampling": "poisson", "cohort.probability": 0.8},
+        STREAM,
+        MASKED_STREAM
+        | {"privacy.adjacency": "replace_one", "privacy.loss_bound": 2.0, "privacy.noise_multiplier": 0.2},
+    ],
+)
+def test_arrays_and_parties_agree_to_the_last_bit(settings: dict[str, Any]) -> None:
+    if "cohort.probability" in settings:
+        settings = settings | {"privacy.min_members_to_open": 2}
+    experiment = an_experiment(8, **settings)
+    subject = Subject.of(experiment.parts, observer="outsider", rounds=experiment.config.rounds)
+    assert check_against_parties(subject, AuditPlan(trials=20, check=8)) == 8
 
 
 def test_sampled_cohorts_get_the_bound_without_a_shape() -> None:
