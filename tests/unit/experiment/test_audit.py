@@ -55,22 +55,31 @@ def test_the_lower_bound_is_below_the_stated_figure_and_close_where_nothing_is_w
     assert result.lower.epsilon >= (0.75 if tight else 0.4) * result.stated.epsilon
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        MESH | {"privacy.members": 5},
-        MESH | {"privacy.members": 4, "cohort.sampling": "poisson", "cohort.probability": 0.8},
-        STREAM,
-        MASKED_STREAM
-        | {"privacy.adjacency": "replace_one", "privacy.loss_bound": 2.0, "privacy.noise_multiplier": 0.2},
-    ],
-)
-def test_arrays_and_parties_agree_to_the_last_bit(settings: dict[str, Any]) -> None:
-    if "cohort.probability" in settings:
-        settings = settings | {"privacy.min_members_to_open": 2}
+ADAPTIVE = {"privacy.loss_bound": 2.0, "privacy.clip_quantile": 0.4, "privacy.noise_multiplier": 0.5}
+POISSON = {"cohort.sampling": "poisson", "cohort.probability": 0.8}
+COMPARED: list[tuple[dict[str, Any], int]] = [
+    ({}, 60),
+    (POISSON, 20),
+    ({"privacy.placement": "local"}, 30),
+    (ADAPTIVE, 30),
+    (MASKED, 16),
+    (MESH | {"privacy.members": 5}, 10),
+    (MESH | POISSON | {"privacy.members": 4, "privacy.min_members_to_open": 2}, 8),
+    (STREAM, 20),
+    (MASKED_STREAM | {"privacy.loss_bound": 2.0, "privacy.noise_multiplier": 0.2}, 6),
+]
+"""Runs, and how many of their trials are also run through the parties: 200 together."""
+
+
+def test_two_hundred_trials_are_compared() -> None:
+    assert sum(count for _, count in COMPARED) == 200
+
+
+@pytest.mark.parametrize(("settings", "count"), COMPARED)
+def test_arrays_and_parties_agree_to_the_last_bit(settings: dict[str, Any], count: int) -> None:
     experiment = an_experiment(8, **settings)
     subject = Subject.of(experiment.parts, observer="outsider", rounds=experiment.config.rounds)
-    assert check_against_parties(subject, AuditPlan(trials=20, check=8)) == 8
+    assert check_against_parties(subject, AuditPlan(trials=20, check=count)) == count
 
 
 def test_sampled_cohorts_get_the_bound_without_a_shape() -> None:
