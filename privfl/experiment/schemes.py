@@ -132,7 +132,7 @@ SCHEMES: Final[dict[str, SchemeDescription]] = {
         credentials=lambda config, own: StandingCredentials(own, KeyStore(config.sum.key_sums)),
         sees={
             "outsider": "the released models",
-            "participant": "the exact sum, because every participant is dealt the session key",
+            "participant": "the exact sum, because every participant receives the session key",
             "server": "ciphertexts without the key, and what the opener releases",
             "key_holder": "the exact sum; with the server's traffic, every vector",
         },

@@ -59,7 +59,7 @@ class CkksSum(OpensByCount):
 
     @property
     def views(self) -> Views:
-        """Every participant is dealt the session key and could decrypt; the server cannot."""
+        """Each observer's view. Every participant receives the session key and could decrypt; the server cannot."""
         return {"outsider": "release", "participant": "sum", "server": "release", "key_holder": "sum"}
 
     @property
