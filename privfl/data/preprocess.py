@@ -157,7 +157,8 @@ def impute(data: FederatedData, standardizer: Standardizer) -> FederatedData:
 
 
 def feature_width(data: FederatedData) -> int:
-    """Return the number of numeric features. Raises `ConfigError` for text."""
-    if data.dataset.task == "text":
-        raise ConfigError(f"{data.dataset.name} is text: there is nothing to standardize or to impute")
+    """Return the number of numeric features. Raises `ConfigError` for text and "own"."""
+    if data.dataset.task in ("text", "own"):
+        what = "text" if data.dataset.task == "text" else "an array of your own"
+        raise ConfigError(f"{data.dataset.name} is {what}: there is nothing to standardize or to impute")
     return data.dataset.width

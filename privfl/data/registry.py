@@ -160,6 +160,8 @@ def _labels(dataset: Dataset, kind: str) -> npt.NDArray[Any]:
         raise ConfigError(
             f"{dataset.name} is text, whose rows have no label for {kind!r}: use iid, quantity or natural"
         )
+    if dataset.task == "own" and (dataset.targets.ndim > 1 or dataset.targets.dtype.kind not in "iu"):
+        raise ConfigError(f"the targets of {dataset.name} are no labels for {kind!r}: use iid, quantity or natural")
     return partitions.bins(dataset.targets) if dataset.task == "regression" else dataset.targets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from privfl.errors import ConfigError, DataError
 from privfl.wire import ClientId
 
-Task = Literal["binary", "multiclass", "regression", "text"]
+Task = Literal["binary", "multiclass", "regression", "text", "own"]
 
 Rows = npt.NDArray[np.int64]
 """Indices of examples, int64 `[k]`, read-only."""
@@ -50,11 +51,13 @@ class Dataset:
 
     Attributes:
         name: The name of the set.
-        task: "binary", "multiclass", "regression" or "text".
+        task: "binary", "multiclass", "regression", "text", or "own" for arrays that a training of your own takes.
         features: float32 `[n, p]`, where NaN marks a missing value. For text uint8 `[n, window]`: positions in
             `classes`, which is then the alphabet.
         targets: int64 `[n]` in [0, len(classes)) for binary and multiclass, float32 `[n]` for regression. For text
-            uint8 `[n, window]`: the character after each character.
+            uint8 `[n, window]`: the character after each character. For "own" features and targets are numbers of any
+            shape and type, `[n, ...]`, such as images, tokens or several targets. A memory-mapped array stays one: a
+            client that trains reads its own examples.
         feature_names: The name of each feature, or empty.
         classes: The name of each class, or empty.
         test: The examples that the publisher of the set (or its rule) put aside; empty where there is no such split.
@@ -80,8 +83,11 @@ class Dataset:
         if self.task not in get_args(Task):
             raise ConfigError(f"task must be one of {', '.join(get_args(Task))}, not {self.task!r}")
         features, targets = np.asarray(self.features), np.asarray(self.targets)
-        self._check_features(features)
-        self._check_targets(features, targets)
+        if self.task == "own":
+            self._check_own(features, targets)
+        else:
+            self._check_features(features)
+            self._check_targets(features, targets)
         test = np.asarray(self.test, np.int64)
         _check_rows([test], len(features), f"{self.name}: test")
         for grouping in self.groupings:
@@ -89,6 +95,16 @@ class Dataset:
                 raise DataError(f"{self.name}: grouping {grouping.name!r} has {len(grouping.codes)} rows")
         for key, array in (("features", features), ("targets", targets), ("test", test)):
             object.__setattr__(self, key, _frozen(array))
+
+    def _check_own(self, features: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
+        for what, array in (("features", features), ("targets", targets)):
+            if array.dtype.kind not in "biufc" or not array.ndim or not array.size:
+                raise DataError(
+                    f"{self.name}: {what} must be numbers [n, ...] with n >= 1, not {array.dtype} {array.shape}: give "
+                    "an array whose first axis counts the examples"
+                )
+        if len(features) != len(targets):
+            raise DataError(f"{self.name}: {len(features)} features, {len(targets)} targets: give one for each example")
 
     def _check_features(self, features: npt.NDArray[Any]) -> None:
         dtype = np.dtype(np.uint8 if self.task == "text" else np.float32)
@@ -126,8 +142,8 @@ class Dataset:
 
     @property
     def width(self) -> int:
-        """The number of features of an example, p (of characters, for text)."""
-        return int(self.features.shape[1])
+        """The number of features of an example, p (of characters, for text; of all numbers, for arrays of your own)."""
+        return math.prod(self.features.shape[1:])
 
     def train_rows(self) -> Rows:
         """Return the indices of all examples that `test` does not hold, increasing."""

@@ -206,11 +206,14 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
         federation: The clients and their examples, standardized.
 
     Raises:
-        ConfigError: If the task is text, or the settings do not fit the task or the model.
+        ConfigError: If the task is text or "own", or the settings do not fit the task or the model.
     """
     task = federation.dataset.task
-    if task == "text":
-        raise ConfigError(f"{federation.dataset.name} is text: give a `train` of your own; built-in models take rows")
+    if task in ("text", "own"):
+        what = "text" if task == "text" else "an array of your own"
+        raise ConfigError(
+            f"{federation.dataset.name} is {what}: give a `train` of your own; built-in models take tables of numbers"
+        )
     by_task = {"binary": "logistic", "multiclass": "softmax", "regression": "linear"}
     kind: str = by_task[task] if config.model.kind == "auto" else config.model.kind
     if kind in ("mlp", "cnn"):

@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Final, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -170,11 +170,15 @@ class FixedSizeSampler:
         return FixedSize(self.size, population)
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """See `CohortSampler.sample`: the clients with the smallest coins. Raises `ConfigError` for fewer clients than
-        `size`.
+        """See `CohortSampler.sample`: the clients with the smallest coins; of a large population those of `_floyd`.
+
+        Raises:
+            ConfigError: There are fewer clients than `size`.
         """
         if self.size > population:
             raise ConfigError(f"a cohort of {self.size} cannot be sampled from {population} clients")
+        if population >= _LARGE and self.size <= population // 16:
+            return _floyd(uniforms(self.size), population)
         return tuple(_smallest(uniforms(population), self.size).tolist())
 
 
@@ -292,6 +296,22 @@ def secret_uniforms(secret: bytes, round: int) -> Uniforms:
         return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
 
     return uniforms
+
+
+_LARGE: Final = 1 << 16
+"""A population from which a small cohort is sampled with a coin for each place in the cohort, not for each client."""
+
+
+def _floyd(coins: npt.NDArray[np.float64], population: int) -> tuple[ClientId, ...]:
+    """A uniform subset of the size of `coins`, increasing: algorithm F2 of Bentley and Floyd 1987.
+
+    Each coin chooses among up to `population` clients, so a probability is off by at most population times 2^-53.
+    """
+    chosen: set[ClientId] = set()
+    for top, coin in zip(range(population - len(coins), population), coins.tolist(), strict=True):
+        client = int(coin * (top + 1))
+        chosen.add(top if client in chosen else client)
+    return tuple(sorted(chosen))
 
 
 def _smallest(coins: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.intp]:
