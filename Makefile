@@ -23,7 +23,7 @@ lint: $(VENV)/.all
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-style: $(VENV)/.all ## lower the counts of tests/architecture/style_counts.json after words became plainer
+style: $(VENV)/.all ## list the words that break a rule of tests/style.py
 	$(BIN)/python -m tests.style
 
 types: $(VENV)/.all

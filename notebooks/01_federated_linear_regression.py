@@ -32,8 +32,16 @@ QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 ROUNDS = 4 if QUICK else 40
 STEPS, LEARNING_RATE = 10, 0.2
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
 
 # %% [markdown]
 # ## Five clinics that differ
@@ -98,16 +106,29 @@ print("slope and intercept after", ROUNDS, "rounds:", line.round(4))
 # %%
 lines = {}
 for scheme in ("plain", "masked", "ckks"):
-    run = plain if scheme == "plain" else Experiment(
-        name=scheme, data=patients, overrides={**settings, "sum.scheme": scheme}
+    run = (
+        plain
+        if scheme == "plain"
+        else Experiment(
+            name=scheme, data=patients, overrides={**settings, "sum.scheme": scheme}
+        )
     )
     last = list(run.run())[-1]
     lines[scheme] = np.stack([version.model for version in run.store.lineage()])
-    print(f"{scheme:7} slope {lines[scheme][-1][0]:.6f}, R2 on the clinics' own test patients "
-          f"{last.evaluation['r2']:.3f}, {last.bytes_up / len(names):,.0f} bytes up per clinic and round")
-print("plain, masked and CKKS agree to the last bit:",
-      all(np.array_equal(lines["plain"], lines[s]) for s in lines))
-print(f"greatest difference from the line by hand: {abs(lines['plain'] - by_hand).max():.1e} (fixed-point rounding)")
+    print(
+        f"{scheme:7} slope {lines[scheme][-1][0]:.6f}, R2 on the clinics' own test "
+        "patients "
+        f"{last.evaluation['r2']:.3f}, {last.bytes_up / len(names):,.0f} bytes up "
+        "per clinic and round"
+    )
+print(
+    "plain, masked and CKKS agree to the last bit:",
+    all(np.array_equal(lines["plain"], lines[s]) for s in lines),
+)
+print(
+    "greatest difference from the line by hand: "
+    f"{abs(lines['plain'] - by_hand).max():.1e} (fixed-point rounding)"
+)
 
 # %%
 x_all, y_all = (part.astype(np.float64) for part in plain.federation.all_train())
@@ -123,20 +144,40 @@ def units(x, y):
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
 for client in clients:
     x, y = plain.federation.train(client)
-    left.plot(*units(x[:, 0], y), ".", color=COLORS[client], markersize=4, label=f"clinic {names[client]}")
+    left.plot(
+        *units(x[:, 0], y),
+        ".",
+        color=COLORS[client],
+        markersize=4,
+        label=f"clinic {names[client]}",
+    )
     own = np.polyfit(x[:, 0], y, 1)
     span = np.array([x.min(), x.max()])
     left.plot(*units(span, np.polyval(own, span)), color=COLORS[client], linewidth=2.5)
-left.set(title="What each clinic would learn alone", xlabel="body mass index (kg/m²)",
-         ylabel="disease progression after one year (score)")
-left.legend(fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2)
+left.set(
+    title="What each clinic would learn alone",
+    xlabel="body mass index (kg/m²)",
+    ylabel="disease progression after one year (score)",
+)
+left.legend(
+    fontsize=8, markerscale=2, loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2
+)
 shown = [r for r in (0, 1, 2, 4, 8, ROUNDS) if r <= ROUNDS]
 for client in clients:
     x, y = plain.federation.train(client)
     right.plot(*units(x[:, 0], y), ".", color="0.8", markersize=4, zorder=1)
 for shade, at in zip(np.linspace(0.25, 1, len(shown)), shown):
-    right.plot(*units(grid, np.polyval(lines["masked"][at], grid)), color=plt.cm.viridis_r(shade), label=f"round {at}")
-right.plot(*units(grid, np.polyval(pooled, grid)), "k--", linewidth=1, label="all patients in one place")
+    right.plot(
+        *units(grid, np.polyval(lines["masked"][at], grid)),
+        color=plt.cm.viridis_r(shade),
+        label=f"round {at}",
+    )
+right.plot(
+    *units(grid, np.polyval(pooled, grid)),
+    "k--",
+    linewidth=1,
+    label="all patients in one place",
+)
 right.set(title="The shared line, round by round", xlabel="body mass index (kg/m²)")
 right.legend(fontsize=8, loc="upper left")
 plt.tight_layout()

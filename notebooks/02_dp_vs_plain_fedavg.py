@@ -35,14 +35,24 @@ QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 SEEDS = range(1 if QUICK else 3)
 MULTIPLIERS = [2.0] if QUICK else [8.0, 4.0, 2.0, 1.0]
 COLORS = {"central": "#0072B2", "distributed": "#009E73", "local": "#D55E00"}
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
 FEDERATION = {
     "data.name": "breast_cancer",
     "data.clients": 20,
-    "data.partition": "dirichlet:1",  # hospitals differ in how many malignant tumors they see
+    # hospitals differ in how many malignant tumors they see
+    "data.partition": "dirichlet:1",
     "data.min_examples": 10,
-    "data.standardize": "public",  # by ranges that were published with the data: costs no privacy
+    # by ranges that were published with the data: costs no privacy
+    "data.standardize": "public",
     "data.test": "public",
     "client.steps": 20,
     "client.batch_size": 16,
@@ -77,25 +87,58 @@ print(f"pooled {pooled:.3f}, plain FedAvg {fedavg:.3f} (mean over {len(SEEDS)} s
 points = {placement: [] for placement in COLORS}
 for placement, row in points.items():
     for multiplier in MULTIPLIERS:
-        noise = {"privacy.placement": placement, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": multiplier}
+        noise = {
+            "privacy.placement": placement,
+            "privacy.clip_norm": 1.0,
+            "privacy.noise_multiplier": multiplier,
+        }
         results, runs = zip(*(accuracy(seed, **noise) for seed in SEEDS))
         row.append((runs[0].epsilon().epsilon, np.mean(results), np.std(results)))
-    print(f"{placement:12}", "  ".join(f"epsilon {e:5.2f}: {100 * m:.1f} ± {100 * s:.1f} %" for e, m, s in row))
+    print(
+        f"{placement:12}",
+        "  ".join(
+            f"epsilon {e:5.2f}: {100 * m:.1f} ± {100 * s:.1f} %" for e, m, s in row
+        ),
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(7.5, 4.2))
 for placement, row in points.items():
     epsilons, means, deviations = np.array(row).T
-    axes.errorbar(epsilons, 100 * means, 100 * deviations, fmt="o-", color=COLORS[placement], capsize=3,
-                  markersize=5, label=f"{placement} noise")
-axes.axhline(100 * fedavg, color="0.25", linestyle="--", linewidth=1.2, label="plain FedAvg (no epsilon)")
-axes.axhline(100 * pooled, color="0.25", linestyle=":", linewidth=1.2, label="pooled (no epsilon)")
+    axes.errorbar(
+        epsilons,
+        100 * means,
+        100 * deviations,
+        fmt="o-",
+        color=COLORS[placement],
+        capsize=3,
+        markersize=5,
+        label=f"{placement} noise",
+    )
+axes.axhline(
+    100 * fedavg,
+    color="0.25",
+    linestyle="--",
+    linewidth=1.2,
+    label="plain FedAvg (no epsilon)",
+)
+axes.axhline(
+    100 * pooled,
+    color="0.25",
+    linestyle=":",
+    linewidth=1.2,
+    label="pooled (no epsilon)",
+)
 axes.set_xscale("log")
 ticks = [1.5, 3, 5, 8, 12, 20]
 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 axes.minorticks_off()
-axes.set(xlabel="epsilon at delta = 1e-5, per run (outsider; unit: a hospital, add or remove)",
-         ylabel="accuracy on 113 public test tumors (%)", title=f"Mean and standard deviation over {len(SEEDS)} seeds")
+axes.set(
+    xlabel="epsilon at delta = 1e-5, per run (outsider; unit: a hospital, add or "
+    "remove)",
+    ylabel="accuracy on 113 public test tumors (%)",
+    title=f"Mean and standard deviation over {len(SEEDS)} seeds",
+)
 axes.legend(loc="lower right", fontsize=9)
 plt.tight_layout()
 
@@ -109,11 +152,27 @@ plt.tight_layout()
 ROUNDS = 1 if QUICK else 4
 print(f"epsilon after {ROUNDS} rounds\n")
 print(f"{'noise':12} {'sum':7} {'outsider':>9} {'participant':>12} {'server':>9}")
-for placement, scheme in [("central", "plain"), ("central", "masked"), ("distributed", "plain"),
-                          ("distributed", "masked"), ("local", "plain")]:
-    _, run = accuracy(0, **{"privacy.placement": placement, "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 4.0,
-                            "sum.scheme": scheme, "rounds": ROUNDS})
-    seen = [run.epsilon(observer).epsilon for observer in ("outsider", "participant", "server")]
+for placement, scheme in [
+    ("central", "plain"),
+    ("central", "masked"),
+    ("distributed", "plain"),
+    ("distributed", "masked"),
+    ("local", "plain"),
+]:
+    _, run = accuracy(
+        0,
+        **{
+            "privacy.placement": placement,
+            "privacy.clip_norm": 1.0,
+            "privacy.noise_multiplier": 4.0,
+            "sum.scheme": scheme,
+            "rounds": ROUNDS,
+        },
+    )
+    seen = [
+        run.epsilon(observer).epsilon
+        for observer in ("outsider", "participant", "server")
+    ]
     print(f"{placement:12} {scheme:7} {seen[0]:9.2f} {seen[1]:12.2f} {seen[2]:9.2f}")
 print()
 print(run.epsilon("server").sentence)

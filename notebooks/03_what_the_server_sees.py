@@ -34,8 +34,14 @@ from privfl.wire import HEADER_BYTES, peek
 QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 SHOWN = 4 if QUICK else 8
 COLORS = {"plain": "#D55E00", "masked": "#0072B2", "ckks": "#009E73"}
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False,
-                     "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.edgecolor": "none",
+    }
+)
 
 # %% [markdown]
 # ## Small batches, one gradient
@@ -50,28 +56,48 @@ free = rng.permutation(digits.rows)
 batches, taken = [], 0
 for count in (1, 2, 3, 8, 8, 8, 8, 8):
     if count <= 3:  # one digit of each of `count` classes
-        rows = [next(row for row in free[taken:] if digits.targets[row] == c)
-                for c in rng.choice(10, count, replace=False)]
+        rows = [
+            next(row for row in free[taken:] if digits.targets[row] == c)
+            for c in rng.choice(10, count, replace=False)
+        ]
         free = np.array([row for row in free if row not in rows])
     else:
-        rows, taken = free[taken:taken + count], taken + count
+        rows, taken = free[taken : taken + count], taken + count
     batches.append(np.sort(rows))
-federation = FederatedData(digits, tuple(ClientRows(f"client {i}", rows) for i, rows in enumerate(batches)))
+federation = FederatedData(
+    digits, tuple(ClientRows(f"client {i}", rows) for i, rows in enumerate(batches))
+)
 
 uploads, models = {}, {}
 for scheme, kind in {"plain": Upload, "masked": MaskedInput, "ckks": Frame}.items():
-    def tap(direction, client, message, scheme=scheme, kind=kind):  # stands beside the server
+
+    def tap(
+        direction, client, message, scheme=scheme, kind=kind
+    ):  # stands beside the server
         header, body = peek(message, max_length=len(message))
         if direction == "up" and header.kind == kind.KIND:
             uploads[scheme, client] = kind.from_body(body)
 
-    run = Experiment(name=scheme, data=federation, tap=tap, rounds=1, overrides={
-        "client.update": "gradient", "server.weighting": "uniform", "evaluate_every": 0, "sum.scheme": scheme})
+    run = Experiment(
+        name=scheme,
+        data=federation,
+        tap=tap,
+        rounds=1,
+        overrides={
+            "client.update": "gradient",
+            "server.weighting": "uniform",
+            "evaluate_every": 0,
+            "sum.scheme": scheme,
+        },
+    )
     list(run.run())
     models[scheme] = run.model
     encoding = run.encoding
-print("the three global models are equal to the last bit:",
-      np.array_equal(models["plain"], models["masked"]) and np.array_equal(models["plain"], models["ckks"]))
+print(
+    "the three global models are equal to the last bit:",
+    np.array_equal(models["plain"], models["masked"])
+    and np.array_equal(models["plain"], models["ckks"]),
+)
 
 # %% [markdown]
 # ## One client's upload in each sum
@@ -92,7 +118,7 @@ def words(scheme, client):
 
 
 def gradient(scheme, client):
-    """Weights [64, 10] and biases [10] of the mean gradient, as far as the server can tell."""
+    """The mean gradient that the server sees: weights [64, 10] and biases [10]."""
     values = encoding.codec.decode(ring.center(words(scheme, client)))
     return -values[:640].reshape(64, 10), -values[640:650]
 
@@ -104,8 +130,16 @@ for column, scheme in enumerate(COLORS):
     picture = gradient(scheme, 0)[0][:, true_class].reshape(8, 8)
     top.imshow(picture, cmap="gray_r" if picture.mean() > 0 else "gray")
     top.set(title=f"{scheme.replace('ckks', 'CKKS')} sum", xticks=[], yticks=[])
-    bottom.hist(words(scheme, 0).astype(np.float64) / 2**ring.bits, bins=32, range=(0, 1), color=COLORS[scheme])
-    bottom.set(xlabel=f"uploaded word / 2^{ring.bits}", ylabel="number of words" if column == 0 else "")
+    bottom.hist(
+        words(scheme, 0).astype(np.float64) / 2**ring.bits,
+        bins=32,
+        range=(0, 1),
+        color=COLORS[scheme],
+    )
+    bottom.set(
+        xlabel=f"uploaded word / 2^{ring.bits}",
+        ylabel="number of words" if column == 0 else "",
+    )
 axes[0, 0].set_ylabel(f"client 0's upload,\ngradient of class {true_class}")
 plt.tight_layout()
 
@@ -120,10 +154,13 @@ plt.tight_layout()
 # different classes, the biases tell which classes are there, and at the zero model all probabilities are 1/10: what is
 # left is a small linear system. (Zhu, Liu and Han 2019 do the same for deep models by optimization.)
 
+
 # %%
 def invert(weights, biases, count):
-    """`count` images [count, 64] from a mean gradient at the zero model, where every probability is 1/10."""
-    labels = np.sort(np.argsort(biases)[:count])  # the most negative biases: the classes that are in the batch
+    """Images [count, 64] from a mean gradient at zero, where all classes are alike."""
+    labels = np.sort(
+        np.argsort(biases)[:count]
+    )  # the most negative biases: the classes that are in the batch
     mixing = np.full((count, count), 0.1) - np.eye(count)
     return np.linalg.solve(mixing / count, weights[:, labels].T)
 
@@ -136,32 +173,50 @@ for victim in victims:
     rows = batches[victim]
     original = digits.features[rows[np.argsort(digits.targets[rows])]]
     for position in range(len(rows)):
-        axes[0, column].imshow(original[position].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
-        axes[0, column].set_title(f"client {victim}\n{len(rows)} image{'s' * (len(rows) > 1)}", fontsize=9)
+        axes[0, column].imshow(
+            original[position].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1
+        )
+        axes[0, column].set_title(
+            f"client {victim}\n{len(rows)} image{'s' * (len(rows) > 1)}", fontsize=9
+        )
         for line, scheme in enumerate(COLORS, start=1):
             weights, biases = gradient(scheme, victim)
             images = invert(weights, biases, len(rows))
             image = images[position]
             spread = (0, 1) if scheme == "plain" else (image.min(), image.max())
-            axes[line, column].imshow(image.reshape(8, 8), cmap="gray_r", vmin=spread[0], vmax=spread[1])
+            axes[line, column].imshow(
+                image.reshape(8, 8), cmap="gray_r", vmin=spread[0], vmax=spread[1]
+            )
             fit = np.corrcoef(image, original[position])[0, 1]
             errors[scheme].append((np.abs(image - original[position]).max(), fit))
         column += 1
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
-for axis, text in zip(axes[:, 0], ("true input", "from plain", "from masked", "from CKKS")):
+for axis, text in zip(
+    axes[:, 0], ("true input", "from plain", "from masked", "from CKKS")
+):
     axis.set_ylabel(text, fontsize=10)
 plt.tight_layout()
 
 # %% tags=["random"]
-print(f"{'attack on':10} {'greatest pixel error':>21} {'correlation with the input':>28}")
+print(
+    f"{'attack on':10} {'greatest pixel error':>21} {'correlation with the input':>28}"
+)
 for scheme, values in errors.items():
     pixel, fit = np.array(values).T
     print(f"{scheme:10} {pixel.max():21.1e} {fit.min():13.2f} .. {fit.max():.2f}")
 plain = np.array(errors["plain"])
 hidden = np.array(errors["masked"] + errors["ckks"])
-print("\nplain: every pixel recovered" if plain[:, 0].max() < 0.01 else "\nplain: the attack failed")
-print("masked and CKKS: noise" if np.abs(hidden[:, 1]).max() < 0.6 else "masked or CKKS: something was recovered")
+print(
+    "\nplain: every pixel recovered"
+    if plain[:, 0].max() < 0.01
+    else "\nplain: the attack failed"
+)
+print(
+    "masked and CKKS: noise"
+    if np.abs(hidden[:, 1]).max() < 0.6
+    else "masked or CKKS: something was recovered"
+)
 
 # %% [markdown]
 # ## And the sum that the server is meant to see?

@@ -31,28 +31,52 @@ from privfl.data import load
 from privfl.errors import ProtocolError, WireError
 from privfl.secagg import MaskedSum, Ring, SumPolicy, SumTask, generate_identities
 from privfl.secagg.keys import RosterKeys, roster_digest
-from privfl.secagg.messages import Bitmap, Boxes, MaskedInput, Roster, Signatures, Survivors
+from privfl.secagg.messages import (
+    Bitmap,
+    Boxes,
+    MaskedInput,
+    Roster,
+    Signatures,
+    Survivors,
+)
 from privfl.wire import HEADER_BYTES, SERVER
 
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update(
+    {"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False}
+)
 STEPS = ["AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask"]
 CLIENTS = range(7)
 
 pixels = np.rint(load("digits").features * 16).astype(np.int64)
 vectors = {client: pixels[10 + client] for client in CLIENTS}
-credentials, directory = generate_identities(CLIENTS)  # in earnest: keys made at home, the directory not by the server
+credentials, directory = generate_identities(
+    CLIENTS
+)  # in earnest: keys made at home, the directory not by the server
 scheme = MaskedSum(directory)
 
 
 def begin(round):
-    task = SumTask(f"round {round}".encode(), tuple(CLIENTS), min_survivors=3, length=64, ring=Ring(16), bound=16)
-    clients = {c: scheme.client(task, c, vectors[c], credentials=credentials[c]) for c in CLIENTS}
+    task = SumTask(
+        f"round {round}".encode(),
+        tuple(CLIENTS),
+        min_survivors=3,
+        length=64,
+        ring=Ring(16),
+        bound=16,
+    )
+    clients = {
+        c: scheme.client(task, c, vectors[c], credentials=credentials[c])
+        for c in CLIENTS
+    }
     return task, clients, scheme.server(task)
 
 
 task, clients, server = begin(1)
 terms = scheme.terms(task)
-print(f"{len(CLIENTS)} clients, {terms.threshold} shares open a secret, at least {terms.min_survivors_to_open} must stay")
+print(
+    f"{len(CLIENTS)} clients, {terms.threshold} shares open a secret, at least "
+    f"{terms.min_survivors_to_open} must stay"
+)
 
 # %% [markdown]
 # ## The five steps
@@ -77,19 +101,37 @@ for step, name in enumerate(STEPS):
     for client, message in mail.items():
         if LEAVES.get(client, 9) <= step:
             continue
-        answer = clients[client].start() if message is None else clients[client].receive(message)
+        answer = (
+            clients[client].start()
+            if message is None
+            else clients[client].receive(message)
+        )
         received[client].append(0 if message is None else len(message))
         sent[client].append(len(answer))
         wire[name, client] = answer
-        if name == "ShareKeys":  # kept for later: one client's secrets, which no server ever holds
+        if (
+            name == "ShareKeys"
+        ):  # kept for later: one client's secrets, which no server ever holds
             secrets = copy.deepcopy(clients[0])
         server.receive(client, answer)
     mail = server.advance()
-    down = f"then {len(next(iter(mail.values()))):4} bytes to each of {len(mail)}" if mail else ""
-    print(f"{name:16} {sum(len(s) > step for s in sent.values())} clients send {sent[0][step]:4} bytes each; {down}")
+    down = (
+        f"then {len(next(iter(mail.values()))):4} bytes to each of {len(mail)}"
+        if mail
+        else ""
+    )
+    print(
+        f"{name:16} {sum(len(s) > step for s in sent.values())} clients send "
+        f"{sent[0][step]:4} bytes each; {down}"
+    )
 result = server.result
 truth = sum(vectors[client] for client in sorted(result.survivors))
-print("\nsurvivors:", sorted(result.survivors), " sum exact:", np.array_equal(result.total, truth))
+print(
+    "\nsurvivors:",
+    sorted(result.survivors),
+    " sum exact:",
+    np.array_equal(result.total, truth),
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.1))
@@ -97,11 +139,30 @@ most = max(map(max, sent.values()))
 for client in CLIENTS:
     for step in range(len(STEPS)):
         here = len(sent[client]) > step
-        axes.add_patch(plt.Rectangle((step, client), 0.94, 0.86, color="#56B4E9" if here else "0.9"))
+        axes.add_patch(
+            plt.Rectangle(
+                (step, client), 0.94, 0.86, color="#56B4E9" if here else "0.9"
+            )
+        )
         text = f"{sent[client][step]} bytes" if here else "silent"
-        axes.text(step + 0.47, client + 0.45, text, ha="center", va="center", fontsize=8, color="black" if here else "0.45")
-axes.set(xlim=(0, 5), ylim=(7, 0), xticks=np.arange(5) + 0.47, xticklabels=STEPS, yticks=np.arange(7) + 0.45,
-         yticklabels=[f"client {client}" for client in CLIENTS], title="What each client sent (bytes with header)")
+        axes.text(
+            step + 0.47,
+            client + 0.45,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="black" if here else "0.45",
+        )
+axes.set(
+    xlim=(0, 5),
+    ylim=(7, 0),
+    xticks=np.arange(5) + 0.47,
+    xticklabels=STEPS,
+    yticks=np.arange(7) + 0.45,
+    yticklabels=[f"client {client}" for client in CLIENTS],
+    title="What each client sent (bytes with header)",
+)
 axes.tick_params(length=0)
 for side in ("left", "bottom"):
     axes.spines[side].set_visible(False)
@@ -110,13 +171,16 @@ plt.tight_layout()
 # %% [markdown]
 # ## What the server holds: uploads, and the sum
 
+
 # %%
 def body(kind, message):
     return kind.from_body(memoryview(message)[HEADER_BYTES:])
 
 
 def upload(client):
-    return task.ring.unpack(body(MaskedInput, wire["MaskedInput", client]).values, task.length)
+    return task.ring.unpack(
+        body(MaskedInput, wire["MaskedInput", client]).values, task.length
+    )
 
 
 stayed = sorted(result.survivors)
@@ -141,9 +205,15 @@ plt.tight_layout()
 # is to get *both* kinds of share for one client; the protocol gives one kind only.
 
 # %%
-roster = roster_digest(terms.digest(), b"".join(
-    client.to_bytes(4, "little") + bytes(wire["AdvertiseKeys", client][HEADER_BYTES:HEADER_BYTES + 64])
-    + bytes(wire["AdvertiseKeys", client][-64:]) for client in CLIENTS))
+roster = roster_digest(
+    terms.digest(),
+    b"".join(
+        client.to_bytes(4, "little")
+        + bytes(wire["AdvertiseKeys", client][HEADER_BYTES : HEADER_BYTES + 64])
+        + bytes(wire["AdvertiseKeys", client][-64:])
+        for client in CLIENTS
+    ),
+)
 keys = RosterKeys(terms.digest(), roster)
 own = keys.self_mask(0, secrets._own.seed)
 pairs = [peer.mask for peer in secrets._peers.values() if peer.client not in (0, 2)]
@@ -177,19 +247,34 @@ plt.tight_layout()
 # Each attack stops a fresh round at the right moment and sends clients what an honest server would not.
 
 # %%
-rounds = itertools.count(2)  # a client enters a task once, so that each attack needs a round of its own
+rounds = itertools.count(
+    2
+)  # a client enters a task once, so that each attack needs a round of its own
 
 
 def until(step):
-    """Honest play in a new round, up to the server's message of `step`: 1 roster, 2 boxes, 3 survivors, 4 signatures."""
+    """Play a new round honestly, up to the server's message of `step`.
+
+    1 is the roster, 2 the boxes, 3 the survivors, 4 the signatures.
+    """
     task, clients, server = begin(next(rounds))
     mail, said = dict.fromkeys(CLIENTS), {}
     for _ in range(step):
-        said = {c: clients[c].start() if m is None else clients[c].receive(m) for c, m in mail.items()}
+        said = {
+            c: clients[c].start() if m is None else clients[c].receive(m)
+            for c, m in mail.items()
+        }
         for client, message in said.items():
             server.receive(client, message)
         mail = server.advance()
-    return clients, mail, said, lambda message: message.to_bytes(sender=SERVER, task=scheme.terms(task).digest())
+    return (
+        clients,
+        mail,
+        said,
+        lambda message: message.to_bytes(
+            sender=SERVER, task=scheme.terms(task).digest()
+        ),
+    )
 
 
 def survivors(*members):
@@ -201,52 +286,95 @@ def attack(name, *moves):
         try:
             client.receive(message)
         except (ProtocolError, WireError) as error:
-            print(f"{name}\n    {type(error).__name__}: {error}; session {client.state}\n")
+            print(
+                f"{name}\n    {type(error).__name__}: {error}; session {client.state}\n"
+            )
             return
     print(f"{name}\n    SUCCEEDED\n")
 
 
 clients, mail, _, pack = until(1)
 entries = bytearray(body(Roster, mail[0]).entries)
-entries[3 * 132 + 4: 3 * 132 + 68] = AgreementKey.generate().public + AgreementKey.generate().public
-attack("1. put keys of its own in client 3's place", (clients[0], pack(Roster(bytes(entries)))))
+entries[3 * 132 + 4 : 3 * 132 + 68] = (
+    AgreementKey.generate().public + AgreementKey.generate().public
+)
+attack(
+    "1. put keys of its own in client 3's place",
+    (clients[0], pack(Roster(bytes(entries)))),
+)
 
 clients, mail, _, pack = until(2)
 theirs = replace(body(Boxes, mail[1]), receiver=0)  # as they are, client 0 ignores them
 attack("2. hand client 0 the boxes meant for client 1", (clients[0], pack(theirs)))
 
 clients, mail, _, pack = until(3)
-attack("3. declare all but two dead, to isolate client 0", (clients[0], pack(survivors(0, 1))))
+attack(
+    "3. declare all but two dead, to isolate client 0",
+    (clients[0], pack(survivors(0, 1))),
+)
 
 clients, mail, _, pack = until(3)
-attack("4. show a second list, to get the other kind of share as well",
-       (clients[0], mail[0]), (clients[0], pack(survivors(0, 1, 2, 3, 4, 5))))
+attack(
+    "4. show a second list, to get the other kind of share as well",
+    (clients[0], mail[0]),
+    (clients[0], pack(survivors(0, 1, 2, 3, 4, 5))),
+)
 
 clients, mail, _, pack = until(3)
 views = {c: (0, 1, 2, 3, 4, 5) if c < 3 else (0, 1, 2, 3, 4, 5, 6) for c in range(6)}
 signed = {c: clients[c].receive(pack(survivors(*views[c])))[-64:] for c in views}
 split = copy.deepcopy(clients[0])
-attack("5. split view: two lists, and to each half its own signatures",
-       (clients[0], pack(Signatures(0, Bitmap.of(6, (0, 1)), signed[1] + signed[2]))))
-attack("6. split view: and the other half's signatures as well",
-       (split, pack(Signatures(0, Bitmap.of(6, range(5)), b"".join(signed[c] for c in range(1, 6))))))
+attack(
+    "5. split view: two lists, and to each half its own signatures",
+    (clients[0], pack(Signatures(0, Bitmap.of(6, (0, 1)), signed[1] + signed[2]))),
+)
+attack(
+    "6. split view: and the other half's signatures as well",
+    (
+        split,
+        pack(
+            Signatures(
+                0, Bitmap.of(6, range(5)), b"".join(signed[c] for c in range(1, 6))
+            )
+        ),
+    ),
+)
 
 _, old, _, _ = until(2)
 clients, mail, _, _ = until(2)
 attack("7. replay the messages of another round", (clients[0], old[0]))
 
-small = SumTask(b"a small round", tuple(CLIENTS), min_survivors=1, length=64, ring=Ring(16), bound=16)
+small = SumTask(
+    b"a small round",
+    tuple(CLIENTS),
+    min_survivors=1,
+    length=64,
+    ring=Ring(16),
+    bound=16,
+)
 try:
-    scheme.client(small, 0, vectors[0], credentials=credentials[0], policy=SumPolicy(min_survivors=3))
+    scheme.client(
+        small,
+        0,
+        vectors[0],
+        credentials=credentials[0],
+        policy=SumPolicy(min_survivors=3),
+    )
     print("8. plan a sum of a single client\n    SUCCEEDED")
 except ProtocolError as error:
     print(f"8. plan a sum of a single client\n    {type(error).__name__}: {error}\n")
 
 try:
     begin(1)[1][0].start()
-    print("9. ask for round 1 again, with another list of survivors in mind\n    SUCCEEDED")
+    print(
+        "9. ask for round 1 again, with another list of survivors in mind\n    "
+        "SUCCEEDED"
+    )
 except ProtocolError as error:
-    print(f"9. ask for round 1 again, with another list of survivors in mind\n    {type(error).__name__}: {error}")
+    print(
+        "9. ask for round 1 again, with another list of survivors in mind\n    "
+        f"{type(error).__name__}: {error}"
+    )
 
 # %% [markdown]
 # ## What was shown, and what was not

@@ -37,8 +37,16 @@ from privfl.sums import PlainSum, SumTask, run_sum
 
 QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 BLUE, GREEN = "#0072B2", "#009E73"
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
 CLIENTS = tuple(range(4 if QUICK else 8))
 
 # %% [markdown]
@@ -48,11 +56,15 @@ CLIENTS = tuple(range(4 if QUICK else 8))
 
 # %%
 pixels = np.rint(load("digits").features * 16).astype(np.int64)
-vectors = {c: pixels[32 * c:32 * (c + 1)].ravel() for c in CLIENTS}
+vectors = {c: pixels[32 * c : 32 * (c + 1)].ravel() for c in CLIENTS}
 credentials, directory = generate_identities(CLIENTS)
 totals = {}
-for attempt, scheme in enumerate((PlainSum(), MaskedSum(directory), CkksSum(directory))):
-    task = SumTask(b"round 1, attempt %d" % attempt, CLIENTS, 3, 2048, Ring(23), 16)  # a client enters a task once
+for attempt, scheme in enumerate(
+    (PlainSum(), MaskedSum(directory), CkksSum(directory))
+):
+    task = SumTask(
+        b"round 1, attempt %d" % attempt, CLIENTS, 3, 2048, Ring(23), 16
+    )  # a client enters a task once
     traffic = {"up": 0, "down": 0}
 
     def tap(direction, client, message):
@@ -61,9 +73,15 @@ for attempt, scheme in enumerate((PlainSum(), MaskedSum(directory), CkksSum(dire
     keys = None if scheme.name.startswith("plain") else credentials
     result = run_sum(scheme, task, vectors, credentials=keys, tap=tap)
     totals[scheme.name] = result.total
-    print(f"{scheme.name:13} {traffic['up'] / len(CLIENTS) / 1000:5.1f} kB up and {traffic['down'] / len(CLIENTS) / 1000:5.1f} kB "
-          f"down per client; opened at the {scheme.opener}")
-print("equal to the last bit:", all(np.array_equal(t, totals["plain-sum/1"]) for t in totals.values()))
+    print(
+        f"{scheme.name:13} {traffic['up'] / len(CLIENTS) / 1000:5.1f} kB up and "
+        f"{traffic['down'] / len(CLIENTS) / 1000:5.1f} kB "
+        f"down per client; opened at the {scheme.opener}"
+    )
+print(
+    "equal to the last bit:",
+    all(np.array_equal(t, totals["plain-sum/1"]) for t in totals.values()),
+)
 
 # %% [markdown]
 # ## Packing and exactness
@@ -75,7 +93,9 @@ print("equal to the last bit:", all(np.array_equal(t, totals["plain-sum/1"]) for
 
 # %% tags=["random"]
 plan = plan_for(task)
-session_key = bytes(range(32))  # a fixed key for this picture; in a sum it is fresh, and dealt by a client
+session_key = bytes(
+    range(32)
+)  # a fixed key for this picture; in a sum it is fresh, and dealt by a client
 cipher = SessionCipher(plan, session_key, task.digest())
 block, seeds = np.zeros(plan.chunks * plan.degree, np.uint64), []
 for c in CLIENTS:
@@ -83,26 +103,50 @@ for c in CLIENTS:
     block = (block + residues) % np.uint64(plan.modulus)  # all that a server does
     seeds.append(seed)
 exact = sum(vectors.values())
-approximate = decrypt_sum(plan, block, seeds, cipher, unsafe_approximate=True).values[:2048]
+approximate = decrypt_sum(plan, block, seeds, cipher, unsafe_approximate=True).values[
+    :2048
+]
 slots = to_slots(vectors[0], plan.degree)
-print(f"degree {plan.degree}, prime of {plan.prime_bits} bits, slot scale 2^{plan.scale_bits}, "
-      f"{slots.shape[1]} slots for {len(vectors[0])} integers")
+print(
+    f"degree {plan.degree}, prime of {plan.prime_bits} bits, slot scale "
+    f"2^{plan.scale_bits}, "
+    f"{slots.shape[1]} slots for {len(vectors[0])} integers"
+)
 noise = approximate - exact
-print(f"noise before rounding: {noise.std():.2e} units (planned {plan.noise_stddev():.2e}), "
-      f"half a unit is {plan.margin:.0f} deviations")
-print("rounded sum exact:", np.array_equal(np.rint(approximate).astype(np.int64), exact))
+print(
+    f"noise before rounding: {noise.std():.2e} units (planned "
+    f"{plan.error_stddev():.2e}), "
+    f"half a unit is {plan.margin:.0f} deviations"
+)
+print(
+    "rounded sum exact:", np.array_equal(np.rint(approximate).astype(np.int64), exact)
+)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.4))
 left.hist(block / plan.modulus, bins=32, range=(0, 1), color=BLUE)
-left.set(xlabel=f"ciphertext residue / q  (q has {plan.prime_bits} bits)", ylabel="number of residues",
-         title="What the server adds up")
+left.set(
+    xlabel=f"ciphertext residue / q  (q has {plan.prime_bits} bits)",
+    ylabel="number of residues",
+    title="What the server adds up",
+)
 scale = 10.0 ** np.floor(np.log10(noise.std()))
 right.hist(noise / scale, bins=40, color=GREEN, density=True)
-grid = np.linspace(-4, 4, 200) * plan.noise_stddev() / scale
-right.plot(grid, np.exp(-0.5 * (grid * scale / plan.noise_stddev()) ** 2) / np.sqrt(2 * np.pi) / plan.noise_stddev() * scale,
-           color="black", linewidth=1, label="as planned")
-right.set(xlabel=f"noise before rounding ($10^{{{int(np.log10(scale))}}}$ integer units)", ylabel="density",
-          title=f"Half a unit is {plan.margin:.0f} deviations away")
+grid = np.linspace(-4, 4, 200) * plan.error_stddev() / scale
+right.plot(
+    grid,
+    np.exp(-0.5 * (grid * scale / plan.error_stddev()) ** 2)
+    / np.sqrt(2 * np.pi)
+    / plan.error_stddev()
+    * scale,
+    color="black",
+    linewidth=1,
+    label="as planned",
+)
+right.set(
+    xlabel=f"noise before rounding ($10^{{{int(np.log10(scale))}}}$ integer units)",
+    ylabel="density",
+    title=f"Half a unit is {plan.margin:.0f} deviations away",
+)
 right.legend(fontsize=9)
 plt.tight_layout()
 
@@ -120,8 +164,14 @@ for bits, style in ((23, "-"), (32, "--")):
     ckks = [plan_ckks(int(d), cohort, Ring(bits)).bytes_per_value for d in lengths]
     axes.loglog(lengths, ckks, style, color=GREEN, label=f"CKKS, ring of {bits} bits")
 masked = [plan_sum(cohort, int(d), bits=32).bytes_up / d for d in lengths]
-axes.loglog(lengths, masked, color=BLUE, label="masked, rings of 17 to 32 bits (whole words)")
-axes.set(xlabel="values in the vector", ylabel="bytes up per client and value", title=f"{cohort} clients, 128-bit security")
+axes.loglog(
+    lengths, masked, color=BLUE, label="masked, rings of 17 to 32 bits (whole words)"
+)
+axes.set(
+    xlabel="values in the vector",
+    ylabel="bytes up per client and value",
+    title=f"{cohort} clients, 128-bit security",
+)
 axes.set_yticks([4, 10, 100, 1000], ["4", "10", "100", "1000"])
 axes.legend(fontsize=9)
 plt.tight_layout()
@@ -146,13 +196,17 @@ plt.tight_layout()
 # and is told 2048 floating-point numbers.
 
 # %%
-from privfl.he.seal import _parameters  # SEAL's public transform and seed expansion; no secret in it
+from privfl.he.seal import (
+    _parameters,
+)  # SEAL's public transform and seed expansion; no secret in it
 
 n, q = plan.degree, plan.modulus
 public = _parameters(n, q, plan.security)
 x = np.zeros(n, np.int8)
 x[1] = 1
-roots = public.transform(x).astype(object)  # the points at which SEAL evaluates polynomials
+roots = public.transform(x).astype(
+    object
+)  # the points at which SEAL evaluates polynomials
 random_half = public.expand(seeds)
 c1 = [random_half[i] for i in range(n, 2 * n)]
 
@@ -161,18 +215,28 @@ def solve(values):
     """(m' - c0) / c1, where m' is the integer polynomial whose slots are `values`."""
     exponents = np.array([pow(3, i, 2 * n) for i in range(n // 2)])
     spectrum = np.zeros(2 * n, np.complex128)
-    spectrum[exponents] = values[: n // 2] + 1j * values[n // 2:]
+    spectrum[exponents] = values[: n // 2] + 1j * values[n // 2 :]
     spectrum[2 * n - exponents] = np.conj(spectrum[exponents])
     transformed = np.zeros(n, object)
-    for coefficient in reversed(np.rint(np.fft.fft(spectrum)[:n].real / n * plan.scale).tolist()):
+    for coefficient in reversed(
+        np.rint(np.fft.fft(spectrum)[:n].real / n * plan.scale).tolist()
+    ):
         transformed = (transformed * roots + int(coefficient)) % q
     difference = (transformed - block.astype(object)) % q
-    return np.array([int(d) * pow(int(a), -1, q) % q for d, a in zip(difference, c1)], np.uint64)
+    return np.array(
+        [int(d) * pow(int(a), -1, q) % q for d, a in zip(difference, c1)], np.uint64
+    )
 
 
 secret = public.transform(secret_polynomial(session_key, plan))
-for name, values in {"approximate values": approximate, "rounded values": exact.astype(float)}.items():
-    print(f"told the {name:19}: {(solve(values) == secret).mean():6.1%} of the secret key's coefficients found")
+for name, values in {
+    "approximate values": approximate,
+    "rounded values": exact.astype(float),
+}.items():
+    print(
+        f"told the {name:19}: {(solve(values) == secret).mean():6.1%} of the secret "
+        "key's coefficients found"
+    )
 
 # %% [markdown]
 # One unrounded result gives away the whole key, and with it every client's vector. The rounded result gives nothing,

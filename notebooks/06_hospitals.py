@@ -38,12 +38,21 @@ from privfl.secagg import MaskedSum, generate_identities
 QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 ROUNDS = 3 if QUICK else 15
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7"]
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
+
 
 # %%
 def heart():
-    """Cholesterol and resting blood pressure of 0 were not measured: they become missing values."""
+    """Heart data; cholesterol and pressure of 0 were not measured: missing values."""
     found = load("heart")
     features = found.features.copy()
     for name in ("chol", "trestbps"):
@@ -53,15 +62,22 @@ def heart():
 
 
 def stand_in():
-    """Breast cancer in four hospitals: unequal, one without any benign tumor, one that never measured texture."""
+    """Four unequal hospitals: one has one class only, one never measured texture."""
     found = load("breast_cancer")
     hospital = np.random.default_rng(0).choice(3, found.rows, p=[0.5, 0.3, 0.2])
     hospital[np.flatnonzero(found.targets == 0)[:40]] = 3
     features = found.features.copy()
     features[hospital == 3, found.feature_names.index("mean texture")] = np.nan
     names = ("first", "second", "third", "fourth")
-    return Dataset(found.name, "binary", features, found.targets, found.feature_names, found.classes,
-                   groupings=(Grouping("hospital", hospital, names),))
+    return Dataset(
+        found.name,
+        "binary",
+        features,
+        found.targets,
+        found.feature_names,
+        found.classes,
+        groupings=(Grouping("hospital", hospital, names),),
+    )
 
 
 try:
@@ -71,11 +87,17 @@ except DataError:
 federation = partition(dataset, "natural")
 names, hospitals = federation.names, range(len(federation.names))
 print(f"{dataset.name}: {dataset.rows} patients, {dataset.width} features\n")
-print(f"{'hospital':12} {'train':>6} {'test':>5} {dataset.classes[1] + ' (train)':>18} {'missing values':>15}")
+print(
+    f"{'hospital':12} {'train':>6} {'test':>5} {dataset.classes[1] + ' (train)':>18} "
+    f"{'missing values':>15}"
+)
 for hospital in hospitals:
     x, y = federation.train(hospital)
-    print(f"{names[hospital]:12} {len(y):6} {len(federation.clients[hospital].test):5} {y.mean():18.0%} "
-          f"{np.isnan(x).mean():15.1%}")
+    print(
+        f"{names[hospital]:12} {len(y):6} {len(federation.clients[hospital].test):5} "
+        f"{y.mean():18.0%} "
+        f"{np.isnan(x).mean():15.1%}"
+    )
 
 # %% [markdown]
 # ## Preprocessing through the secure sum
@@ -87,21 +109,38 @@ for hospital in hospitals:
 # %%
 credentials, directory = generate_identities(hospitals)
 traffic = []
-channel = Channel(MaskedSum(directory), Ring(64), credentials=credentials,
-                  tap=lambda direction, hospital, message: traffic.append(len(message)))
+channel = Channel(
+    MaskedSum(directory),
+    Ring(64),
+    credentials=credentials,
+    tap=lambda direction, hospital, message: traffic.append(len(message)),
+)
 constants = exact_standardizer(federation, channel)
 pooled = federation.all_train()[0].astype(np.float64)
-print("as if all patients were in one place:",
-      np.allclose(constants.mean, np.nanmean(pooled, 0), rtol=1e-12)
-      and np.allclose(constants.std, np.nanstd(pooled, 0), rtol=1e-12))
+print(
+    "as if all patients were in one place:",
+    np.allclose(constants.mean, np.nanmean(pooled, 0), rtol=1e-12)
+    and np.allclose(constants.std, np.nanstd(pooled, 0), rtol=1e-12),
+)
 print(f"{len(traffic)} messages, {sum(traffic) / 1000:.1f} kB in all")
 
 # %%
-shown = [dataset.feature_names.index(n) for n in (("age", "chol", "thalach") if dataset.name == "heart" else
-         ("mean radius", "mean texture", "mean smoothness"))]
-units = {"age": "age (years)", "chol": "serum cholesterol (mg/dl)", "thalach": "greatest heart rate (1/min)",
-         "mean radius": "mean radius (pixels)", "mean texture": "mean texture (gray levels)",
-         "mean smoothness": "mean smoothness (no unit)"}
+shown = [
+    dataset.feature_names.index(n)
+    for n in (
+        ("age", "chol", "thalach")
+        if dataset.name == "heart"
+        else ("mean radius", "mean texture", "mean smoothness")
+    )
+]
+units = {
+    "age": "age (years)",
+    "chol": "serum cholesterol (mg/dl)",
+    "thalach": "greatest heart rate (1/min)",
+    "mean radius": "mean radius (pixels)",
+    "mean texture": "mean texture (gray levels)",
+    "mean smoothness": "mean smoothness (no unit)",
+}
 figure, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True)
 for axis, feature in zip(axes, shown):
     for hospital in hospitals:
@@ -112,12 +151,23 @@ for axis, feature in zip(axes, shown):
             axis.plot([low, high], [hospital] * 2, color=COLORS[hospital], linewidth=3)
             axis.plot(middle, hospital, "o", color=COLORS[hospital], markersize=7)
         else:
-            axis.text(constants.mean[feature], hospital, "never measured", ha="center", va="center", color="0.4",
-                      backgroundcolor="white")
+            axis.text(
+                constants.mean[feature],
+                hospital,
+                "never measured",
+                ha="center",
+                va="center",
+                color="0.4",
+                backgroundcolor="white",
+            )
     axis.axvline(constants.mean[feature], color="0.3", linestyle="--", linewidth=1)
     axis.set(xlabel=units[dataset.feature_names[feature]], ylim=(3.5, -0.5))
 axes[0].set_yticks(list(hospitals), names)
-figure.suptitle("Median and 10-90 % range by hospital; dashed: the mean that came through the masked sum", fontsize=11)
+figure.suptitle(
+    "Median and 10-90 % range by hospital; dashed: the mean that came through the "
+    "masked sum",
+    fontsize=11,
+)
 plt.tight_layout()
 
 # %% [markdown]
@@ -127,18 +177,44 @@ plt.tight_layout()
 # `data.standardize = "exact"` does what we did above. For comparison each hospital also trains alone, with as many steps.
 
 # %%
-settings = {"data.standardize": "exact", "client.steps": 20, "client.batch_size": 16, "client.learning_rate": 0.01}
-shared = Experiment(name="shared", data=dataset, rounds=ROUNDS,
-                    overrides={**settings, "data.partition": "natural", "sum.scheme": "masked"})
+settings = {
+    "data.standardize": "exact",
+    "client.steps": 20,
+    "client.batch_size": 16,
+    "client.learning_rate": 0.01,
+}
+shared = Experiment(
+    name="shared",
+    data=dataset,
+    rounds=ROUNDS,
+    overrides={**settings, "data.partition": "natural", "sum.scheme": "masked"},
+)
 reports = list(shared.run())
-accuracy = [finish(shared.learner.measure(shared.model, hospital))["accuracy"] for hospital in hospitals]
+accuracy = [
+    finish(shared.learner.measure(shared.model, hospital))["accuracy"]
+    for hospital in hospitals
+]
 alone = []
 for hospital in hospitals:
-    only = Dataset(names[hospital], "binary", *(np.concatenate(parts) for parts in zip(
-        federation.train(hospital), federation.local_test(hospital))), classes=dataset.classes,
-        test=len(federation.clients[hospital].train) + np.arange(len(federation.clients[hospital].test)))
-    single = Experiment(name="alone", data=only, rounds=ROUNDS,
-                        overrides={**settings, "data.clients": 1, "evaluate_every": 0})
+    only = Dataset(
+        names[hospital],
+        "binary",
+        *(
+            np.concatenate(parts)
+            for parts in zip(
+                federation.train(hospital), federation.local_test(hospital)
+            )
+        ),
+        classes=dataset.classes,
+        test=len(federation.clients[hospital].train)
+        + np.arange(len(federation.clients[hospital].test)),
+    )
+    single = Experiment(
+        name="alone",
+        data=only,
+        rounds=ROUNDS,
+        overrides={**settings, "data.clients": 1, "evaluate_every": 0},
+    )
     alone.append(list(single.run())[-1].evaluation["accuracy"])
 print(f"{'hospital':12} {'alone':>7} {'shared':>7}")
 for hospital in hospitals:
@@ -148,16 +224,47 @@ print(f"{'mean':12} {np.mean(alone):7.1%} {np.mean(accuracy):7.1%}")
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4))
 tests = [len(client.test) for client in federation.clients]
-left.bar(np.array(hospitals) - 0.2, 100 * np.array(alone), 0.38, color="0.75", label="trained alone")
-left.bar(np.array(hospitals) + 0.2, 100 * np.array(accuracy), 0.38, color="#0072B2", label="shared model")
-left.set_xticks(list(hospitals), [f"{n}\n{count} patients" for n, count in zip(names, tests)])
+left.bar(
+    np.array(hospitals) - 0.2,
+    100 * np.array(alone),
+    0.38,
+    color="0.75",
+    label="trained alone",
+)
+left.bar(
+    np.array(hospitals) + 0.2,
+    100 * np.array(accuracy),
+    0.38,
+    color="#0072B2",
+    label="shared model",
+)
+left.set_xticks(
+    list(hospitals), [f"{n}\n{count} patients" for n, count in zip(names, tests)]
+)
 left.set(ylabel="accuracy on own test patients (%)", ylim=(0, 119))
 left.legend(loc="upper center", ncols=2, fontsize=9)
-right.plot([r.round for r in reports], [100 * r.evaluation["accuracy"] for r in reports], "o-", color="#0072B2",
-           markersize=4, label="accuracy")
-right.plot([r.round for r in reports], [100 * r.evaluation["auc"] for r in reports], "s-", color="#E69F00",
-           markersize=4, label="area under the ROC curve")
-right.set(xlabel="round", ylabel="value (%)", ylim=(50, 100), title="Shared model, all test patients, summed under masks")
+right.plot(
+    [r.round for r in reports],
+    [100 * r.evaluation["accuracy"] for r in reports],
+    "o-",
+    color="#0072B2",
+    markersize=4,
+    label="accuracy",
+)
+right.plot(
+    [r.round for r in reports],
+    [100 * r.evaluation["auc"] for r in reports],
+    "s-",
+    color="#E69F00",
+    markersize=4,
+    label="area under the ROC curve",
+)
+right.set(
+    xlabel="round",
+    ylabel="value (%)",
+    ylim=(50, 100),
+    title="Shared model, all test patients, summed under masks",
+)
 right.title.set_fontsize(10)
 right.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
 right.legend(loc="lower right", fontsize=9)
@@ -171,11 +278,23 @@ plt.tight_layout()
 # %%
 last = reports[-1]
 print(f"model        {last.model[:16]}..., parent {last.parent[:16]}...")
-print(f"rounds       {len(reports)}, all trained: {all(r.status == 'trained' for r in reports)}")
+print(
+    f"rounds       {len(reports)}, all trained: "
+    f"{all(r.status == 'trained' for r in reports)}"
+)
 print(f"hospitals    {last.cohort}, of whom {last.survivors} in the last sum")
-print(f"bytes        {last.bytes_up / len(names):,.0f} up and {last.bytes_down / len(names):,.0f} down per hospital and round")
-print("metrics      " + ", ".join(f"{name} {value:.3f}" for name, value in last.evaluation.items()))
-print("server saw   masked vectors and their sum; no hospital's update, size, mean or metric")
+print(
+    f"bytes        {last.bytes_up / len(names):,.0f} up and "
+    f"{last.bytes_down / len(names):,.0f} down per hospital and round"
+)
+print(
+    "metrics      "
+    + ", ".join(f"{name} {value:.3f}" for name, value in last.evaluation.items())
+)
+print(
+    "server saw   masked vectors and their sum; no hospital's update, size, mean or "
+    "metric"
+)
 print("epsilon      none: no noise was added, so nothing is claimed")
 page = write_report(read_run(shared.folder), Path("hospitals.html"))
 print(f"\n{page.name}: {page.stat().st_size / 1000:.0f} kB")

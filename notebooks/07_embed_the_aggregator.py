@@ -30,17 +30,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from privfl.errors import RemoteProtocolError
-from privfl.secagg import MaskedSum, Ring, SumPolicy, SumTask, generate_identities, plan_sum
+from privfl.secagg import (
+    MaskedSum,
+    Ring,
+    SumPolicy,
+    SumTask,
+    generate_identities,
+    plan_sum,
+)
 
 QUICK = bool(os.environ.get("PRIVFL_QUICK"))
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
 CLIENTS = range(10)
 LENGTH = 1_000 if QUICK else 20_000
 
 HEAVY = {"torch", "tenseal", "scipy", "sklearn", "dp_accounting"}
 probe = f"import sys, privfl.secagg; print(len({HEAVY} & set(sys.modules)))"
-count = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip()
+count = subprocess.run(
+    [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+).stdout.strip()
 print(f"`import privfl.secagg` loads {count} of: {', '.join(sorted(HEAVY))}")
 
 # %% [markdown]
@@ -50,12 +67,27 @@ print(f"`import privfl.secagg` loads {count} of: {', '.join(sorted(HEAVY))}")
 # any of this derives other keys, and the sum fails closed.
 
 # %%
-task = SumTask(b"job 17, round 1, model 3fa9", tuple(CLIENTS), min_survivors=6, length=LENGTH, ring=Ring(32), bound=10**6)
-credentials, directory = generate_identities(CLIENTS)  # in earnest: keys made at home, the directory from a third party
+task = SumTask(
+    b"job 17, round 1, model 3fa9",
+    tuple(CLIENTS),
+    min_survivors=6,
+    length=LENGTH,
+    ring=Ring(32),
+    bound=10**6,
+)
+credentials, directory = generate_identities(
+    CLIENTS
+)  # in earnest: keys made at home, the directory from a third party
 scheme = MaskedSum(directory, share_threshold=6)
 rng = np.random.default_rng(0)
-vectors = {client: rng.integers(-task.bound, task.bound, LENGTH, endpoint=True) for client in CLIENTS}
-print(f"any {scheme.terms(task).threshold} of {len(CLIENTS)} clients can help the server to open a secret")
+vectors = {
+    client: rng.integers(-task.bound, task.bound, LENGTH, endpoint=True)
+    for client in CLIENTS
+}
+print(
+    f"any {scheme.terms(task).threshold} of {len(CLIENTS)} clients can help the "
+    "server to open a secret"
+)
 
 # %% [markdown]
 # ## A client
@@ -72,14 +104,22 @@ def note(client, direction, message, step):
 
 
 async def client(me, inbox, uplink):
-    session = scheme.client(task, me, vectors[me], credentials=credentials[me], policy=SumPolicy(min_survivors=5))
+    session = scheme.client(
+        task,
+        me,
+        vectors[me],
+        credentials=credentials[me],
+        policy=SumPolicy(min_survivors=5),
+    )
     message, delays = session.start(), np.random.default_rng(me).uniform(0.02, 0.12, 5)
     for step, delay in enumerate(delays):
         await asyncio.sleep(delay)  # the network
         if me == 3 and step == 2:
             return  # crashes
         if me == 6 and step == 1:
-            message = message[:47] + b"\x00" * (len(message) - 47)  # the header is right
+            message = message[:47] + b"\x00" * (
+                len(message) - 47
+            )  # the header is right
         if me == 8 and step == 3:
             await asyncio.sleep(3 * DEADLINE)
         note(me, "up", message, step)
@@ -95,7 +135,9 @@ async def client(me, inbox, uplink):
 # After each `advance()` this server writes its state down and is killed; another process would take it from there.
 
 # %%
-DEADLINE = 3.0  # seconds a step: generous, for the machine that runs this notebook may be busy
+DEADLINE = (
+    3.0  # seconds a step: generous, for the machine that runs this notebook may be busy
+)
 
 
 async def serve(uplink, inboxes):
@@ -110,7 +152,10 @@ async def serve(uplink, inboxes):
                     except RemoteProtocolError as error:
                         print(f"step {step}: dropped and blamed: {error}")
         except TimeoutError:
-            print(f"step {step}: the deadline has passed, still silent: {sorted(server.awaiting)}")
+            print(
+                f"step {step}: the deadline has passed, still silent: "
+                f"{sorted(server.awaiting)}"
+            )
         mail = server.advance()
         if server.result is None:
             state = server.to_bytes()
@@ -134,7 +179,10 @@ async def everything():
 
 result, state_bytes = await everything()
 truth = sum(vectors[c] for c in sorted(result.survivors))
-print(f"\nsurvivors {sorted(result.survivors)}; the sum of {LENGTH:,} values is exact: {np.array_equal(result.total, truth)}")
+print(
+    f"\nsurvivors {sorted(result.survivors)}; the sum of {LENGTH:,} values is exact: "
+    f"{np.array_equal(result.total, truth)}"
+)
 print("blamed:", dict(result.blamed))
 print(f"state at the last restart: {state_bytes:,} bytes")
 
@@ -148,15 +196,42 @@ for step, (name, color) in enumerate(zip(STEPS, COLORS)):
     left.scatter(*zip(*up), marker="^", s=34, color=color, label=name)
     if down:
         left.scatter(*zip(*down), marker="|", s=60, color=color)
-left.set(xlabel="time since the start (s)", yticks=list(CLIENTS), ylabel="client", ylim=(9.6, -0.6),
-         title="Messages up (triangles) and down (bars)")
-left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5, handletextpad=0.1, columnspacing=0.8)
+left.set(
+    xlabel="time since the start (s)",
+    yticks=list(CLIENTS),
+    ylabel="client",
+    ylim=(9.6, -0.6),
+    title="Messages up (triangles) and down (bars)",
+)
+left.legend(
+    fontsize=8,
+    loc="upper center",
+    bbox_to_anchor=(0.5, -0.18),
+    ncols=5,
+    handletextpad=0.1,
+    columnspacing=0.8,
+)
 width = 0.38
-for way, offset, color in (("up", -width / 2, "#0072B2"), ("down", width / 2, "#56B4E9")):
-    sizes = [max([size for _, _, w, size, s in seen if w == way and s == step], default=0) for step in range(5)]
-    right.bar(np.arange(5) + offset, sizes, width, color=color, label=f"to the {'server' if way == 'up' else 'client'}")
+for way, offset, color in (
+    ("up", -width / 2, "#0072B2"),
+    ("down", width / 2, "#56B4E9"),
+):
+    sizes = [
+        max([size for _, _, w, size, s in seen if w == way and s == step], default=0)
+        for step in range(5)
+    ]
+    right.bar(
+        np.arange(5) + offset,
+        sizes,
+        width,
+        color=color,
+        label=f"to the {'server' if way == 'up' else 'client'}",
+    )
 right.set_yscale("log")
-right.set(ylabel="bytes of the largest message", title=f"{LENGTH:,} values of {task.ring.bits} bits, 10 clients")
+right.set(
+    ylabel="bytes of the largest message",
+    title=f"{LENGTH:,} values of {task.ring.bits} bits, 10 clients",
+)
 right.set_xticks(range(5), STEPS, rotation=25, ha="right", fontsize=8)
 right.legend(fontsize=8)
 plt.tight_layout()
@@ -167,11 +242,18 @@ plt.tight_layout()
 # `plan_sum` says what a cohort costs on one core, without running it (seconds are estimates, bytes exact). Beyond a hundred clients each talks to some neighbors only.
 
 # %%
-print(f"{'clients':>8} {'neighbors':>10} {'kB up':>8} {'kB down':>8} {'client s':>9} {'server s':>9} {'security':>9}")
+print(
+    f"{'clients':>8} {'neighbors':>10} {'kB up':>8} {'kB down':>8} {'client s':>9} "
+    f"{'server s':>9} {'security':>9}"
+)
 for count in (10, 100, 1_000, 10_000):
     plan = plan_sum(count, 100_000)
-    print(f"{count:8,} {plan.degree:10} {plan.bytes_up / 1e3:8.0f} {plan.bytes_down / 1e3:8.0f} "
-          f"{plan.client_seconds:9.2f} {plan.server_seconds:9.1f} {plan.security_bits:6.0f} bit")
+    print(
+        f"{count:8,} {plan.degree:10} {plan.bytes_up / 1e3:8.0f} "
+        f"{plan.bytes_down / 1e3:8.0f} "
+        f"{plan.client_seconds:9.2f} {plan.server_seconds:9.1f} "
+        f"{plan.security_bits:6.0f} bit"
+    )
 print("\n100,000 values of 32 bits;", plan.assumptions)
 
 # %% [markdown]

@@ -25,6 +25,8 @@ SECONDS = 60.0
 """What one notebook may take of a processor: the time that it takes where nothing else runs."""
 MAX_BYTES = 400_000
 """What one notebook with its outputs may weigh."""
+MAX_COLUMNS = 88
+"""The longest line of code, which fits a window next to another."""
 KEY = "privfl"
 
 _PATH = re.compile(r"(?:/(?:home|root|Users|tmp|var|opt|usr|work|mnt|private|etc)/|[A-Za-z]:\\\\?[A-Za-z])[^\s'\"]*")

@@ -1,20 +1,17 @@
-"""The rules of plain words: what a docstring, a page and a name may not be. `make style` counts what breaks them."""
+"""The rules of plain words: what a docstring, a page and a name may not be. `make style` lists what breaks them."""
 
 from __future__ import annotations
 
 import ast
 import io
-import json
 import re
 import sys
 import tokenize
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COUNTS = ROOT / "tests" / "architecture" / "style_counts.json"
 MAX_WORDS = 30
 
 OPENINGS = {"what", "whether", "where", "how", "who", "whose", "why", "when", "whoever", "whatever", "whichever"}
@@ -40,6 +37,7 @@ IDIOMS = {
     r"(?<!standard )deviations?": "standard deviation, stddev",
     r"any that|what one \w+ came to": "every ... that; the result of",
     r"for (?:it|they|he|she) (?:is|are|has|have|was|were|would|can|cannot)": "because",
+    r"for the errors?(?= *[.,;)]|$)": "; the error shows it",
     r"hand(?:s|ed)? out|shares? out": "give, return, split",
     r"fewer rows|of rows|rows of data|each row|row by row": "examples",
 }
@@ -107,11 +105,6 @@ def violations(path: str, text: str) -> list[Violation]:
     """
     found = list(_page(path, text) if path.endswith(".md") else _python(path, text))
     return sorted(found, key=lambda violation: (violation.line, violation.rule))
-
-
-def counts(found: list[Violation]) -> dict[str, int]:
-    """The number of violations of each rule."""
-    return dict(sorted(Counter(violation.rule for violation in found).items()))
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
@@ -303,30 +296,16 @@ def _fields(node: ast.ClassDef) -> list[str]:
     ]
 
 
-def measure() -> dict[str, dict[str, int]]:
-    """The counts of every file that breaks a rule."""
-    found = {file.relative_to(ROOT).as_posix(): file.read_text() for file in files()}
-    return {path: kinds for path, text in found.items() if (kinds := counts(violations(path, text)))}
-
-
-def write() -> None:
-    """Write the counts: one line a file, so two branches seldom meet in one line."""
-    lines = [f"  {json.dumps(path)}: {json.dumps(kinds)}" for path, kinds in measure().items()]
-    COUNTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+def main(names: list[str]) -> None:
+    """Print every violation of the files, or of all that are under the rules."""
+    chosen = [
+        file for name in names for file in (sorted(Path(name).rglob("*")) if Path(name).is_dir() else [Path(name)])
+    ]
+    for file in chosen or files():
+        if file.suffix in (".py", ".md"):
+            place = file.resolve().relative_to(ROOT).as_posix()
+            sys.stdout.writelines(f"{violation}\n" for violation in violations(place, file.read_text()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        before = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-        write()
-        now = json.loads(COUNTS.read_text())
-        sums = [Counter(), Counter()]
-        for total, which in zip(sums, (before, now), strict=True):
-            for kinds in which.values():
-                total.update(kinds)
-        sys.stdout.write(f"before {dict(sums[0])}\nnow    {dict(sums[1])}\n")
-    for name in sys.argv[1:]:
-        for file in sorted(Path(name).rglob("*")) if Path(name).is_dir() else [Path(name)]:
-            if file.suffix in (".py", ".md"):
-                place = file.resolve().relative_to(ROOT).as_posix()
-                sys.stdout.writelines(f"{violation}\n" for violation in violations(place, file.read_text()))
+    main(sys.argv[1:])

@@ -141,7 +141,7 @@ def calibrate_verb(
         return
     found = ask.answer()
     report = found.plan.report(found.delta)
-    drawn = draw(found.plan, found.delta, plot, budget=epsilon) if plot is not None else None
+    plotted = draw(found.plan, found.delta, plot, budget=epsilon) if plot is not None else None
     if csv is not None:
         write_csv(csv, [ask.row({})])
     if as_json:
@@ -153,7 +153,7 @@ def calibrate_verb(
         extra["found"] = wanted.value
         if found.population is not None:
             extra["population"] = found.population
-        print_json(report.as_dict() | extra | ({"plot": str(drawn)} if drawn else {}))
+        print_json(report.as_dict() | extra | ({"plot": str(plotted)} if plotted else {}))
         return
     names = {
         Wanted.NOISE: "least noise multiplier",
@@ -172,7 +172,7 @@ def calibrate_verb(
     if not found.rounds:
         facts[1] = ("epsilon", f"{format_epsilon(report.epsilon)} after one round, which is above {epsilon:g}")
     output().print(facts_table("Calibration", facts))
-    _tell_plot(drawn)
+    _tell_plot(plotted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,17 +249,17 @@ def _tell_table(ask: _Question, sweep: list[str], plot: Path | None, csv: Path |
     rows = [ask.row(values) for values in swept]
     if all(row["epsilon"] is None for row in rows):
         raise ConfigError(f"no combination of the sweep has an answer; the first: {rows[0]['note']}")
-    drawn = None
+    plotted = None
     if plot is not None:
         names = ["budget" if name == "epsilon" else name for name in swept[0]]
-        drawn = draw_sweep(rows, names, ask.column, plot)
+        plotted = draw_sweep(rows, names, ask.column, plot)
     if csv is not None:
         write_csv(csv, rows)
     if as_json:
-        print_json({"rows": rows} | ({"plot": str(drawn)} if drawn else {}))
+        print_json({"rows": rows} | ({"plot": str(plotted)} if plotted else {}))
         return
     print_rows("Calibration", rows)
-    _tell_plot(drawn)
+    _tell_plot(plotted)
 
 
 def _wanted(find: Wanted | None, noise_multiplier: float | None) -> Wanted:
@@ -286,6 +286,6 @@ def _min_population(plan: Plan, run: PlannedRun, epsilon: float) -> tuple[int, f
         chosen = following
 
 
-def _tell_plot(drawn: Path | None) -> None:
-    if drawn is not None:
-        output().print(f"plot: {drawn.resolve()}", markup=False, soft_wrap=True)
+def _tell_plot(plotted: Path | None) -> None:
+    if plotted is not None:
+        output().print(f"plot: {plotted.resolve()}", markup=False, soft_wrap=True)

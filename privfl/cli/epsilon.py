@@ -213,30 +213,30 @@ def _tell_several(cases: Sequence[Case], wish: _Wish) -> None:
         raise ConfigError("--accountants judges one run: leave --sweep and --each out, and give one --config")
     rows = [row for case in cases for row in tidy_rows(case, wish.named)]
     points = _points(cases, wish)
-    drawn = None
+    plotted = None
     if wish.plot is not None and wish.curves:
         named = [(case.label, case.ask(wish.observer)) for case in cases]
-        drawn = draw_curves(named, wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
+        plotted = draw_curves(named, wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
     elif wish.plot is not None:
         shown = [row for row in rows if row["observer"] == wish.observer]
-        drawn = draw_sweep(shown, list(cases[0].keys), "epsilon", wish.plot)
+        plotted = draw_sweep(shown, list(cases[0].keys), "epsilon", wish.plot)
     if wish.csv is not None:
         write_csv(wish.csv, points if wish.curves else rows)
     if wish.as_json:
-        print_json({"rows": [jsonable(row) for row in rows]} | ({"points": points} if points else {}) | _at(drawn))
+        print_json({"rows": [jsonable(row) for row in rows]} | ({"points": points} if points else {}) | _at(plotted))
         return
     print_rows("Epsilon", rows)
-    _tell_plot(drawn)
+    _tell_plot(plotted)
 
 
 def _tell_one(case: Case, wish: _Wish) -> None:
     """Show the report of one case, with the tables that were asked for."""
     report = case.ask(wish.observer)
-    drawn = None
+    plotted = None
     if wish.plot is not None and wish.curves:
-        drawn = draw_curves([(case.label, report)], wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
+        plotted = draw_curves([(case.label, report)], wish.plot, profile=wish.profile, tradeoff=wish.tradeoff)
     elif wish.plot is not None:
-        drawn = _over_rounds(case, report, wish)
+        plotted = _over_rounds(case, report, wish)
     if wish.csv is not None:
         write_csv(wish.csv, _points([case], wish) if wish.curves else tidy_rows(case, wish.named))
     tables = {"observers": observer_rows(case)} if wish.named is None else {}
@@ -248,7 +248,7 @@ def _tell_one(case: Case, wish: _Wish) -> None:
         extra: dict[str, Any] = {name: json_value(value) for name, value in facts.items()} | tables
         extra |= {"profile": report.profile()} if wish.profile else {}
         extra |= {"tradeoff": report.tradeoff()} if wish.tradeoff else {}
-        print_json(stated.as_dict() | extra | _at(drawn))
+        print_json(stated.as_dict() | extra | _at(plotted))
         return
     _print(case, report, facts)
     for name, rows in tables.items():
@@ -260,7 +260,7 @@ def _tell_one(case: Case, wish: _Wish) -> None:
     if wish.tradeoff:
         shown = report.tradeoff(_ALPHAS)
         print_rows("Trade-off", [{"false positive rate": a, "false negative rate, at least": b} for a, b in shown])
-    _tell_plot(drawn)
+    _tell_plot(plotted)
 
 
 def _points(cases: Sequence[Case], wish: _Wish) -> list[dict[str, Any]]:
@@ -301,10 +301,10 @@ def _print(case: Case, report: EpsilonReport, facts: dict[str, Any]) -> None:
     output().print(facts_table(str(report), rows))
 
 
-def _at(drawn: Path | None) -> dict[str, str]:
-    return {"plot": str(drawn)} if drawn else {}
+def _at(plotted: Path | None) -> dict[str, str]:
+    return {"plot": str(plotted)} if plotted else {}
 
 
-def _tell_plot(drawn: Path | None) -> None:
-    if drawn is not None:
-        output().print(f"plot: {drawn.resolve()}", markup=False, soft_wrap=True)
+def _tell_plot(plotted: Path | None) -> None:
+    if plotted is not None:
+        output().print(f"plot: {plotted.resolve()}", markup=False, soft_wrap=True)

@@ -59,7 +59,7 @@ class Assembly:
 
     Attributes:
         config: The configuration, with the delta and the noise multiplier that were chosen for it.
-        given: The objects that took the place of built-ins.
+        objects: The objects that took the place of built-ins.
         federation: The clients and their examples, standardized.
         learner: The model, its training and its evaluation.
         method: The training under the run's algorithm, the model that is sent, and the server's aggregation.
@@ -78,7 +78,7 @@ class Assembly:
     """
 
     config: Config
-    given: Given
+    objects: Given
     federation: FederatedData
     learner: build.Learner
     method: Method
@@ -211,12 +211,12 @@ class Assembly:
             raise BudgetExceeded(spent, budget.epsilon)
 
 
-def assemble(config: Config, given: Given, *, noise_multiplier: float | None = None) -> Assembly:
+def assemble(config: Config, objects: Given, *, noise_multiplier: float | None = None) -> Assembly:
     """Build the parts of a run.
 
     Args:
         config: The configuration.
-        given: Objects that take the place of built-ins.
+        objects: Objects that take the place of built-ins.
         noise_multiplier: What an earlier start of this run was calibrated to, for a configuration that has an epsilon
             and no multiplier; None calibrates.
 
@@ -227,20 +227,20 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         ConfigError: When settings contradict each other.
         PrivacyError: When they would make an epsilon untrue.
     """
-    given.check(config)
-    config = with_named_clients(given.applied(config))
+    objects.check(config)
+    config = with_named_clients(objects.applied(config))
     check_noise(config)
     check_example_settings(config)
-    federation = given.stand_in() if given.clients is not None else build_federation(config, given.data)
-    if given.clients is not None:
-        config = _without_data(config, given.clients)
+    federation = objects.stand_in() if objects.clients is not None else build_federation(config, objects.data)
+    if objects.clients is not None:
+        config = _without_data(config, objects.clients)
     clients = len(federation.clients)
-    scheme, credentials = build_sum(config, given, clients)
+    scheme, credentials = build_sum(config, objects, clients)
     federation = prepare(federation, config, scheme, credentials)
-    if given.train is None:
+    if objects.train is None:
         check_complete(federation, private=config.privacy.placement != "none")
-    learner = _learner(config, given, federation)
-    method = (given.algorithm or build.build_algorithm(config.client)).method(
+    learner = _learner(config, objects, federation)
+    method = (objects.algorithm or build.build_algorithm(config.client)).method(
         cast("Train | Stateful", learner.train), learner.initial
     )
     config = weighted(config, method)
@@ -251,10 +251,10 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     check_tuning(config, learner, method)
     selection = build.build_selection(config.server)
     check_selection(
-        config, learner, selection, taken=given.public_measure is None and is_taken(config, given.data, federation)
+        config, learner, selection, taken=objects.public_measure is None and is_taken(config, objects.data, federation)
     )
     chunking, keep = build.build_chunking(config, method.train), build.build_keep(config)
-    sampler = _checked(given.sampler or build.build_sampler(config.cohort), config, clients)
+    sampler = _checked(objects.sampler or build.build_sampler(config.cohort), config, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
     privacy, units = config.privacy, unit_count(examples, clients)
@@ -262,8 +262,8 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
         config = config.with_overrides({"privacy.delta": default_delta(units)[0]})
     elif privacy.placement != "none" and not privacy.allow_large_delta:
         check_small_delta(privacy.delta or 0.0, units, setting="privacy.delta", flag="privacy.allow_large_delta = true")
-    optimizer = given.optimizer or build.build_optimizer(config.server)
-    dropouts = given.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
+    optimizer = objects.optimizer or build.build_optimizer(config.server)
+    dropouts = objects.dropouts or RandomDropouts(config.cohort.dropout, config.seed, scheme.messages_per_client)
     if config.cohort.on_client_error == "drop":
         dropouts = _unbounded(dropouts)
 
@@ -277,12 +277,12 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
             sampling=sampling,
             population=clients,
             sizes=federation.sizes.tolist(),
-            clip=given.clip,
+            clip=objects.clip,
             examples=examples,
             metrics=getattr(learner.train, "metric_names", ()),
         )
         return Assembly(
-            config, given, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
+            config, objects, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
             mechanism, rule, range_rule, selection, chunking, keep,
         )  # fmt: skip
 
@@ -310,15 +310,15 @@ def assemble(config: Config, given: Given, *, noise_multiplier: float | None = N
     return assembly
 
 
-def build_sum(config: Config, given: Given, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
+def build_sum(config: Config, objects: Given, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
     """The secure sum and its clients' credentials: the program's own, or the built-in with fresh ones.
 
     Args:
         config: The settings, which name the built-in sum.
-        given: The objects that the program gave.
+        objects: The objects that the program gave.
         clients: The number of clients.
     """
-    return schemes.build_sum(config, clients) if given.sum is None else (given.sum, given.credentials)
+    return schemes.build_sum(config, clients) if objects.sum is None else (objects.sum, objects.credentials)
 
 
 def _calibrated(parts: Any, start: float, epsilon: float) -> Assembly:
@@ -374,12 +374,12 @@ def _without_data(config: Config, clients: int) -> Config:
     return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
 
 
-def _learner(config: Config, given: Given, federation: FederatedData) -> build.Learner:
-    if given.train is None or given.initial is None:
+def _learner(config: Config, objects: Given, federation: FederatedData) -> build.Learner:
+    if objects.train is None or objects.initial is None:
         learner = build.build_learner(config, federation)
-        measure = given.measure or learner.measure
+        measure = objects.measure or learner.measure
         # A measure of one's own looks at the clients' examples: the built-in one over public examples makes way.
-        public = given.public_measure or (None if given.measure else learner.public_measure)
+        public = objects.public_measure or (None if objects.measure else learner.public_measure)
         return dataclasses.replace(learner, measure=measure, public_measure=public)
-    layers = build.layers_of(given.train, len(given.initial))
-    return build.Learner(given.initial, given.train, given.measure, given.public_measure, layers)
+    layers = build.layers_of(objects.train, len(objects.initial))
+    return build.Learner(objects.initial, objects.train, objects.measure, objects.public_measure, layers)

@@ -44,7 +44,7 @@ def local(experiment: Experiment) -> dict[str, float]:
 
 
 def _alone(experiment: Experiment, holder: ClientRows, *, steps: int | None) -> dict[str, float]:
-    if experiment.parts.given.train is not None:
+    if experiment.parts.objects.train is not None:
         raise ConfigError("baselines are trained with built-in models only: a `train` of your own knows its clients")
     config = experiment.config
     config = dataclasses.replace(config, client=dataclasses.replace(config.client, steps=steps))

@@ -37,7 +37,7 @@ def evaluation(parts: Assembly, model: Vector, states: Callable[[ClientId], byte
     """
     model = np.asarray(model).view()
     model.flags.writeable = False  # a measure of one's own may not change the model that it is given
-    learner, given = parts.learner, parts.given
+    learner, given = parts.learner, parts.objects
     if learner.public_measure is not None and parts.method.personal is None:
         found = _public(learner.public_measure, model)
         taken = parts.private and given.public_measure is None and is_taken(parts.config, given.data, parts.federation)
@@ -79,6 +79,6 @@ def _reason(parts: Assembly) -> str:
             "the test examples belong to clients, and sums over them carry no noise; give public test examples "
             "(data.test = 'public', FederatedData(test=...) or `public_measure`)"
         )
-    if parts.given.measure is None and not any(len(client.test) for client in parts.federation.clients):
+    if parts.objects.measure is None and not any(len(client.test) for client in parts.federation.clients):
         return "no client has a test example; raise data.test_fraction, or give clients with test examples"
     return ""

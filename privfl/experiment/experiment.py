@@ -271,9 +271,9 @@ class Experiment:
         parts.check_claim()
         with self.files.writing(parts.config, self._identity, resume=resume):
             if resume:  # as after a restart: clients begin an interrupted round with keys of a new session
-                scheme, credentials = build_sum(parts.config, parts.given, parts.clients)
+                scheme, credentials = build_sum(parts.config, parts.objects, parts.clients)
                 self.parts = parts = dataclasses.replace(parts, scheme=scheme, credentials=credentials)
-            own = parts.given.executor
+            own = parts.objects.executor
             executor = own or build.build_executor(parts.config)
             try:
                 run = self._federated_run(executor)

@@ -15,7 +15,7 @@ Up is client to server, down is server to client. A *place* is an index into the
     0x0207  ConsistencyCheck up  signature 64
     0x0208  Signatures     down  receiver u32; signers: bitmap over the receiver's neighbors; signatures: blob, 64 bytes
                                for each
-    0x0209  Unmask         up    given: bitmap over the dealers whose share is due; shares: blob, 33 bytes for each
+    0x0209  Unmask         up    dealers: bitmap over the dealers whose share is due; shares: blob, 33 bytes for each
 
 A bitmap is count u32 | ceil(count / 8) bytes; member i is bit i mod 8 (least first) of byte i / 8, and the bits behind
 the last member are zero. A box holds share of the mask key 33 | share of the self-mask seed 33.
@@ -207,12 +207,12 @@ class Unmask(Message):
     """One share of each dealer: of its self-mask seed if it survived, else of its mask key.
 
     Attributes:
-        given: The dealers whose share is in the message.
+        dealers: Those whose share is in the message.
         shares: The shares, 33 bytes each.
     """
 
     KIND: ClassVar[int] = 0x0209
-    given: Bitmap = wired(MEMBERS)
+    dealers: Bitmap = wired(MEMBERS)
     shares: Bytes = wired(Blob(SHARE_BYTES * MAX_CLIENTS), secret=True)
 
 

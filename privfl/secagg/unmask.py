@@ -35,9 +35,9 @@ def check_unmask(message: Unmask, due: int) -> list[int]:
     Raises:
         WireError: The message is about another number of dealers, or a share is not canonical.
     """
-    if message.given.count != due:
-        raise WireError(f"shares of {message.given.count} dealers, where {due} are due")
-    return [share_from_bytes(share) for share in pieces(message.shares, SHARE_BYTES, len(message.given), "shares")]
+    if message.dealers.count != due:
+        raise WireError(f"shares of {message.dealers.count} dealers, where {due} are due")
+    return [share_from_bytes(share) for share in pieces(message.shares, SHARE_BYTES, len(message.dealers), "shares")]
 
 
 def _attempts(everybody: Holders, trusted: Holders) -> Iterator[tuple[Holders, How]]:
@@ -105,7 +105,7 @@ class Opener:
         found = iter(check_unmask(message, len(due)))
         for index, dealer in enumerate(due):
             self._spoke[dealer] += 1
-            if index in message.given:
+            if index in message.dealers:
                 self._shares[dealer][holder] = next(found)
             else:
                 self.disputes.missing(dealer, holder)

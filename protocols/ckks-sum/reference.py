@@ -314,8 +314,8 @@ def listed(items):
     return u32(len(items)) + b"".join(items)
 
 
-def task_digest(context, clients, *, least, length, bits, bound):
-    form = blob(context) + listed([u32(c) for c in clients]) + u64(least) + u64(length) + struct.pack("<H", bits)
+def task_digest(context, clients, *, minimum, length, bits, bound):
+    form = blob(context) + listed([u32(c) for c in clients]) + u64(minimum) + u64(length) + struct.pack("<H", bits)
     return hashlib.sha256(b"privfl/1 sum-task" + form + u64(bound)).digest()
 
 
@@ -380,12 +380,12 @@ def take_seeds(seeds, taken):
     return fresh if 64 * len(fresh) == len(seeds) and not fresh & taken else None
 
 
-def run(name, *, clients, bits, length, least, held=None, silent=()):
+def run(name, *, clients, bits, length, minimum, held=None, silent=()):
     """A whole sum as a script; `silent` holds (client, name of the message that it does not send)."""
     seed = b"privfl ckks-sum vector " + name.encode()
     bound = ((1 << (bits - 1)) - 1) // clients
     plan = Plan(length, clients, bits)
-    task = task_digest(seed, range(clients), least=least, length=length, bits=bits, bound=bound)
+    task = task_digest(seed, range(clients), minimum=minimum, length=length, bits=bits, bound=bound)
     people = [Client(seed, identity, held) for identity in range(clients)]
     vectors = [
         [
@@ -458,7 +458,7 @@ def run(name, *, clients, bits, length, least, held=None, silent=()):
         "task": {
             "context": seed.hex(),
             "clients": clients,
-            "min_survivors": least,
+            "min_survivors": minimum,
             "length": length,
             "bits": bits,
             "bound": bound,
@@ -637,13 +637,13 @@ def failures(script, state):
 
 def everything():
     """All vectors, by name."""
-    three, state = run("three-clients", clients=3, bits=23, length=5, least=2)
+    three, state = run("three-clients", clients=3, bits=23, length=5, minimum=2)
     silent = {(0, "Deal"), (2, "Frame"), (1, "Opened")}
     written = {
         "primitives": primitives(),
         "three-clients": three,
-        "dropouts": run("dropouts", clients=5, bits=23, length=3, least=3, silent=silent)[0],
-        "held-key": run("held-key", clients=2, bits=31, length=4, least=1, held=bytes(range(100, 132)))[0],
+        "dropouts": run("dropouts", clients=5, bits=23, length=3, minimum=3, silent=silent)[0],
+        "held-key": run("held-key", clients=2, bits=31, length=4, minimum=1, held=bytes(range(100, 132)))[0],
     }
     for name, failure in failures(three["script"], state).items():
         failure["message"] = text(failure["message"])

@@ -191,7 +191,7 @@ def encode_cases() -> list[dict[str, Any]]:
         ("a scale that is no power of two", uniform, "binary64", 12345.678, norm(uniform)),
         ("just above a half", [0.5 + 2.0**-40] * 64, "binary64", 1.0, 4.0),
         ("far above the bound", [300.0, -400.0, 1.0], "binary64", 16.0, 1.0),
-        ("toward zero at last", [1.9] * 600, "binary64", 1.0, math.sqrt(2399)),
+        ("toward zero finally", [1.9] * 600, "binary64", 1.0, math.sqrt(2399)),
         ("limit 1", [0.8, 0.61], "binary64", 1.0, 1.0),
         ("limit 0", [0.9, -0.9], "binary64", 1.0, 0.9),
         ("one below an integer square", [10.0], "binary64", 1.0, math.sqrt(99)),
@@ -221,7 +221,7 @@ def stochastic_cases() -> list[dict[str, Any]]:
     for name, x, scale, max_norm in [
         ("inside the bound", reals("stochastic", 30, 4.0), 3.0, 100.0),
         ("at the bound", reals("stochastic at", 30, 4.0), 1.0, norm(reals("stochastic at", 30, 4.0))),
-        ("toward zero at last", [0.02] * 400, 1.0, 1.0),
+        ("toward zero finally", [0.02] * 400, 1.0, 1.0),
         ("integers stay", [1.0, -2.0, 0.0, 2.0**28], 1.0, 1e9),
     ]:
         source = stream("draws " + name)
@@ -292,7 +292,7 @@ def unpack_cases() -> list[dict[str, Any]]:
         ("too short, native", "ff0100", 2, 9, False),
         ("too long, dense", "ff010000", 2, 9, True),
         ("empty", "", 0, 9, True),
-        ("empty but for a byte", "00", 0, 9, True),
+        ("empty except for a byte", "00", 0, 9, True),
         ("64 bits", "ff" * 16, 2, 64, True),
     ]:
         case = {"name": name, "data": data, "length": length, "bits": bits, "dense": dense}

@@ -182,9 +182,9 @@ def verify(key: bytes, signature: bytes, text: str, *parts: bytes) -> None:
         raise Remote("a signature does not verify") from error
 
 
-def split(secret: bytes, clients: list[int], threshold: int, drawn: bytes) -> list[int]:
+def split(secret: bytes, clients: list[int], threshold: int, coins: bytes) -> list[int]:
     """Shamir 1979: the values of one polynomial at identity + 1."""
-    tail = [int.from_bytes(drawn[48 * i : 48 * (i + 1)], "little") % PRIME for i in range(threshold - 1)]
+    tail = [int.from_bytes(coins[48 * i : 48 * (i + 1)], "little") % PRIME for i in range(threshold - 1)]
     coefficients = [int.from_bytes(secret, "little"), *tail]
     return [sum(c * pow(client + 1, i, PRIME) for i, c in enumerate(coefficients)) % PRIME for client in clients]
 
@@ -453,7 +453,7 @@ class View:
         key = derive(self.digest, "input", self.session, u32(self.ids[place]))
         return AESGCM(key).encrypt(bytes(12), b"", values)
 
-    def said(self, place: int, survivors: list[int]) -> tuple[bytes, ...]:
+    def statement(self, place: int, survivors: list[int]) -> tuple[bytes, ...]:
         return self.session, self.digest, u32(self.ids[place]), bitmap(self.size, survivors)
 
 
@@ -592,7 +592,7 @@ class Client:
         require(view.min_arc(self.survivors) >= self.terms.arc, "an arc too empty", TooFew)
         if not self.terms.signed:
             return self.reveal()
-        said = view.said(self.place, self.survivors)
+        said = view.statement(self.place, self.survivors)
         return self.send("ConsistencyCheck", sign(self.signing, "survivors", *said))
 
     def signatures(self, data: bytes) -> bytes:
@@ -603,7 +603,7 @@ class Client:
         body.end()
         for place, signature in zip(signers, given, strict=True):
             require(place in self.survivors, "a signer that did not survive")
-            verify(self.directory[view.ids[place]], signature, "survivors", *view.said(place, self.survivors))
+            verify(self.directory[view.ids[place]], signature, "survivors", *view.statement(place, self.survivors))
         own = self.terms.degree == 0
         require(len(signers) + own >= self.terms.threshold, "too few signatures", TooFew)
         return self.reveal()
@@ -683,7 +683,7 @@ class Server:
     def take_ConsistencyCheck(self, sender: int, body: Body) -> None:  # noqa: N802
         signature, place = body.fixed(64), self.view.ids.index(sender)
         body.end()
-        verify(self.directory[sender], signature, "survivors", *self.view.said(place, self.uploaded))
+        verify(self.directory[sender], signature, "survivors", *self.view.statement(place, self.uploaded))
         self.signed[place] = signature
 
     def take_Unmask(self, sender: int, body: Body) -> None:  # noqa: N802

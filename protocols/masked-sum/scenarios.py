@@ -27,14 +27,14 @@ class Entropy:
     """Public bytes: SHA-256 of name, client and counter; the bytes given are recorded."""
 
     def __init__(self, name: str, client: int) -> None:
-        self.label, self.counter, self.left, self.drawn = f"privfl masked-sum {name} {client}", 0, b"", b""
+        self.label, self.counter, self.unread, self.consumed = f"privfl masked-sum {name} {client}", 0, b"", b""
 
     def __call__(self, size: int) -> bytes:
-        while len(self.left) < size:
-            self.left += hashlib.sha256(f"{self.label} {self.counter}".encode()).digest()
+        while len(self.unread) < size:
+            self.unread += hashlib.sha256(f"{self.label} {self.counter}".encode()).digest()
             self.counter += 1
-        part, self.left = self.left[:size], self.left[size:]
-        self.drawn += part
+        part, self.unread = self.unread[:size], self.unread[size:]
+        self.consumed += part
         return part
 
 
@@ -82,7 +82,7 @@ class Play:
         values = [int.from_bytes(block[8 * i : 8 * i + 8], "little") for i in range(self.terms.length)]
         return [value % (2 * bound + 1) - bound for value in values]
 
-    def gone(self, client: int, step: str) -> bool:
+    def is_absent(self, client: int, step: str) -> bool:
         return client in self.drop and STEPS.index(step) >= STEPS.index(self.drop[client])
 
     def run(self) -> None:
@@ -91,7 +91,7 @@ class Play:
             step: dict[str, Any] = {"name": self.server.step, "up": {}, "down": {}, "refused": [], "unusable": []}
             self.steps.append(step)
             for client, received in mail.items():
-                if self.gone(client, self.server.step):
+                if self.is_absent(client, self.server.step):
                     continue
                 sent = self.speak(client, received)
                 if self.failure:
@@ -141,7 +141,7 @@ class Play:
         return found if self.terms.noise else {name: value for name, value in found.items() if name != "noise"}
 
     def party(self, client: int) -> dict[str, Any]:
-        entropy = self.entropy[client].drawn.hex()
+        entropy = self.entropy[client].consumed.hex()
         noise = {"noise": self.clients[client].noise} if self.terms.noise else {}
         return {"signing_seed": self.seeds[client].hex(), "entropy": entropy, "vector": self.vectors[client]} | noise
 
@@ -378,7 +378,7 @@ def refusals() -> list[Play]:
             signatures(
                 lambda p, near, s: (
                     near,
-                    [ref.sign(p.seeds[0], "survivors", *p.server.view.said(0, [0, 1, 2, 3])), *s[1:]],
+                    [ref.sign(p.seeds[0], "survivors", *p.server.view.statement(0, [0, 1, 2, 3])), *s[1:]],
                 )
             ),
         ),

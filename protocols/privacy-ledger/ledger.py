@@ -60,12 +60,12 @@ def unchain(data: bytes) -> list[tuple[dict[str, Any], str]]:
 
 
 # --- sections 4 and 5: records ----------------------------------------------------------------------------------
-def number(value: Any, least: float = -math.inf) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+def number(value: Any, minimum: float = -math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= minimum
 
 
-def integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def integer(value: Any, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def check_sampling(sampling: Any) -> None:

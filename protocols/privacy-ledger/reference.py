@@ -111,7 +111,7 @@ def compose(profile: Profile, delta: float, adjacency: str, factor: int) -> floa
         return likened(profile, delta, factor)
     uneven = 2.0**-49 if any(one[0] == "skellam" for _, looks in profile for one in looks) else 0.0
     cohort = max([2**18, *(dict(s).get("cap", dict(s).get("size", 0)) for s, _ in profile)])
-    compared = compared_epsilon(lambda left: likened(profile, left, factor), groups, delta, uneven, cohort)
+    compared = compared_epsilon(lambda remaining: likened(profile, remaining, factor), groups, delta, uneven, cohort)
     found = min(compared, renyi_epsilon(profile, delta, factor))
     demand(math.isfinite(found), "this integer noise is not judged")
     return found

@@ -63,8 +63,8 @@ def draw(round: int, sampling: Any = POISSON, turn: Any = 1.45e-9, **more: Any) 
     return {"type": "draw", "round": round, "sampling": sampling, "turn": turn, **more}
 
 
-def reserved(*releases: dict[str, Any], drawn: bool = True) -> list[dict[str, Any]]:
-    first = {r["round"]: r["sampling"] for r in reversed(releases)} if drawn else {}
+def reserved(*releases: dict[str, Any], with_draws: bool = True) -> list[dict[str, Any]]:
+    first = {r["round"]: r["sampling"] for r in reversed(releases)} if with_draws else {}
     draws = [draw(round, sampling) for round, sampling in sorted(first.items())]
     return [HEADER, *draws, *({"type": "reserve", "release": r} for r in releases)]
 
@@ -142,16 +142,16 @@ VALID = {
         release(7, **STREAM, participants=[3], attempt=1),
     ),
     "settled correlated noise": settled(release(4, **STREAM), release(4, **STREAM, participants=[1, 9])),
-    "nobody was drawn": reserved(release(0, participants=[])),
+    "nobody was sampled": reserved(release(0, participants=[])),
 }
 
 INVALID = {
     "no header": reserved(release(0))[1:],
     "a second header": [HEADER, HEADER],
     "another version": [{**HEADER, "version": 3}],
-    "no draw": reserved(release(0), drawn=False),
-    "a draw afterwards": [*reserved(release(0), drawn=False), draw(0)],
-    "another sampling than drawn": [
+    "no draw": reserved(release(0), with_draws=False),
+    "a draw afterwards": [*reserved(release(0), with_draws=False), draw(0)],
+    "another sampling than in the draw": [
         *reserved(release(0)),
         {"type": "reserve", "release": release(0, attempt=1, sampling={"kind": "everyone"})},
     ],
@@ -172,7 +172,7 @@ INVALID = {
     "an unknown unit": [{**HEADER, "level": "household"}],
     "an unknown type": [HEADER, {"type": "bonus"}],
     "charged twice": reserved(release(0), release(0)),
-    "a cohort drawn anew": reserved(release(0), release(0, attempt=1, participants=[2, 3])),
+    "a cohort sampled again": reserved(release(0), release(0, attempt=1, participants=[2, 3])),
     "less noise realized than declared": reserved(release(0, realized_stddev=2047.9)),
     "noise of nothing": reserved(release(0, declared_stddev=0.0)),
     "a law without a placement": reserved(release(0, placement="none")),

@@ -48,7 +48,7 @@ def read(data: bytes) -> dict[str, Any]:
 # --- section 4: fields -------------------------------------------------------------------------------------------
 
 
-def whole(value: Any, low: int, high: int) -> None:
+def integer(value: Any, low: int, high: int) -> None:
     demand(type(value) is int and low <= value <= high, f"{value!r} is not an integer in [{low}, {high}]")
 
 
@@ -75,18 +75,18 @@ def check(plan: dict[str, Any]) -> None:
         ("population", 1, (1 << 32) - 1),
         ("seed", 0, (1 << 64) - 1),
     ):
-        whole(plan[name], low, high)
+        integer(plan[name], low, high)
     for client in plan["cohort"]:
-        whole(client, 0, (1 << 32) - 2)
+        integer(client, 0, (1 << 32) - 2)
     demand(plan["cohort"] == sorted(set(plan["cohort"])), "the cohort is not increasing")
     demand(len(plan["state_rounds"]) in (0, len(plan["cohort"])), "state_rounds")
     for number in plan["state_rounds"]:
-        whole(number, 0, max(0, plan["round"] - 1))
+        integer(number, 0, max(0, plan["round"] - 1))
     demand(bool(plan["bases"]) or len(plan["cohort"]) in sizes(plan), "the sampling cannot produce this cohort")
     keys(plan["survivors"], "fraction floor")
     real(plan["survivors"]["fraction"], positive=False)
     demand(0 <= plan["survivors"]["fraction"] <= 1, "fraction")
-    whole(plan["survivors"]["floor"], 0, 1 << 32)
+    integer(plan["survivors"]["floor"], 0, 1 << 32)
     demand(type(plan["scheme"]) is str and type(plan["parameters"]) is dict, "scheme")
     for value in plan["parameters"].values():
         demand(type(value) in (str, int, float, bool), "a parameter")
@@ -103,7 +103,7 @@ def check(plan: dict[str, Any]) -> None:
     demand(plan["chunking"]["kind"] in ("single", "batched"), "chunking")
     if plan["chunking"]["kind"] == "batched":
         demand(not plan["state_rounds"] and plan["encoding"]["examples"] is None, "batches of clients")
-    whole(plan["chunking"]["size"], 1, 1 << 16)
+    integer(plan["chunking"]["size"], 1, 1 << 16)
     check_mechanism(plan["mechanism"])
     check_encoding(plan["encoding"])
     if plan["mechanism"]["placement"] != "none":
@@ -129,12 +129,12 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
     real(mechanism["noise_multiplier"], positive=placement != "none")
     demand(placement != "none" or mechanism["noise_multiplier"] == 0, "a multiplier without noise")
     demand(mechanism["source"] in ("secure", "simulation"), "source")
-    whole(mechanism["colluders"], 0, 1 << 32)
+    integer(mechanism["colluders"], 0, 1 << 32)
     demand(type(mechanism["discrete"]) is bool, "discrete")
     demand(not mechanism["discrete"] or placement in ("central", "local"), "a discrete Gaussian elsewhere")
     spare, members, minimum = (mechanism[name] for name in ("spare", "members", "min_members_to_open"))
     for count in (spare, members, minimum):
-        whole(count, 0, 1 << 32)
+        integer(count, 0, 1 << 32)
     demand(mechanism["correlation"] in ("none", "toeplitz"), "correlation")
     if mechanism["correlation"] != "none":
         demand(placement == "central" and not mechanism["discrete"], "correlated noise of another kind")
@@ -148,22 +148,22 @@ def check_mechanism(mechanism: dict[str, Any]) -> None:
 def check_encoding(encoding: dict[str, Any]) -> None:
     fields = "length bits scale clip weighting max_weight max_total_weight count_bound metrics blocks rounding rotation"
     keys(encoding, f"{fields} examples")
-    whole(encoding["length"], 1, 1 << 28)
-    whole(encoding["bits"], 8, 64)
+    integer(encoding["length"], 1, 1 << 28)
+    integer(encoding["bits"], 8, 64)
     real(encoding["scale"])
     demand(2.0**-512 <= encoding["scale"] <= 2.0**512, "scale")
     demand(encoding["weighting"] in ("uniform", "examples"), "weighting")
-    whole(encoding["max_weight"], 1, 1 << 62)
+    integer(encoding["max_weight"], 1, 1 << 62)
     demand(encoding["weighting"] == "examples" or encoding["max_weight"] == 1, "max_weight")
     counts, total = encoding["count_bound"], encoding["max_total_weight"]
-    whole(counts, 0, (1 << 62) - 1)
-    whole(total, 0, (1 << 62) - 1)
+    integer(counts, 0, (1 << 62) - 1)
+    integer(total, 0, (1 << 62) - 1)
     demand(not counts or counts >= max(2, encoding["max_weight"]), "count_bound")
     demand(not total or (counts > 0 and total >= encoding["max_weight"]), "max_total_weight")
     demand(not counts or encoding["clip"]["kind"] != "adaptive", "an adaptive clip and counts")
     demand(encoding["rounding"] in ("nearest", "stochastic"), "rounding")
     if encoding["rotation"] is not None:
-        whole(encoding["rotation"], 0, (1 << 64) - 1)
+        integer(encoding["rotation"], 0, (1 << 64) - 1)
     names = [metric["name"] for metric in encoding["metrics"]]
     demand(not set(names) & RESERVED, "metric names")
     names += [f"{name}.weight" for name in names]
@@ -171,7 +171,7 @@ def check_encoding(encoding: dict[str, Any]) -> None:
         keys(block, "name length")
         demand(type(block["name"]) is str, "name")
         demand(block["name"] not in RESERVED, "block names")
-        whole(block["length"], 1, 1 << 28)
+        integer(block["length"], 1, 1 << 28)
         names.append(block["name"])
     demand(len(set(names)) == len(names), "names of metrics and blocks")
     if encoding["blocks"]:
@@ -183,7 +183,7 @@ def check_encoding(encoding: dict[str, Any]) -> None:
         real(metric["bound"])
         if metric["units"] is not None:
             demand(not counts, "units of a metric next to counts")
-            whole(metric["units"], 1, 1 << 62)
+            integer(metric["units"], 1, 1 << 62)
     check_clip(encoding)
     if encoding["examples"] is not None:
         check_examples(encoding)
@@ -204,7 +204,7 @@ def check_examples(encoding: dict[str, Any]) -> None:
         pairs = sampling["probabilities"]
     demand(len(pairs) > 0 and [site for site, _ in pairs] == sorted({site for site, _ in pairs}), "sites")
     for site, probability in pairs:
-        whole(site, 0, (1 << 32) - 2)
+        integer(site, 0, (1 << 32) - 2)
         real(probability)
         demand(probability <= 1, "probability")
     demand(encoding["clip"]["kind"] == "flat" and encoding["weighting"] == "uniform", "clip or weights of examples")
@@ -225,7 +225,7 @@ def check_clip(encoding: dict[str, Any]) -> None:
         cuts, norms = clip["cuts"], clip["norms"]
         demand(len(cuts) == len(norms) + 1 and cuts[0] == 0 and cuts[-1] == encoding["length"], "cuts")
         for cut in cuts:
-            whole(cut, 0, 1 << 28)
+            integer(cut, 0, 1 << 28)
         demand(cuts == sorted(set(cuts)), "cuts")
         for norm in norms:
             real(norm)
@@ -237,8 +237,8 @@ def check_clip(encoding: dict[str, Any]) -> None:
         keys(clip, "kind clip_norm units indicator_units quantile learning_rate")
         for name in ("clip_norm", "quantile", "learning_rate"):
             real(clip[name])
-        whole(clip["units"], 1, 1 << 62)
-        whole(clip["indicator_units"], 1, 1 << 62)
+        integer(clip["units"], 1, 1 << 62)
+        integer(clip["indicator_units"], 1, 1 << 62)
         demand(clip["indicator_units"] % 2 == 0 and clip["quantile"] < 1, "indicator")
         demand(encoding["weighting"] == "uniform", "an adaptive clip and weights")
         scale = clip["units"] / clip["clip_norm"]
@@ -255,22 +255,22 @@ def sizes(plan: dict[str, Any]) -> range:
         return range(population + 1)
     if kind == "one_pass":
         keys(sampling, "kind size")
-        whole(sampling["size"], 1, 1 << 62)
+        integer(sampling["size"], 1, 1 << 62)
         return range(min(sampling["size"], population) + 1)
     if kind == "random_allocation":
         keys(sampling, "kind selected rounds")
-        whole(sampling["rounds"], 1, 1 << 62)
-        whole(sampling["selected"], 1, sampling["rounds"])
+        integer(sampling["rounds"], 1, 1 << 62)
+        integer(sampling["selected"], 1, sampling["rounds"])
         return range(population + 1)
     if kind == "fixed_size":
         keys(sampling, "kind size population")
-        whole(sampling["size"], 1, sampling["population"])
+        integer(sampling["size"], 1, sampling["population"])
         return range(sampling["size"], sampling["size"] + 1)
     real(sampling["probability"])
     demand(sampling["probability"] <= 1, "probability")
     if kind == "truncated_poisson":
         keys(sampling, "kind probability cap population")
-        whole(sampling["cap"], 1, 1 << 62)
+        integer(sampling["cap"], 1, 1 << 62)
         return range(min(sampling["cap"], population) + 1)
     demand(kind == "poisson", "kind")
     keys(sampling, "kind probability")
@@ -370,15 +370,15 @@ def norm_bound(plan: dict[str, Any]) -> float:
     return math.sqrt(math.fsum((scale * bound) ** 2 for _, _, scale, bound, _ in slots(plan)))
 
 
-def asked(plan: dict[str, Any], size: int) -> int:
+def min_survivors(plan: dict[str, Any], size: int) -> int:
     return max(plan["survivors"]["floor"], math.ceil(plan["survivors"]["fraction"] * size))
 
 
 def opened(plan: dict[str, Any], size: int) -> int:
     """The fewest vectors that the plain sum, or a semi-honest masked sum of up to 100 clients, opens."""
     if plan["scheme"] == "plain-sum/1":
-        return asked(plan, size)
-    return max(asked(plan, size), size // 2 + 1, 3)
+        return min_survivors(plan, size)
+    return max(min_survivors(plan, size), size // 2 + 1, 3)
 
 
 def denominator(plan: dict[str, Any]) -> float | None:
@@ -699,7 +699,7 @@ def valid_case(name: str, plan: dict[str, Any]) -> dict[str, Any]:
         "plan": write(plan).decode(),
         "digest": digest(plan),
         "slots": [list(slot) for slot in slots(plan)],
-        "min_survivors": asked(plan, len(plan["cohort"])),
+        "min_survivors": min_survivors(plan, len(plan["cohort"])),
         "denominator": denominator(plan),
         "norm_bound": norm_bound(plan),
         "share_variance": share_variance(plan),

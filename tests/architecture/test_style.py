@@ -1,25 +1,15 @@
-"""The words of the project only get plainer: the violations of each file are counted, and a count only falls."""
-
-import json
+"""No docstring, page, comment or name of the project breaks a rule of plain words."""
 
 import pytest
-from style import COUNTS, ROOT, counts, files, sentences, violations
+from style import ROOT, files, sentences, violations
 
-KEPT: dict[str, dict[str, int]] = json.loads(COUNTS.read_text())
 PATHS = [file.relative_to(ROOT).as_posix() for file in files()]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_violations_of_a_file_are_the_ones_counted(path: str) -> None:
+def test_a_file_keeps_to_the_rules(path: str) -> None:
     found = violations(path, (ROOT / path).read_text())
-    present, kept = counts(found), KEPT.get(path, {})
-    risen = [str(violation) for violation in found if present[violation.rule] > kept.get(violation.rule, 0)]
-    assert not risen, "write it plainer:\n" + "\n".join(risen)
-    assert present == kept, f"{path} became plainer: lower the count with `make style`"
-
-
-def test_no_count_is_kept_of_a_file_that_is_gone() -> None:
-    assert set(KEPT) <= set(PATHS), "run `make style`"
+    assert not found, "write it plainer:\n" + "\n".join(map(str, found))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +22,7 @@ def test_no_count_is_kept_of_a_file_that_is_gone() -> None:
         ("idiom", "x = 1  # the server is told"),
         ("idiom", 'raise ValueError("the noise has a deviation of 3")'),
         ("idiom", 'A = 1\n"""Rounded, so that it fits."""'),
+        ("idiom", 'def f():\n    """The kind, for the error."""'),
         ("long", 'def f():\n    """' + "word " * 31 + '."""'),
         ("long", 'A = 1\n"""' + "word " * 31 + '."""'),
         ("name", "def f(least_cohort): ..."),

@@ -42,13 +42,13 @@ def dealers(game: Any, holder: int) -> list[int]:
 def lie(game: Any, holder: int, about: Iterable[int], source: random.Random) -> None:
     """The holder's shares of these dealers are random."""
     message = body(Unmask, game.uplink[holder])
-    shares = pieces(message.shares, SHARE_BYTES, len(message.given), "shares")
+    shares = pieces(message.shares, SHARE_BYTES, len(message.dealers), "shares")
     wrong = set(about)
     told = [
         share_to_bytes(source.randrange(PRIME)) if dealer in wrong else bytes(share)
         for dealer, share in zip(dealers(game, holder), shares, strict=True)
     ]
-    up(game, holder, Unmask(message.given, b"".join(told)))
+    up(game, holder, Unmask(message.dealers, b"".join(told)))
 
 
 def deal_badly(game: Any, dealer: int, holders: Iterable[int] = (), *, seed_hash: bool = False) -> None:
@@ -221,13 +221,13 @@ def shift(game: Any, liars: Iterable[int], roots: Mapping[int, list[int]], facto
         message = body(Unmask, game.uplink[liar])
         told = []
         for dealer, share in zip(
-            dealers(game, liar), pieces(message.shares, SHARE_BYTES, len(message.given), "shares"), strict=True
+            dealers(game, liar), pieces(message.shares, SHARE_BYTES, len(message.dealers), "shares"), strict=True
         ):
             off = factor
             for root in roots.get(dealer, [liar + 1]):
                 off = off * (liar + 1 - root) % PRIME
             told.append(share_to_bytes((share_from_bytes(bytes(share)) + off) % PRIME))
-        up(game, liar, Unmask(message.given, b"".join(told)))
+        up(game, liar, Unmask(message.dealers, b"".join(told)))
 
 
 @pytest.mark.parametrize(("clients", "liars"), [(20, 7), (40, 13)])
@@ -294,7 +294,7 @@ def test_honest_clients_are_never_named_whatever_liars_and_dealers_do(play: Make
         game.send().answer().send().answer().send().answer()
         for liar in corrupt:
             if liar in game.uplink and source.random() < 0.8:
-                given = body(Unmask, game.uplink[liar]).given
+                given = body(Unmask, game.uplink[liar]).dealers
                 if given.count == len(dealers(game, liar)) == len(given):
                     lie(game, liar, source.sample(dealers(game, liar), source.randrange(given.count + 1)), source)
         game.send()

@@ -19,8 +19,8 @@ scheme, named = MaskedSum(directory), []
 
 def lie(message, session):
     honest = Unmask.from_body(peek(message, max_length=len(message))[1])
-    shares = b"".join(source.randrange(PRIME).to_bytes(33, "little") for _ in range(len(honest.given)))
-    return lambda sender: Unmask(honest.given, shares).to_bytes(sender=sender, task=session)
+    shares = b"".join(source.randrange(PRIME).to_bytes(33, "little") for _ in range(len(honest.dealers)))
+    return lambda sender: Unmask(honest.dealers, shares).to_bytes(sender=sender, task=session)
 
 
 def attempt(number, ids):

@@ -202,3 +202,16 @@ def test_a_notebook_that_fails_is_not_written(tmp_path: Path, code: str, said: s
     )
     assert said in run.stdout
     assert not source.with_suffix(".ipynb").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_code_fits_a_page(name: str) -> None:
+    code = [cell.source for cell in stored(name).cells if cell.cell_type == "code"]
+    assert not [line for source in code for line in source.splitlines() if len(line) > build.MAX_COLUMNS]
+
+
+def test_there_are_eight_or_more_and_each_has_a_picture() -> None:
+    assert len(NAMES) >= 8
+    for name in NAMES:
+        outputs = [output for cell in stored(name).cells for output in cell.get("outputs", ())]
+        assert any("image/png" in output.get("data", {}) for output in outputs), name

@@ -29,7 +29,7 @@ LIMITED = ("precision of the sum is limited", "had room for", "weights count up 
 def local(run: Experiment, model: np.ndarray, client: int, round: int) -> tuple[np.ndarray, float, dict[str, float]]:
     """Update, weight and metrics of one client; for linear models by plain gradient descent written here."""
     rng, config = client_rng(run.config.seed, round, client), run.config
-    if run.parts.given.train is not None or config.model.kind == "mlp":
+    if run.parts.objects.train is not None or config.model.kind == "mlp":
         update = run.learner.train(model.copy(), client, round, rng)
         return np.asarray(update.delta, np.float64), update.examples, dict(update.metrics)
     x, y = (np.asarray(part, np.float64) for part in run.federation.train(client))
@@ -183,7 +183,7 @@ def check_evaluation(run: Experiment, report: RoundReport) -> None:
         return
     assert report.evaluation or report.evaluation_caveats
     model, figures = run.store.load(report.round).model.astype(np.float64), report.evaluation
-    given = run.parts.given
+    given = run.parts.objects
     if given.measure is not None and not run.private:
         sums = [given.measure(model, client).values for client in range(run.parts.clients)]
         with_it = [s for s in sums if "mine" in s]

@@ -51,7 +51,7 @@ def one_record(records: Any, what: str) -> tuple[str, Any]:
 
     Args:
         records: The records of one kind of a RecordDict.
-        what: The kind, for the error.
+        what: The name of the kind; the error shows it.
 
     Raises:
         ConfigError: If there is none, or more than one.

@@ -19,7 +19,7 @@ def named_function(name: str, argument: str) -> Callable[..., Any]:
 
     Args:
         name: "module:function". The module is installed where the job runs, or is a file of the job.
-        argument: The argument of the component that holds the name, for the error.
+        argument: The argument of the component that holds the name; the error shows it.
 
     Raises:
         ConfigError: There is no such function.

@@ -50,7 +50,7 @@ class Labels:
     """The facts of one client's targets that the checks need, looked up once.
 
     Attributes:
-        client: Whose they are, for the errors.
+        client: The client that holds them; errors name it.
         kind: The family of the loss.
         integer: Whether they are integers or booleans.
         low: The smallest one that counts; None where none counts.

@@ -118,7 +118,7 @@ def _integer(items: Items, unit: PrivacyUnit, delta: float, quick: bool, group: 
     same, noise = likened(items)
     try:
         compared = compared_epsilon(
-            lambda left: _gaussian(same, unit, left, quick, group)[0],
+            lambda remaining: _gaussian(same, unit, remaining, quick, group)[0],
             noise.groups,
             delta,
             shares=noise.shares,

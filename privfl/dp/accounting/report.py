@@ -60,8 +60,8 @@ def check_small_delta(delta: float, population: int, *, setting: str, flag: str)
     Args:
         delta: The delta of a claim.
         population: The number of units.
-        setting: The name of the setting or option that holds the delta, for the error.
-        flag: What allows such a delta, for the error.
+        setting: The name of the setting or option that holds the delta; the error shows it.
+        flag: The option that allows such a delta; the error shows it.
 
     Raises:
         ConfigError: If the delta is at least 1/population.

@@ -12,7 +12,9 @@ def clearly_above(epsilon: float) -> float:
 
 
 def min_root(cost: Callable[[int, bool], float], target: float, low: int, high: int) -> int:
-    """The least n in (low, high] with cost(n) <= target, for a falling cost that is above it at `low`, not at `high`.
+    """The smallest whole number above `low`, up to `high`, whose cost is at most `target`.
+
+    The cost falls. It is above the target at `low` and at most the target at `high`.
 
     cost(n, True) is quick and never below cost(n, False). Interpolation finds the quick root first. The fine figure
     there, divided by the slope, states the distance of the fine root below it. A gallop from there ends the search.

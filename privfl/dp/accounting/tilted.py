@@ -303,7 +303,12 @@ class Transform:
         return self._total(epsilon, body + noise), sharp
 
     def error_share(self, epsilon: float, log_delta: float) -> float:
-        """The part of e^log_delta that is the error of the transform."""
+        """The part of e^log_delta that is the error of the transform.
+
+        Args:
+            epsilon: The epsilon at which delta was computed.
+            log_delta: The logarithm of delta.
+        """
         _, noise = self._sums(epsilon)
         if noise <= 0:
             return 0.0

@@ -135,7 +135,7 @@ def dealt_train(parts: Assembly, deck: Deck) -> Train:
         ConfigError: If the training keeps a state, or was given by a program.
     """
     train = parts.method.train
-    if isinstance(train, Stateful) or parts.given.train is not None or parts.config.client.algorithm != "fedavg":
+    if isinstance(train, Stateful) or parts.objects.train is not None or parts.config.client.algorithm != "fedavg":
         raise ConfigError(
             "an attack trains the built-in models with client.algorithm = 'fedavg', because its trials give clients "
             "other examples; set client.algorithm = 'fedavg'"

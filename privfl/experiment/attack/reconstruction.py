@@ -41,7 +41,7 @@ def invert(experiment: Experiment, plan: AttackPlan, progress: Progress | None =
     if image_side(experiment.federation.dataset) and experiment.config.data.standardize in ("exact", "local"):
         # Pixels as they are in the file: images of standardized pixels show nothing.
         raw = experiment.config.with_overrides({"data.standardize": "none"})
-        experiment = Experiment(raw, data=experiment.parts.given.data)
+        experiment = Experiment(raw, data=experiment.parts.objects.data)
     config, federation = experiment.config, experiment.federation
     examples = 1 if plan.examples is None else plan.examples
     deck = Deck.of(federation, clients=len(federation.clients), examples=examples, seed=plan.seed)

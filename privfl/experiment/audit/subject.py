@@ -105,7 +105,7 @@ class Subject:
             dropouts: Who drops out.
             rounds: The rounds of one trial.
         """
-        description = SCHEMES.get(parts.config.sum.scheme) if parts.given.sum is None else None
+        description = SCHEMES.get(parts.config.sum.scheme) if parts.objects.sum is None else None
         return cls(
             scheme=parts.scheme,
             credentials=parts.credentials,

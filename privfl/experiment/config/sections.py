@@ -80,8 +80,8 @@ class Data:
     standardize: Literal["none", "local", "exact", "public"] = setting(
         default="none",
         description=(
-            "local: by each client's own examples; exact: by means and variances that come through the secure sum "
-            "(refused where noise is added); public: by ranges that were published with the data."
+            "local: by each client's own examples. exact: by means and variances that come through the secure sum, "
+            "which a run with noise refuses. public: by ranges that were published with the data."
         ),
     )
 

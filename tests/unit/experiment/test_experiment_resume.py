@@ -126,7 +126,7 @@ def test_a_run_that_started_from_another_model_is_not_resumed(tmp_path: Path) ->
     start_of_all = Experiment(data=DATA, train=train, initial=np.zeros(2), runs=tmp_path)
     (tmp_path / "run" / "config.toml").write_text("rounds = 1\n")
     record = {"data": start_of_all.federation.fingerprint(), "clients": 10, "nonce": "00" * 16}
-    record |= {"parts": start_of_all.parts.given.notes(), "settings": hashlib.sha256(b'{"rounds":1}').hexdigest()}
+    record |= {"parts": start_of_all.parts.objects.notes(), "settings": hashlib.sha256(b'{"rounds":1}').hexdigest()}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(StateError, match="another model"):
         start(1.0, 1)
