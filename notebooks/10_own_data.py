@@ -180,5 +180,11 @@ print(f"A guess whether a clinic took part is wrong in at least {errors} of 100 
 
 # %%
 page = write_report(read_run(run.files), folder / "report.html")
-print(f"{page.name}: {page.stat().st_size // 1000} kB")
+print(f"{page.name} is written")
 scratch.cleanup()
+
+# %% [markdown]
+# ## What was shown, and what was not
+# Shown: a file becomes a federation of clinics by a schema that everybody may read, a refusal names its remedy, and the
+# stated epsilon holds against the server. Not shown: clinics on machines of their own (docs/deploy.md), and the cost of
+# choosing among runs. Three budgets were tried on the same patients, and each figure is of one run alone.

@@ -2,7 +2,7 @@
 
 A seeded schedule, a function of its arguments alone: no training, data or machine has a part in it. As in FedBuff
 (Nguyen et al. 2022, algorithm 1), so many clients train at any time, each from the newest model at its start.
-Whoever finishes puts its update into the buffer, and another client starts. A full buffer is one round.
+Each client that finishes puts its update into the buffer, and another client starts. A full buffer is one round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AWAY: Final = 7
 
 
 class ClientTimes(Protocol):
-    """How long clients train, and when they can be asked."""
+    """The seconds that clients train, and the times at which they can be asked."""
 
     def seconds(self, client: ClientId, job: int) -> float:
         """The virtual seconds that one training takes, positive.

@@ -4,7 +4,7 @@ A buffer of K arrivals is one sum over those K clients. The plan of the round li
 from, and the weight of its update, which falls with its age. Nothing else of a round changes: the same client's half,
 server's half and sums.
 
-Noise is refused. Who is in a buffer follows from the speed of all clients, so one client more or less changes the
+Noise is refused. The members of a buffer follow from the speed of all clients. One client more or less changes the
 members of every later buffer, and the accountants here have no theorem for that.
 """
 

@@ -207,7 +207,12 @@ class RoundPlan:
         return self.state_rounds[self.cohort.index(client)]
 
     def check_model(self, model: Vector, client: ClientId | None = None) -> None:
-        """Raise `ConfigError` unless `model` is the one that the plan names, for the server or for a client."""
+        """Raise `ConfigError` unless `model` is the one that the plan names, for the server or for a client.
+
+        Args:
+            model: Float `[d]`.
+            client: The client that trains from it; None for the server.
+        """
         own = None if client is None or client not in self.cohort else base_of(self, client)
         if model_hash(model) != (self.model_hash if own is None else own.model_hash):
             raise ConfigError(f"round {self.round}: the model does not have the hash that the plan names")
@@ -216,8 +221,7 @@ class RoundPlan:
         """The canonical bytes of the plan; see protocols/round-plan/SPEC.md."""
         if "bytes" not in self._derived:
             self._derived["bytes"] = write_plan(self)
-        written: bytes = self._derived["bytes"]
-        return written
+        return bytes(self._derived["bytes"])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RoundPlan:
