@@ -47,6 +47,9 @@ _PRV_ERROR: Final = 0.01
 _DROPOUT: Final = 1
 """The last word of the key of a module's own randomness: the noise comes from another stream of the same seed."""
 
+_COMPARED: Final = 8
+"""The examples of which each is computed alone, too, to find modules that mix them."""
+
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -75,8 +78,8 @@ class OpacusTrain:
         threads: The number of torch's threads; None takes as many as torch has.
 
     Raises:
-        ConfigError: A parameter is outside its range; the module has layers that mix examples, such as BatchNorm; or it
-            is wrapped by Opacus already.
+        ConfigError: A parameter is outside its range; the module mixes examples, as BatchNorm does; or a part of it is
+            wrapped by Opacus already.
         MissingExtra: Opacus is not installed.
     """
 
@@ -111,9 +114,9 @@ class OpacusTrain:
         self._clip_norm, self._noise_multiplier = float(clip_norm), float(noise_multiplier)
         self._batch_size, self._steps, self._learning_rate = batch_size, steps, float(learning_rate)
         self._optimizer, self._device = optimizer, device
-        self._turn = Turn()
+        self._turn, self._apart = Turn(), False
         prepare_process(threads)
-        if isinstance(module, self._opacus.GradSampleModule):
+        if any(isinstance(part, self._opacus.AbstractGradSampleModule) for part in module.modules()):
             raise ConfigError("OpacusTrain wraps the module itself: give the plain module, before PrivacyEngine had it")
         self._module = copied(module)
         self._wrap()
@@ -217,15 +220,62 @@ class OpacusTrain:
         with warnings.catch_warnings(), seeded(own, self._flat.device):
             # torch warns of hooks on a module whose input needs no gradient, which is every first layer's case.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            buffers = [(name, part, part.clone()) for name, part in self._flat.module.named_buffers()]
+            self._check_apart(features[:_COMPARED], own)
             for _ in range(self._steps):
                 sampled = torch.from_numpy(np.flatnonzero(rng.random(count) < expected / count))
                 optimizer.zero_grad(set_to_none=True)
                 if len(sampled):
-                    index = sampled.to(self._flat.device)
+                    before, index = self._flat.values.clone(), sampled.to(self._flat.device)
                     output = outputs_of(self._wrapped, features.index_select(0, index))
                     loss(output, targets.index_select(0, index)).backward()  # type: ignore[no-untyped-call]
+                    if not torch.equal(before.nan_to_num(), self._flat.values.nan_to_num()):
+                        raise ConfigError(
+                            "the module changes its own parameters in forward(), which no noise covers: leave that to "
+                            "the optimizer"
+                        )
                 self._complete(len(sampled))
-                optimizer.step()
+                self._step(optimizer)
+            for name, buffer, first in buffers:
+                if not torch.equal(buffer.nan_to_num(), first.nan_to_num()):
+                    raise ConfigError(
+                        f"the module's buffer {name!r} changes with the examples, which no noise covers: keep no state "
+                        "in forward()"
+                    )
+
+    def _step(self, optimizer: Any) -> None:
+        """Add the noise, and let the user's optimizer see the noised gradients alone."""
+        optimizer.pre_step()
+        for holder in optimizer.params:
+            holder.grad_sample = holder.summed_grad = None
+        try:
+            optimizer.original_optimizer.step()
+        except TypeError as error:
+            raise ConfigError(
+                f"a {type(optimizer.original_optimizer).__name__} calls for the loss again within a step: give an "
+                "optimizer that steps by one gradient, such as SGD or Adam"
+            ) from error
+
+    def _check_apart(self, features: torch.Tensor, seed: int) -> None:
+        """Raise `ConfigError` where the output of one example depends on others; all else stays as it was."""
+        if self._apart or len(features) < 2:
+            return
+        parts = [*self._flat.module.parameters(), *self._flat.module.buffers()]
+        kept, outputs = [part.detach().clone() for part in parts], []
+        for batch in (features, *(features[at : at + 1].expand_as(features) for at in range(len(features)))):
+            with torch.no_grad(), seeded(seed, self._flat.device):
+                outputs.append(outputs_of(self._flat.module, batch))
+                for part, first in zip(parts, kept, strict=True):
+                    part.copy_(first)
+        for at, alone in enumerate(outputs[1:] if isinstance(outputs[0], torch.Tensor) else ()):
+            pair = outputs[0][at].double(), alone[at].double()
+            both = pair[0].isfinite() & pair[1].isfinite()
+            if not torch.allclose(pair[0][both], pair[1][both], rtol=1e-4, atol=1e-5):
+                raise ConfigError(
+                    "the module's output for one example depends on the others of its batch, so clipping by example "
+                    "would not bound what one of them changes: compute each example by itself, as GroupNorm does"
+                )
+        self._apart = True
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         if self._optimizer is None:
@@ -235,6 +285,12 @@ class OpacusTrain:
             raise ConfigError(
                 "`optimizer` makes a DPOptimizer, which adds noise and keeps an account of its own: return the plain "
                 "torch optimizer, because OpacusTrain adds the noise and writes the ledger"
+            )
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if held != set(map(id, self._flat.trained)):
+            raise ConfigError(
+                "`optimizer` makes an optimizer of other parameters than it was given: pass on all of them, and freeze "
+                "what is not trained with requires_grad_(False)"
             )
         return optimizer
 
@@ -326,17 +382,18 @@ def prv_bounds(events: Iterable[tuple[float, Sampling, int]], unit: PrivacyUnit,
 
 
 class _Opacus:
-    """The three names of opacus that are used."""
+    """The names of opacus that are used."""
 
-    def __init__(self, module: Any, optimizer: Any, validator: Any) -> None:
-        self.GradSampleModule, self.DPOptimizer, self.ModuleValidator = module, optimizer, validator
+    def __init__(self, wrapped: Any, module: Any, optimizer: Any, validator: Any) -> None:
+        self.AbstractGradSampleModule, self.GradSampleModule = wrapped, module
+        self.DPOptimizer, self.ModuleValidator = optimizer, validator
 
 
 def _load_opacus() -> _Opacus:
     try:
-        from opacus.grad_sample import GradSampleModule
+        from opacus.grad_sample import AbstractGradSampleModule, GradSampleModule
         from opacus.optimizers import DPOptimizer
         from opacus.validators import ModuleValidator
     except ModuleNotFoundError as error:
         raise MissingExtra("opacus", "opacus") from error
-    return _Opacus(GradSampleModule, DPOptimizer, ModuleValidator)
+    return _Opacus(AbstractGradSampleModule, GradSampleModule, DPOptimizer, ModuleValidator)
