@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from privfl.cli.app import run
+from privfl.cli.audit import REFUTED
+from privfl.experiment.audit.noise import BulkNoise
 
 CONFIG = """
 name = "small"
@@ -42,6 +44,16 @@ def test_a_membership_attack_shows_rates_and_bounds(config: Path, capsys: pytest
     for words in ("AUC / most", "plain update", "epsilon 1", "equal to the last bit", "proves nothing"):
         assert words in shown
     assert Path("rates.svg").read_text().startswith("<?xml")
+
+
+def test_guesses_above_what_epsilon_allows_give_three(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = BulkNoise.mesh
+    monkeypatch.setattr(BulkNoise, "mesh", lambda *args: tuple(0 * part for part in whole(*args)))
+    arguments = ["--kind", "membership", "--trials", "200", "--examples", "1", "--epsilon", "1", "--check", "0"]
+    assert run(["attack", str(config), *arguments]) == REFUTED == 3
+    assert "A STATED EPSILON IS REFUTED" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["membership", "inversion"])

@@ -1,6 +1,7 @@
 """Membership attacks: strong where nothing protects, blind at a tiny epsilon, and never above what epsilon allows."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from privfl.experiment.attack.membership import _hands
 from privfl.experiment.attack.rates import Rates, area, highest, power
 from privfl.experiment.attack.ratio import RatioTest, SingleUpdates
 from privfl.experiment.attack.rounds import check_rounds
+from privfl.experiment.audit.noise import BulkNoise
 
 DIGITS = {"data.name": "digits", "data.clients": 4, "client.update": "gradient"}
 
@@ -106,6 +108,20 @@ def test_another_pipeline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds_module, "_contributions", off_by_one)
     with pytest.raises(PrivacyError, match="differs from that of the parties"):
         check_rounds(case, hands, np.arange(1))
+
+
+def test_noise_that_is_left_out_is_refuted_and_said_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = BulkNoise.mesh
+
+    def without(*args: Any) -> Any:
+        return tuple(np.zeros_like(part) for part in whole(*args))
+
+    monkeypatch.setattr(BulkNoise, "mesh", without)
+    result = guessed(AttackPlan(trials=200, examples=1, epsilons=(1.0,), check=0))
+    assert result.refuted
+    assert result.cases[2].above_curve
+    assert "REFUTED" in result.sentence
+    assert "epsilon 1" in result.sentence
 
 
 def test_equal_seeds_give_equal_guesses() -> None:
