@@ -15,6 +15,7 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.planned import (
     Adjacency,
     AdjacencyOption,
+    AtSites,
     BatchSize,
     Block,
     Cap,
@@ -24,6 +25,7 @@ from privfl.cli.planned import (
     CsvOption,
     DatasetSize,
     DeltaOption,
+    GroupOption,
     LargeDelta,
     Length,
     Level,
@@ -117,6 +119,8 @@ def calibrate_verb(
     length: Length = None,
     units: Units = None,
     spare: Spare = None,
+    at_sites: AtSites = False,
+    group: GroupOption = 1,
     correlation: CorrelationOption = CorrelationName.NONE,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
@@ -133,7 +137,7 @@ def calibrate_verb(
         selected=selected, block=block, rounds=rounds, dataset_size=dataset_size, batch_size=batch_size, steps=steps,
         placement=placement,
         length=length, units=units, spare=spare, correlation=correlation, sum_name=sum_name,
-        noise_multiplier=noise_multiplier, delta=delta,
+        noise_multiplier=noise_multiplier, delta=delta, at_sites=at_sites, group=group,
     )  # fmt: skip
     ask = _Question(run, wanted, epsilon, observer, allow_large_delta)
     if sweep:
@@ -229,7 +233,7 @@ class _Question:
             plan = calibrate(
                 epsilon=self.budget, delta=delta, sampling=plan.sampling, rounds=plan.rounds, unit=plan.unit,
                 observer=plan.observer, placement=plan.placement, slots=plan.slots, views=plan.views, spare=plan.spare,
-                correlation=plan.correlation,
+                correlation=plan.correlation, draw_known_to=plan.draw_known_to, group=plan.group,
             )  # fmt: skip
             return Found(plan, plan.rounds, run.population, delta, why)
         if wanted is Wanted.ROUNDS:

@@ -28,6 +28,7 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.planned import (
     Adjacency,
     AdjacencyOption,
+    AtSites,
     BatchSize,
     Block,
     Cap,
@@ -103,6 +104,7 @@ def epsilon(
     length: Length = None,
     units: Units = None,
     spare: Spare = None,
+    at_sites: AtSites = False,
     correlation: CorrelationOption = CorrelationName.NONE,
     sum_name: SumOption = None,
     delta: DeltaOption = None,
@@ -149,7 +151,7 @@ def epsilon(
         placement=placement,
         length=length, units=units, spare=spare, correlation=correlation, sum_name=sum_name,
         noise_multiplier=noise_multiplier, delta=delta,
-        group=group,
+        group=group, at_sites=at_sites,
     )  # fmt: skip
     if config:
         _alone({"--ledger": ledger, "--sweep": sweep, "--each": each})

@@ -132,6 +132,9 @@ PlotOption = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", parser=plot_file, help="Draw what was asked for: .png, .pdf or .svg."),
 ]
+AtSites = Annotated[
+    bool, typer.Option("--at-sites", help="Each site samples its own examples, through the sum (unit example).")
+]
 GroupOption = Annotated[
     int, typer.Option("--group", min=1, help="Units that change together, such as the clients of one person.")
 ]
@@ -172,6 +175,7 @@ class PlannedRun:
         noise_multiplier: Noise standard deviation divided by the norm bound of one contribution.
         delta: Probability with which the promise may fail.
         group: Units that change together.
+        at_sites: Whether each site samples its own examples by coins that no other party knows.
     """
 
     unit: Level = Level.CLIENT
@@ -195,6 +199,7 @@ class PlannedRun:
     noise_multiplier: float | None = None
     delta: float | None = None
     group: int = 1
+    at_sites: bool = False
 
     def plan(self, observer: Observer = "outsider", *, noise_multiplier: float | None = None) -> Plan:
         """The plan that the options describe.
@@ -206,6 +211,8 @@ class PlannedRun:
         Raises:
             ConfigError: An option is missing, or does not go with the others.
         """
+        if self.at_sites and self.unit is Level.CLIENT:
+            raise ConfigError("--at-sites is about examples: add --unit example, or leave it out")
         how, count = self.sampled()
         noise = self.noise_multiplier if noise_multiplier is None else noise_multiplier
         if noise is None:
@@ -221,6 +228,8 @@ class PlannedRun:
             views=views_of(self.sum_name),
             spare=self._spare(),
             correlation=self.correlation.value,
+            draw_known_to="site" if self.at_sites else None,
+            group=self.group,
         )
 
     def sampled(self) -> tuple[Sampling, int]:

@@ -170,3 +170,21 @@ def test_show_can_leave_the_cohort_out(folder, capsys):
     report = said(capsys)["report"]
     assert not COHORT_DEPENDENT & set(report)
     assert report["epsilon"] > 0
+
+
+def test_examples_that_their_sites_sample_through_the_sum(capsys):
+    steps = ["--unit", "example", "--at-sites", "--dataset-size", "60000", "--batch-size", "1000", "--steps", "20"]
+    server = ["--observer", "server", "--sum", "masked", "--delta", "1e-5", "--json"]
+    noise = ["--placement", "mesh", "--length", "1000"]
+    assert run(["calibrate", "--epsilon", "1", *steps, *noise, *server]) == 0
+    found = said(capsys)
+    assert 0.99 < found["epsilon"] <= 1
+    assert found["observer"] == "server"
+    told = ["--noise-multiplier", str(found["noise_multiplier"])]
+    assert run(["epsilon", *steps, *noise, *told, "--group", "2", *server]) == 0
+    assert said(capsys)["epsilon"] > 1.5
+    known = [option for option in steps if option != "--at-sites"]
+    assert run(["epsilon", *known, *noise, *told, *server]) == 0
+    assert said(capsys)["epsilon"] > 20
+    assert run(["epsilon", "--at-sites", "--rounds", "5", "--noise-multiplier", "1", "--delta", "1e-5"]) != 0
+    assert "--unit example" in capsys.readouterr().err
