@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.data import FederatedData
@@ -25,6 +26,7 @@ from privfl.fl.keep import ALWAYS, Keep
 from privfl.fl.linear import LinearModel, LinearTrain, Rows
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
+from privfl.fl.people import Persons
 from privfl.fl.sampling import (
     AllocationSampler,
     CohortSampler,
@@ -233,6 +235,7 @@ def build_learner(config: Config, federation: FederatedData) -> Learner:
         client.steps,
         client.batch_size,
         client.update,
+        persons=persons_of(config, federation),
     )
     public = _on_public(LinearMeasure(model, lambda _: federation.public_test()), federation)
     initial = model.initial(config.model.init or "zeros", seed=config.seed)
@@ -256,7 +259,9 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
     task: Any = "regression" if dataset.task == "regression" else "classification"
     train: TorchTrain | TorchExamples
     if config.privacy.unit == "example":
-        train = TorchExamples(module, federation.train, loss=loss, device=client.device)
+        train = TorchExamples(
+            module, federation.train, loss=loss, persons=persons_of(config, federation), device=client.device
+        )
     else:
         train = TorchTrain(
             module,
@@ -277,6 +282,27 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
     public = _on_public(measure(lambda _: federation.public_test()), federation)
     initial = train.initial()
     return Learner(initial, train, measure(federation.local_test), public, layers_of(train, len(initial)))
+
+
+def persons_of(config: Config, federation: FederatedData) -> Persons | None:
+    """The person of each training example of a client; None where each example is a person by itself.
+
+    Args:
+        config: The settings: `privacy.person` names a grouping of the data set.
+        federation: The clients and their examples.
+
+    Raises:
+        ConfigError: If the data set has no such grouping.
+    """
+    if config.privacy.person is None:
+        return None
+    codes = federation.dataset.grouping(config.privacy.person).codes
+
+    def persons(client: ClientId) -> npt.NDArray[np.int64]:
+        own: npt.NDArray[np.int64] = codes[federation.clients[client].train]
+        return own
+
+    return persons
 
 
 def _on_public(measure: Measure, federation: FederatedData) -> Callable[[Vector], MetricSums] | None:

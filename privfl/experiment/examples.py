@@ -19,7 +19,7 @@ LOCAL_STEPS: Final = (
     "larger batch: leave client.epochs and client.steps out and raise privacy.sampling_probability, or set "
     "privacy.unit = 'client'"
 )
-_OF_EXAMPLES: Final = ("sampling_probability", "sampling_probabilities", "denominator")
+_OF_EXAMPLES: Final = ("sampling_probability", "sampling_probabilities", "denominator", "person")
 
 
 def check_example_settings(config: Config) -> None:

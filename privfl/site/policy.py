@@ -187,6 +187,7 @@ class Policy:
             max_clip_norm=math.inf if asks.max_clip_norm is None else asks.max_clip_norm,
             min_colluders=asks.min_colluders,
             min_spare=asks.min_spare,
+            level="client",  # the site's account, and its child process, are of whole sites
         )
 
     @property

@@ -135,6 +135,13 @@ class Privacy:
             "are: add_remove needs a value."
         ),
     )
+    person: str | None = setting(
+        default=None,
+        description=(
+            "The grouping of the data set whose groups are persons, such as patient in parkinsons (unit example). The "
+            "examples of one person at one client share one coin and one clip."
+        ),
+    )
     sites_per_person: int = setting(
         default=1,
         ge=1,

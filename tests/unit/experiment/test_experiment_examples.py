@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from privfl.data import Grouping, load
 from privfl.dp import Ledger, Mechanism
 from privfl.dp.noise.sampler import seeded_entropy
 from privfl.errors import BudgetExceeded, ConfigError, PrivacyError
 from privfl.experiment import Experiment
-from privfl.experiment.config import Client, Cohort, Data, Model, Privacy, Server, Sum
+from privfl.experiment.config import Client, Cohort, Config, Data, Model, Privacy, Server, Sum
 from privfl.fl.examples import COINS_STREAM, sampled_people
 
 Q, CLIP, DENOMINATOR, ETA = 0.2, 0.7, 90.0, 2.0
@@ -99,6 +100,28 @@ def test_people_at_two_sites_need_more_noise():
     two.run()
     assert two.epsilon().group == 2
     assert 1.99 < two.epsilon().epsilon <= 2.0
+
+
+def test_the_examples_of_one_person_share_a_coin_and_a_clip():
+    found = load("breast_cancer")
+    codes = np.arange(found.rows) // 3
+    data = dataclasses.replace(
+        found, groupings=(Grouping("patient", codes, tuple(f"patient {n}" for n in range(codes[-1] + 1))),)
+    )
+
+    def run(person):
+        privacy = Privacy(unit="example", clip_norm=0.01, sampling_probability=1.0, denominator=100.0, person=person)
+        sections = {"data": DATA, "privacy": privacy, "rounds": 1, "evaluate_every": 0, "server": Server(eta=1.0)}
+        return Experiment(Config(**sections), data=data)
+
+    alone, shared = run(None), run("patient")
+    people = sum(shared.learner.train.people(client) for client in range(5))
+    assert people < sum(alone.learner.train.people(client) for client in range(5))
+    lengths = [np.linalg.norm(experiment.run().model) for experiment in (alone, shared)]
+    assert lengths[1] < lengths[0]
+    assert lengths[1] <= 0.01 * people / 100 * (1 + 1e-9)
+    with pytest.raises(ConfigError, match="it has: patient"):
+        run("hospital")
 
 
 def test_a_budget_ends_the_run_before_it_is_exceeded():
