@@ -80,7 +80,7 @@ def test_each_update_is_that_of_the_client_alone(name: str, loss: Any) -> None:
         {"learning_rate": lambda round: 0.2 / round, "batch_size": 3},
         {"metrics": {}, "batch_size": 3},
     ],
-    ids=str,
+    ids=lambda options: "-".join(options) or "none",
 )
 def test_each_option_means_what_it_means_alone(options: dict[str, Any]) -> None:
     torch.manual_seed(4)
