@@ -136,11 +136,11 @@ def membership_table(result: MembershipResult) -> Table:
     """The table of a membership attack: three figures, each with its interval and the most that epsilon allows."""
     table = _table(
         f"membership: {result.trials} pairs, {result.clients} clients with {result.examples} each",
-        ("case", "server sees", "AUC / most", "TPR at 1 % / most", "advantage / most"),
+        ("case", "AUC / most", "TPR at 1 % / most", "advantage / most"),
     )
     for case in result.cases:
         rates = case.rates
-        table.add_row(case.name, case.sees, *map(_measured, (rates.auc, rates.tpr, rates.advantage)))
+        table.add_row(case.name, *map(_measured, (rates.auc, rates.tpr, rates.advantage)))
     return table
 
 
@@ -155,5 +155,5 @@ def _epsilon(report: EpsilonReport | None) -> str:
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     return table

@@ -41,6 +41,7 @@ def test_a_membership_attack_shows_rates_and_bounds(config: Path, capsys: pytest
     arguments = ["--kind", "membership", "--trials", "30", "--examples", "1", "--epsilon", "1", "--plot", "rates.svg"]
     assert run(["attack", str(config), *arguments]) == 0
     shown = capsys.readouterr().out
+    assert "\u2026" not in shown  # nothing is cut at 80 columns
     for words in ("AUC / most", "plain update", "epsilon 1", "equal to the last bit", "proves nothing"):
         assert words in shown
     assert Path("rates.svg").read_text().startswith("<?xml")
