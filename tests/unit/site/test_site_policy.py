@@ -39,3 +39,8 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, match: str) ->
     path.write_text(text)
     with pytest.raises(ConfigError, match=match):
         load_policy(path)
+
+
+def test_an_agent_takes_part_in_plans_about_clients_only() -> None:
+    """Its account and its child process are of whole sites: a sum over examples is refused before it trains."""
+    assert Policy().client.level == "client"
