@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from privfl.data.folder import number, table, text
-from privfl.data.sets import Dataset, Grouping, Rows
+from privfl.data.sets import Dataset, Grouping, Indices
 from privfl.errors import DataError
 
 MISSING: Final = "?"
@@ -106,7 +106,7 @@ def adult(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
     )
 
 
-def _codes(values: Sequence[str], allowed: tuple[str, ...], name: str) -> Rows:
+def _codes(values: Sequence[str], allowed: tuple[str, ...], name: str) -> Indices:
     positions = {value: code for code, value in enumerate(allowed)}
     try:
         return np.array([positions[value] for value in values], np.int64)

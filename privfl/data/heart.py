@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from privfl.data.folder import number, table, text
-from privfl.data.sets import Dataset, Grouping, Rows
+from privfl.data.sets import Dataset, Grouping, Indices
 from privfl.errors import DataError
 
 HOSPITALS: Final = ("cleveland", "hungarian", "switzerland", "va")
@@ -45,7 +45,7 @@ def heart(folder: str | os.PathLike[str] | None = None, *, verify: bool = True) 
     features: list[list[float]] = []
     labels: list[int] = []
     codes: list[int] = []
-    test: list[Rows] = []
+    test: list[Indices] = []
     for code, hospital in enumerate(HOSPITALS):
         start = len(labels)
         file = f"processed.{hospital}.data"
@@ -84,7 +84,7 @@ def _features(row: list[float], file: str) -> list[float]:
     return out
 
 
-def split(labels: Rows) -> tuple[Rows, Rows]:
+def split(labels: Indices) -> tuple[Indices, Indices]:
     """Return (train, test) positions, increasing, as scikit-learn's `train_test_split` gives FLamby for 0/1 labels
     `[n]`.
 
@@ -108,10 +108,10 @@ def split(labels: Rows) -> tuple[Rows, Rows]:
     return np.sort(np.concatenate(train_parts)), np.sort(np.concatenate(test_parts))
 
 
-def _allocate(counts: Rows, draws: int, rng: np.random.RandomState) -> Rows:
+def _allocate(counts: Indices, draws: int, rng: np.random.RandomState) -> Indices:
     """Split `draws` among the classes in proportion; the largest fraction gets the remainder, ties at random."""
     exact = counts / counts.sum() * draws
-    shares: Rows = np.floor(exact).astype(np.int64)
+    shares: Indices = np.floor(exact).astype(np.int64)
     missing = draws - int(shares.sum())
     fractions = exact - shares
     for value in sorted(set(fractions.tolist()), reverse=True):

@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.data.sets import Rows
+from privfl.data.sets import Indices
 from privfl.errors import ConfigError
 
-Parts = tuple[Rows, ...]
+Parts = tuple[Indices, ...]
 """The positions of each client's examples, increasing int64; together every position in [0, n) exactly once."""
 
 ALPHAS: Final = (1e-3, 1e6)
@@ -115,7 +115,7 @@ def quantity(rows: int, clients: int, exponent: float, seed: int, *, min_example
     return _sorted(np.split(rng.permutation(rows), np.cumsum(sizes)[:-1]))
 
 
-def natural(codes: Rows, groups: int) -> Parts:
+def natural(codes: Indices, groups: int) -> Parts:
     """Give client i the examples with code i; a group without examples is an empty part.
 
     Args:
@@ -128,7 +128,7 @@ def natural(codes: Rows, groups: int) -> Parts:
     return _sorted(np.split(order, np.cumsum(np.bincount(codes, minlength=groups))[:-1]))
 
 
-def bins(targets: npt.NDArray[np.floating[Any]]) -> Rows:
+def bins(targets: npt.NDArray[np.floating[Any]]) -> Indices:
     """Return labels 0..9 for a regression: the tenth of all targets in which each one lies; equal targets share a
     label.
     """
@@ -136,7 +136,7 @@ def bins(targets: npt.NDArray[np.floating[Any]]) -> Rows:
     return np.searchsorted(edges, targets, side="right").astype(np.int64)
 
 
-def hold_out(rows: Rows, fraction: float, seed: int, client: int, *, tail: bool = False) -> tuple[Rows, Rows]:
+def hold_out(rows: Indices, fraction: float, seed: int, client: int, *, tail: bool = False) -> tuple[Indices, Indices]:
     """Split one client's examples into (train, test): floor(k * fraction) to test, so at least one example to train.
 
     Args:
@@ -153,7 +153,7 @@ def hold_out(rows: Rows, fraction: float, seed: int, client: int, *, tail: bool 
     return np.sort(order[:kept]), np.sort(order[kept:])
 
 
-def _level(owner: Rows, clients: int, min_examples: int, rng: np.random.Generator) -> None:
+def _level(owner: Indices, clients: int, min_examples: int, rng: np.random.Generator) -> None:
     """Give the poorest clients rows of the richest, one by one, until everyone has `min_examples`; changes `owner`."""
     sizes = np.bincount(owner, minlength=clients)
     needy = np.flatnonzero(sizes < min_examples)

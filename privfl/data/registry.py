@@ -15,7 +15,7 @@ from privfl.data.bundled import breast_cancer, diabetes, digits
 from privfl.data.heart import heart
 from privfl.data.mnist import mnist
 from privfl.data.parkinsons import parkinsons
-from privfl.data.sets import NO_ROWS, ClientRows, Dataset, FederatedData, Rows
+from privfl.data.sets import NO_ROWS, ClientRows, Dataset, FederatedData, Indices
 from privfl.data.shakespeare import shakespeare
 from privfl.errors import ConfigError
 
@@ -114,7 +114,7 @@ def _parse(spec: str) -> tuple[str, str]:
 
 
 def _deal(
-    dataset: Dataset, spec: tuple[str, str], rows: Rows, *, clients: int, seed: int, min_examples: int
+    dataset: Dataset, spec: tuple[str, str], rows: Indices, *, clients: int, seed: int, min_examples: int
 ) -> partitions.Parts:
     kind, argument = spec
     if kind == "iid":
@@ -151,7 +151,7 @@ def _natural(dataset: Dataset, name: str, clients: int | None, seed: int, test_f
     return FederatedData(dataset, tuple(holders), np.sort(np.concatenate(orphans)))
 
 
-def _hold_out(dataset: Dataset, rows: Rows, fraction: float, seed: int, client: int) -> tuple[Rows, Rows]:
+def _hold_out(dataset: Dataset, rows: Indices, fraction: float, seed: int, client: int) -> tuple[Indices, Indices]:
     return partitions.hold_out(rows, fraction, seed, client, tail=dataset.task == "text")
 
 

@@ -17,10 +17,10 @@ from privfl.wire import ClientId
 
 Task = Literal["binary", "multiclass", "regression", "text", "own"]
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 """Indices of examples, int64 `[k]`, read-only."""
 
-NO_ROWS: Final[Rows] = np.zeros(0, np.int64)
+NO_ROWS: Final[Indices] = np.zeros(0, np.int64)
 NO_ROWS.flags.writeable = False
 
 
@@ -35,7 +35,7 @@ class Grouping:
     """
 
     name: str
-    codes: Rows = field(repr=False)
+    codes: Indices = field(repr=False)
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Dataset:
     targets: npt.NDArray[Any] = field(repr=False)
     feature_names: tuple[str, ...] = field(default=(), repr=False)
     classes: tuple[str, ...] = field(default=(), repr=False)
-    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
     groupings: tuple[Grouping, ...] = ()
     ranges: tuple[tuple[float, float], ...] | None = field(default=None, repr=False)
     inferred: bool = False
@@ -145,7 +145,7 @@ class Dataset:
         """The number of features of an example, p (of characters, for text; of all numbers, for arrays of your own)."""
         return math.prod(self.features.shape[1:])
 
-    def train_rows(self) -> Rows:
+    def train_rows(self) -> Indices:
         """Return the indices of all examples that `test` does not hold, increasing."""
         kept = np.ones(self.rows, bool)
         kept[self.test] = False
@@ -175,8 +175,8 @@ class ClientRows:
     """
 
     name: str
-    train: Rows = field(repr=False)
-    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+    train: Indices = field(repr=False)
+    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", _frozen(np.asarray(self.train, np.int64)))
@@ -198,7 +198,7 @@ class FederatedData:
 
     dataset: Dataset
     clients: tuple[ClientRows, ...] = field(repr=False)
-    test: Rows = field(default_factory=lambda: NO_ROWS, repr=False)
+    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test", _frozen(np.asarray(self.test, np.int64)))
@@ -265,7 +265,7 @@ class FederatedData:
         """Return the same clients over other features `[n, p]`."""
         return dataclasses.replace(self, dataset=self.dataset.with_features(features))
 
-    def _gather(self, rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _gather(self, rows: Indices) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return self.dataset.features[rows], self.dataset.targets[rows]
 
 
@@ -277,7 +277,7 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _check_rows(
-    parts: Sequence[Rows], count: int, what: str, *, error: type[ConfigError | DataError] = DataError
+    parts: Sequence[Indices], count: int, what: str, *, error: type[ConfigError | DataError] = DataError
 ) -> None:
     seen = np.zeros(count, bool)
     for part in parts:

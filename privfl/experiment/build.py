@@ -23,7 +23,7 @@ from privfl.fl.client_round import check_cohort_train
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
 from privfl.fl.keep import ALWAYS, Keep
-from privfl.fl.linear import LinearModel, LinearTrain, Rows
+from privfl.fl.linear import ClientArrays, LinearModel, LinearTrain
 from privfl.fl.metrics import LinearMeasure, Measure, MetricSums
 from privfl.fl.optimizers import OPTIMIZERS, ServerOptimizer
 from privfl.fl.people import Persons
@@ -276,7 +276,7 @@ def _torch_learner(config: Config, federation: FederatedData, kind: str) -> Lear
             device=client.device,
         )
 
-    def measure(rows: Rows) -> Measure:
+    def measure(rows: ClientArrays) -> Measure:
         return TorchMeasure(module, rows, task=task, loss=loss, device=client.device)
 
     public = _on_public(measure(lambda _: federation.public_test()), federation)
@@ -310,8 +310,8 @@ def _on_public(measure: Measure, federation: FederatedData) -> Callable[[Vector]
     return (lambda model: measure(model, 0)) if len(federation.test) else None
 
 
-def _doubled(rows: Rows) -> Rows:
-    """Rows as float64, converted once a client: the linear models compute in double precision."""
+def _doubled(rows: ClientArrays) -> ClientArrays:
+    """Examples as float64, converted once for each client: the linear models compute in double precision."""
     kept: dict[ClientId, tuple[Any, Any]] = {}
 
     def get(client: ClientId) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from privfl.fl.people import Persons, parts_of, people_of
 from privfl.wire import ClientId
 
 Floats = npt.NDArray[np.float64]
-Rows = Callable[[ClientId], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+ClientArrays = Callable[[ClientId], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 """Client -> its (features `[n, p]`, labels `[n]`); labels are class numbers, or real targets for "linear"."""
 
 Kind = Literal["linear", "logistic", "softmax"]
@@ -185,7 +185,7 @@ class LinearTrain:
     """
 
     model: LinearModel
-    rows: Rows
+    rows: ClientArrays
     learning_rate: float = 0.1
     epochs: int = 1
     steps: int | None = None

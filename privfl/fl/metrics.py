@@ -19,7 +19,7 @@ from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.classes import NAMES, Confusion, binned_precision, class_figures, class_sums
 from privfl.fl.limbs import Floats, exact_squares, exact_sum
-from privfl.fl.linear import LinearModel, Rows
+from privfl.fl.linear import ClientArrays, LinearModel
 from privfl.wire import ClientId
 
 AUC_BINS: Final = 4096
@@ -340,7 +340,7 @@ class LinearMeasure:
     """
 
     model: LinearModel
-    rows: Rows
+    rows: ClientArrays
 
     def __call__(self, model: Vector, client: ClientId) -> MetricSums:
         """The sums over the examples of `client`."""

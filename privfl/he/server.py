@@ -36,7 +36,7 @@ from privfl.he.plan import Terms
 from privfl.he.state import Blame, ServerForm, dump_form, load_form
 from privfl.sums import SumResult
 from privfl.sums.checks import few_vectors
-from privfl.sums.server import Progress, ServerMachine
+from privfl.sums.server import ServerMachine, SumProgress
 from privfl.sums.session import Kind
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message
 
@@ -50,7 +50,7 @@ class CkksServer(ServerMachine):
     """The server's session: it adds residues as they come, and keeps one block, and each frame's header and seeds."""
 
     def __init__(self, terms: Terms) -> None:
-        super().__init__(TABLE, session=terms.digest, progress=Progress("advertise", set(terms.task.clients)))
+        super().__init__(TABLE, session=terms.digest, progress=SumProgress("advertise", set(terms.task.clients)))
         self._terms = terms
         self._adverts: dict[ClientId, Advert] = {}
         self._dealt: Deal | None = None

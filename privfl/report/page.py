@@ -18,7 +18,7 @@ from privfl.fl.classes import constant_warning
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
 from privfl.report.run import RunRecord, modes_in_words
 
-Rows = Iterable[tuple[str, str]]
+Facts = Iterable[tuple[str, str]]
 
 _FIRST = ("accuracy", "balanced_accuracy", "loss", "auc", "r2", "mae", "mse")
 """The metrics that the head of the page may show."""
@@ -122,7 +122,7 @@ def _metrics(run: RunRecord) -> str:
     return _section(f"Metrics after round {last.round}", body)
 
 
-def _sees(run: RunRecord) -> Rows:
+def _sees(run: RunRecord) -> Facts:
     if "sum" in run.objects:
         yield "everyone", f"what {run.objects['sum']}, a sum that a program gave, shows them"
         return
@@ -295,7 +295,7 @@ def _rounds(run: RunRecord, *, public: bool) -> str:
     return _table(head, [*rows, total], numbers=(2, 3, 5, 6, 7))
 
 
-def _setup(run: RunRecord) -> Rows:
+def _setup(run: RunRecord) -> Facts:
     config = run.config
     client = config.client
     work = f"{client.steps} steps" if client.steps is not None else f"{client.epochs} epochs"
@@ -366,7 +366,7 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
-def _facts(rows: Rows) -> str:
+def _facts(rows: Facts) -> str:
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f'<table class="facts">{cells}</table>'
 

@@ -20,7 +20,7 @@ from privfl.secagg.machine import SERVER_DONE, server_table
 from privfl.secagg.messages import MEMBERS, Bitmap
 from privfl.secagg.terms import Terms
 from privfl.sums.base import MAX_CLIENTS
-from privfl.sums.server import Progress
+from privfl.sums.server import SumProgress
 from privfl.sums.session import CLOSED, pack_state, unpack_state
 from privfl.wire import (
     CLIENT,
@@ -43,7 +43,7 @@ _IDS: Final = IdSet(MAX_CLIENTS)
 
 
 @dataclass(slots=True, kw_only=True)
-class ServerState(Progress):
+class ServerState(SumProgress):
     """Everything that changes in a server session.
 
     Attributes:

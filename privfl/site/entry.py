@@ -30,7 +30,7 @@ MAX_CLOCK_STEP: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AcceptedRound:
     """A round that passed every check.
 
     Attributes:
@@ -74,7 +74,7 @@ class Judge:
         name = scheme_name(plan.scheme, self._policy.demands.schemes)
         return describe(name).build(Config(), keys)
 
-    def entry(self, down: Down, charter: Charter, members: Members, model: bytes, now: float) -> Entry:
+    def entry(self, down: Down, charter: Charter, members: Members, model: bytes, now: float) -> AcceptedRound:
         """Judge a frame of step 0.
 
         Args:
@@ -113,7 +113,7 @@ class Judge:
             raise PlanRejected(f"{free} MiB are free, and agent.min_free_mib is {self._policy.agent.min_free_mib}")
         scheme = self.scheme(plan, keys)
         task = self._client_policy.check(plan, scheme)
-        return Entry(charter, plan, scheme, task, model_from_bytes(model, plan), resumed)
+        return AcceptedRound(charter, plan, scheme, task, model_from_bytes(model, plan), resumed)
 
     def _check_place(self, place: Place, charter: Charter, plan: RoundPlan) -> bool:
         """True for the very round that was entered last, before anything of it left; raise for an older one."""

@@ -19,7 +19,7 @@ from privfl.fl.client_state import ClientState, SiteState, Stateful
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.receipts import Mode
-from privfl.site.entry import Entry
+from privfl.site.entry import AcceptedRound
 from privfl.site.log import SiteLog
 from privfl.sums import SecureSum
 from privfl.sums.base import Entropy
@@ -56,7 +56,7 @@ class Halves:
         self._own, self._policy, self._states = own, policy, states
         self._mode, self._log, self._entropy = mode, log, entropy
 
-    def check(self, entry: Entry) -> None:
+    def check(self, entry: AcceptedRound) -> None:
         """Raise an error, before a round costs anything, if this site could not take part in it to its end.
 
         Raises:
@@ -81,7 +81,7 @@ class Halves:
         if plan.state_rounds:
             self._keeper(entry).begin(plan)
 
-    def trained(self, entry: Entry) -> ClientRound:
+    def trained(self, entry: AcceptedRound) -> ClientRound:
         """The half of a round that passed `check`. Where noise is added, a failed training gives zeros and noise.
 
         Raises:
@@ -121,7 +121,7 @@ class Halves:
             entropy=self._entropy,
         )
 
-    def _half(self, entry: Entry, train: Train | Stateful, keeper: SiteState | None) -> ClientRound:
+    def _half(self, entry: AcceptedRound, train: Train | Stateful, keeper: SiteState | None) -> ClientRound:
         return ClientRound.trained(
             entry.plan.to_bytes(),
             entry.model,
@@ -133,7 +133,7 @@ class Halves:
             entropy=self._entropy,
         )
 
-    def _keeper(self, entry: Entry) -> SiteState:
+    def _keeper(self, entry: AcceptedRound) -> SiteState:
         self._states.mkdir(mode=0o700, exist_ok=True)
         return SiteState(self._states / entry.charter.digest().hex(), self._own.client)
 

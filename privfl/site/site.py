@@ -30,7 +30,7 @@ from privfl.fl.receipts import Kind, Mode, Receipt
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
-from privfl.site.entry import Entry, Judge
+from privfl.site.entry import AcceptedRound, Judge
 from privfl.site.halves import Halves
 from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, STATES, SiteHome
 from privfl.site.log import SiteLog
@@ -311,7 +311,7 @@ class Site:
     def _receipt(
         self,
         digest: bytes,
-        of: Entry | ClientRound,
+        of: AcceptedRound | ClientRound,
         kind: Kind,
         transcript: bytes,
         *,

@@ -15,7 +15,7 @@ from privfl.ring import Ints, Opening
 from privfl.sums.base import Entropy, SumPolicy, SumResult, SumTask, identity
 from privfl.sums.checks import checked_rows, checked_total, checked_vector
 from privfl.sums.noise import refuse_noise
-from privfl.sums.server import Progress, ServerMachine
+from privfl.sums.server import ServerMachine, SumProgress
 from privfl.sums.session import Kind, Table, Transition
 from privfl.sums.shortfall import OpensByCount
 from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, wired
@@ -142,7 +142,7 @@ class PlainServer(ServerMachine):
 
     def __init__(self, task: SumTask, opening: Opening) -> None:
         refuse_noise(task.noise, PlainSum.name)
-        super().__init__(_TABLE, session=task.digest(), progress=Progress("upload", set(task.clients)))
+        super().__init__(_TABLE, session=task.digest(), progress=SumProgress("upload", set(task.clients)))
         self._task, self._opening = task, opening
         self._survivors: set[ClientId] = set()
         self._total = task.ring.zeros(task.length)

@@ -14,7 +14,7 @@ from privfl.wire import ClientId, check_client, peek
 
 
 @dataclass(slots=True)
-class Progress:
+class SumProgress:
     """The state that every server session keeps of its clients.
 
     Attributes:
@@ -41,7 +41,7 @@ class ServerMachine(ABC):
         progress: The clients' progress, at first or from a saved state.
     """
 
-    def __init__(self, table: Table, *, session: bytes, progress: Progress) -> None:
+    def __init__(self, table: Table, *, session: bytes, progress: SumProgress) -> None:
         self._table, self._session, self._progress = table, session, progress
         self._steps = list(dict.fromkeys(row.state for row in table))
         self._guard = Guard()

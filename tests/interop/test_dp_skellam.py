@@ -18,7 +18,7 @@ from privfl.dp import (
     TruncatedPoisson,
     what_if,
 )
-from privfl.dp.accounting.events import Noise
+from privfl.dp.accounting.events import Look
 from privfl.dp.accounting.rdp import renyi
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
 
@@ -164,7 +164,7 @@ def shifted_skellam_renyi(order, shift, variance):
 @pytest.mark.parametrize("shift", [1, 2, 5])
 @pytest.mark.parametrize("order", [2, 3, 8, 20])
 def test_the_bound_holds_for_one_coordinate(order, shift, variance):
-    look = Noise("skellam", math.sqrt(variance) / shift, float(shift), float(shift))
+    look = Look("skellam", math.sqrt(variance) / shift, float(shift), float(shift))
     true = shifted_skellam_renyi(order, shift, variance)
     assert true <= renyi(look, order, 1) * (1 + 1e-9)
 

@@ -21,7 +21,7 @@ from privfl.wire import ClientId
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Noise:
+class Look:
     """One noisy look at a contribution, in units of the contribution's l2 bound.
 
     Only a law on the integers needs the last three. They are 0 for the rounded Gaussian, so releases of equal noise
@@ -56,7 +56,7 @@ class Event:
         sampling: The sampling of the cohort, as far as the observer knows it.
     """
 
-    looks: tuple[Noise, ...]
+    looks: tuple[Look, ...]
     sampling: Sampling
 
     @property
@@ -94,7 +94,7 @@ def gaussian_event(noise_multiplier: float, sampling: Sampling = EVERYONE) -> Ev
         noise_multiplier: Noise standard deviation divided by the norm bound of one contribution.
         sampling: How the cohort is sampled as far as the observer knows.
     """
-    return Event((Noise("rounded_gaussian", noise_multiplier),), sampling)
+    return Event((Look("rounded_gaussian", noise_multiplier),), sampling)
 
 
 def carried_by_units(unit: PrivacyUnit, placement: Placement) -> bool:
@@ -329,18 +329,18 @@ def _one_sampling(releases: list[Release]) -> Sampling:
 def _event(releases: list[Release], sampling: Sampling) -> Event:
     looks = [_look(release) for release in releases]
     if len(looks) > 1 and all(look.law == "rounded_gaussian" for look in looks):
-        looks = [Noise("rounded_gaussian", Event(tuple(looks), sampling).noise_multiplier)]
+        looks = [Look("rounded_gaussian", Event(tuple(looks), sampling).noise_multiplier)]
     return Event(tuple(sorted(looks)), sampling)
 
 
-def _look(release: Release) -> Noise:
+def _look(release: Release) -> Look:
     if release.law in ("rounded_gaussian", "float_gaussian"):
-        return Noise("rounded_gaussian", release.noise_multiplier)
+        return Look("rounded_gaussian", release.noise_multiplier)
     if release.law == "discrete_gaussian":
-        return Noise(release.law, release.noise_multiplier, release.norm_bound, length=release.length)
+        return Look(release.law, release.noise_multiplier, release.norm_bound, length=release.length)
     if release.l1_bound is None:
         raise UnsupportedRelease(f"round {release.round}: {release.law} noise needs the l1 bound of a contribution")
-    return Noise(release.law, release.noise_multiplier, release.norm_bound, release.l1_bound, release.length)
+    return Look(release.law, release.noise_multiplier, release.norm_bound, release.l1_bound, release.length)
 
 
 def _undominated(profiles: list[Profile]) -> tuple[Profile, ...]:

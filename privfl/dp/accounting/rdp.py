@@ -35,7 +35,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.dp.accounting.events import Event, Noise
+from privfl.dp.accounting.events import Event, Look
 from privfl.dp.unit import Everyone, Poisson
 from privfl.errors import UnsupportedRelease
 
@@ -45,7 +45,7 @@ _ORDERS: Final = tuple(sorted({*range(2, 65), *(round(64 * 1.08**i) for i in ran
 _UP: Final = 1 + 1e-12
 
 
-def renyi(look: Noise, order: int, factor: int) -> float:
+def renyi(look: Look, order: int, factor: int) -> float:
     """Renyi divergence bound of one look.
 
     Args:

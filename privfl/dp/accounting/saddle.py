@@ -16,7 +16,7 @@ Nodes = Iterable[tuple[Floats, Floats, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class LossMoments:
     """The cumulant generating function of the composed losses at a tilt, and the first two moments under it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Moments:
         return self.stddev or 1e-6 * max(1.0, abs(self.mean))
 
 
-def moments_of(nodes: Nodes, tilt: float) -> Moments:
+def moments_of(nodes: Nodes, tilt: float) -> LossMoments:
     """Return the moments of the composed losses under a tilt.
 
     Args:
@@ -62,10 +62,10 @@ def moments_of(nodes: Nodes, tilt: float) -> Moments:
         mean += count * center
         variance += count * spread
         stddevs.append(math.sqrt(spread))
-    return Moments(log, mean, variance, tuple(stddevs))
+    return LossMoments(log, mean, variance, tuple(stddevs))
 
 
-def log_estimate(moments: Moments, tilt: float, epsilon: float) -> float:
+def log_estimate(moments: LossMoments, tilt: float, epsilon: float) -> float:
     """Return ln delta at `epsilon` as if the tilted sum were Gaussian.
 
     Args:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.dp.accounting.losses import UNIT, Cells, Floats, Loss
-from privfl.dp.accounting.saddle import Moments, bisect, first_power, log_estimate, moments_of, root
+from privfl.dp.accounting.saddle import LossMoments, bisect, first_power, log_estimate, moments_of, root
 from privfl.errors import UnsupportedRelease
 
 POINTS: Final = 80  # grid points in a standard deviation
@@ -257,7 +257,7 @@ class Composition:
         above, below = first_power(too_near, scale), first_power(too_high, scale)
         return self._moments(tilt - below).mean, self._moments(tilt + above).mean, above
 
-    def _moments(self, tilt: float) -> Moments:
+    def _moments(self, tilt: float) -> LossMoments:
         return moments_of(((losses, weights, count) for losses, weights, count in self._nodes), tilt)
 
 
@@ -373,7 +373,7 @@ class Transform:
         return float(np.logaddexp(self.log_total - self.tilt * epsilon + math.log(sums), rest))
 
 
-def _cumulant(parts: Sequence[tuple[Cells, int]], h: float, tilt: float) -> Moments:
+def _cumulant(parts: Sequence[tuple[Cells, int]], h: float, tilt: float) -> LossMoments:
     nodes = ((h * np.arange(c.low, c.low + len(c.log_p), dtype=np.float64), c.log_p, count) for c, count in parts)
     return moments_of(nodes, tilt)
 

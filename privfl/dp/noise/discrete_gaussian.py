@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from privfl.checks import check_positive
-from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LogConcave, Table
+from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LawTable, LogConcave
 from privfl.dp.noise.sampler import Entropy
 from privfl.ring import Ints
 
@@ -35,13 +35,13 @@ def discrete_gaussian(sigma: float, length: int, *, entropy: Entropy = os.urando
 
 
 @lru_cache(maxsize=64)
-def _sampler(sigma: float) -> Table | Hat:
+def _sampler(sigma: float) -> LawTable | Hat:
     exact = _Exact(sigma)
     if sigma < _TABLE_STDDEV:
         weights: list[Decimal] = []
         while not weights or weights[-1] > Decimal("1e-60"):
             weights.append(CONTEXT.exp(exact(len(weights))))
-        return Table(weights)
+        return LawTable(weights)
     return Hat(LogConcave(sigma, 0.0, _Fast(sigma), exact))
 
 

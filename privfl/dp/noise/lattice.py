@@ -1,7 +1,7 @@
 """Exact sampling of symmetric log-concave laws on the integers, decided on 64-bit uniforms.
 
 Every comparison is first made on 64 random bits with a bound on its error; only what that leaves open is repeated in
-decimal arithmetic with more bits. `Table` inverts a distribution function (small stddevs); `Hat` rejects from a
+decimal arithmetic with more bits. `LawTable` inverts a distribution function (small stddevs); `Hat` rejects from a
 uniform center with exponential tails, which dominates by log-concavity (after Devroye 1986, chapter X.1).
 """
 
@@ -33,7 +33,7 @@ _WORD: Final = Decimal(2**64)
 _MAX_BITS: Final = 192  # beyond, the decimal figures themselves end; reached with a probability below 2^-120
 
 
-class Table:
+class LawTable:
     """The law with probabilities proportional to `weights[|k|]`; the last weight must be below 1e-45 of the sum."""
 
     def __init__(self, weights: Sequence[Decimal]) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from privfl.checks import check_positive
-from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LogConcave, Table
+from privfl.dp.noise.lattice import CONTEXT, Floats, Hat, LawTable, LogConcave
 from privfl.dp.noise.sampler import Entropy
 from privfl.ring import Ints
 
@@ -60,9 +60,9 @@ def _log_tail(x: float, m: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _sampler(variance: float) -> Table | Hat:
+def _sampler(variance: float) -> LawTable | Hat:
     if variance < _TABLE_VARIANCE:
-        return Table(_bessel_ratios(variance))
+        return LawTable(_bessel_ratios(variance))
     return Hat(LogConcave(math.sqrt(variance), _FAST_ERROR, _Fast(variance), _Exact(variance)))
 
 

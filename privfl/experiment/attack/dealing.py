@@ -18,7 +18,7 @@ from privfl.fl.client_state import Stateful
 from privfl.fl.linear import LinearTrain
 from privfl.wire import ClientId
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 ATTACKER: Final[ClientId] = -1
 """The name under which the attacker trains; no client has it."""
@@ -33,7 +33,7 @@ class DealtData(FederatedData):
 
     __slots__ = ("dealt",)
 
-    dealt: dict[ClientId, Rows]
+    dealt: dict[ClientId, Indices]
 
     def __post_init__(self) -> None:
         FederatedData.__post_init__(self)
@@ -57,8 +57,8 @@ class Deck:
     """
 
     data: DealtData
-    pool: Rows
-    reference: Rows
+    pool: Indices
+    reference: Indices
     examples: int
 
     @classmethod
@@ -87,7 +87,7 @@ class Deck:
         first = tuple(ClientRows(f"client {i}", pool[i : i + 1]) for i in range(clients))
         return cls(data=DealtData(federation.dataset, first), pool=pool, reference=reference, examples=size)
 
-    def sample(self, size: int, rng: np.random.Generator, *, without: int | None = None) -> Rows:
+    def sample(self, size: int, rng: np.random.Generator, *, without: int | None = None) -> Indices:
         """Different examples of the pool.
 
         Args:
@@ -99,7 +99,7 @@ class Deck:
         at = rng.choice(count, size, replace=False)
         return self.pool[at if without is None else at + (at >= without)]
 
-    def deal(self, target: ClientId, rows: Rows, rng: np.random.Generator, *, candidate: int) -> None:
+    def deal(self, target: ClientId, rows: Indices, rng: np.random.Generator, *, candidate: int) -> None:
         """Give the target `rows`, and every other client examples of the pool without the candidate.
 
         Args:
@@ -111,7 +111,7 @@ class Deck:
         for client in range(len(self.data.clients)):
             self.data.dealt[client] = rows if client == target else self.sample(self.examples, rng, without=candidate)
 
-    def alone(self, train: Train, model: Vector, rows: Rows, round: int) -> ClientUpdate:
+    def alone(self, train: Train, model: Vector, rows: Indices, round: int) -> ClientUpdate:
         """An update that the attacker trains by itself, as a client with `rows` would.
 
         Args:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from privfl.codec import Vector
-from privfl.experiment.attack.dealing import Deck, Rows
+from privfl.experiment.attack.dealing import Deck, Indices
 from privfl.experiment.attack.inversion import Floats
 from privfl.fl.client import Train
 from privfl.fl.encoding import UpdateEncoding
@@ -26,7 +26,7 @@ _FLOOR: Final = 1e-6
 _STREAM: Final = 10
 
 
-def single_updates(train: Train, deck: Deck, model: Vector, rows: Rows, round: int) -> Floats:
+def single_updates(train: Train, deck: Deck, model: Vector, rows: Indices, round: int) -> Floats:
     """The update of each example alone, float64 `[n, d]`, trained by the attacker.
 
     Args:
@@ -54,7 +54,7 @@ class SingleUpdates:
         rest: The variance along every other direction.
     """
 
-    rows: Rows
+    rows: Indices
     updates: Floats = field(repr=False)
     mean: Floats = field(repr=False)
     pooled: Floats = field(repr=False)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import PrivacyError
 from privfl.experiment.attack.cases import Case
-from privfl.experiment.attack.dealing import Deck, Rows, dealt_train
+from privfl.experiment.attack.dealing import Deck, Indices, dealt_train
 from privfl.experiment.audit.noise import KeyedNoise, NoiseSource, group_noise
 from privfl.experiment.audit.parties import Trials
 from privfl.experiment.audit.subject import CANARY
@@ -62,7 +62,7 @@ class Hands:
     """
 
     def __init__(
-        self, deck: Deck, target_rows: list[Rows], candidates: npt.NDArray[np.intp], seeds: npt.NDArray[np.int64]
+        self, deck: Deck, target_rows: list[Indices], candidates: npt.NDArray[np.intp], seeds: npt.NDArray[np.int64]
     ) -> None:
         self.deck, self.target_rows, self.candidates, self.seeds = deck, target_rows, candidates, seeds
         self._trial = -1
