@@ -66,7 +66,8 @@ for case in membership.cases:
     auc, tpr = case.rates.auc, case.rates.tpr
     print(f"{case.name:14} {auc.value:6.2f} {auc.limit:8.2f}", end="")
     print(f" {tpr.value:11.2f} {tpr.limit:8.2f}")
-print("\na guess lies above what epsilon allows:", membership.refuted)
+answer = "yes" if membership.refuted else "no"
+print("\na guess lies above what epsilon allows:", answer)
 
 # %% [markdown]
 # A plain update of one digit answers every time. The masked sum hides *whose* digit it was, but ten digits are few: the

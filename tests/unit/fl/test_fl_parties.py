@@ -24,7 +24,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.round import Parts, run_round
-from privfl.fl.server_round import ServerRound
+from privfl.fl.server_round import ServerRound, _norm
 from privfl.fl.state import ServerState
 from privfl.fl.survivors import SurvivorRule
 from privfl.he import CkksSum
@@ -308,3 +308,19 @@ def test_a_client_that_cannot_be_saved_says_so_and_goes_on(name: str, error: typ
         client.to_bytes()
     server = ServerRound(ServerState(MODEL), plan, scheme=scheme)
     server.receive(0, first)
+
+
+@pytest.mark.parametrize(
+    ("mean", "norm"),
+    [
+        ([3.0, -4.0], 5.0),
+        ([0.0, 0.0], 0.0),
+        ([1e200, -1e200], 1e200 * 2**0.5),  # whose squares overflow
+        ([1e-200, 0.0], 1e-200),
+        ([1.7e308, 1.7e308], np.finfo(float).max),
+        ([np.inf, 1.0], np.finfo(float).max),
+        ([np.nan, 1.0], np.finfo(float).max),
+    ],
+)
+def test_the_norm_in_a_report_is_finite(mean: list[float], norm: float) -> None:
+    assert _norm(np.array(mean)) == pytest.approx(norm, rel=1e-12, abs=0.0)
