@@ -9,6 +9,7 @@ benchmarks/results/stream-digits.json with the machine's description.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import tempfile
@@ -87,6 +88,7 @@ def drawn(points: list[dict[str, Any]], bare: float, path: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     bare = max(sum(accuracy(seed, clip_norm=clip)[0] for seed in SEEDS) / len(SEEDS) for clip in CLIPS)
     points = [measured(epsilon, kind) for epsilon in EPSILONS for kind in KINDS]
     record = {"machine": platform.platform(), "python": platform.python_version(), "no noise": bare, "points": points}
