@@ -285,6 +285,25 @@ def test_private_rounds_keep_a_ledger_and_refuse_evaluation(tmp_path: Path) -> N
         pass
 
 
+def test_a_cohort_that_the_server_samples_from_a_secret_is_asked_alone(tmp_path: Path) -> None:
+    """Amplification is claimed for this sampling, and never for the choice of nodes by Flower."""
+    sampled = {"privacy.adjacency": "add_remove", "cohort.sampling": "poisson", "cohort.probability": 0.8}
+    fed, inner = five(tmp_path, **PRIVATE | sampled | {"cohort.min_survivor_fraction": 0.5})
+    with fed.server(metrics=()) as server:
+        strategy = make("FedAvg", fraction_evaluate=0.0)
+        grid = SecureGrid(inner, server, strategy, ArrayLayout.of(arrays(START)), poll=0.001, step_timeout=0.05)
+        strategy.start(grid=grid, initial_arrays=grid.arrays, num_rounds=3)
+    run = RunFolder(tmp_path / "run")
+    for report in run.reports():
+        asked = [
+            client for client, site in fed.sites.items() if any(round == report.round for round, _ in site.entered)
+        ]
+        assert len(asked) == report.cohort
+    ledger = run.ledger
+    assert ledger is not None
+    assert all("Poisson" in type(release.sampling).__name__ for release in ledger.releases)
+
+
 def test_a_spent_budget_ends_the_run_with_the_last_paid_model(tmp_path: Path) -> None:
     settings = {**PRIVATE, "privacy.epsilon": 9.0, "privacy.delta": 1e-3, "privacy.noise_multiplier": 1.0, "rounds": 50}
     fed, inner = five(tmp_path, **settings)
