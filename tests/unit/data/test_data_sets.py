@@ -52,7 +52,7 @@ def test_what_is_no_data_set_is_refused(changes: dict[str, object], words: str) 
 
 
 def test_an_unknown_task_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="binary, multiclass, regression, text, not 'ranking'"):
+    with pytest.raises(ConfigError, match="binary, multiclass, regression, text, own, not 'ranking'"):
         small(task="ranking")
 
 
