@@ -56,7 +56,7 @@ def declared(sampler: CohortSampler, population: int) -> Sampling:
 
 
 def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, private: bool = False) -> tuple[int, ...]:
-    """One cohort of a sampler, checked.
+    """One cohort of a sampler, checked: by `sample_by_index` where the sampler has it, else by `sample`.
 
     Args:
         sampler: The sampler.
@@ -75,7 +75,7 @@ def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, priv
         taken += count
         return uniforms(count)
 
-    found = sampler.sample(population, counted)
+    found = getattr(sampler, "sample_by_index", sampler.sample)(population, counted)
     try:
         cohort = tuple(operator.index(client) for client in found)
     except TypeError as error:
@@ -170,16 +170,35 @@ class FixedSizeSampler:
         return FixedSize(self.size, population)
 
     def sample(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
-        """See `CohortSampler.sample`: the clients with the smallest coins; of a large population those of `_floyd`.
+        """See `CohortSampler.sample`: the clients with the smallest coins.
 
         Raises:
             ConfigError: There are fewer clients than `size`.
         """
+        self._check_population(population)
+        return tuple(_smallest(uniforms(population), self.size).tolist())
+
+    def sample_by_index(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """Return a cohort of the same law as that of `sample`, for which a large population costs no coins.
+
+        A small cohort of a large population takes a coin for each place in the cohort; every other cohort is that of
+        `sample`.
+
+        Args:
+            population: The number of clients.
+            uniforms: n -> n independent uniforms in [0, 1).
+
+        Raises:
+            ConfigError: There are fewer clients than `size`.
+        """
+        self._check_population(population)
+        if population < _LARGE or self.size > population // 16:
+            return self.sample(population, uniforms)
+        return _floyd(uniforms(self.size), population)
+
+    def _check_population(self, population: int) -> None:
         if self.size > population:
             raise ConfigError(f"a cohort of {self.size} cannot be sampled from {population} clients")
-        if population >= _LARGE and self.size <= population // 16:
-            return _floyd(uniforms(self.size), population)
-        return tuple(_smallest(uniforms(population), self.size).tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.linear import LinearModel, LinearTrain
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Parts, run_round
-from privfl.fl.sampling import FixedSizeSampler, seeded_uniforms
+from privfl.fl.sampling import FixedSizeSampler, sampled, seeded_uniforms
 from privfl.fl.state import ServerState
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
@@ -46,7 +46,7 @@ def one_round(population: int, round: int) -> float:
         run=bytes(16),
         round=round,
         model_hash=model_hash(start),
-        cohort=sampler.sample(population, seeded_uniforms(0, round)),
+        cohort=sampled(sampler, population, seeded_uniforms(0, round)),
         population=population,
         sampling=sampler.declare(population),
         survivor_rule=SurvivorRule(1.0),
@@ -74,7 +74,7 @@ def test_a_large_population_is_sampled_uniformly_and_without_replacement() -> No
     sampler, population = FixedSizeSampler(50), 1 << 16
     counts = np.zeros(16)
     for round in range(400):
-        cohort = sampler.sample(population, seeded_uniforms(3, round))
+        cohort = sampled(sampler, population, seeded_uniforms(3, round))
         assert len(set(cohort)) == 50
         assert list(cohort) == sorted(cohort)
         assert 0 <= cohort[0] <= cohort[-1] < population

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from privfl.dp.accounting.audit import Floats
 from privfl.experiment.audit.canaries import Role, contribution, role_in
 from privfl.experiment.audit.subject import CANARY, Subject
-from privfl.fl.sampling import seeded_uniforms
+from privfl.fl.sampling import sampled, seeded_uniforms
 from privfl.ring import Ints
 
 
@@ -74,5 +74,5 @@ class Features:
     def _predicted(self, round: int, seeds: npt.NDArray[np.int64]) -> Floats:
         sampler, population = self.subject.sampler, self.subject.population
         return np.array(
-            [float(CANARY in sampler.sample(population, seeded_uniforms(int(seed), round))) for seed in seeds]
+            [float(CANARY in sampled(sampler, population, seeded_uniforms(int(seed), round))) for seed in seeds]
         )

@@ -20,7 +20,7 @@ from privfl.experiment.audit.canaries import axes_of
 from privfl.experiment.schemes import SCHEMES
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
-from privfl.fl.sampling import CohortSampler, Uniforms, declared, in_round, secret_uniforms
+from privfl.fl.sampling import CohortSampler, Uniforms, declared, in_round, sampled, secret_uniforms
 from privfl.fl.slots import UPDATE
 from privfl.fl.survivors import SurvivorRule, cohort_sizes, mesh_of
 from privfl.observers import Observer, View
@@ -203,13 +203,13 @@ class Subject:
             present: The canaries that exist; the others never take part.
         """
         sampler, at = in_round(self.sampler, round)
-        sampled = set(sampler.sample(self.population, self.coins(seed, at)))
+        cohort = set(sampled(sampler, self.population, self.coins(seed, at)))
         canaries = frozenset(range(self.canaries))
         if not self.hidden and not self.once:
-            missing = canaries - sampled
-            sampled |= missing
-            self._trim(sampled, canaries | self.known)
-        return tuple(sorted(sampled - (canaries - present) if self.leaves else sampled))
+            missing = canaries - cohort
+            cohort |= missing
+            self._trim(cohort, canaries | self.known)
+        return tuple(sorted(cohort - (canaries - present) if self.leaves else cohort))
 
     def _trim(self, cohort: set[ClientId], needed: frozenset[ClientId]) -> None:
         """Keep a cohort within the largest size of its sampling, without losing one of `needed`."""

@@ -181,4 +181,4 @@ def test_a_large_population_is_not_sorted(sampler: CohortSampler) -> None:
 
     size = max(sampler.declare(len(coins)).sizes(len(coins)))
     reference = seconds(lambda: np.sort(np.argpartition(coins, size)[:size]).tolist())
-    assert seconds(lambda: sampler.sample(len(coins), lambda n: coins[:n])) < 8 * reference + 0.01
+    assert seconds(lambda: sampler.sample(len(coins), lambda n: coins)) < 8 * reference + 0.01
