@@ -66,7 +66,7 @@ for name in ("fork", "register_at_fork", "memfd_create"):
         delattr(os, name)
 import privfl
 for found in pkgutil.walk_packages(privfl.__path__, "privfl."):
-    if found.name != "privfl.__main__" and not found.name.startswith("privfl.adapters"):
+    if found.name not in ("privfl.__main__", "privfl.engine.ray") and not found.name.startswith("privfl.adapters"):
         importlib.import_module(found.name)
 from privfl.he import plan_ckks
 from privfl.ring import Ring
