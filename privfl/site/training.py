@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.util
 import json
 import multiprocessing
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ import numpy as np
 from privfl.codec import Vector
 from privfl.engine.child import follow_parent, serve
 from privfl.errors import ClientFailed, ConfigError, StateError
+from privfl.experiment.workers import single_threaded
 from privfl.files import canonical_json
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_state import ClientState, Stateful, pack_state, unpack_state
@@ -130,7 +132,8 @@ def _module(source: bytes, path: Path) -> ModuleType:
 class ChildTraining:
     """A site's training and evaluation in a forked child, which dies with this process.
 
-    Fork it before any key is read and before any thread or socket is made: the child then holds none of them.
+    Fork it before any key is read and before any thread or socket is made: the child then holds none of them. Where
+    this process has loaded torch before, the child runs torch in one thread.
 
     Args:
         make: Makes the training function, alone or with an evaluation, in the child.
@@ -278,6 +281,8 @@ class _Child:
         self._make, self._installed = make, cast("Installed", None)
 
     def begin(self) -> None:
+        if "torch" in sys.modules:  # forked from a process that used torch, whose threads do not exist here
+            single_threaded()
         made = self._make()
         self._installed = made if isinstance(made, Installed) else Installed(made)
 

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from privfl.fl.client import client_rng
 from privfl.site.policy import Training
 from privfl.site.training import ChildTraining, file_hash, installed_training
@@ -23,6 +25,7 @@ def test_the_training_in_torch_is_that_in_numpy(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", features=features, labels=labels)
     shutil.copy(APPS / "training_torch.py", tmp_path / "train.py")
     policy = Training(sha256=file_hash(tmp_path, Training()), data="data.npz")
+    torch.nn.functional.logsigmoid(torch.zeros(1 << 20))  # starts the threads that a forked child does not have
     expected = runpy.run_path(str(APPS / "training.py"))["make"](tmp_path / "data.npz")
     child = ChildTraining(lambda: installed_training(tmp_path, policy))
     try:
