@@ -63,7 +63,7 @@ def import_(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a ledger from a DpEvent of dp-accounting, so `privfl epsilon --ledger` can judge and compose it."""
+    """Write a ledger from a DpEvent of dp-accounting, which `privfl epsilon` can judge and compose."""
     if ledger.exists():
         raise ConfigError(f"{ledger} exists: choose another name for the new ledger")
     if unit is Level.EXAMPLE and turn is not None:

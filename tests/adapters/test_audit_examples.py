@@ -33,7 +33,8 @@ def audited(trials: int, *, batch_size: int = 6, factor: float = 1.0) -> AuditRe
             return exact(inner, noise_multiplier=factor * noise_multiplier, **more)
 
         loaded = train._opacus
-        train._opacus = type(loaded)(loaded.GradSampleModule, optimizer, loaded.ModuleValidator)
+        wrapped, inner = loaded.AbstractGradSampleModule, loaded.GradSampleModule
+        train._opacus = type(loaded)(wrapped, inner, optimizer, loaded.ModuleValidator)
         return train
 
     return audit_examples(make, OTHERS, CANARY, delta=1e-5, plan=AuditPlan(trials=trials, seed=3))

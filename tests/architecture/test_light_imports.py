@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -31,7 +32,9 @@ print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]
 
 
 def fresh(module: str) -> tuple[float, set[str]]:
-    run = subprocess.run([sys.executable, "-c", IMPORT, module], capture_output=True, text=True, check=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads that wait cost time as well
+    command = [sys.executable, "-c", IMPORT, module]
+    run = subprocess.run(command, env=alone, capture_output=True, text=True, check=True)
     seconds, loaded = json.loads(run.stdout)
     return seconds, set(loaded)
 

@@ -51,7 +51,7 @@ def mean(plan, parts=parts):
 silent = []
 # A codec can be stated in the plan only, so every codec that has room gives the same mean.
 second_places = [f.name for f in dataclasses.fields(Parts) if f.name in ("encoding", "codec", "seed", "mechanism")]
-known = ("state", "plan", "parts", "payment", "states", "drop", "tap", "failed")
+known = ("state", "plan", "parts", "payment", "states", "drop", "tap", "failed", "bases")
 second_places += [n for n in inspect.signature(run_round).parameters if n not in known]
 if second_places:
     silent.append(f"second places next to the plan: {second_places}")

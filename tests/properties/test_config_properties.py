@@ -33,7 +33,8 @@ def allowed(name: str, key: str) -> st.SearchStrategy[Any]:
             low, high, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema
         )  # fmt: skip
     if schema["type"] == "array":
-        items = st.integers(1, 500) if schema["items"]["type"] == "integer" else TEXT
+        numbers = {"integer": st.integers(1, 500), "number": st.floats(0, 1, exclude_min=True)}
+        items: st.SearchStrategy[Any] = numbers.get(schema["items"]["type"], TEXT)
         return st.lists(items, max_size=4)
     return st.booleans() if schema["type"] == "boolean" else TEXT
 

@@ -15,7 +15,7 @@ from privfl.cli.options import parse_overrides
 from privfl.errors import ConfigError, StateError
 
 VERBS = (
-    "demo", "run", "epsilon", "audit", "calibrate", "plan", "compare", "report", "doctor", "runs",
+    "demo", "run", "epsilon", "audit", "attack", "calibrate", "plan", "compare", "report", "doctor", "runs",
     "runs list", "runs show", "runs export", "config", "config schema", "config reference",
     "sweep", "table", "ledger", "data", "data inspect", "data check",
     "site", "site new", "site show", "site directory", "site sign", "site check", "site approve", "site withdraw",

@@ -12,6 +12,7 @@ import pytest
 
 from privfl.engine import ProcessExecutor
 from privfl.experiment import Experiment
+from privfl.fl.chunks import Chunk, ChunkAnswer
 
 
 def trained(workers: int) -> str:
@@ -34,12 +35,12 @@ def within_threads(context: str) -> Iterator[str]:
 
 
 def within_workers(context: str) -> Iterator[str]:
-    def work(model: Any, client: int, order: bytes) -> Any:
-        return np.frombuffer(trained(2).encode(), np.uint8).astype(np.int64)
+    def work(model: Any, clients: Chunk, order: bytes, **more: Any) -> ChunkAnswer:
+        return ChunkAnswer(clients, np.frombuffer(trained(2).encode(), np.uint8).astype(np.int64)[None])
 
     with ProcessExecutor(2) as executor:
-        for _, vector in executor.run(work, np.zeros(1), range(2), order=b""):
-            yield bytes(vector.astype(np.uint8)).decode()
+        for answer in executor.run(work, np.zeros(1), [(0,), (1,)], order=b""):
+            yield bytes(answer.rows[0].astype(np.uint8)).decode()
 
 
 @pytest.mark.parametrize("nest", [within, within_futures, within_threads, within_workers])

@@ -11,7 +11,6 @@ from privfl.crypto import MemoryDirectory
 from privfl.dp import Everyone, Ledger, Poisson
 from privfl.errors import ConfigError
 from privfl.experiment import Experiment
-from privfl.experiment.audit.subject import Subject
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_mechanism
 from privfl.experiment.placement import placement_of, with_placement
@@ -126,9 +125,3 @@ def test_simulated_mesh_noise_repeats_to_the_last_bit(tmp_path: Path) -> None:
         models.append(run.model)
     np.testing.assert_array_equal(*models)
     assert np.abs(models[0]).max() > 0
-
-
-def test_an_audit_of_mesh_noise_needs_every_client_as_a_member(tmp_path: Path) -> None:
-    parts = run_of(tmp_path, **{"privacy.members": 4, "privacy.min_members_to_open": 3}).parts
-    with pytest.raises(ConfigError, match="4 of 5 are"):
-        Subject.of(parts, rounds=1)
