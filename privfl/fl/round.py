@@ -144,45 +144,51 @@ def run_round(
         noise=parts.noise,
     )
     if plan.cohort:
-        order, failed = plan.to_bytes(), {} if failed is None else failed
-        parts.contribution.planned(order, plan)
         count = nothing if tap is ignore else getattr(tap, "count_up", None)
         direct = server.takes_answers and count is not None
         # In a plain sum a client has one message, so those that stay at its step take part in the sum.
         counted = frozenset(client for client in plan.cohort if not drop(client, 0)) if direct else None
         models = {plan.model_hash: state.sent, **(bases or {})}
-        answers = (
-            answer
-            for model, chunks in jobs_of(plan)
-            for answer in parts.executor.run(
-                parts.contribution, models[model], chunks, order=order, states=states, counted=counted
-            )
-        )
-
-        def heard() -> Iterator[ChunkAnswer]:
-            for answer in answers:
-                failed.update(answer.faults)
-                yield answer
-            if len(failed) == len(plan.cohort):
-                errors = in_words(count_errors(failed.values()))
-                raise ClientFailed(
-                    min(failed),
-                    f"the training of every client of round {plan.round} raised an error ({errors}). Set "
-                    "cohort.on_client_error = 'raise' to see where",
-                )
-
-        def clients() -> Iterator[tuple[ClientId, ClientRound]]:
-            for answer in heard():
-                for me, row in zip(answer.clients, answer.rows, strict=True):
-                    yield me, ClientRound(plan, me, row, scheme=scheme, credentials=keys.get(me), policy=policy)
-
+        answers = _answers(plan, parts, models, states=states, counted=counted, failed={} if failed is None else failed)
         if direct and count is not None:
-            for answer in heard():
+            for answer in answers:
                 count(server.take(answer))
             drive(server, (), drop=drop, tap=tap)
         else:
-            drive(server, clients(), drop=drop, tap=tap)
+            clients = (
+                (me, ClientRound(plan, me, row, scheme=scheme, credentials=keys.get(me), policy=policy))
+                for answer in answers
+                for me, row in zip(answer.clients, answer.rows, strict=True)
+            )
+            drive(server, clients, drop=drop, tap=tap)
     return server
+
+
+def _answers(
+    plan: RoundPlan,
+    parts: Parts,
+    models: Mapping[str, Vector],
+    *,
+    states: MutableMapping[ClientId, bytes] | None,
+    counted: frozenset[ClientId] | None,
+    failed: dict[ClientId, str],
+) -> Iterator[ChunkAnswer]:
+    """The work of all clients, chunk by chunk; `failed` receives those whose training raised an error."""
+    order, executor = plan.to_bytes(), parts.executor
+    parts.contribution.planned(order, plan)
+    for model, chunks in jobs_of(plan):
+        for answer in executor.run(
+            parts.contribution, models[model], chunks, order=order, states=states, counted=counted
+        ):
+            failed.update(answer.faults)
+            yield answer
+    if len(failed) == len(plan.cohort):
+        errors = in_words(count_errors(failed.values()))
+        raise ClientFailed(
+            min(failed),
+            f"the training of every client of round {plan.round} raised an error ({errors}). Set "
+            "cohort.on_client_error = 'raise' to see where",
+        )
 
 
 def nothing(size: int) -> None:
