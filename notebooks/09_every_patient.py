@@ -36,29 +36,58 @@ QUICK = bool(os.environ.get("PRIVFL_QUICK"))
 EPSILONS = [1.0] if QUICK else [0.25, 0.5, 1.0, 3.0]
 SEEDS = range(1 if QUICK else 2)
 STEPS, Q, EXPECTED, DELTA = 5 if QUICK else 25, 0.1, 45.0, 1e-4
-COLORS = {"trusted server": "#0072B2", "through the sum": "#009E73", "independent": "#D55E00"}
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                     "grid.alpha": 0.25, "legend.edgecolor": "none"})
+COLORS = {
+    "trusted server": "#0072B2",
+    "through the sum": "#009E73",
+    "independent": "#D55E00",
+}
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.edgecolor": "none",
+    }
+)
 
 # %% [markdown]
 # ## One run through the sum
 # A round is one step of SGD over the patients that the hospitals sample. `denominator` is a public constant: the number of
 # patients that we expect in a step. Nobody learns how many there were.
 
+
 # %% tags=["random"]
 def run(arm, target, seed, sites=5):
-    noise = calibrate(epsilon=target, delta=DELTA, sampling=Poisson(Q), rounds=STEPS,
-                      unit=PrivacyUnit("example"), draw_known_to="site").noise_multiplier
+    noise = calibrate(
+        epsilon=target,
+        delta=DELTA,
+        sampling=Poisson(Q),
+        rounds=STEPS,
+        unit=PrivacyUnit("example"),
+        draw_known_to="site",
+    ).noise_multiplier
     if arm == "independent":
         noise *= np.sqrt(sites)  # five noises of one size add up to this
     through = arm == "through the sum"
-    privacy = Privacy("mesh" if through else "central", unit="example", clip_norm=1.0,
-                      sampling_probability=Q, denominator=EXPECTED, noise_multiplier=noise,
-                      delta=DELTA)
+    privacy = Privacy(
+        "mesh" if through else "central",
+        unit="example",
+        clip_norm=1.0,
+        sampling_probability=Q,
+        denominator=EXPECTED,
+        noise_multiplier=noise,
+        delta=DELTA,
+    )
     return Experiment(
-        seed=seed, rounds=STEPS, evaluate_every=0,
+        seed=seed,
+        rounds=STEPS,
+        evaluate_every=0,
         data=Data("breast_cancer", clients=sites, standardize="public", test="public"),
-        server=Server(eta=2.0), sum=Sum("masked" if through else "plain"), privacy=privacy,
+        server=Server(eta=2.0),
+        sum=Sum("masked" if through else "plain"),
+        privacy=privacy,
     )
 
 
@@ -76,22 +105,33 @@ print(one.epsilon("server").sentence)
 for observer in ("outsider", "participant", "server"):
     print(f"{observer:12} epsilon {one.epsilon(observer).epsilon:.3f}")
 releases = one.files.ledger.releases
-print("unit:", one.epsilon().unit.level, "| draws known to:", {r.draw_known_to for r in releases})
+print(
+    "unit:",
+    one.epsilon().unit.level,
+    "| draws known to:",
+    {r.draw_known_to for r in releases},
+)
 
 # %% [markdown]
 # A patient who was treated at two of the hospitals is sampled by two independent coins. The same ledger states her figure.
 
 # %%
 for sites in (1, 2, 3):
-    report = epsilon(History.of(one.files.ledger), DELTA, observer="server", group=sites)
-    print(f"a person at {sites} hospital{'s' if sites > 1 else ''}: epsilon {report.epsilon:.2f}")
+    report = epsilon(
+        History.of(one.files.ledger), DELTA, observer="server", group=sites
+    )
+    print(
+        f"a person known to {sites} of the hospitals: epsilon {report.epsilon:.2f}"
+    )
 
 # %% [markdown]
 # ## What it costs
 
 # %% tags=["random"]
 accuracy = {
-    arm: [[run(arm, target, seed).run().accuracy for seed in SEEDS] for target in EPSILONS]
+    arm: [
+        [run(arm, target, seed).run().accuracy for seed in SEEDS] for target in EPSILONS
+    ]
     for arm in COLORS
 }
 for arm, rows in accuracy.items():
@@ -100,10 +140,16 @@ for arm, rows in accuracy.items():
 # %% tags=["random"]
 figure, axes = plt.subplots(figsize=(7, 4))
 for arm, rows in accuracy.items():
-    mean, low, high = (np.array([f(row) for row in rows]) for f in (np.mean, np.min, np.max))
+    mean, low, high = (
+        np.array([f(row) for row in rows]) for f in (np.mean, np.min, np.max)
+    )
     axes.plot(EPSILONS, mean, "o-", color=COLORS[arm], label=arm)
     axes.fill_between(EPSILONS, low, high, color=COLORS[arm], alpha=0.15)
-axes.set(xscale="log", xlabel="epsilon of one patient", ylabel="accuracy on public test patients")
+axes.set(
+    xscale="log",
+    xlabel="epsilon of one patient",
+    ylabel="accuracy on public test patients",
+)
 axes.set_title("The sum is as accurate as a server that everybody trusts")
 axes.legend()
 figure.tight_layout()
@@ -122,8 +168,17 @@ from privfl.errors import PrivflError
 from privfl.experiment import Client
 
 try:
-    Experiment(client=Client(steps=5), privacy=Privacy("central", unit="example", clip_norm=1.0,
-               sampling_probability=Q, denominator=EXPECTED, noise_multiplier=1.0))
+    Experiment(
+        client=Client(steps=5),
+        privacy=Privacy(
+            "central",
+            unit="example",
+            clip_norm=1.0,
+            sampling_probability=Q,
+            denominator=EXPECTED,
+            noise_multiplier=1.0,
+        ),
+    )
 except PrivflError as error:
     print(error)
 
