@@ -15,6 +15,7 @@ NO_FIGURE = {  # by placement: the views that see through the noise
     "mesh": ("vectors",), "local": (),
 }  # fmt: skip
 LAWS = ("none", "rounded_gaussian", "skellam", "discrete_gaussian", "float_gaussian")
+EVERYONE = (("kind", "everyone"),)
 COUNTS = {"cap", "size", "population"}
 AMONG = {"truncated_poisson": "cap", "fixed_size": "size", "one_pass": "size"}
 SAMPLINGS = {
@@ -85,6 +86,12 @@ def counted_sampling(r: dict[str, Any]) -> tuple[Any, ...]:
     """The sampling of a release; of sites with a probability each, the one with the largest."""
     largest = max((q for _, q in r["sampling"].get("probabilities", [])), default=None)
     return tuple(sorted((r["sampling"] if largest is None else {"kind": "poisson", "probability": largest}).items()))
+
+
+def chance(sampling: dict[str, Any]) -> float:
+    """The probability with which a client takes part in a round."""
+    fixed = sampling["kind"] == "fixed_size"
+    return sampling["size"] / sampling["population"] if fixed else sampling.get("probability", 1.0)
 
 
 def check_draw(d: dict[str, Any], level: str) -> None:
