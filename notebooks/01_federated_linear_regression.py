@@ -52,8 +52,8 @@ plt.rcParams.update(
 # %%
 raw = load("diabetes")
 bmi = raw.features[:, raw.feature_names.index("bmi")]
-order = np.argsort(bmi + np.random.default_rng(0).normal(0, 2.0, raw.rows))
-clinic = np.empty(raw.rows, np.int64)
+order = np.argsort(bmi + np.random.default_rng(0).normal(0, 2.0, raw.example_count))
+clinic = np.empty(raw.example_count, np.int64)
 for index, rows in enumerate(np.array_split(order, [60, 150, 280, 370])):
     clinic[rows] = index
 names = tuple("ABCDE")

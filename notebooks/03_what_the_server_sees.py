@@ -24,7 +24,7 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 
-from privfl.data import ClientRows, FederatedData, load
+from privfl.data import ClientExamples, FederatedData, load
 from privfl.experiment import Experiment
 from privfl.he.messages import Frame
 from privfl.secagg.messages import MaskedInput
@@ -52,7 +52,7 @@ plt.rcParams.update(
 # %%
 digits = load("digits")
 rng = np.random.default_rng(5)
-free = rng.permutation(digits.rows)
+free = rng.permutation(digits.example_count)
 batches, taken = [], 0
 for count in (1, 2, 3, 8, 8, 8, 8, 8):
     if count <= 3:  # one digit of each of `count` classes
@@ -65,7 +65,7 @@ for count in (1, 2, 3, 8, 8, 8, 8, 8):
         rows, taken = free[taken : taken + count], taken + count
     batches.append(np.sort(rows))
 federation = FederatedData(
-    digits, tuple(ClientRows(f"client {i}", rows) for i, rows in enumerate(batches))
+    digits, tuple(ClientExamples(f"client {i}", rows) for i, rows in enumerate(batches))
 )
 
 uploads, models = {}, {}

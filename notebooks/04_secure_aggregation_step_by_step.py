@@ -51,7 +51,7 @@ pixels = np.rint(load("digits").features * 16).astype(np.int64)
 vectors = {client: pixels[10 + client] for client in CLIENTS}
 credentials, directory = generate_identities(
     CLIENTS
-)  # in earnest: keys made at home, the directory not by the server
+)  # in production: clients make their keys, and a third party the directory
 scheme = MaskedSum(directory)
 
 
@@ -84,7 +84,7 @@ print(
 # | step | each client sends | so that |
 # |---|---|---|
 # | AdvertiseKeys | two fresh public keys, signed | every pair can agree on secrets |
-# | ShareKeys | a share of its mask key and of its self-mask seed, sealed for every other client | others can help if it falls silent |
+# | ShareKeys | a share of its mask key and of its self-mask seed, sealed for every other client | others can help if it drops out |
 # | MaskedInput | its vector + self mask ± one mask per pair | single vectors are hidden, and pairs cancel in the sum |
 # | ConsistencyCheck | its signature on the list of survivors | the server shows one list to all |
 # | Unmask | for each survivor a share of the *seed*, for each dropout a share of the *mask key*, never both | what is left of the masks comes off the sum only |

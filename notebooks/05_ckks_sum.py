@@ -191,9 +191,9 @@ plt.tight_layout()
 #
 # ## Why an approximate result must not be published
 #
-# Decryption before rounding satisfies m' = c0 + c1·s exactly. Whoever knows m' to full precision, and the traffic, solves
+# Decryption before rounding satisfies m' = c0 + c1·s exactly. A party that knows m' to full precision, and the traffic, solves
 # for the secret s (Li and Micciancio 2021, section 3). We play the attacker: it has the public ciphertext sum and the seeds,
-# and is told 2048 floating-point numbers.
+# and receives 2048 floating-point numbers.
 
 # %%
 from privfl.he.seal import (
@@ -234,7 +234,7 @@ for name, values in {
     "rounded values": exact.astype(float),
 }.items():
     print(
-        f"told the {name:19}: {(solve(values) == secret).mean():6.1%} of the secret "
+        f"given the {name:19}: {(solve(values) == secret).mean():6.1%} of the secret "
         "key's coefficients found"
     )
 

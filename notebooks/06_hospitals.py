@@ -64,7 +64,7 @@ def heart():
 def stand_in():
     """Four unequal hospitals: one has one class only, one never measured texture."""
     found = load("breast_cancer")
-    hospital = np.random.default_rng(0).choice(3, found.rows, p=[0.5, 0.3, 0.2])
+    hospital = np.random.default_rng(0).choice(3, found.example_count, p=[0.5, 0.3, 0.2])
     hospital[np.flatnonzero(found.targets == 0)[:40]] = 3
     features = found.features.copy()
     features[hospital == 3, found.feature_names.index("mean texture")] = np.nan
@@ -86,7 +86,7 @@ except DataError:
     dataset = stand_in()
 federation = partition(dataset, "natural")
 names, hospitals = federation.names, range(len(federation.names))
-print(f"{dataset.name}: {dataset.rows} patients, {dataset.width} features\n")
+print(f"{dataset.name}: {dataset.example_count} patients, {dataset.width} features\n")
 print(
     f"{'hospital':12} {'train':>6} {'test':>5} {dataset.classes[1] + ' (train)':>18} "
     f"{'missing values':>15}"

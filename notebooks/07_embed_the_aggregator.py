@@ -77,7 +77,7 @@ task = SumTask(
 )
 credentials, directory = generate_identities(
     CLIENTS
-)  # in earnest: keys made at home, the directory from a third party
+)  # in production: clients make their keys, and a third party the directory
 scheme = MaskedSum(directory, share_threshold=6)
 rng = np.random.default_rng(0)
 vectors = {

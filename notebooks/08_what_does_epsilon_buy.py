@@ -96,8 +96,8 @@ for case in inversion.cases:
 
 # %% [markdown]
 # From the masked sum, digits that are alone in their class come out whole, and the others as the mean of their class.
-# With noise nothing can be seen, at epsilon 8 either. A reconstruction that is worse than the guess told the server
-# nothing that it did not know.
+# With noise nothing can be seen, at epsilon 8 either. A reconstruction that is worse than the guess gave the server
+# nothing that it did not have.
 #
 # ## How much of the promise is used?
 #

@@ -131,7 +131,7 @@ def canonical_json(value: Any) -> bytes:
         raise ConfigError(f"only finite, plain JSON values have a canonical form: {error}") from error
 
 
-def link(prev: str, record: Mapping[str, Any]) -> str:
+def chain_hash(prev: str, record: Mapping[str, Any]) -> str:
     """Return the hash of one line of a chain, 64 hex digits: SHA-256 over the previous hash and the canonical record.
 
     Args:
@@ -168,7 +168,7 @@ class HashChain:
 
     def append(self, record: Mapping[str, Any]) -> str:
         """Append one record, and return its hash once it is on the disk."""
-        digest = link(self.head, record)
+        digest = chain_hash(self.head, record)
         line = canonical_json({"hash": digest, "prev": self.head, "record": dict(record)}) + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A chain names participants, so only its owner may read it, like every file not made to be shared.
@@ -242,7 +242,7 @@ def verify_chain(data: bytes, name: str = "chain") -> Iterator[tuple[dict[str, A
             record = entry["record"]
             if not isinstance(record, dict):
                 raise TypeError("a record is an object")
-            digest = link(prev, record)
+            digest = chain_hash(prev, record)
             # The whole line is compared: it has one form, no further keys, and no value the hash leaves out.
             expected = canonical_json({"hash": digest, "prev": prev, "record": record})
         except (ValueError, KeyError, TypeError, RecursionError) as error:  # ConfigError is a ValueError

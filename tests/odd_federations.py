@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.data.sets import Grouping
 from privfl.fl.client import ClientUpdate
 from privfl.fl.metrics import MetricSums
@@ -102,7 +102,7 @@ def own_trains(draw: st.DrawFn) -> Case:
     if draw(st.booleans()):
         return case | {"clients": clients}
     rows = Dataset("own", "regression", np.zeros((2 * clients, 1), np.float32), np.zeros(2 * clients, np.float32))
-    held = tuple(ClientRows(f"c{i}", np.array([2 * i]), np.array([2 * i + 1])) for i in range(clients))
+    held = tuple(ClientExamples(f"c{i}", np.array([2 * i]), np.array([2 * i + 1])) for i in range(clients))
     return case | {"data": FederatedData(rows, held)}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from privfl.data import ClientRows, Dataset, FederatedData, load, partition
+from privfl.data import ClientExamples, Dataset, FederatedData, load, partition
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
 from privfl.fl.report import RoundReport
@@ -18,7 +18,7 @@ def a_federation(sizes: Sequence[int]) -> FederatedData:
     count = sum(sizes)
     data = Dataset("sized", "regression", np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
     ends = np.cumsum([0, *sizes])
-    rows = (ClientRows(str(i), np.arange(ends[i], ends[i + 1])) for i in range(len(sizes)))
+    rows = (ClientExamples(str(i), np.arange(ends[i], ends[i + 1])) for i in range(len(sizes)))
     return FederatedData(data, tuple(rows))
 
 

@@ -14,7 +14,7 @@ from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, live, output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
-from privfl.experiment.arms import Cell, Row
+from privfl.experiment.arms import ArmSummary, Cell
 from privfl.experiment.compare import WARNING, Comparison, as_record, run_comparison, summarize, who_sees
 from privfl.experiment.config import load_config
 from privfl.experiment.presets import PRESETS
@@ -92,7 +92,7 @@ def _follow(comparison: Comparison, place: Path, *, resume: bool, workers: int |
     return sorted(cells, key=lambda cell: order[cell.arm, cell.seed])
 
 
-def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], place: Path) -> list[Path]:
+def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[ArmSummary], place: Path) -> list[Path]:
     from privfl.report.compare import plot_comparison, write_csv
 
     record = place / "comparison.json"
@@ -101,7 +101,7 @@ def _write(comparison: Comparison, cells: Sequence[Cell], rows: Sequence[Row], p
     return [table, record, *plot_comparison(comparison, cells, place)]
 
 
-def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
+def _table(comparison: Comparison, rows: Sequence[ArmSummary]) -> Table:
     table = Table(title=f"{comparison.data}, {rows[0].clients} clients, {comparison.partition}", title_justify="left")
     table.add_column("trained")
     for heading in (comparison.metric_name, "epsilon", "server's", "up a round", "s a round"):

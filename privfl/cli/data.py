@@ -88,7 +88,7 @@ def check(
     """Read a table as its schema says, and report the examples and features that training would see."""
     dataset = read_table(table, load_schema(schema))
     if as_json:
-        print_json({"examples": dataset.rows, "features": list(dataset.feature_names)})
+        print_json({"examples": dataset.example_count, "features": list(dataset.feature_names)})
         return
-    message = f"{table.name} keeps to {schema.name}: {dataset.rows} examples of {dataset.width} features"
+    message = f"{table.name} keeps to {schema.name}: {dataset.example_count} examples of {dataset.width} features"
     output().print(escape(message))

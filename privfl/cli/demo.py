@@ -104,10 +104,7 @@ def _meaning(report: EpsilonReport) -> str:
     """The promise against the server, for a reader who has not met an epsilon before."""
     if isinf(report.epsilon):
         return "nothing is promised against the server; the other sums add the noise before it sees anything"
-    return (
-        "a server that guesses from everything it saw whether one hospital sent its data or zeros is wrong in at "
-        f"least {100 * report.bayes_risk():.0f} of 100 cases; a coin is wrong in 50"
-    )
+    return f"a server that guesses from everything it saw whether one hospital sent its data or zeros {report.guess}"
 
 
 def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:

@@ -47,7 +47,7 @@ KEYS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 MAX_QUESTIONS: Final = 1000
 
-Row = Mapping[str, Any]
+TidyRow = Mapping[str, Any]
 
 
 def combinations(sweeps: Sequence[str], keys: Mapping[str, Callable[[str], Any]] = KEYS) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def _example(kind: Callable[[str], Any]) -> str:
     return "10,20" if kind is int else "0.5,1,2"
 
 
-def print_rows(title: str, rows: Sequence[Row]) -> None:
+def print_rows(title: str, rows: Sequence[TidyRow]) -> None:
     """Print rows as a table: one column for each key.
 
     Args:
@@ -102,7 +102,7 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
     output().print(table)
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> Path:
+def write_csv(path: Path, rows: Sequence[TidyRow]) -> Path:
     """Write tidy rows as a CSV file, whole or not at all, and return the path.
 
     Args:
@@ -123,12 +123,12 @@ def write_csv(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
-def columns(rows: Iterable[Row]) -> list[str]:
+def columns(rows: Iterable[TidyRow]) -> list[str]:
     """The names of all columns, in the order in which the rows bring them."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _shown(row: Row, name: str) -> str:
+def _shown(row: TidyRow, name: str) -> str:
     """A cell: an upper bound is rounded up, a lower bound down."""
     value = row.get(name)
     if value is None:

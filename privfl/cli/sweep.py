@@ -80,7 +80,7 @@ def table(
     plot: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Print the table of a paper: a figure's mean and standard deviation over seeds, by one or two settings."""
+    """Print a table for a paper: the mean and standard deviation of a metric over seeds, by one or two settings."""
     from privfl.report.tables import plot_pivot, render_pivot, tidy_text
 
     if latex + markdown + as_csv + as_json > 1:

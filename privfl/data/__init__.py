@@ -1,6 +1,6 @@
 """Data: bundled sets, a user's own tables and arrays, partitions, and federated preprocessing."""
 
-from privfl.data.analytics import Analytics, Cells, Noise, Quantile
+from privfl.data.analytics import Analytics, AnswerNoise, Cells, Quantile
 from privfl.data.arrays import from_arrays, from_torch
 from privfl.data.channel import MIN_CELL, Channel
 from privfl.data.inspect import propose
@@ -16,7 +16,7 @@ from privfl.data.preprocess import (
 from privfl.data.public import public_standardizer
 from privfl.data.registry import NAMES, SPECS, load, partition
 from privfl.data.schema import Column, Schema, load_schema
-from privfl.data.sets import ClientRows, Dataset, FederatedData, Grouping
+from privfl.data.sets import ClientExamples, Dataset, FederatedData, Grouping
 from privfl.data.tables import is_folder, is_table, read_table
 
 __all__ = [
@@ -24,14 +24,14 @@ __all__ = [
     "NAMES",
     "SPECS",
     "Analytics",
+    "AnswerNoise",
     "Cells",
     "Channel",
-    "ClientRows",
+    "ClientExamples",
     "Column",
     "Dataset",
     "FederatedData",
     "Grouping",
-    "Noise",
     "Quantile",
     "Schema",
     "Standardizer",

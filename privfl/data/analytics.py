@@ -38,7 +38,7 @@ _UNITS: Final = 2.0**12
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class AnswerNoise:
     """Central noise on every answer, charged to a ledger of clients.
 
     Attributes:
@@ -113,7 +113,7 @@ class Analytics:
     column: Column = field(repr=False)
     clients: int
     channel: Channel
-    noise: Noise | None = None
+    noise: AnswerNoise | None = None
 
     def count(self, where: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]] | None = None) -> Cells:
         """The number of values present, or of those that meet a condition.

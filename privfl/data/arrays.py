@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from privfl.data.sets import NO_ROWS, Dataset, Grouping, Task
+from privfl.data.sets import NO_EXAMPLES, Dataset, Grouping, Task
 from privfl.errors import ConfigError, DataError
 
 
@@ -57,7 +57,7 @@ def from_arrays(
         targets=codes,
         feature_names=tuple(feature_names),
         classes=names,
-        test=NO_ROWS if test is None else np.asarray(test, np.int64),
+        test=NO_EXAMPLES if test is None else np.asarray(test, np.int64),
         groupings=groups,
         own=True,
     )

@@ -51,7 +51,7 @@ def diabetes() -> Dataset:
     """Diabetes progression after one year: 442 examples, 10 features in their own units, a regression.
 
     Efron, Hastie, Johnstone, Tibshirani (2004). The unscaled values: scikit-learn's default was standardized over all
-    rows, which no client could have done alone. Raises `MissingExtra` without scikit-learn.
+    examples, which no client could have done alone. Raises `MissingExtra` without scikit-learn.
     """
     raw = _sklearn().load_diabetes(scaled=False)
     return Dataset(

@@ -22,7 +22,7 @@ Matrix = npt.NDArray[np.floating[Any]]
 # sum(x^2)/n - mean^2 is exact and cancels nothing away; the limbs carry integers of any width through any ring.
 FRACTION_BITS: Final = 64
 MAX_ABS: Final = 2.0**63
-MAX_ROWS: Final = 1 << 32
+MAX_EXAMPLES: Final = 1 << 32
 _WIDTHS: Final = (33, 160, 288)  # bits of count, sum and sum of squares of one client, sign excluded
 
 
@@ -78,7 +78,7 @@ class MomentCodec:
     def encode(self, rows: Matrix) -> Ints:
         """Return one client's examples `[k, p]` as int64 `[length]`. Raises `ConfigError` as `client_moments` does."""
         if rows.ndim != 2 or rows.shape[1] != self.features:
-            raise ConfigError(f"rows have shape {rows.shape}, expected [k, {self.features}]")
+            raise ConfigError(f"examples have shape {rows.shape}, expected [k, {self.features}]")
         out: list[int] = []
         for values, count in zip(client_moments(rows), self.limbs, strict=True):
             for shift in range(0, count * self.limb, self.limb):
@@ -105,8 +105,8 @@ def client_moments(rows: Matrix) -> tuple[list[int], list[int], list[int]]:
     values. They are moved back in exact integers, and a constant column gives exact sums. Raises `ConfigError` for an
     infinity, a value beyond 2^63, and for 2^32 examples or more.
     """
-    if len(rows) >= MAX_ROWS:
-        raise ConfigError(f"a client has less than {MAX_ROWS} rows, not {len(rows)}")
+    if len(rows) >= MAX_EXAMPLES:
+        raise ConfigError(f"a client has less than {MAX_EXAMPLES} examples, not {len(rows)}")
     present = ~np.isnan(rows)
     counts = present.sum(axis=0)
     values = np.where(present, rows, 0.0).astype(np.float64)
@@ -129,7 +129,7 @@ def client_moments(rows: Matrix) -> tuple[list[int], list[int], list[int]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moments:
+class ColumnMoments:
     """The counts, means and standard deviations of columns over all examples of the survivors.
 
     Attributes:
@@ -149,7 +149,7 @@ class Moments:
     caveats: tuple[str, ...] = ()
 
 
-def pooled_moments(rows: Callable[[ClientId], Matrix], clients: int, features: int, channel: Channel) -> Moments:
+def pooled_moments(rows: Callable[[ClientId], Matrix], clients: int, features: int, channel: Channel) -> ColumnMoments:
     """The moments of every column over all clients' examples: one secure sum.
 
     Opened are, for each column, the number of values present, their sum and their sum of squares, over all survivors
@@ -175,7 +175,7 @@ def pooled_moments(rows: Callable[[ClientId], Matrix], clients: int, features: i
             "so few examples: leave the column out, or lower `min_cell` where the opener may know them"
         )
     mean, std, variance = mean_std_variance(counts, sums, squares)
-    return Moments(np.array(counts, np.int64), mean, std, variance, result.survivors, result.caveats)
+    return ColumnMoments(np.array(counts, np.int64), mean, std, variance, result.survivors, result.caveats)
 
 
 def mean_std_variance(

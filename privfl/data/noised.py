@@ -87,14 +87,14 @@ class NoisedMoments:
         examples than `max_examples`.
         """
         if rows.ndim != 2 or rows.shape[1] != len(self.center):
-            raise ConfigError(f"rows have shape {rows.shape}, expected [k, {len(self.center)}]")
+            raise ConfigError(f"examples have shape {rows.shape}, expected [k, {len(self.center)}]")
         z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
         np.copyto(z, 0.0, where=np.isnan(z))
         units = np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
         if self.unit == "client":
             return self._encode(units.mean(axis=0)) if len(units) else np.zeros(self.length, np.int64)
         if len(units) > self.max_examples:
-            raise ConfigError(f"a client has {len(units)} rows, and max_examples allows {self.max_examples}")
+            raise ConfigError(f"a client has {len(units)} examples, and max_examples allows {self.max_examples}")
         total = np.zeros(self.length, np.int64)
         for unit in units:
             total += self._encode(unit)

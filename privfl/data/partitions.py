@@ -154,7 +154,7 @@ def hold_out(rows: Indices, fraction: float, seed: int, client: int, *, tail: bo
 
 
 def _level(owner: Indices, clients: int, min_examples: int, rng: np.random.Generator) -> None:
-    """Give the poorest clients rows of the richest, one by one, until everyone has `min_examples`; changes `owner`."""
+    """Move examples from the largest clients to the smallest until each has `min_examples`; changes `owner`."""
     sizes = np.bincount(owner, minlength=clients)
     needy = np.flatnonzero(sizes < min_examples)
     if not len(needy):
@@ -175,10 +175,10 @@ def _check_sizes(rows: int, clients: int, min_examples: int) -> None:
     if clients < 1:
         raise ConfigError(f"there must be at least 1 client, not {clients}")
     if min_examples < 1:
-        raise ConfigError(f"a client needs at least 1 row, not {min_examples}")
+        raise ConfigError(f"a client needs at least 1 example, not {min_examples}")
     if clients * min_examples > rows:
         raise ConfigError(
-            f"{clients} clients with at least {min_examples} rows each need {clients * min_examples} rows, not {rows}"
+            f"{clients} clients with at least {min_examples} examples each need {clients * min_examples}, not {rows}"
         )
 
 

@@ -23,7 +23,7 @@ from privfl.wire import ClientId
 
 Origin = Literal["exact", "noised", "public", "local"]
 
-_CHUNK: Final = 1 << 13  # rows a pass: float64 copies stay small
+_CHUNK: Final = 1 << 13  # examples a pass: float64 copies stay small
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 
@@ -122,8 +122,8 @@ def local_standardize(data: FederatedData) -> FederatedData:
     feature_width(data)
     if len(data.test):
         raise ConfigError(
-            f"{len(data.test)} test rows of {data.dataset.name} belong to no client, whose mean could standardize "
-            "them: let clients hold test rows of their own (data.test = 'local'), or standardize by public ranges"
+            f"{len(data.test)} test examples of {data.dataset.name} belong to no client, whose mean could standardize "
+            "them: let clients hold test examples of their own (data.test = 'local'), or standardize by public ranges"
         )
     features = np.zeros_like(data.dataset.features)
     for client, holder in enumerate(data.clients):

@@ -15,7 +15,7 @@ from privfl.data.bundled import breast_cancer, diabetes, digits
 from privfl.data.heart import heart
 from privfl.data.mnist import mnist
 from privfl.data.parkinsons import parkinsons
-from privfl.data.sets import NO_ROWS, ClientRows, Dataset, FederatedData, Indices
+from privfl.data.sets import NO_EXAMPLES, ClientExamples, Dataset, FederatedData, Indices
 from privfl.data.shakespeare import shakespeare
 from privfl.errors import ConfigError
 
@@ -94,13 +94,13 @@ def partition(
         return _natural(dataset, argument, clients, seed, test_fraction)
     if clients is None:
         raise ConfigError(f"partition {spec!r} needs the number of clients")
-    rows = dataset.train_rows()
+    rows = dataset.train_indices()
     parts = _deal(dataset, (kind, argument), rows, clients=clients, seed=seed, min_examples=min_examples)
     holders = []
     for client, part in enumerate(parts):
         own = rows[part]
-        train, test = (own, NO_ROWS) if len(dataset.test) else _hold_out(dataset, own, test_fraction, seed, client)
-        holders.append(ClientRows(f"client {client}", train, test))
+        train, test = (own, NO_EXAMPLES) if len(dataset.test) else _hold_out(dataset, own, test_fraction, seed, client)
+        holders.append(ClientExamples(f"client {client}", train, test))
     return FederatedData(dataset, tuple(holders), dataset.test)
 
 
@@ -129,10 +129,10 @@ def _deal(
 
 def _natural(dataset: Dataset, name: str, clients: int | None, seed: int, test_fraction: float) -> FederatedData:
     grouping = dataset.grouping(name or None)
-    given = np.zeros(dataset.rows, bool)
+    given = np.zeros(dataset.example_count, bool)
     given[dataset.test] = True
-    holders: list[ClientRows] = []
-    orphans = [NO_ROWS]
+    holders: list[ClientExamples] = []
+    orphans = [NO_EXAMPLES]
     parts = partitions.natural(grouping.codes, len(grouping.names))
     for group, part in zip(grouping.names, parts, strict=True):
         if len(dataset.test):
@@ -140,9 +140,9 @@ def _natural(dataset: Dataset, name: str, clients: int | None, seed: int, test_f
         else:
             train, test = _hold_out(dataset, part, test_fraction, seed, len(holders))
         if len(train):
-            holders.append(ClientRows(group, train, test))
+            holders.append(ClientExamples(group, train, test))
         else:
-            orphans.append(test)  # a group that has test rows only trains nothing: its rows are public
+            orphans.append(test)  # a group that has test examples only trains nothing: its examples are public
     if clients is not None and clients != len(holders):
         raise ConfigError(
             f"{dataset.name} has {len(holders)} natural clients by {grouping.name}, not {clients}; "
@@ -158,7 +158,7 @@ def _hold_out(dataset: Dataset, rows: Indices, fraction: float, seed: int, clien
 def _labels(dataset: Dataset, kind: str) -> npt.NDArray[Any]:
     if dataset.task == "text":
         raise ConfigError(
-            f"{dataset.name} is text, whose rows have no label for {kind!r}: use iid, quantity or natural"
+            f"{dataset.name} is text, whose examples have no label for {kind!r}: use iid, quantity or natural"
         )
     if dataset.task == "own" and (dataset.targets.ndim > 1 or dataset.targets.dtype.kind not in "iu"):
         raise ConfigError(f"the targets of {dataset.name} are no labels for {kind!r}: use iid, quantity or natural")

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 from privfl.errors import ConfigError
 from privfl.files import user_path
 
-Kind = Literal["number", "category", "ignore"]
+ColumnKind = Literal["number", "category", "ignore"]
 TableTask = Literal["binary", "multiclass", "regression"]
 
 NUMBER_MISSING: Final = ("refuse", "mean")
@@ -42,7 +42,7 @@ class Column:
     """
 
     name: str
-    kind: Kind = "number"
+    kind: ColumnKind = "number"
     low: float | None = None
     high: float | None = None
     values: tuple[str, ...] = ()
@@ -50,8 +50,8 @@ class Column:
     unknown: str = "refuse"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise self._error("kind", self.kind, f"one of {', '.join(get_args(Kind))}")
+        if self.kind not in get_args(ColumnKind):
+            raise self._error("kind", self.kind, f"one of {', '.join(get_args(ColumnKind))}")
         if self.kind == "category":
             self._check_category()
         elif self.kind == "number":

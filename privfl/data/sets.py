@@ -1,4 +1,4 @@
-"""A data set, and the same set seen as clients: a table of row indices over one shared array."""
+"""A data set, and the same set seen as clients: the indices of each client over one shared array."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Task = Literal["binary", "multiclass", "regression", "text", "own"]
 Indices = npt.NDArray[np.int64]
 """Indices of examples, int64 `[k]`, read-only."""
 
-NO_ROWS: Final[Indices] = np.zeros(0, np.int64)
-NO_ROWS.flags.writeable = False
+NO_EXAMPLES: Final[Indices] = np.zeros(0, np.int64)
+NO_EXAMPLES.flags.writeable = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class Dataset:
     targets: npt.NDArray[Any] = field(repr=False)
     feature_names: tuple[str, ...] = field(default=(), repr=False)
     classes: tuple[str, ...] = field(default=(), repr=False)
-    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
+    test: Indices = field(default_factory=lambda: NO_EXAMPLES, repr=False)
     groupings: tuple[Grouping, ...] = ()
     ranges: tuple[tuple[float, float], ...] | None = field(default=None, repr=False)
     inferred: bool = False
@@ -89,10 +89,10 @@ class Dataset:
             self._check_features(features)
             self._check_targets(features, targets)
         test = np.asarray(self.test, np.int64)
-        _check_rows([test], len(features), f"{self.name}: test")
+        _check_indices([test], len(features), f"{self.name}: test")
         for grouping in self.groupings:
             if len(grouping.codes) != len(features):
-                raise DataError(f"{self.name}: grouping {grouping.name!r} has {len(grouping.codes)} rows")
+                raise DataError(f"{self.name}: grouping {grouping.name!r} has {len(grouping.codes)} examples")
         for key, array in (("features", features), ("targets", targets), ("test", test)):
             object.__setattr__(self, key, _frozen(array))
 
@@ -136,7 +136,7 @@ class Dataset:
                 raise DataError(f"{self.name}: a label lies outside [0, {len(self.classes)})")
 
     @property
-    def rows(self) -> int:
+    def example_count(self) -> int:
         """The number of examples, n."""
         return len(self.features)
 
@@ -145,9 +145,9 @@ class Dataset:
         """The number of features of an example, p (of characters, for text; of all numbers, for arrays of your own)."""
         return math.prod(self.features.shape[1:])
 
-    def train_rows(self) -> Indices:
+    def train_indices(self) -> Indices:
         """Return the indices of all examples that `test` does not hold, increasing."""
-        kept = np.ones(self.rows, bool)
+        kept = np.ones(self.example_count, bool)
         kept[self.test] = False
         return _frozen(np.flatnonzero(kept))
 
@@ -165,7 +165,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClientRows:
+class ClientExamples:
     """The examples of one client, as indices: never a copy of the data.
 
     Attributes:
@@ -176,7 +176,7 @@ class ClientRows:
 
     name: str
     train: Indices = field(repr=False)
-    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
+    test: Indices = field(default_factory=lambda: NO_EXAMPLES, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", _frozen(np.asarray(self.train, np.int64)))
@@ -197,8 +197,8 @@ class FederatedData:
     """
 
     dataset: Dataset
-    clients: tuple[ClientRows, ...] = field(repr=False)
-    test: Indices = field(default_factory=lambda: NO_ROWS, repr=False)
+    clients: tuple[ClientExamples, ...] = field(repr=False)
+    test: Indices = field(default_factory=lambda: NO_EXAMPLES, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test", _frozen(np.asarray(self.test, np.int64)))
@@ -207,9 +207,9 @@ class FederatedData:
         held = [self.test]
         for client in self.clients:
             if not len(client.train):
-                raise ConfigError(f"client {client.name!r} has no row to train on")
+                raise ConfigError(f"client {client.name!r} has no example to train on")
             held += [client.train, client.test]
-        _check_rows(held, self.dataset.rows, self.dataset.name, error=ConfigError)
+        _check_indices(held, self.dataset.example_count, self.dataset.name, error=ConfigError)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -246,7 +246,7 @@ class FederatedData:
     def label_counts(self) -> npt.NDArray[np.int64]:
         """Return the number of training examples of each class at each client, int64 `[clients, classes]`."""
         if self.dataset.task not in ("binary", "multiclass"):
-            raise ConfigError(f"{self.dataset.name} is a {self.dataset.task} task: its rows have no class")
+            raise ConfigError(f"{self.dataset.name} is a {self.dataset.task} task: its examples have no class")
         width = len(self.dataset.classes)
         return np.stack([np.bincount(self.dataset.targets[c.train], minlength=width) for c in self.clients])
 
@@ -276,13 +276,13 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
-def _check_rows(
+def _check_indices(
     parts: Sequence[Indices], count: int, what: str, *, error: type[ConfigError | DataError] = DataError
 ) -> None:
     seen = np.zeros(count, bool)
     for part in parts:
         if part.ndim != 1 or (part.size and not 0 <= part.min() <= part.max() < count):
-            raise error(f"{what}: row indices must be a flat array within [0, {count})")
+            raise error(f"{what}: indices of examples must be a flat array within [0, {count})")
         if seen[part].any() or len(np.unique(part)) != len(part):
-            raise error(f"{what}: a row is held twice")
+            raise error(f"{what}: an example is held twice")
         seen[part] = True

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.errors import StateError
 from privfl.experiment.config import Config
 from privfl.experiment.experiment import Experiment
@@ -99,7 +99,7 @@ def line_data(seed: int) -> FederatedData:
     y = SLOPE * x + INTERCEPT + rng.normal(0.0, NOISE, len(x))
     data = Dataset("line", "regression", x[:, None].astype(np.float32), y.astype(np.float32), ("x",))
     rows = np.arange(len(x)).reshape(CLIENTS, POINTS)
-    return FederatedData(data, tuple(ClientRows(f"client {1 + i}", own) for i, own in enumerate(rows)))
+    return FederatedData(data, tuple(ClientExamples(f"client {1 + i}", own) for i, own in enumerate(rows)))
 
 
 def _fit(points: npt.NDArray[np.float64]) -> Line:

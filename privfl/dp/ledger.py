@@ -24,8 +24,8 @@ from privfl.files import (
     HashChain,
     atomic_write,
     canonical_json,
+    chain_hash,
     existing_folder,
-    link,
     user_path,
     verify_chain,
 )
@@ -217,7 +217,7 @@ class Ledger:
         charges = [{"type": "charge", "release": release.record()} for release in self._public_releases()]
         lines, prev = b"", GENESIS
         for record in [_header(self.unit), *draws, *charges]:
-            digest = link(prev, record)
+            digest = chain_hash(prev, record)
             lines += canonical_json({"hash": digest, "prev": prev, "record": record}) + b"\n"
             prev = digest
         atomic_write(existing_folder(path), lines)
@@ -302,7 +302,7 @@ class Ledger:
     def _replay(self, records: Iterable[Mapping[str, Any]]) -> None:
         digest = GENESIS
         for number, record in enumerate(records, start=1):
-            digest = link(digest, record)
+            digest = chain_hash(digest, record)
             self._lines.add(digest)
             try:
                 self._apply(number, record, digest)
@@ -374,7 +374,7 @@ class _Memory:
 
     def append(self, record: Mapping[str, Any]) -> str:
         self._records.append(dict(record))
-        self.head = link(self.head, record)
+        self.head = chain_hash(self.head, record)
         return self.head
 
 

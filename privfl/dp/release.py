@@ -22,7 +22,7 @@ PLACEMENTS: Final[tuple[Placement, ...]] = get_args(Placement)
 CORRELATIONS: Final[tuple[Correlation, ...]] = get_args(Correlation)
 LAWS: Final[tuple[Law, ...]] = get_args(Law)
 DrawKnownTo = Literal["site"]
-"""Who knows which examples were sampled: the site that holds them, and nobody else."""
+"""The party that knows which examples were sampled: the site that holds them, and nobody else."""
 
 SHARED: Final[tuple[Placement, ...]] = ("distributed", "mesh")
 """The placements whose noise is the sum of what several clients add: Skellam noise inside the sum."""

@@ -282,7 +282,7 @@ class RandomAllocation:
 
 
 Sampling = Everyone | OnePass | Poisson | PoissonBySite | TruncatedPoisson | FixedSize | RandomAllocation
-"""What a sampler declares that it really does; a user never types a probability next to it."""
+"""The sampling that a sampler declares. A ledger and a question take a probability from it, and from nowhere else."""
 
 _KINDS: Final[Mapping[str, type[Sampling]]] = {
     "everyone": Everyone,

@@ -57,7 +57,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ArmSummary:
     """One arm over its seeds: a line of the table.
 
     Attributes:
@@ -90,7 +90,7 @@ def read_cell(record: Mapping[str, Any]) -> Cell:
     return Cell(**{**_read_record(record), "curve": tuple(record["curve"])})
 
 
-def json_record(item: Cell | Row) -> dict[str, Any]:
+def json_record(item: Cell | ArmSummary) -> dict[str, Any]:
     """The fields as JSON values: an infinite epsilon is the text "infinity", and one that is not claimed is null."""
     return {key: INFINITY if value == math.inf else value for key, value in asdict(item).items()}
 

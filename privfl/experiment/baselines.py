@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from privfl.data import ClientRows, FederatedData
+from privfl.data import ClientExamples, FederatedData
 from privfl.errors import ConfigError
 from privfl.experiment import build
 from privfl.experiment.experiment import Experiment
@@ -21,7 +21,7 @@ from privfl.fl.metrics import finish
 def pooled(experiment: Experiment) -> dict[str, float]:
     """Metrics of one model that is trained on all clients' training rows in one place."""
     clients = experiment.federation.clients
-    everything = ClientRows("pooled", np.concatenate([client.train for client in clients]), _tests(experiment))
+    everything = ClientExamples("pooled", np.concatenate([client.train for client in clients]), _tests(experiment))
     # `steps` counts minibatches of one client; in one place it takes all clients' steps for as many passes.
     steps = experiment.config.client.steps
     return _alone(experiment, everything, steps=None if steps is None else steps * len(clients))
@@ -36,14 +36,14 @@ def local(experiment: Experiment) -> dict[str, float]:
     tests = _tests(experiment)
     steps = experiment.config.client.steps
     each = [
-        _alone(experiment, ClientRows(client.name, client.train, tests), steps=steps)
+        _alone(experiment, ClientExamples(client.name, client.train, tests), steps=steps)
         for client in experiment.federation.clients
     ]
     common = [name for name in each[0] if all(name in metrics for metrics in each)]
     return {name: float(np.mean([metrics[name] for metrics in each])) for name in common}
 
 
-def _alone(experiment: Experiment, holder: ClientRows, *, steps: int | None) -> dict[str, float]:
+def _alone(experiment: Experiment, holder: ClientExamples, *, steps: int | None) -> dict[str, float]:
     if experiment.parts.objects.train is not None:
         raise ConfigError("baselines are trained with built-in models only: a `train` of your own knows its clients")
     config = experiment.config

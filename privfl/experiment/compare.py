@@ -22,7 +22,7 @@ from privfl.dp import Everyone, calibrate
 from privfl.engine.pool import do_pieces, usable_cores
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import baselines
-from privfl.experiment.arms import Arm, Cell, Row, json_record, read_cell
+from privfl.experiment.arms import Arm, ArmSummary, Cell, json_record, read_cell
 from privfl.experiment.config import Config, from_mapping, to_mapping
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.federation import build_federation, load, schema_of, with_named_clients, with_public_test
@@ -305,7 +305,7 @@ def _federation(config: Config, dataset: Dataset, *, scaled: bool) -> FederatedD
     return standardize(federation, scaling)
 
 
-def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
+def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[ArmSummary]:
     """One row an arm, in the arms' order; epsilon is the largest over the seeds.
 
     Args:
@@ -319,7 +319,7 @@ def summarize(comparison: Comparison, cells: Sequence[Cell]) -> list[Row]:
             continue
         values = [cell.value for cell in own]
         rows.append(
-            Row(
+            ArmSummary(
                 arm=arm.name,
                 seeds=len(own),
                 value=float(np.mean(values)),
@@ -353,7 +353,7 @@ def _sees(arm: Arm) -> str:
     return describe(str(scheme)).sentence
 
 
-def who_sees(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def who_sees(rows: Sequence[ArmSummary]) -> list[tuple[str, str]]:
     """(arms, what they show to whom): arms that show the same in one line, those that differ in epsilon as one."""
     seen: dict[str, list[str]] = {}
     for row in rows:
@@ -364,7 +364,7 @@ def who_sees(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [(", ".join(names), what) for what, names in seen.items()]
 
 
-def as_record(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
+def as_record(comparison: Comparison, rows: Sequence[ArmSummary]) -> dict[str, Any]:
     """The comparison as a JSON object.
 
     Args:

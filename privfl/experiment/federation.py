@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from privfl import data
-from privfl.data import Channel, ClientRows, Dataset, FederatedData, Schema
+from privfl.data import Channel, ClientExamples, Dataset, FederatedData, Schema
 from privfl.errors import ConfigError, DataError
 from privfl.experiment.config import Config, Data
 from privfl.fl.range import NARROW_BITS
@@ -48,8 +48,10 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
         )
     wanted = settings.test or ("public" if private or settings.test_path else None)
     if wanted == "public" and not len(whole.test):
-        order = np.random.default_rng([config.seed, 0x7E57]).permutation(whole.rows)
-        whole = dataclasses.replace(whole, test=np.sort(order[: max(1, int(whole.rows * settings.test_fraction))]))
+        order = np.random.default_rng([config.seed, 0x7E57]).permutation(whole.example_count)
+        whole = dataclasses.replace(
+            whole, test=np.sort(order[: max(1, int(whole.example_count * settings.test_fraction))])
+        )
     elif wanted == "local" and len(whole.test) and settings.dealing != "natural":
         whole = dataclasses.replace(whole, test=np.zeros(0, np.int64))
     clients = None if settings.dealing.startswith("natural") else settings.clients
@@ -116,7 +118,7 @@ def with_public_test(federation: FederatedData) -> FederatedData:
     owned = [client.test for client in federation.clients]
     if not any(len(examples) for examples in owned):
         return federation
-    clients = tuple(ClientRows(client.name, client.train) for client in federation.clients)
+    clients = tuple(ClientExamples(client.name, client.train) for client in federation.clients)
     return FederatedData(federation.dataset, clients, np.sort(np.concatenate([federation.test, *owned])))
 
 
@@ -176,6 +178,7 @@ def check_complete(federation: FederatedData, *, private: bool) -> None:
     else:
         ways = "'exact'" if len(federation.test) else "'local' or 'exact'"
     raise DataError(
-        f"{dataset.name} has missing values in the columns {listed}{more} of {dataset.rows} examples, and no model "
-        f"takes them. Set data.standardize = {ways}, which puts the mean of a column in their place, or fill them in"
+        f"{dataset.name} has missing values in the columns {listed}{more} of {dataset.example_count} examples, and no "
+        f"model takes them. Set data.standardize = {ways}, which puts the mean of a column in their place, or fill "
+        "them in"
     )

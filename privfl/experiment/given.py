@@ -11,7 +11,7 @@ import numpy as np
 
 from privfl.checks import check_count, check_type, unwrap_numpy
 from privfl.codec import Vector
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.dp import ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.errors import ConfigError
 from privfl.experiment.config import Config
@@ -191,5 +191,5 @@ class Given:
         """Clients without examples, for a `train` that has its own data."""
         count = self.clients or 1
         nothing = Dataset("none", "regression", np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
-        rows = (ClientRows(f"client {client}", np.array([client])) for client in range(count))
+        rows = (ClientExamples(f"client {client}", np.array([client])) for client in range(count))
         return FederatedData(nothing, tuple(rows))

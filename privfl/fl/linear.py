@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 ClientArrays = Callable[[ClientId], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 """Client -> its (features `[n, p]`, labels `[n]`); labels are class numbers, or real targets for "linear"."""
 
-Kind = Literal["linear", "logistic", "softmax"]
+LinearKind = Literal["linear", "logistic", "softmax"]
 Init = Literal["zeros", "uniform"]
 
 _GRADIENT_ENTRIES: Final = 1 << 22
@@ -43,7 +43,7 @@ class LinearModel:
         l2: The factor of the penalty l2/2 * |weights|^2, at least 0; biases are free.
     """
 
-    kind: Kind
+    kind: LinearKind
     features: int
     outputs: int = 1
     l2: float = 0.0

@@ -23,7 +23,7 @@ from privfl.files import GENESIS, append_lines, canonical_json, read_json, whole
 from privfl.fl.frames import MAX_RECEIPT_BYTES
 from privfl.wire import ClientId, check_client
 
-Kind = Literal["entered", "ended"]
+ReceiptKind = Literal["entered", "ended"]
 
 Mode = Literal["agent", "in-app"]
 """The place of a site's keys and data: in a process of the site's own, or in the process of the engine's app."""
@@ -66,7 +66,7 @@ class Receipt:
     client: ClientId
     number: int
     previous: str = GENESIS
-    kind: Kind
+    kind: ReceiptKind
     charter: str
     round: int
     attempt: int

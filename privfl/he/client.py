@@ -41,7 +41,7 @@ from privfl.he.plan import Terms
 from privfl.ring import Ints
 from privfl.sums import Entropy, Opening
 from privfl.sums.client import ClientMachine
-from privfl.sums.session import Interrupted, Kind
+from privfl.sums.session import Interrupted, MessageType
 from privfl.wire import ClientId, Message
 
 _SMALL: Final = 1 << 16
@@ -113,8 +113,8 @@ class CkksClient(ClientMachine):
         secrets.advert = Advert.make(self._me, secrets.box.public, held, task=terms.digest, signing=signing)
         return Advertise(secrets.advert)
 
-    def _handler(self, kind: Kind) -> Callable[[Any], Message]:
-        handlers: dict[Kind, Callable[[ClientSecrets, Message], Message]] = {
+    def _handler(self, kind: MessageType) -> Callable[[Any], Message]:
+        handlers: dict[MessageType, Callable[[ClientSecrets, Message], Message]] = {
             AskDealer: self._deal,
             Dealt: self._dealt,
             UseKey: self._use_key,

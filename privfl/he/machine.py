@@ -19,9 +19,9 @@ from privfl.he.messages import (
     Survivors,
     UseKey,
 )
-from privfl.sums.session import Table, Transition
+from privfl.sums.session import Transition, TransitionTable
 
-CLIENT: Final[Table] = (
+CLIENT: Final[TransitionTable] = (
     Transition("new", None, Advertise, "advertised"),
     Transition("advertised", AskDealer, Deal, "dealing"),
     Transition("advertised", Dealt, Frame, "sent"),
@@ -32,7 +32,7 @@ CLIENT: Final[Table] = (
 )
 """A client's table. Every error in an accepted step leads to "aborted", for good."""
 
-SERVER: Final[Table] = (
+SERVER: Final[TransitionTable] = (
     Transition("advertise", Advertise, UseKey, "frame"),
     Transition("advertise", Advertise, AskDealer, "deal"),
     Transition("deal", Deal, AskDealer, "deal"),

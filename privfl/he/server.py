@@ -37,7 +37,7 @@ from privfl.he.state import Blame, ServerForm, dump_form, load_form
 from privfl.sums import SumResult
 from privfl.sums.checks import few_vectors
 from privfl.sums.server import ServerMachine, SumProgress
-from privfl.sums.session import Kind
+from privfl.sums.session import MessageType
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message
 
 CAVEATS: Final = (
@@ -111,8 +111,8 @@ class CkksServer(ServerMachine):
             self._openers = list(form.openers)
             self._total = np.frombuffer(form.total, np.uint64).copy()
 
-    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
-        takers: dict[Kind, Callable[[ClientId, Message], None]] = {
+    def _taker(self, kind: MessageType) -> Callable[[ClientId, memoryview], None]:
+        takers: dict[MessageType, Callable[[ClientId, Message], None]] = {
             Advertise: self._take_advert,
             Deal: self._take_deal,
             Frame: self._take_frame,
@@ -121,9 +121,9 @@ class CkksServer(ServerMachine):
         }
         return lambda sender, body: takers[kind](sender, kind.from_body(body))
 
-    def _max_length(self, kind: Kind) -> int:
+    def _max_length(self, kind: MessageType) -> int:
         plan, clients = self._terms.plan, len(self._terms.task.clients)
-        limits: dict[Kind, int] = {
+        limits: dict[MessageType, int] = {
             Advertise: HEADER_BYTES + 132,
             Deal: HEADER_BYTES + 100 + 64 * clients,
             Frame: plan.bytes_up,

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from privfl.experiment.arms import Cell, Row, json_record
+from privfl.experiment.arms import ArmSummary, Cell, json_record
 from privfl.experiment.compare import WARNING, Comparison, summarize, who_sees
 from privfl.files import atomic_write
 from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, KINDS, ORANGE, new_figure, save, style, whole_numbers
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> Path:
+def write_csv(rows: Sequence[ArmSummary], path: Path) -> Path:
     """Write one line per arm, with a header, and return the path. An epsilon that is not claimed is empty,
     and an infinite one is "infinity".
 
@@ -28,7 +28,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
         path: The file.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [item.name for item in fields(ArmSummary)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(json_record, rows))
     atomic_write(path, text.getvalue().encode(), shared=True)
@@ -70,7 +70,7 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path)
     return [save(each, folder / f"{title}{kind}") for title, each in figures.items() for kind in KINDS]
 
 
-def _privacy(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
+def _privacy(axes: Any, comparison: Comparison, rows: Sequence[ArmSummary]) -> None:
     for name, color, line in (("pooled", GREEN, "--"), ("FedAvg", BLUE, "-."), ("local only", GRAY, ":")):
         for row in rows:
             if row.arm == name:
@@ -127,7 +127,7 @@ def _limits(axes: Any, values: Sequence[float]) -> None:
         axes.set_ylim(max(-2.0, math.floor(10 * min(values)) / 10 - 0.05), 1.02)
 
 
-def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
+def _costs(axes: Any, comparison: Comparison, rows: Sequence[ArmSummary]) -> None:
     names = {f"{name} sum": name for name in comparison.sums}
     own = [row for row in rows if row.arm in names]
     x = np.arange(len(own))
@@ -145,7 +145,7 @@ def _costs(axes: Any, comparison: Comparison, rows: Sequence[Row]) -> None:
     axes.legend(handles=[left, right], fontsize=7, loc="upper left")
 
 
-def _sees(axes: Any, rows: Sequence[Row]) -> None:
+def _sees(axes: Any, rows: Sequence[ArmSummary]) -> None:
     axes.axis("off")
     axes.set_title("Who sees what", loc="left", fontsize=11, fontweight="bold")
     lines = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from math import floor, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -207,16 +206,8 @@ def _promises(shown: Sequence[EpsilonReport]) -> str:
         rest = "; ".join(text for text in own if text not in common)
         small = f" <small>({escape(rest)})</small>" if rest else ""
         head = escape(f"{report.observer.replace('_', ' ')}: {report}.")
-        body += f"<p><b>{head}</b> {escape(report.sentence + _guess(report))}{small}</p>"
+        body += f"<p><b>{head}</b> {escape(report.sentence)}{small}</p>"
     return body + (f"<p><small>For every observer: {escape('; '.join(common))}.</small></p>" if common else "")
-
-
-def _guess(report: EpsilonReport) -> str:
-    """The promise as errors of a guess, which needs no knowledge of epsilon."""
-    if report.curve is None or not report.secure or not isfinite(report.epsilon):
-        return ""
-    errors = floor(100 * report.bayes_risk())
-    return f" A guess which of the two it was is wrong in at least {errors} of 100 cases; a coin is wrong in 50."
 
 
 def _details(report: EpsilonReport) -> list[str]:

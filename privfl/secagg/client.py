@@ -57,7 +57,7 @@ from privfl.secagg.state import CLIENT_LABEL, ClientForm, Peer, peer_forms, peer
 from privfl.secagg.terms import Terms
 from privfl.sums.base import Entropy
 from privfl.sums.client import ClientMachine
-from privfl.sums.session import Interrupted, Kind, SteadyDirectory
+from privfl.sums.session import Interrupted, MessageType, SteadyDirectory
 from privfl.wire import HEADER_BYTES, ClientId, Message, Reader, read_fields, write_fields
 
 
@@ -121,8 +121,8 @@ class MaskedClient(ClientMachine):
         self._holders: list[int] = []
         self._sharers = self._survivors = Bitmap(0, 0)
 
-    def _handler(self, kind: Kind) -> Callable[[Any], Message]:
-        handlers: dict[Kind, Callable[[Any], Message]] = {
+    def _handler(self, kind: MessageType) -> Callable[[Any], Message]:
+        handlers: dict[MessageType, Callable[[Any], Message]] = {
             Roster: self._on_roster,
             Boxes: self._on_boxes,
             Survivors: self._on_survivors,

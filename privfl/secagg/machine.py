@@ -18,7 +18,7 @@ from privfl.secagg.messages import (
     Survivors,
     Unmask,
 )
-from privfl.sums.session import Table, Transition
+from privfl.sums.session import Transition, TransitionTable
 
 CLIENT_DONE: Final = "done"
 SERVER_DONE: Final = "opened"
@@ -55,11 +55,11 @@ SERVER_SEMI_HONEST: Final = (
 )
 
 
-def client_table(*, signed: bool) -> Table:
+def client_table(*, signed: bool) -> TransitionTable:
     """The client's table in a mode; every state but the last has one row."""
     return CLIENT_SIGNED if signed else CLIENT_SEMI_HONEST
 
 
-def server_table(*, signed: bool) -> Table:
+def server_table(*, signed: bool) -> TransitionTable:
     """The server's table in a mode; every step has one row."""
     return SERVER_SIGNED if signed else SERVER_SEMI_HONEST

@@ -42,7 +42,7 @@ from privfl.sums.base import SumResult
 from privfl.sums.checks import checked_total, few_vectors
 from privfl.sums.noise import MemberCount
 from privfl.sums.server import ServerMachine
-from privfl.sums.session import Kind, SteadyDirectory
+from privfl.sums.session import MessageType, SteadyDirectory
 from privfl.wire import HEADER_BYTES, SERVER, ClientId, Message, write_fields
 
 SEMI_HONEST_CAVEAT = (
@@ -93,8 +93,8 @@ class MaskedServer(ServerMachine):
         with self._guard:
             return dump_state(self.state)
 
-    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
-        takers: dict[Kind, Callable[[ClientId, memoryview], None]] = {
+    def _taker(self, kind: MessageType) -> Callable[[ClientId, memoryview], None]:
+        takers: dict[MessageType, Callable[[ClientId, memoryview], None]] = {
             AdvertiseKeys: self._take_advert,
             ShareKeys: self._take_shares,
             MaskedInput: self._take_input,
@@ -119,7 +119,7 @@ class MaskedServer(ServerMachine):
 
     def _close(self) -> tuple[str, dict[ClientId, bytes]]:
         row = next(row for row in self._table if row.state == self.state.step)
-        senders: dict[Kind | None, Callable[[], dict[ClientId, bytes]]] = {
+        senders: dict[MessageType | None, Callable[[], dict[ClientId, bytes]]] = {
             Roster: self._send_roster,
             Boxes: self._send_boxes,
             Survivors: self._send_survivors,
@@ -317,7 +317,7 @@ class MaskedServer(ServerMachine):
     def _pack(self, message: Message) -> bytes:
         return message.to_bytes(sender=SERVER, task=self.state.session)
 
-    def _max_length(self, kind: Kind) -> int:
+    def _max_length(self, kind: MessageType) -> int:
         """A bound on an honest message of this kind; nothing larger is even parsed."""
         task = self._terms.task
         if kind is MaskedInput:

@@ -10,12 +10,12 @@ import numpy as np
 
 from privfl.errors import DataError, StateError
 
-Kind = Literal["integer", "number", "text"]
+MockKind = Literal["integer", "number", "text"]
 
 _WORDS: Final = ("a", "b", "c")
 
 
-def mock_data(source: Path, target: Path, *, examples: int, seed: int = 0) -> dict[str, dict[str, Kind]]:
+def mock_data(source: Path, target: Path, *, examples: int, seed: int = 0) -> dict[str, dict[str, MockKind]]:
     """Write files of the same names and columns as a site's CSV files, with random values.
 
     From the data it takes only the names of files and columns, and the kind of each column (integer, number, text). It
@@ -50,13 +50,13 @@ def mock_data(source: Path, target: Path, *, examples: int, seed: int = 0) -> di
     return schemas
 
 
-def _schema(file: Path) -> dict[str, Kind]:
+def _schema(file: Path) -> dict[str, MockKind]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.reader(lines)
         header = next(reader, [])
         if not header or len(set(header)) < len(header):
             raise DataError(f"{file} has no header of distinct column names")
-        kinds: list[Kind] = ["integer"] * len(header)
+        kinds: list[MockKind] = ["integer"] * len(header)
         for number, values in enumerate(reader, start=2):
             if len(values) != len(header):
                 raise DataError(f"{file}, line {number}: {len(values)} values, and the header has {len(header)}")
@@ -64,7 +64,7 @@ def _schema(file: Path) -> dict[str, Kind]:
     return dict(zip(header, kinds, strict=True))
 
 
-def _wider(kind: Kind, value: str) -> Kind:
+def _wider(kind: MockKind, value: str) -> MockKind:
     if kind == "text" or not value:  # an empty value may be of any kind
         return kind
     if kind == "integer" and value.lstrip("+-").isdigit():
@@ -76,7 +76,7 @@ def _wider(kind: Kind, value: str) -> Kind:
     return "number"
 
 
-def _value(kind: Kind, rng: np.random.Generator) -> str:
+def _value(kind: MockKind, rng: np.random.Generator) -> str:
     if kind == "integer":
         return str(int(rng.integers(2)))
     return f"{rng.normal():.4f}" if kind == "number" else _WORDS[int(rng.integers(len(_WORDS)))]

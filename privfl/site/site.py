@@ -26,7 +26,7 @@ from privfl.fl.client import Train
 from privfl.fl.client_round import ClientRound
 from privfl.fl.client_state import Stateful
 from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
-from privfl.fl.receipts import Kind, Mode, Receipt
+from privfl.fl.receipts import Mode, Receipt, ReceiptKind
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
@@ -312,7 +312,7 @@ class Site:
         self,
         digest: bytes,
         of: AcceptedRound | ClientRound,
-        kind: Kind,
+        kind: ReceiptKind,
         transcript: bytes,
         *,
         spent: float,

@@ -22,9 +22,9 @@ from privfl.sums.session import (
     ABORTED,
     Guard,
     Interrupted,
-    Kind,
-    Table,
+    MessageType,
     Transition,
+    TransitionTable,
     pack_state,
     state_name,
     unpack_state,
@@ -89,7 +89,14 @@ class ClientMachine(ABC):
     """
 
     def __init__(
-        self, table: Table, label: bytes, *, me: ClientId, session: bytes, task: bytes, tasks: TaskMemory | None
+        self,
+        table: TransitionTable,
+        label: bytes,
+        *,
+        me: ClientId,
+        session: bytes,
+        task: bytes,
+        tasks: TaskMemory | None,
     ) -> None:
         self._table, self._label, self._me, self._session = table, label, me, session
         self._task, self._tasks = task, tasks
@@ -107,7 +114,7 @@ class ClientMachine(ABC):
         """The message of `start`."""
 
     @abstractmethod
-    def _handler(self, kind: Kind) -> Callable[[Any], Message]:
+    def _handler(self, kind: MessageType) -> Callable[[Any], Message]:
         """The function that answers a message of this kind. It changes nothing of the session before its
         last failure.
         """

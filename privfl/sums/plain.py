@@ -16,7 +16,7 @@ from privfl.sums.base import Entropy, SumPolicy, SumResult, SumTask, identity
 from privfl.sums.checks import checked_rows, checked_total, checked_vector
 from privfl.sums.noise import refuse_noise
 from privfl.sums.server import ServerMachine, SumProgress
-from privfl.sums.session import Kind, Table, Transition
+from privfl.sums.session import MessageType, Transition, TransitionTable
 from privfl.sums.shortfall import OpensByCount
 from privfl.wire import HEADER_BYTES, Blob, ClientId, Message, check_client, wired
 
@@ -32,7 +32,7 @@ class Upload(Message):
     values: bytes | memoryview = wired(Blob(1 << 32), secret=True)
 
 
-_TABLE: Final[Table] = (Transition("upload", Upload, None, "opened"),)
+_TABLE: Final[TransitionTable] = (Transition("upload", Upload, None, "opened"),)
 
 
 class PlainSum(OpensByCount):
@@ -183,10 +183,10 @@ class PlainServer(ServerMachine):
                 self._progress.answered.update(clients)
             return len(clients) * self._max_length(Upload)
 
-    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
+    def _taker(self, kind: MessageType) -> Callable[[ClientId, memoryview], None]:
         return self._add
 
-    def _max_length(self, kind: Kind) -> int:
+    def _max_length(self, kind: MessageType) -> int:
         return HEADER_BYTES + 8 + self._task.ring.packed_bytes(self._task.length)
 
     def _add(self, sender: ClientId, body: memoryview) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from privfl.errors import LocalProtocolError, RemoteProtocolError, TooFewSurvivors, WireError
 from privfl.sums.base import Dispute, SumResult
 from privfl.sums.noise import MemberCount
-from privfl.sums.session import CLOSED, Guard, Interrupted, Kind, Table
+from privfl.sums.session import CLOSED, Guard, Interrupted, MessageType, TransitionTable
 from privfl.wire import ClientId, check_client, peek
 
 
@@ -41,18 +41,18 @@ class ServerMachine(ABC):
         progress: The clients' progress, at first or from a saved state.
     """
 
-    def __init__(self, table: Table, *, session: bytes, progress: SumProgress) -> None:
+    def __init__(self, table: TransitionTable, *, session: bytes, progress: SumProgress) -> None:
         self._table, self._session, self._progress = table, session, progress
         self._steps = list(dict.fromkeys(row.state for row in table))
         self._guard = Guard()
         self._result: SumResult | None = None
 
     @abstractmethod
-    def _taker(self, kind: Kind) -> Callable[[ClientId, memoryview], None]:
+    def _taker(self, kind: MessageType) -> Callable[[ClientId, memoryview], None]:
         """The function that takes the body of a message of this kind. It changes nothing before its last failure."""
 
     @abstractmethod
-    def _max_length(self, kind: Kind) -> int:
+    def _max_length(self, kind: MessageType) -> int:
         """The maximum length, in bytes, of an honest message of this kind."""
 
     @abstractmethod
@@ -186,7 +186,7 @@ class ServerMachine(ABC):
     def _end(self, then: str) -> None:
         self._progress.step, self._progress.awaiting, self._progress.answered = then, set(), set()
 
-    def _due(self) -> tuple[Kind | None, list[Kind]]:
+    def _due(self) -> tuple[MessageType | None, list[MessageType]]:
         """The message that this step collects; None once the sum was opened."""
         step = self._progress.step
         if step == CLOSED:
@@ -194,13 +194,13 @@ class ServerMachine(ABC):
         due = [row.receives for row in self._table if row.state == step and row.receives is not None]
         return (due[0] if due else None), due
 
-    def _passed(self) -> list[Kind]:
+    def _passed(self) -> list[MessageType]:
         """The messages of all earlier steps."""
         step = self._progress.step
         earlier = self._steps[: self._steps.index(step)] if step in self._steps else self._steps
         return [row.receives for row in self._table if row.state in earlier and row.receives is not None]
 
-    def _take(self, kind: Kind, sender: ClientId, body: memoryview) -> None:
+    def _take(self, kind: MessageType, sender: ClientId, body: memoryview) -> None:
         progress = self._progress
         if sender in progress.answered:
             return

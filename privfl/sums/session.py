@@ -24,7 +24,7 @@ from privfl.crypto import KeyDirectory, VerifyKey
 from privfl.errors import PrivflError, StateError, WireError
 from privfl.wire import ClientId, Message, Reader, field_pieces, read_fields
 
-Kind = type[Message]
+MessageType = type[Message]
 _T = TypeVar("_T")
 
 ABORTED: Final = "aborted"
@@ -49,12 +49,12 @@ class Transition:
     """
 
     state: str
-    receives: Kind | None
-    sends: Kind | None
+    receives: MessageType | None
+    sends: MessageType | None
     then: str
 
 
-Table = tuple[Transition, ...]
+TransitionTable = tuple[Transition, ...]
 
 
 class Guard:

@@ -6,16 +6,16 @@ import tempfile
 
 import numpy as np
 
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.errors import PrivflError
 from privfl.experiment import Experiment
 
 rng, giant = np.random.default_rng(0), 200_000
 x = rng.normal(size=(giant + 2000, 20)).astype(np.float32)
 y = ((x @ rng.normal(size=20) + rng.normal(size=len(x))) > 0).astype(np.int64)
-small = [ClientRows(f"small {i}", giant + np.arange(5 * i, 5 * i + 5)) for i in range(400)]
+small = [ClientExamples(f"small {i}", giant + np.arange(5 * i, 5 * i + 5)) for i in range(400)]
 data = FederatedData(
-    Dataset("giant", "binary", x, y, classes=("0", "1")), (ClientRows("giant", np.arange(giant)), *small)
+    Dataset("giant", "binary", x, y, classes=("0", "1")), (ClientExamples("giant", np.arange(giant)), *small)
 )
 settings = {
     "cohort.sampling": "fixed-size", "cohort.size": 10, "client.learning_rate": 0.01, "model.kind": "logistic",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.dp import Ledger
 from privfl.dp.slots import norm_bound
 from privfl.errors import ConfigError, PrivacyError
@@ -18,7 +18,7 @@ from privfl.fl.report import RoundReport
 CLIENTS, WIDTH = 60, 20
 ROWS = FederatedData(
     Dataset("points", "regression", np.zeros((CLIENTS, 1), np.float32), np.zeros(CLIENTS, np.float32)),
-    tuple(ClientRows(f"client {i}", np.array([i])) for i in range(CLIENTS)),
+    tuple(ClientExamples(f"client {i}", np.array([i])) for i in range(CLIENTS)),
 )
 
 

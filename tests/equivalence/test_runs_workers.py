@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
 
 CLIENTS, WIDTH = 30, 20
 ROWS = FederatedData(
     Dataset("points", "regression", np.zeros((CLIENTS, 1), np.float32), np.zeros(CLIENTS, np.float32)),
-    tuple(ClientRows(f"client {i}", np.array([i])) for i in range(CLIENTS)),
+    tuple(ClientExamples(f"client {i}", np.array([i])) for i in range(CLIENTS)),
 )
 CENTRAL = {
     "privacy.placement": "central",

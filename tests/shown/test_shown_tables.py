@@ -12,7 +12,7 @@ import resource, sys
 from privfl.data import propose, read_table
 schema = propose(sys.argv[1], "y", "client").schema
 dataset = read_table(sys.argv[1], schema)
-print(dataset.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(dataset.example_count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from privfl import files
 from privfl.errors import ConfigError, StateError
-from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, link, verify_chain
+from privfl.files import GENESIS, HashChain, atomic_write, canonical_json, chain_hash, verify_chain
 
 RECORDS: list[dict[str, Any]] = [{"b": 1, "a": [1.5, None]}, {"text": "größe\n"}, {"n": -0.0, "big": 2**70}]
 
@@ -153,7 +153,7 @@ def test_reordered_repeated_missing_and_empty_lines_are_noticed(chain: HashChain
 
 def test_a_line_says_nothing_that_its_hash_leaves_out() -> None:
     record = {"epsilon": 1}
-    digest = link(GENESIS, record)
+    digest = chain_hash(GENESIS, record)
     good = {"hash": digest, "prev": GENESIS, "record": record}
     assert [r for r, _ in verify_chain(canonical_json(good) + b"\n")] == [record]
     for bad in (

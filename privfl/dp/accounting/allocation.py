@@ -39,7 +39,7 @@ def allocation_epsilon(
         UnsupportedRelease: `delta` is below `MIN_DELTA`.
         MissingExtra: The package is not installed.
     """
-    # Who knows the rounds of a unit sees it in `selected` releases of each block, and an outsider knows no more.
+    # An observer that knows the rounds of a unit sees `selected` releases of it in each block.
     known = gaussian_epsilon(noise_multiplier / math.sqrt(sampling.selected * blocks), delta)
     if sampling.rounds < 2 * sampling.selected:  # the package takes at most half of the rounds
         return known

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 
+_MAX_USEFUL: Final = 20.0
+"""The epsilon above which a report says that it protects nobody in practice."""
+
 _AGAINST: Final[Mapping[Observer, str]] = {
     "outsider": "somebody who sees the released models but not who took part in which round",
     "participant": "another participant, who sees the models, knows who took part, and knows its own noise",
@@ -171,12 +174,22 @@ class EpsilonReport:
         who = "client (with all its data)" if self.unit.level == "client" else "example of the data"
         if self.group > 1:
             who = f"group of {self.group} {self.unit.level}s"
-        odds = _odds(self.epsilon)
-        promise = (
-            f"Against {against}: whether any single {who} {_NEIGHBORS[self.unit.adjacency]} makes every conclusion at "
-            f"most {odds} times as likely, plus a probability of {self.delta:g}"
-        )
+        wrong = self.guess + (", which is no protection in practice" if self.epsilon > _MAX_USEFUL else "")
+        promise = f"Against {against}: a guess whether any single {who} {_NEIGHBORS[self.unit.adjacency]} {wrong}"
         return promise + ("." if self.secure else " - if the noise were secure, which it is not in this run.")
+
+    @property
+    def guess(self) -> str:
+        """The promise as the errors of a guess between two equally likely neighbors, for a sentence about that guess.
+
+        The errors come from the curve if the report has one. Otherwise they are those that epsilon and delta imply.
+        """
+        risk = (
+            self.bayes_risk() if self.curve is not None else (1 - self.delta) / (1 + math.exp(min(self.epsilon, 700)))
+        )
+        errors = math.floor(100 * risk)
+        few = f"at least {errors} of 100 cases" if errors else "possibly less than 1 of 100 cases"
+        return f"is wrong in {few}; a coin is wrong in 50"
 
     def as_dict(self) -> dict[str, Any]:
         """The report for `--json`; an infinite epsilon is the string "infinity".
@@ -203,9 +216,3 @@ class EpsilonReport:
 def json_figure(value: float) -> float | str:
     """An epsilon for `--json`: the figure, or "infinity"."""
     return "infinity" if math.isinf(value) else value
-
-
-def _odds(epsilon: float) -> str:
-    if epsilon > 20:
-        return f"e^{format_epsilon(epsilon, 2)}, which is no protection in practice"
-    return str(Decimal(math.exp(epsilon) * (1 + 1e-12)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))

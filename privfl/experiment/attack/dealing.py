@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import Vector
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.errors import ConfigError
 from privfl.experiment.assemble import Assembly
 from privfl.fl.client import ClientUpdate, Train, client_rng
@@ -74,7 +74,7 @@ class Deck:
         Raises:
             ConfigError: If there are too few examples.
         """
-        order = np.random.default_rng([seed, 0, _STREAM]).permutation(federation.dataset.rows).astype(np.int64)
+        order = np.random.default_rng([seed, 0, _STREAM]).permutation(federation.dataset.example_count).astype(np.int64)
         reference, pool = np.split(order, [len(order) // 3])
         size = int(federation.sizes.mean()) if examples is None else examples
         if examples is None:
@@ -84,7 +84,7 @@ class Deck:
                 f"{federation.dataset.name} has {len(order)} examples, too few for {clients} clients with {size} each "
                 "next to those of the attacker: lower --examples or data.clients"
             )
-        first = tuple(ClientRows(f"client {i}", pool[i : i + 1]) for i in range(clients))
+        first = tuple(ClientExamples(f"client {i}", pool[i : i + 1]) for i in range(clients))
         return cls(data=DealtData(federation.dataset, first), pool=pool, reference=reference, examples=size)
 
     def sample(self, size: int, rng: np.random.Generator, *, without: int | None = None) -> Indices:

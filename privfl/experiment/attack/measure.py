@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from privfl.checks import check_choice
 from privfl.experiment.attack.membership import guess
-from privfl.experiment.attack.plan import KINDS, AttackKind, AttackPlan, Progress
+from privfl.experiment.attack.plan import KINDS, AttackKind, AttackPlan, ProgressCallback
 from privfl.experiment.attack.reconstruction import invert
 from privfl.experiment.attack.result import InversionResult, MembershipResult
 from privfl.experiment.experiment import Experiment
@@ -15,7 +15,7 @@ def attack(
     kind: AttackKind,
     *,
     plan: AttackPlan | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> InversionResult | MembershipResult:
     """Attack a run as an honest-but-curious server: in a plain sum, in a masked sum, and with noise.
 

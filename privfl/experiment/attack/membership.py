@@ -18,7 +18,7 @@ from privfl.dp.accounting.scores import Scores, StatedCurve, lies_above
 from privfl.experiment.attack.cases import Case, attack_cases
 from privfl.experiment.attack.dealing import Deck, dealt_train
 from privfl.experiment.attack.inversion import Floats
-from privfl.experiment.attack.plan import AttackPlan, Progress
+from privfl.experiment.attack.plan import AttackPlan, ProgressCallback
 from privfl.experiment.attack.rates import Rates
 from privfl.experiment.attack.ratio import RatioTest, SingleUpdates, single_updates
 from privfl.experiment.attack.result import MembershipCase, MembershipResult
@@ -34,7 +34,7 @@ _ALPHA = 0.05
 _STREAM = 11
 
 
-def guess(experiment: Experiment, plan: AttackPlan, progress: Progress | None = None) -> MembershipResult:
+def guess(experiment: Experiment, plan: AttackPlan, progress: ProgressCallback | None = None) -> MembershipResult:
     """Guess in many trials whether the target holds the candidate.
 
     Args:

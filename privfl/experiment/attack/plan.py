@@ -13,7 +13,7 @@ from privfl.errors import ConfigError
 AttackKind = Literal["membership", "inversion"]
 KINDS: Final[tuple[AttackKind, ...]] = ("membership", "inversion")
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """(steps that are done, all steps)."""
 
 

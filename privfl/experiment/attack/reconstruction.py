@@ -11,7 +11,7 @@ from privfl.errors import ConfigError
 from privfl.experiment.attack.cases import Case, attack_cases
 from privfl.experiment.attack.dealing import Deck, dealt_train, image_side
 from privfl.experiment.attack.inversion import FirstLayer, Floats, invert_classes, invert_one, similarity
-from privfl.experiment.attack.plan import AttackPlan, Progress
+from privfl.experiment.attack.plan import AttackPlan, ProgressCallback
 from privfl.experiment.attack.result import InversionResult, InvertedCase
 from privfl.experiment.attack.views import mean_update, noise_in_words, server_sees, update_factor
 from privfl.experiment.audit.parties import Trials
@@ -23,7 +23,7 @@ from privfl.ring import Ints
 _STREAM = 8
 
 
-def invert(experiment: Experiment, plan: AttackPlan, progress: Progress | None = None) -> InversionResult:
+def invert(experiment: Experiment, plan: AttackPlan, progress: ProgressCallback | None = None) -> InversionResult:
     """Reconstruct examples of one client from the server's view of the first round.
 
     Args:

@@ -16,7 +16,7 @@ from privfl.dp import Accountant, Everyone, History
 from privfl.dp.accounting.audit import Floats
 from privfl.dp.accounting.scores import Discriminant, Scores, StatedCurve, lies_above, score_bounds
 from privfl.errors import ConfigError
-from privfl.experiment.audit.measure import AuditPlan, Progress
+from privfl.experiment.audit.measure import AuditPlan, ProgressCallback
 from privfl.experiment.audit.result import AuditResult
 from privfl.wire import ClientId
 
@@ -41,7 +41,7 @@ def audit_examples(
     delta: float,
     rounds: int = 1,
     plan: AuditPlan | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> AuditResult:
     """Measure a lower bound on the epsilon of one client's updates for one of its examples.
 

@@ -35,7 +35,7 @@ from privfl.ring import Ints
 CanaryKind = Literal["worst", "gradient", "data"]
 CANARIES: Final[tuple[CanaryKind, ...]] = ("worst", "gradient", "data")
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """(steps that are done, all steps)."""
 
 _ONE_RUN: Final = 4000
@@ -89,7 +89,7 @@ def audit(
     history: History | None = None,
     rounds: int | None = None,
     delta: float | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> AuditResult:
     """Measure a lower bound on the epsilon of an experiment, next to the stated one.
 
@@ -133,7 +133,7 @@ def audit_subject(
     history: History,
     plan: AuditPlan,
     experiment: Experiment | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> AuditResult:
     """Audit parts that were put together by hand; see `audit`.
 
@@ -186,7 +186,7 @@ def audit_subject(
 class _Steps:
     """Counts the steps of an audit for its progress."""
 
-    def __init__(self, progress: Progress | None, subject: Subject, plan: AuditPlan) -> None:
+    def __init__(self, progress: ProgressCallback | None, subject: Subject, plan: AuditPlan) -> None:
         self._progress, self._done = progress, 0
         per_world = plan.trials if _through_parties(plan) else subject.rounds
         more = subject.rounds if _wants_one_run(subject, plan) else 0

@@ -34,7 +34,7 @@ from privfl.wire import ClientId
 
 if TYPE_CHECKING:
     from privfl.experiment.assemble import Assembly
-    from privfl.experiment.audit.measure import AuditPlan, Progress
+    from privfl.experiment.audit.measure import AuditPlan, ProgressCallback
 
 _FAR: Final = 100.0
 """The canary's gradient in clip norms: the clip cuts it down."""
@@ -75,7 +75,7 @@ def audit_sums(
     observer: Observer,
     plan: AuditPlan,
     rounds: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> AuditResult:
     """Measure a lower bound on the epsilon of one example in a sum over examples.
 

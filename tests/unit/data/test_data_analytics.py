@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from privfl.crypto import generate_identities
-from privfl.data import Analytics, Channel, Noise
+from privfl.data import Analytics, AnswerNoise, Channel
 from privfl.data.analytics import SMALL, hidden_cells
 from privfl.dp import Accountant, Budget, Ledger, Mechanism
 from privfl.dp.unit import PrivacyUnit
@@ -103,13 +103,13 @@ def test_means_and_quantiles_of_few_values_are_refused() -> None:
 # --- with noise
 
 
-def a_noise(**changes: Any) -> Noise:
+def a_noise(**changes: Any) -> AnswerNoise:
     values: dict[str, Any] = {
         "ledger": Ledger(PrivacyUnit("client")),
         "mechanism": Mechanism("central", 0.5, "simulation"),
         "max_norm": 130.0,
     }
-    return Noise(**values | changes)
+    return AnswerNoise(**values | changes)
 
 
 def test_every_answer_is_charged_before_a_client_is_asked() -> None:
@@ -223,12 +223,12 @@ def test_categories_are_counted_and_small_ones_hidden() -> None:
 
 def test_a_noisy_vocabulary_is_one_charged_release() -> None:
     ledger = Ledger(PrivacyUnit("client", "zero_out"))
-    noise = Noise(ledger, Mechanism("central", 0.5), max_norm=40.0)
+    noise = AnswerNoise(ledger, Mechanism("central", 0.5), max_norm=40.0)
     asked = Analytics(lambda client: COLUMNS[client], CLIENTS, channel(), noise)
     assert asked.vocabulary(CATEGORIES, 100) == ("f", "m")  # about 190 each, and noise of stddev 20
     (release,) = ledger.releases
     assert release.realized_stddev == pytest.approx(20 * 2**12, rel=1e-3)
     assert Accountant(1e-5).report(ledger).epsilon < 12
-    spent = Noise(ledger, Mechanism("central", 0.5), max_norm=40.0, budget=Budget(12.0, 1e-5))
+    spent = AnswerNoise(ledger, Mechanism("central", 0.5), max_norm=40.0, budget=Budget(12.0, 1e-5))
     with pytest.raises(BudgetExceeded):
         Analytics(lambda client: pytest.fail("asked"), CLIENTS, channel(), spent).vocabulary(CATEGORIES, 100)

@@ -47,7 +47,7 @@ def test_no_folder_at_all_names_the_variable_and_the_page(monkeypatch: pytest.Mo
 
 def test_the_variable_serves_where_no_argument_does(monkeypatch: pytest.MonkeyPatch, data_folder: Path) -> None:
     monkeypatch.setenv("PRIVFL_DATA", str(data_folder))
-    assert data.load("heart").rows == 740
+    assert data.load("heart").example_count == 740
 
 
 @pytest.mark.parametrize("name", ALL)

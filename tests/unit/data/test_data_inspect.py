@@ -48,7 +48,7 @@ def test_each_kind_of_column_is_proposed_with_its_remark() -> None:
     }
     assert sum(found.clients.values()) == sum(found.labels.values()) == found.examples == 400
     assert list(found.clients) == ["n", "s"]
-    assert read_table(table, found.schema).rows == 400
+    assert read_table(table, found.schema).example_count == 400
 
 
 @pytest.mark.parametrize("piece", [7, 1000])

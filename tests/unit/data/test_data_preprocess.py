@@ -7,7 +7,7 @@ import pytest
 
 from privfl import data
 from privfl.codec import FixedPoint, square_norm
-from privfl.data import Channel, ClientRows, Dataset, FederatedData
+from privfl.data import Channel, ClientExamples, Dataset, FederatedData
 from privfl.data.moments import MAX_ABS, MomentCodec, client_moments
 from privfl.data.noised import NoisedMoments
 from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
@@ -21,7 +21,7 @@ def federate(features: npt.NDArray[np.float32], clients: int) -> FederatedData:
     rows = len(features)
     dataset = Dataset("toy", "regression", features, np.zeros(rows, np.float32))
     held = np.array_split(np.random.default_rng(7).permutation(rows), clients)
-    return FederatedData(dataset, tuple(ClientRows(f"c{i}", part) for i, part in enumerate(held)))
+    return FederatedData(dataset, tuple(ClientExamples(f"c{i}", part) for i, part in enumerate(held)))
 
 
 def awkward(rows: int = 997) -> npt.NDArray[np.float32]:
@@ -103,7 +103,7 @@ def test_only_survivors_are_described() -> None:
     features = np.zeros((4, 1), np.float32)
     features[:, 0] = [1, 3, 100, 100]
     dataset = Dataset("toy", "regression", features, np.zeros(4, np.float32))
-    fed = FederatedData(dataset, (ClientRows("a", np.array([0, 1])), ClientRows("b", np.array([2, 3]))))
+    fed = FederatedData(dataset, (ClientExamples("a", np.array([0, 1])), ClientExamples("b", np.array([2, 3]))))
     with pytest.raises(TooFewSurvivors):
         data.exact_standardizer(fed, Channel(PlainSum(), min_cell=1, drop=lambda client, step: client == 1))
     found = data.exact_standardizer(
@@ -116,8 +116,8 @@ def test_only_training_rows_are_read() -> None:
     features = np.array([[1], [3], [1e6]], np.float32)
     dataset = Dataset("toy", "regression", features, np.zeros(3, np.float32))
     for fed in (
-        FederatedData(dataset, (ClientRows("a", np.array([0, 1]), np.array([2])),)),
-        FederatedData(dataset, (ClientRows("a", np.array([0, 1])),), np.array([2])),
+        FederatedData(dataset, (ClientExamples("a", np.array([0, 1]), np.array([2])),)),
+        FederatedData(dataset, (ClientExamples("a", np.array([0, 1])),), np.array([2])),
     ):
         assert data.exact_standardizer(fed, Channel(PlainSum(), min_cell=1)).mean[0] == 2.0
 
@@ -158,13 +158,13 @@ def test_what_cannot_be_summed_is_refused() -> None:
 
 def test_too_many_rows_are_refused_before_they_are_read() -> None:
     endless = np.broadcast_to(np.zeros((1, 1), np.float32), (1 << 32, 1))
-    with pytest.raises(ConfigError, match="less than 4294967296 rows"):
+    with pytest.raises(ConfigError, match="less than 4294967296 examples"):
         client_moments(endless)
 
 
 def test_text_is_not_standardized() -> None:
     codes = np.zeros((4, 4), np.uint8)
-    fed = FederatedData(Dataset("play", "text", codes, codes, classes=("a",)), (ClientRows("a", np.arange(4)),))
+    fed = FederatedData(Dataset("play", "text", codes, codes, classes=("a",)), (ClientExamples("a", np.arange(4)),))
     with pytest.raises(ConfigError, match="play is text"):
         data.exact_standardizer(fed, PLAIN)
     with pytest.raises(ConfigError, match="play is text"):
@@ -207,8 +207,8 @@ def test_each_client_may_use_its_own_rows_alone(data_folder: Path) -> None:
 
 def test_rows_that_nobody_holds_have_no_local_mean() -> None:
     dataset = Dataset("toy", "regression", normal(3), np.zeros(3, np.float32))
-    with pytest.raises(ConfigError, match="1 test rows of toy belong to no client"):
-        data.local_standardize(FederatedData(dataset, (ClientRows("a", np.array([0, 1])),), np.array([2])))
+    with pytest.raises(ConfigError, match="1 test examples of toy belong to no client"):
+        data.local_standardize(FederatedData(dataset, (ClientExamples("a", np.array([0, 1])),), np.array([2])))
 
 
 # --- public
@@ -369,7 +369,7 @@ def test_a_run_that_does_not_fit_its_plan_is_refused() -> None:
         data.noised_standardizer(fed, PLAIN, plan(), opening=silent)
     with pytest.raises(ConfigError, match="for 2 features, toy has 3"):
         data.noised_standardizer(fed, NARROW, plan(center=np.zeros(2), width=np.ones(2)), opening=silent)
-    with pytest.raises(ConfigError, match="10 rows, and max_examples allows 9"):
+    with pytest.raises(ConfigError, match="10 examples, and max_examples allows 9"):
         data.noised_standardizer(fed, NARROW, plan(unit="example", max_examples=9), opening=silent)
     with pytest.raises(ConfigError, match=r"expected \[k, 3\]"):
         plan().contribution(np.zeros((3, 2)))

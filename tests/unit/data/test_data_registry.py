@@ -45,7 +45,7 @@ def test_an_unknown_spec_lists_the_known(spec: str) -> None:
         ("dirichlet:inf", "not inf"),
         ("shards:1.5", "shards takes a number, not '1.5'"),
         ("shards:0", "shards per client must be at least 1, not 0"),
-        ("shards:300", "5 clients with at least 300 rows each need 1500 rows, not 1000"),
+        ("shards:300", "5 clients with at least 300 examples each need 1500, not 1000"),
         ("quantity:-1", r"exponent must be in \[0, 20\], not -1.0"),
         ("natural", "no natural clients by anything; it has: none"),
         ("natural:site", "no natural clients by site"),
@@ -60,7 +60,7 @@ def test_numbers_out_of_range_are_named(spec: str, words: str) -> None:
     ("arguments", "words"),
     [
         ({"clients": 0}, "at least 1 client, not 0"),
-        ({"clients": 1001}, "need 1001 rows, not 1000"),
+        ({"clients": 1001}, "need 1001, not 1000"),
         ({"clients": None}, "needs the number of clients"),
         ({"clients": 5, "seed": -1}, "a seed must be at least 0, not -1"),
         ({"clients": 5, "test_fraction": 1.0}, r"in \[0, 1\), not 1.0"),
@@ -73,7 +73,7 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, object], words: s
 
 
 def test_least_must_be_possible() -> None:
-    with pytest.raises(ConfigError, match="needs at least 1 row, not 0"):
+    with pytest.raises(ConfigError, match="needs at least 1 example, not 0"):
         data.partition(toy(), "dirichlet:1", 5, min_examples=0)
     assert (data.partition(toy(), "dirichlet:0.01", 10, min_examples=100, test_fraction=0.0).sizes == 100).all()
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from privfl.data import ClientRows, Dataset, FederatedData, Grouping
+from privfl.data import ClientExamples, Dataset, FederatedData, Grouping
 from privfl.errors import ConfigError, DataError
 
 
@@ -20,7 +20,7 @@ def small(**changes: object) -> Dataset:
 def test_arrays_are_read_only_and_the_callers_own_stay_writeable() -> None:
     own = np.zeros((6, 2), np.float32)
     data = small(features=own)
-    for array in (data.features, data.targets, data.test, data.train_rows()):
+    for array in (data.features, data.targets, data.test, data.train_indices()):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 1
     own[0, 0] = 5.0
@@ -42,7 +42,7 @@ def test_arrays_are_read_only_and_the_callers_own_stay_writeable() -> None:
         ({"classes": ("one",)}, "2 classes, not 1"),
         ({"test": np.array([0, 6])}, r"within \[0, 6\)"),
         ({"test": np.array([1, 1])}, "held twice"),
-        ({"groupings": (Grouping("g", np.zeros(5, np.int64), ("x",)),)}, "has 5 rows"),
+        ({"groupings": (Grouping("g", np.zeros(5, np.int64), ("x",)),)}, "has 5 examples"),
         ({"task": "regression", "targets": np.full(6, np.nan, np.float32)}, "not finite"),
     ],
 )
@@ -60,7 +60,7 @@ def test_missing_values_are_allowed_and_text_is_bytes() -> None:
     assert np.isnan(small(features=np.full((6, 2), np.nan, np.float32)).features).all()
     codes = np.zeros((3, 4), np.uint8)
     text = Dataset("t", "text", codes, codes, classes=("a",))
-    assert (text.rows, text.width) == (3, 4)
+    assert (text.example_count, text.width) == (3, 4)
     with pytest.raises(DataError, match="outside"):
         Dataset("t", "text", codes + np.uint8(1), codes, classes=("a",))
 
@@ -79,7 +79,9 @@ def test_groupings_are_found_by_name() -> None:
 def test_a_federation_hands_out_rows_by_client() -> None:
     data = small(test=np.array([5]))
     fed = FederatedData(
-        data, (ClientRows("a", np.array([0, 2]), np.array([4])), ClientRows("b", np.array([1, 3]))), np.array([5])
+        data,
+        (ClientExamples("a", np.array([0, 2]), np.array([4])), ClientExamples("b", np.array([1, 3]))),
+        np.array([5]),
     )
     assert fed.names == ("a", "b")
     np.testing.assert_array_equal(fed.sizes, [2, 2])
@@ -101,15 +103,15 @@ def test_a_federation_hands_out_rows_by_client() -> None:
     ("clients", "words"),
     [
         ((), "at least one client"),
-        ((ClientRows("a", np.array([], np.int64)),), "no row to train on"),
-        ((ClientRows("a", np.array([0, 0])),), "held twice"),
-        ((ClientRows("a", np.array([0])), ClientRows("b", np.array([1]), np.array([0]))), "held twice"),
-        ((ClientRows("a", np.array([5])),), "held twice"),
-        ((ClientRows("a", np.array([6])),), r"within \[0, 6\)"),
-        ((ClientRows("a", np.array([-1])),), r"within \[0, 6\)"),
+        ((ClientExamples("a", np.array([], np.int64)),), "no example to train on"),
+        ((ClientExamples("a", np.array([0, 0])),), "held twice"),
+        ((ClientExamples("a", np.array([0])), ClientExamples("b", np.array([1]), np.array([0]))), "held twice"),
+        ((ClientExamples("a", np.array([5])),), "held twice"),
+        ((ClientExamples("a", np.array([6])),), r"within \[0, 6\)"),
+        ((ClientExamples("a", np.array([-1])),), r"within \[0, 6\)"),
     ],
 )
-def test_a_row_has_one_holder(clients: tuple[ClientRows, ...], words: str) -> None:
+def test_a_row_has_one_holder(clients: tuple[ClientExamples, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         FederatedData(small(), clients, np.array([5]))
 
@@ -117,4 +119,4 @@ def test_a_row_has_one_holder(clients: tuple[ClientRows, ...], words: str) -> No
 def test_a_regression_has_no_label_counts() -> None:
     data = small(task="regression", targets=np.zeros(6, np.float32), classes=())
     with pytest.raises(ConfigError, match="regression task"):
-        FederatedData(data, (ClientRows("a", np.arange(6)),)).label_counts()
+        FederatedData(data, (ClientExamples("a", np.arange(6)),)).label_counts()

@@ -96,8 +96,8 @@ def test_whole_numbers_name_categories_with_and_without_missing_values(tmp_path:
         path = file(tmp_path, text)
         for source in (path, pd.read_csv(path)):
             dataset = read_table(source, schema)
-            np.testing.assert_array_equal(dataset.features[:, 0], [0, 1, 0][: dataset.rows])
-            np.testing.assert_array_equal(dataset.targets, [2, 1, 0][: dataset.rows])
+            np.testing.assert_array_equal(dataset.features[:, 0], [0, 1, 0][: dataset.example_count])
+            np.testing.assert_array_equal(dataset.targets, [2, 1, 0][: dataset.example_count])
 
 
 def test_a_regression_and_a_number_in_place_of_missing_values(tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ def test_epsilon_is_printed_rounded_up():
     assert format_epsilon(math.inf) == "infinity"
     loud = what_if(sampling=Everyone(), noise_multiplier=0.05, rounds=1, delta=1e-5, cross_checks=False)
     assert "no protection in practice" in loud.sentence
-    assert "at most" in what_if(sampling=Everyone(), noise_multiplier=5, rounds=1, delta=1e-5).sentence
+    fair = what_if(sampling=Everyone(), noise_multiplier=5, rounds=1, delta=1e-5)
+    assert "took part or not is wrong in at least 46 of 100 cases; a coin is wrong in 50." in fair.sentence
+    implied = replace(fair, epsilon=math.log(3), delta=0.0, curve=None)
+    assert implied.guess == "is wrong in at least 25 of 100 cases; a coin is wrong in 50"
 
 
 def test_a_budget_on_the_edge_is_computed_finely():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privfl.data import ClientRows, Dataset, FederatedData, Grouping, load, partition
+from privfl.data import ClientExamples, Dataset, FederatedData, Grouping, load, partition
 from privfl.errors import DataError
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
@@ -73,7 +73,7 @@ def test_examples_that_were_given_as_tests_need_no_caveat(tmp_path: Path) -> Non
 
 
 def test_a_private_run_whose_tests_belong_to_clients_says_why_nothing_is_evaluated(tmp_path: Path) -> None:
-    clients = tuple(ClientRows(str(k), np.arange(k, 200, 4), np.arange(200 + k, 300, 4)) for k in range(4))
+    clients = tuple(ClientExamples(str(k), np.arange(k, 200, 4), np.arange(200 + k, 300, 4)) for k in range(4))
     for data, more in ((FederatedData(binary(), clients), {}), (binary(), {"data.test": "local"})):
         report = last(tmp_path / str(len(more)), NOISE | more, data=data)
         assert not report.evaluation
@@ -100,7 +100,7 @@ def test_an_own_training_without_a_measure_says_what_to_give(tmp_path: Path) -> 
 
 
 def test_clients_without_test_examples_say_so(tmp_path: Path) -> None:
-    clients = tuple(ClientRows(str(k), np.arange(k, 300, 4)) for k in range(4))
+    clients = tuple(ClientExamples(str(k), np.arange(k, 300, 4)) for k in range(4))
     report = last(tmp_path, data=FederatedData(binary(), clients))
     assert any("no client has a test example" in caveat for caveat in report.caveats)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from privfl.codec import Vector
-from privfl.data import ClientRows, Dataset, FederatedData
+from privfl.data import ClientExamples, Dataset, FederatedData
 from privfl.dp import ElementClip, FlatClip
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ConfigError, PrivacyError, UnsupportedRelease
@@ -186,7 +186,7 @@ def test_standardization() -> None:
 
 
 def test_a_federation_is_taken_as_it_is() -> None:
-    clients = (ClientRows("x", np.arange(30)), ClientRows("y", np.arange(30, 60)))
+    clients = (ClientExamples("x", np.arange(30)), ClientExamples("y", np.arange(30, 60)))
     federation = FederatedData(DATA, clients, np.arange(60, 80))
     assert an_experiment(federation).federation is federation
 

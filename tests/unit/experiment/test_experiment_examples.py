@@ -104,7 +104,7 @@ def test_people_at_two_sites_need_more_noise():
 
 def test_the_examples_of_one_person_share_a_coin_and_a_clip():
     found = load("breast_cancer")
-    codes = np.arange(found.rows) // 3
+    codes = np.arange(found.example_count) // 3
     data = dataclasses.replace(
         found, groupings=(Grouping("patient", codes, tuple(f"patient {n}" for n in range(codes[-1] + 1))),)
     )

@@ -23,7 +23,7 @@ from privfl.fl.client import ClientUpdate, Executor
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.encode_all import encode_all
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.linear import Kind, LinearModel, LinearTrain
+from privfl.fl.linear import LinearKind, LinearModel, LinearTrain
 from privfl.fl.plan import model_hash
 from privfl.fl.round import Parts, run_round
 from privfl.fl.server_round import ServerRound
@@ -86,7 +86,7 @@ def test_rows_are_encoded_as_each_alone_at_the_edge_of_the_norm(rows: list[list[
         np.testing.assert_array_equal(codec.encode_rows(matrix, max_norm=norm), expected)
 
 
-def random_rows(clients: int, features: int, kind: Kind, seed: int = 0) -> Any:
+def random_rows(clients: int, features: int, kind: LinearKind, seed: int = 0) -> Any:
     """Clients of different sizes, one of them without examples."""
     rng = np.random.default_rng(seed)
     sizes = [0, *rng.integers(1, 23, clients - 1).tolist()]
@@ -108,7 +108,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("kind", ["linear", "logistic", "softmax"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_linear_models_train_at_once_as_each_alone(kind: Kind, options: dict[str, Any], l2: float) -> None:
+def test_linear_models_train_at_once_as_each_alone(kind: LinearKind, options: dict[str, Any], l2: float) -> None:
     model = LinearModel(kind, 4, 3 if kind == "softmax" else 1, l2)
     train = LinearTrain(model, random_rows(6, 4, kind), 0.2, **options)
     start, cohort = model.initial("uniform", seed=3), (5, 0, 2, 4)
