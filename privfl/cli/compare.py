@@ -11,11 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.table import Table
 
 from privfl.cli.options import Json, print_json
+from privfl.cli.planned import Level
 from privfl.cli.show import facts_table, live, output
 from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.experiment.arms import ArmSummary, Cell
-from privfl.experiment.compare import WARNING, Comparison, as_record, run_comparison, summarize, who_sees
+from privfl.experiment.compare import as_record, run_comparison, summarize, who_sees
+from privfl.experiment.comparison import Comparison
 from privfl.experiment.config import load_config
 from privfl.experiment.presets import PRESETS
 from privfl.experiment.schemes import SCHEMES
@@ -30,12 +32,16 @@ def compare(
         typer.Argument(metavar="[CONFIG.toml]", parser=user_path, help="Data of your own; or else --data."),
     ] = None,
     *,
+    unit: Annotated[Level | None, typer.Option("--unit", help="Whose presence is hidden; client by default.")] = None,
     data: Annotated[str | None, typer.Option("--data", help=f"{', '.join(PRESETS)}; digits by default.")] = None,
     clients: Annotated[int | None, typer.Option("--clients", min=2, help="Clients; 32 by default.")] = None,
     partition: Annotated[
         str | None, typer.Option("--partition", help="How examples are split; dirichlet:1 by default.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds of every arm; 10 by default.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="Rounds of every arm; 10 by default, for examples by the data."),
+    ] = None,
     metric: Annotated[str, typer.Option("--metric", help="The metric; accuracy or r2 by default.")] = "",
     epsilon: Annotated[str, typer.Option("--epsilon", help="Targets of central noise.")] = "1,2,4,8",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every arm.")] = 3,
@@ -53,13 +59,21 @@ def compare(
     """Train one task pooled, locally, federated, and with noise in several places; compare a metric, privacy, cost."""
     names = tuple(sums.replace(" ", "").split(","))
     common: dict[str, Any] = {"epsilons": _numbers(epsilon), "seeds": seeds, "sums": names, "metric": metric}
-    chosen = {"data": data, "clients": clients, "partition": partition, "rounds": rounds, "folder": folder}
-    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    chosen: dict[str, Any] = {
+        "data": data,
+        "clients": clients,
+        "partition": partition,
+        "rounds": rounds,
+        "folder": folder,
+    }
+    chosen["unit"] = None if unit is None else unit.value
+    given = {key: value for key, value in chosen.items() if value is not None}
     if config is None:
         given["data"] = (data or "digits").replace("-", "_")
         comparison = Comparison(**given, **common)
     elif given:
-        raise ConfigError(f"--{next(iter(given))} is a setting of {config.name}: change it there")
+        key = "privacy.unit" if "unit" in given else "a setting"
+        raise ConfigError(f"--{next(iter(given))} is {key} of {config.name}: change it there")
     else:
         comparison = Comparison.of(load_config(config), **common)
     place = Path("compare") / comparison.data if to is None else existing_parent(to)
@@ -70,8 +84,11 @@ def compare(
         print_json(as_record(comparison, rows) | {"files": [str(path) for path in files]})
         return
     output().print(_table(comparison, rows))
+    equal = [(row.arm, _figure(row.independent_epsilon)) for row in rows if row.independent_epsilon is not None]
+    if equal:
+        output().print(facts_table("The server's epsilon if independent sites add up to the noise of", equal))
     output().print(facts_table("Who sees what", who_sees(rows)))
-    output().print(WARNING, soft_wrap=True)
+    output().print(comparison.warning, soft_wrap=True)
     output().print(comparison.tuning, soft_wrap=True, markup=False)
     for path in files:
         output().print(str(path.resolve()), markup=False, soft_wrap=True)
@@ -108,17 +125,19 @@ def _table(comparison: Comparison, rows: Sequence[ArmSummary]) -> Table:
         table.add_column(heading, justify="right")
     for row in rows:
         spread = f" ± {row.stddev:.3f}" if row.seeds > 1 else ""
-        outsider = "-" if row.epsilon is None else format_epsilon(row.epsilon, 2)
-        server = "-" if row.server_epsilon is None else format_epsilon(row.server_epsilon, 2)
         moved = (byte_size(row.bytes_up), f"{row.seconds:.2f}") if row.bytes_up else ("-", "-")
         table.add_row(
             row.arm,
             f"{row.value:.3f}{spread}",
-            outsider,
-            server,
+            _figure(row.epsilon),
+            _figure(row.server_epsilon),
             *moved,
         )
     return table
+
+
+def _figure(epsilon: float | None) -> str:
+    return "-" if epsilon is None else format_epsilon(epsilon, 2)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -71,6 +71,8 @@ class ArmSummary:
         seconds: The mean seconds of a round.
         sees: What the server sees, in words.
         clients: The number of clients.
+        independent_epsilon: Of central noise at level "example": epsilon against the server if the sites added this
+            noise independently, each its part.
     """
 
     arm: str
@@ -83,6 +85,7 @@ class ArmSummary:
     seconds: float
     sees: str
     clients: int
+    independent_epsilon: float | None = None
 
 
 def read_cell(record: Mapping[str, Any]) -> Cell:

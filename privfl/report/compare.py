@@ -9,14 +9,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from privfl.experiment.arms import ArmSummary, Cell, json_record
-from privfl.experiment.compare import WARNING, Comparison, summarize, who_sees
+from privfl.experiment.compare import summarize, who_sees
+from privfl.experiment.comparison import DELTA, Comparison
 from privfl.files import atomic_write
-from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, KINDS, ORANGE, new_figure, save, style, whole_numbers
+from privfl.report.canvas import BLUE, COLORS, GRAY, GREEN, KINDS, ORANGE, RED, new_figure, save, style, whole_numbers
+
+_NO_NOISE: Final = (
+    ("pooled", GREEN, "--"),
+    ("FedAvg", BLUE, "-."),
+    ("local only", GRAY, ":"),
+    ("no noise", GRAY, "-."),
+)
+_NOISE: Final = (
+    ("central", BLUE, "o"),
+    ("distributed", ORANGE, "s"),
+    ("mesh", GREEN, "D"),
+    ("independent", RED, "v"),
+    ("local DP", "#8a4fbf", "^"),
+)
+_CURVES: Final = ("federated", "central", "independent", "distributed", "mesh", "local DP")
 
 
 def write_csv(rows: Sequence[ArmSummary], path: Path) -> Path:
@@ -57,7 +73,7 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path)
     _sees(bottom[1], rows)
     figure.suptitle(f"{comparison.data}: {rows[0].clients} clients, {comparison.partition}", fontweight="bold")
     bars = f"Bars: one standard deviation over {comparison.seeds} seeds." if comparison.seeds > 1 else "One seed."
-    figure.supxlabel(fill(f"{WARNING} {comparison.tuning} {bars}", 170), fontsize=8)
+    figure.supxlabel(fill(f"{comparison.warning} {comparison.tuning} {bars}", 170), fontsize=8)
     figures, name = {"comparison": figure}, comparison.metric_name.replace("_", "-")
     panels: dict[str, Callable[[Any], None]] = {
         f"{name}-over-epsilon": lambda axes: _privacy(axes, comparison, rows),
@@ -71,34 +87,38 @@ def plot_comparison(comparison: Comparison, cells: Sequence[Cell], folder: Path)
 
 
 def _privacy(axes: Any, comparison: Comparison, rows: Sequence[ArmSummary]) -> None:
-    for name, color, line in (("pooled", GREEN, "--"), ("FedAvg", BLUE, "-."), ("local only", GRAY, ":")):
+    for name, color, line in _NO_NOISE:
         for row in rows:
             if row.arm == name:
-                axes.axhline(row.value, color=color, linestyle=line, label=f"{name}, no noise")
-    for prefix, color, marker in (
-        ("central", BLUE, "o"),
-        ("distributed", ORANGE, "s"),
-        ("mesh", GREEN, "D"),
-        ("local DP", "#8a4fbf", "^"),
-    ):
+                label = name if name == "no noise" else f"{name}, no noise"
+                axes.axhline(row.value, color=color, linestyle=line, label=label)
+    examples = comparison.unit == "example"
+    for prefix, color, marker in _NOISE:
         own = [row for row in rows if row.arm.startswith(prefix) and row.epsilon is not None]
-        if own:
-            axes.errorbar(
-                [row.epsilon for row in own], [row.value for row in own], [row.stddev for row in own],
-                color=color, marker=marker, capsize=3, label=f"{prefix.removesuffix(' DP')} DP",
-            )  # fmt: skip
+        if not own:
+            continue
+        trusted = prefix == "central" and examples
+        # A server that is trusted sees the sum: its own epsilon is infinite, and an outsider's is shown.
+        at = [row.server_epsilon if examples and not trusted else row.epsilon for row in own]
+        label = "central DP (trusted server)" if trusted else f"{prefix.removesuffix(' DP')} DP"
+        axes.errorbar(
+            at, [row.value for row in own], [row.stddev for row in own],
+            color=color, marker=marker, capsize=3, label=label,
+        )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(comparison.epsilons, [f"{epsilon:g}" for epsilon in comparison.epsilons])
     _limits(axes, [edge for row in rows for edge in (row.value - row.stddev, row.value + row.stddev)])
     name = comparison.metric_name
-    style(axes, f"{name.capitalize()} against epsilon", "epsilon at delta 1e-05, outsider (log scale)", _unit(name))
+    who = "server; a trusted one: outsider" if examples else "outsider"
+    of = " of one example" if examples else ""
+    style(
+        axes, f"{name.capitalize()} against epsilon", f"epsilon{of} at delta {DELTA:g}, {who} (log scale)", _unit(name)
+    )
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
 def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
-    arms = [
-        arm.name for arm in comparison.arms() if arm.kind in ("federated", "central", "distributed", "mesh", "local DP")
-    ]
+    arms = [arm.name for arm in comparison.arms() if arm.kind in _CURVES]
     for at, name in enumerate(arms):
         curves = [cell.curve for cell in cells if cell.arm == name]
         if curves:

@@ -19,7 +19,8 @@ from privfl.crypto.memory import TasksInFolder
 from privfl.dp import Ledger, PrivacyUnit
 from privfl.errors import ConfigError, PrivflError
 from privfl.experiment import Experiment
-from privfl.experiment.compare import Comparison, run_comparison
+from privfl.experiment.compare import run_comparison
+from privfl.experiment.comparison import Comparison
 from privfl.experiment.sweep import Sweep, run_sweep
 from privfl.files import atomic_write, made_folder, user_path
 from privfl.fl.client_state import SiteState

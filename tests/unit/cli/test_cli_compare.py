@@ -15,7 +15,8 @@ from privfl.cli.app import run
 from privfl.data import Dataset, Grouping
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import compare
-from privfl.experiment.compare import Comparison, as_record, run_comparison, summarize
+from privfl.experiment.compare import as_record, run_comparison, summarize
+from privfl.experiment.comparison import Comparison
 from privfl.report.compare import write_csv
 
 SMALL = Comparison("breast_cancer", 10, "iid", 2, (8.0,), 2, ("plain", "masked"))

@@ -119,7 +119,8 @@ TOY = dataclasses.replace(
 
 def test_a_fourth_sum_is_its_class_and_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from privfl.experiment.compare import Comparison, run_comparison, summarize, who_sees
+    from privfl.experiment.compare import run_comparison, summarize, who_sees
+    from privfl.experiment.comparison import Comparison
     from privfl.report.page import render
     from privfl.report.run import read_run
 
