@@ -178,7 +178,7 @@ class OpacusTrain:
             loss = SeparateLoss(self._loss, Labels.of(self._loss, targets, client))
             with (
                 self._ledgers.charged(client, lambda ledger: self._release(ledger, round, count)),
-                borrowed(self._threads),
+                borrowed(self._threads, self._flat.device),
             ):
                 self._descend(features, targets, loss, rng)
             return ClientUpdate(flat.change(model), count)

@@ -26,7 +26,7 @@ LABELS = RNG.integers(0, 4, size=(5, 24))
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "chain": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, 4)),
     "convolution": lambda: nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(600, 4)
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(600, 4)
     ),
     "double": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 4)).double(),
 }
@@ -148,8 +148,15 @@ def _train_in_child(train: TorchTrain, answers: Any) -> None:
         answers.put("trained")
 
 
-def test_a_fork_of_a_process_that_used_the_device_is_refused() -> None:
-    train = TorchTrain(module("chain"), rows, device="cuda", threads=1)
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("cuda", "a forked process cannot use a GPU that its parent has used"),
+        ("cpu", "hide the GPU with CUDA_VISIBLE_DEVICES="),
+    ],
+)
+def test_a_fork_of_a_process_that_trained_is_refused(device: str, reason: str) -> None:
+    train = TorchTrain(module("convolution"), rows, device=device, threads=1)
     train(train.initial(), 0, 0, client_rng(0, 0, 0))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -162,4 +169,14 @@ def test_a_fork_of_a_process_that_used_the_device_is_refused() -> None:
         child.join(60)
     finally:
         torch.set_num_threads(before)
-    assert "a forked process cannot use a GPU that its parent has used" in answer
+    assert reason in answer
+
+
+def test_convolutions_have_full_precision_and_torch_keeps_its_setting() -> None:
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    updates = []
+    for device in ("cpu", "cuda"):
+        train = TorchTrain(module("convolution"), rows, batch_size=8, epochs=1, device=device)
+        updates.append(train(train.initial(), 1, 0, client_rng(0, 0, 1)).delta)
+    assert np.linalg.norm(updates[1] - updates[0]) < 2e-5 * np.linalg.norm(updates[0])
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """torch in forked workers: one thread, the bits of the loop, and a typed error where it would hang otherwise.
 
-Each case has an interpreter of its own, whose torch has two threads and has used them before anything is forked.
+Each case has an interpreter of its own, whose torch has two threads and has used them before anything is forked. It
+sees no GPU: torch trains in no forked process whose parent has trained next to one.
 """
 
 from __future__ import annotations

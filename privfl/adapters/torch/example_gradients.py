@@ -101,7 +101,7 @@ class TorchExamples:
             self._flat.watch(flat=False)
             size = max(1, _ENTRIES // self.layout.size)
             for part in parts_of(self._persons, client, len(targets), chosen, size):
-                with borrowed(self._threads):
+                with borrowed(self._threads, self._flat.device):
                     found = [self._of_one(features, targets, int(example)) for example in part.examples]
                 yield part.sums(np.stack(found))
 

@@ -84,9 +84,9 @@ class TorchMeasure:
     def __call__(self, model: Vector, client: ClientId) -> MetricSums:
         """The sums of `model` (float `[size]`) over the examples of `client`."""
         flat = self._flat
-        prepare_process(self._threads, flat.device)
+        prepare_process(self._threads, flat.device, trains=False)
         features, targets = (to_tensor(part, flat) for part in examples_of(self._rows, client))
-        with self._turn, borrowed(self._threads):
+        with self._turn, borrowed(self._threads, self._flat.device):
             flat.load(model)
             flat.module.eval()
             if self._calibration is not None and self._buffers == "local":

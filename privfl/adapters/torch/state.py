@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Self
+from functools import cache
+from typing import Any, Final, Self
 
 import torch
 
@@ -65,6 +66,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     global _parent_threads  # noqa: PLW0603 (the same)
     _parent_threads = torch.get_num_threads()
+    _check_gradients.cache_clear()
     for turn in list(_turns):
         turn.renew()
 
@@ -91,16 +93,17 @@ def _refuse_threads(count: int) -> None:
 _REMEDY: Final = "set threads=1 (torch.set_num_threads(1)), or engine.workers = 0"
 
 
-def prepare_process(threads: int | None, device: torch.device | None = None) -> None:
+def prepare_process(threads: int | None, device: torch.device | None = None, *, trains: bool = True) -> None:
     """Refuse what would hang or fail in a forked process, and limit torch to one thread there.
 
     Args:
         threads: What a training was given; None computes with as many threads as torch has.
         device: Where the training computes; None where nothing is computed yet.
+        trains: Gradients are computed; False where a model is only measured.
 
     Raises:
         ConfigError: This process was forked, and `threads` asks for several threads or differs from what the parent
-            computes with; or the device is a GPU that the parent has used.
+            computes with; or the parent has used the GPU, or trained on a machine that has one.
     """
     if _parent_threads is None:
         return
@@ -113,16 +116,34 @@ def prepare_process(threads: int | None, device: torch.device | None = None) -> 
         raise ConfigError("a forked process cannot use a GPU that its parent has used: set engine.workers = 0")
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+    if device is not None and trains:
+        _check_gradients()
+
+
+@cache
+def _check_gradients() -> None:
+    """Refuse a forked process in which torch computes no gradients: its parent did, with a thread for each GPU."""
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ConfigError(
+            "torch has trained in this process before it forked, on a machine with a GPU, and cannot train in a forked "
+            "process then: set engine.workers = 0, or hide the GPU with CUDA_VISIBLE_DEVICES= in the environment"
+        ) from None
 
 
 @contextmanager
-def borrowed(threads: int | None) -> Iterator[None]:
-    """Compute with `threads` threads inside (None: as many as now), and with as many as before afterwards.
+def borrowed(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Compute with `threads` threads and full precision inside, and with the settings of before afterwards.
 
     Sums of floats depend on the number of threads, so only a fixed number makes a training repeatable bit by bit. Other
     threads of this process that borrow, too, wait for their turn.
+
+    Args:
+        threads: The number of torch's threads; None computes with as many as now.
+        device: The device of the computation. By torch's default, a GPU rounds the inputs of convolutions to 11 bits.
     """
-    with _process:
+    with _process, _full_precision(device):
         before = torch.get_num_threads()
         if threads is None or threads == before:
             yield
@@ -132,6 +153,23 @@ def borrowed(threads: int | None) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    kernels = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    before = [kernel.fp32_precision for kernel in kernels]
+    for kernel in kernels:
+        kernel.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kernel, precision in zip(kernels, before, strict=True):
+            kernel.fp32_precision = precision
 
 
 @contextmanager

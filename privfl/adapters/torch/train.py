@@ -160,7 +160,7 @@ class TorchTrain:
         self.check_cohort()
         rule, cohort = self._optimizer, self._cohort
         assert isinstance(rule, Sgd) and cohort is not None  # noqa: S101, PT018 - `check_cohort` has made sure
-        with self._turn, borrowed(self._threads):
+        with self._turn, borrowed(self._threads, self._flat.device):
             prepare_process(self._threads, self._flat.device)
             lessons = [self._lesson(cohort, client, rng) for client, rng in zip(clients, rngs, strict=True)]
             rate, start = self._rate(round) or rule.learning_rate, self.layout.checked(model)
@@ -245,7 +245,7 @@ class TorchTrain:
                 return ClientUpdate(self._flat.change(model), count, metrics, steps=steps)
         x, y = to_tensor(features, self._flat), to_tensor(targets, self._flat)
         job = _Job(x, y, batches, labels, Tally(self._named_metrics(y, labels), labels), round, pull)
-        with borrowed(self._threads), seeded(int(rng.integers(1 << 63)), self._flat.device):
+        with borrowed(self._threads, self._flat.device), seeded(int(rng.integers(1 << 63)), self._flat.device):
             self._record(job)
         delta = self._flat.change(model)
         if whole:
