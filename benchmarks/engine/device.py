@@ -3,8 +3,8 @@
     python benchmarks/engine/device.py [--clients 64]
 
 The training of one cohort, without clipping, encoding and sum. The 2NN trains alone on the CPU, alone on the device,
-and at once on both; the CNN, which cannot be trained at once, alone on both. All take turns. `furthest_from_cpu` is that of
-the furthest client: where rounding moves a ReLU or a maximum across its edge, a training takes another way from there.
+and at once on both; the CNN, which cannot be trained at once, alone on both. All take turns. `furthest_from_cpu`
+is that of the furthest client: where rounding moves a ReLU or a maximum across its edge, training differs from there on.
 """
 
 from __future__ import annotations
