@@ -4,7 +4,7 @@
 
 The training of one cohort, without clipping, encoding and sum. The 2NN trains alone on the CPU, alone on the device,
 and at once on both; the CNN, which cannot be trained at once, alone on both. All take turns. `furthest_from_cpu`
-is that of the furthest client: where rounding moves a ReLU or a maximum across its edge, training differs from there on.
+is that of the furthest client: where rounding moves a ReLU or a maximum across its edge, training differs from there.
 """
 
 from __future__ import annotations
