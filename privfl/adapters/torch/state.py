@@ -103,7 +103,7 @@ def prepare_process(threads: int | None, device: torch.device | None = None, *, 
 
     Raises:
         ConfigError: This process was forked, and `threads` asks for several threads or differs from what the parent
-            computes with; or the parent has used the GPU, or trained on a machine that has one.
+            computes with. The same if the parent has used the GPU, or has trained on a machine that has one.
     """
     if _parent_threads is None:
         return
