@@ -23,6 +23,7 @@ from privfl.files import verify_chain
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.client_state import Stateful
+from privfl.fl.examples import ExampleGradients
 from privfl.fl.frames import REFUSAL, Invitation, Up, charter_of, frame_hash, model_from_bytes, open_down, seal_up
 from privfl.fl.plan import RoundPlan
 from privfl.fl.receipts import Receipt
@@ -200,7 +201,7 @@ class Sites:
     run: str = "run"
     now: float = 1000.0
     agents: frozenset[ClientId] = frozenset()
-    train: Train | Stateful = small
+    train: Train | Stateful | ExampleGradients = small
     evaluate: Train | None = None
 
     @classmethod
@@ -221,7 +222,8 @@ class Sites:
         policy = {
             "server": {"key": SERVER_KEY.public.public.hex()},
             "demands": {
-                "placements": ["distributed" if private else "none"],
+                "unit": config.privacy.unit,
+                "placements": [config.privacy.placement],
                 "schemes": [config.sum.scheme],
             },
             "budget": {"epsilon": epsilon} if private else {"unlimited": True},

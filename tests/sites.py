@@ -21,6 +21,7 @@ from privfl.experiment.schemes import describe
 from privfl.fl.charter import Charter
 from privfl.fl.client import ClientUpdate
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.examples import ExampleRule
 from privfl.fl.frames import Down, Invitation, Up, frame_hash, model_to_bytes, open_up, seal_down
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.receipts import Receipt
@@ -155,6 +156,7 @@ def a_federation(
     *,
     scheme: str = "masked",
     mechanism: Mechanism = NOISE,
+    examples: ExampleRule | None = None,
     length: int = LENGTH,
     rounds: int = 50,
     policy: str = "",
@@ -168,6 +170,7 @@ def a_federation(
         sites: The number of sites.
         scheme: The sum in the registry.
         mechanism: The noise.
+        examples: The terms of a sum over examples.
         length: The entries of the model.
         rounds: The rounds of the charter.
         policy: Further lines of every site's policy, which replace those of the same key.
@@ -189,7 +192,7 @@ def a_federation(
         population=sites,
         sampling=Everyone(),
         survivor_rule=SurvivorRule(0.0, min(3, sites)),
-        encoding=UpdateEncoding(length, FixedPoint(2.0**10, Ring(31)), FlatClip(1.0)),
+        encoding=UpdateEncoding(length, FixedPoint(2.0**10, Ring(31)), FlatClip(1.0), examples=examples),
         mechanism=mechanism,
         scheme=build.name,
         parameters=build.parameters,
@@ -199,7 +202,9 @@ def a_federation(
     agreed = Charter(**(values | {"terms": Charter.terms_of(plan), "members": members.clients} | charter))
     for home in made:
         members.write(home / "directory.json")
-        set_policy(home, {"key": f'"{agreed.server}"', "epsilon": "100.0", "answer_after": "5.0"} | _lines(policy))
+        own = {"unit": '"example"'} if examples is not None else {}
+        own |= {"key": f'"{agreed.server}"', "epsilon": "100.0", "answer_after": "5.0"}
+        set_policy(home, own | _lines(policy))
         home.approve(agreed)
     homes = {home.card.client: home for home in made}
     return Federation(folder, homes, members, agreed, key, clock, build, model=np.zeros(length))

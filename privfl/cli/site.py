@@ -194,9 +194,12 @@ def ledger(
     if as_json:
         total = spent if spent < float("inf") else "infinity"
         records = [receipt.record() for receipt in chain.receipts]
-        print_json({"spent": total, "budget": limit, "delta": policy.budget.delta, "receipts": records})
+        unit: dict[str, str | int] = {"unit": policy.demands.unit, "adjacency": policy.budget.adjacency}
+        unit["sites_per_person"] = policy.budget.sites_per_person
+        print_json({"spent": total, "budget": limit, "delta": policy.budget.delta, **unit, "receipts": records})
         return
-    table = Table(title=f"{site.card.name}: against the server, by worst case", title_justify="left")
+    of_whom = policy.unit_in_words
+    table = Table(title=f"{site.card.name}: against the server, for {of_whom}, by worst case", title_justify="left")
     for heading in ("no.", "charter", "round", "", "epsilon", "plan", "transcript"):
         table.add_column(heading)
     for r in chain.receipts:
@@ -205,7 +208,7 @@ def ledger(
         table.add_row(str(r.number), r.charter[:8], place, r.kind, epsilon, r.plan[:16], r.transcript[:16])
     output().print(table)
     of = "no budget" if limit is None else f"of {limit:g}"
-    output().print(f"epsilon {format_epsilon(spent, 2)} {of} at delta {policy.budget.delta:g}")
+    output().print(f"epsilon {format_epsilon(spent, 2)} {of} at delta {policy.budget.delta:g}, for {of_whom}")
 
 
 @app.command("reconcile", cls=Once, epilog="Example: [bold]privfl site reconcile hospital receipts.jsonl[/]")

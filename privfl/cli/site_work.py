@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import typer
 
 from privfl.cli.show import facts_table, output
+from privfl.codec import Vector
 from privfl.errors import ConfigError, StateError
 from privfl.files import user_path
-from privfl.fl.client import client_rng
+from privfl.fl.client import ClientUpdate, client_rng
 from privfl.site.agent import Agent
 from privfl.site.home import SiteHome
+from privfl.site.installed import installed_training
 from privfl.site.mock import mock_data
+from privfl.site.policy import Policy
 from privfl.site.site import Site
-from privfl.site.training import TRAINING_FRACTION, ChildTraining, installed_training
+from privfl.site.training import TRAINING_FRACTION, ChildTraining
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The site's folder.", parser=user_path)]
 PassphraseFile = Annotated[
@@ -106,24 +110,44 @@ def try_(
     training = ChildTraining(lambda: installed_training(site.folder, policy.training))
     try:
         began = time.perf_counter()
-        update = training(vector, site.card.client, round, client_rng(seed, round, site.card.client))
+        if policy.demands.unit == "example":
+            facts = _of_examples(training.norms(vector, site.card.client), policy)
+        else:
+            rng = client_rng(seed, round, site.card.client)
+            facts = _of_update(training(vector, site.card.client, round, rng), vector)
         seconds = time.perf_counter() - began
-        metrics = update.metrics
+        facts["seconds"] = f"{seconds:.3f} (training.answer_after is {policy.training.answer_after:g})"
         if policy.training.evaluate:
             found = training.evaluate(vector, site.card.client, round, client_rng(seed, round, site.card.client))
-            metrics = {**metrics, "test examples": found.examples, **{f"test {k}": v for k, v in found.metrics.items()}}
+            facts["test examples"] = str(found.examples)
+            facts |= {f"metric test {name}": f"{value:.6g}" for name, value in found.metrics.items()}
     finally:
         training.close()
+    output().print(facts_table("training", facts.items()))
+
+
+def _of_update(update: ClientUpdate, model: Vector) -> dict[str, str]:
+    """What an update is, in words."""
     finite = bool(np.isfinite(update.delta).all())
-    facts: dict[str, str] = {
-        "entries": f"{len(update.delta)} (the model has {len(vector)})",
+    facts = {
+        "entries": f"{len(update.delta)} (the model has {len(model)})",
         "l2 norm of the update": f"{float(np.linalg.norm(update.delta)):.6g}",
         "finite": "yes" if finite else "no: it would count as zeros",
         "examples": str(update.examples),
-        "seconds": f"{seconds:.3f} (training.answer_after is {policy.training.answer_after:g})",
     }
-    facts |= {f"metric {name}": f"{value:.6g}" for name, value in metrics.items()}
-    output().print(facts_table("training", facts.items()))
+    return facts | {f"metric {name}": f"{value:.6g}" for name, value in update.metrics.items()}
+
+
+def _of_examples(norms: npt.NDArray[np.float64], policy: Policy) -> dict[str, str]:
+    """What the gradients of all people are, in words: the largest sample that a step can have."""
+    counted = norms[np.isfinite(norms)]
+    facts = {"people": str(len(norms)), "gradients that count as zeros": str(len(norms) - len(counted))}
+    if len(counted):
+        middle, high, top = np.quantile(counted, (0.5, 0.9, 1.0))
+        facts["l2 norms of gradients"] = f"{middle:.4g} (median), {high:.4g} (nine of ten), {top:.4g} (largest)"
+        if (clip := policy.demands.max_clip_norm) is not None:
+            facts["longer than demands.max_clip_norm"] = f"{float(np.mean(counted > clip)):.1%}"
+    return facts
 
 
 def mock(

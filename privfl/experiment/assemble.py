@@ -27,7 +27,13 @@ from privfl.errors import BudgetExceeded, ConfigError
 from privfl.experiment import build, schemes
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
-from privfl.experiment.examples import check_example_settings, check_gradients, example_rule, unit_count
+from privfl.experiment.examples import (
+    check_example_settings,
+    check_gradients,
+    example_rule,
+    nominal_sites,
+    unit_count,
+)
 from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
 from privfl.experiment.fitting import check_noise, check_selection, check_tuning, is_taken, weighted
 from privfl.experiment.given import Given
@@ -164,7 +170,7 @@ class Assembly:
             run=bytes(RUN_NONCE_BYTES),
             round=0,
             model_hash="0" * 64,
-            cohort=nominal_cohort(sampling, self.clients),
+            cohort=nominal_sites(self.encoding.examples, nominal_cohort(sampling, self.clients)),
             population=self.clients,
             sampling=sampling,
             survivor_rule=rule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ from privfl.dp.unit import Poisson, PoissonBySite
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment.config import Client, Config
 from privfl.fl.examples import ExampleGradients, ExampleRule
+from privfl.wire import ClientId
 
 _MIN_ENTRY: Final = 8.0
 """The least bound of an entry of a client's sum, in clip norms."""
@@ -146,6 +148,61 @@ def example_rule(config: Config, clients: int, sizes: Sequence[int]) -> ExampleR
         rates = given or (sampling.probability,) * clients
         denominator = sum(rate * size for rate, size in zip(rates, sizes, strict=True)) or 1.0
     return ExampleRule(sampling, float(denominator), max(_MIN_ENTRY, float(denominator)))
+
+
+def with_sites(rule: ExampleRule, clients: Sequence[ClientId]) -> ExampleRule:
+    """The terms with the probability of each place given to the client at that place.
+
+    Args:
+        rule: The terms over places 0 to n - 1.
+        clients: The identities, increasing.
+    """
+    if not isinstance(rule.sampling, PoissonBySite):
+        return rule
+    pairs = zip(clients, (probability for _, probability in rule.sampling.probabilities), strict=True)
+    return dataclasses.replace(rule, sampling=PoissonBySite(tuple(pairs)))
+
+
+def nominal_sites(rule: ExampleRule | None, cohort: tuple[ClientId, ...]) -> tuple[ClientId, ...]:
+    """The cohort of a planned round: the clients that have a probability of their own, or the nominal ones.
+
+    Args:
+        rule: The terms of a sum over examples; None for updates of clients.
+        cohort: The nominal cohort.
+    """
+    if rule is None or not isinstance(rule.sampling, PoissonBySite):
+        return cohort
+    return tuple(site for site, _ in rule.sampling.probabilities)
+
+
+def check_sites(config: Config, *, stateful: bool) -> None:
+    """Refuse settings of sums over examples that say something about data, which are at sites elsewhere.
+
+    Args:
+        config: The settings of the server.
+        stateful: Whether the sites keep a state between rounds.
+
+    Raises:
+        ConfigError: Settings do not fit.
+    """
+    privacy = config.privacy
+    if privacy.unit == "client":
+        return
+    if privacy.denominator is None:
+        raise ConfigError(
+            "privacy.denominator is missing: the examples are at the sites, so it cannot follow from them. Set a "
+            "constant, such as the examples that you expect in a round over all sites"
+        )
+    if privacy.person is not None:
+        raise ConfigError(
+            "privacy.person names something of the data, which are at the sites: leave it out, and have each site's "
+            "training take `persons`"
+        )
+    if stateful:
+        raise ConfigError(
+            "a sum over examples takes one step from the same model at every site, and no site keeps a state: leave "
+            "`stateful` out, or set privacy.unit = 'client'"
+        )
 
 
 def unit_count(rule: ExampleRule | None, clients: int) -> int:

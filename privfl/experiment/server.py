@@ -25,6 +25,7 @@ from privfl.errors import ConfigError, StateError
 from privfl.experiment import schemes
 from privfl.experiment.assemble import Assembly, assemble
 from privfl.experiment.config import Config, Data
+from privfl.experiment.examples import check_sites
 from privfl.experiment.folder import RECEIPTS, Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.sites import (
@@ -80,7 +81,9 @@ class FederationServer:
 
     Args:
         folder: The run's folder; the folder around it exists.
-        config: The settings. `data`, `model`, `client` and `engine` play no part: sites have their own.
+        config: The settings. `data`, `model`, `client` and `engine` play no part: sites have their own. With
+            `privacy.unit = "example"` every round is one step over the sites' own examples, and values for each client
+            are those of `directory.clients`, in this order.
         initial: The first model, float `[d]`.
         directory: The sites and their keys.
         key: The server's signing key, which sites pin in their policy.
@@ -119,12 +122,13 @@ class FederationServer:
         clock: Callable[[], float] = time.time,
         tap: Tap = ignore,
     ) -> None:
+        check_sites(config, stateful=stateful)
         self.files = RunFolder(folder)
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
         self._evaluation, self._stateful, self._clock = evaluation, stateful, clock
         self._training, self._layout, self._interval, self._lifetime = training, layout, min_interval, lifetime
         config = dataclasses.replace(config, name=self.files.name, data=Data())
-        if config.server.weighting is None and config.privacy.placement == "none":
+        if config.server.weighting is None and (config.privacy.placement, config.privacy.unit) == ("none", "client"):
             config = config.with_overrides({"server.weighting": "examples"})
         clients = len(directory.clients)
         given = Given(

@@ -15,6 +15,7 @@ from privfl.dp import ElementClip
 from privfl.dp.unit import Everyone
 from privfl.errors import ConfigError, RemoteProtocolError, StateError, TooFewSurvivors
 from privfl.experiment.assemble import Assembly
+from privfl.experiment.examples import with_sites
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
@@ -35,6 +36,8 @@ UNBOUNDED: Final = 2.0**64
 
 REPEATS: Final = 3
 """The most attempts of one evaluation: it is repeated with more room for weights."""
+
+_AT_SITES: Final = "the sites train, not the server: run the round through a transport"
 
 
 class SiteDirectory(KeyDirectory, Protocol):
@@ -115,7 +118,21 @@ class SiteTraining:
         self, model: Vector, client: ClientId, round: int, rng: np.random.Generator, state: object = None
     ) -> NoReturn:
         """Raise `ConfigError`: nothing is trained where the server runs."""
-        raise ConfigError("the sites train, not the server: run the round through a transport")
+        raise ConfigError(_AT_SITES)
+
+    def people(self, client: ClientId) -> NoReturn:
+        """Raise `ConfigError`, as a call does: no example is where the server runs."""
+        raise ConfigError(_AT_SITES)
+
+    def gradients(self, model: Vector, client: ClientId, chosen: object) -> NoReturn:
+        """Raise `ConfigError`, as a call does.
+
+        Args:
+            model: Not used, like the other arguments.
+            client: See model.
+            chosen: See model.
+        """
+        raise ConfigError(_AT_SITES)
 
     def fingerprint(self) -> str:
         """The digest."""
@@ -152,6 +169,8 @@ def federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[str
         metrics: The training metrics that are summed in a run without noise.
     """
     encoding, rule = parts.encoding, parts.range_rule
+    if encoding.examples is not None:
+        encoding = dataclasses.replace(encoding, examples=with_sites(encoding.examples, clients))
     if rule is not None:
         summed = tuple(Metric(name, UNBOUNDED) for name in metrics)
         sizes = (MAX_EXAMPLES,) * len(clients) if rule.sizes else ()

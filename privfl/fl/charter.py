@@ -16,9 +16,10 @@ from typing import Any, Final
 from privfl.checks import check_count
 from privfl.crypto import VerifyKey
 from privfl.dp import AdaptiveClip
-from privfl.dp.unit import Everyone
+from privfl.dp.unit import Everyone, PoissonBySite
 from privfl.errors import ConfigError, PlanRejected, PrivacyError, StateError, WireError
 from privfl.files import atomic_write, canonical_json, read_json, user_path
+from privfl.fl.examples import ExampleRule
 from privfl.fl.plan import RoundPlan
 from privfl.fl.planwire import MAX_PLAN_BYTES, PREFIX
 from privfl.wire import ClientId
@@ -125,7 +126,7 @@ class Charter:
             if isinstance(own.clip, AdaptiveClip) and isinstance(theirs.clip, AdaptiveClip):
                 return replace(self.terms, encoding=own.in_round(theirs.clip.clip_norm))
             return self.terms
-        kept = ("length", "weighting", "metrics", "rounding", "rotation")
+        kept = ("length", "weighting", "metrics", "rounding", "rotation", "examples")
         if all(getattr(own, name) == getattr(theirs, name) for name in kept):
             return replace(self.terms, encoding=theirs)
         return self.terms
@@ -196,6 +197,15 @@ class Charter:
         terms, encoding = self.terms, self.terms.encoding
         noise = asdict(terms.mechanism)
         stated = f"{noise['placement']}, multiplier {noise['noise_multiplier']:g}, {noise['source']}"
+        if (rule := encoding.examples) is None:
+            unit = {"unit": "one client", "sampling": terms.sampling.describe()}
+        else:
+            unit = {
+                "unit": "one example",
+                "sampling": f"every site takes part, and samples its own examples: {rule.sampling.describe()}",
+                **_by_site(rule),
+                "denominator": f"{rule.denominator:g}, a public constant",
+            }
         return {
             "federation": self.name,
             "run": terms.run.hex(),
@@ -204,10 +214,10 @@ class Charter:
             "seconds between rounds": f"at least {self.min_interval:g}",
             "model entries": str(encoding.length),
             "sum": terms.scheme,
-            "clip norm": f"{encoding.clip.clip_norm:g}",
+            "clip norm": f"{encoding.clip.clip_norm:g}{'' if rule is None else ', of each gradient'}",
             "noise": stated if terms.mechanism.claims else "none",
             "colluders tolerated": str(noise["colluders"]),
-            "sampling": terms.sampling.describe(),
+            **unit,
             "state between rounds": "kept at each site" if terms.state_rounds else "none",
             "evaluated without noise": ", ".join(self.evaluation) or "nothing",
             "training function": self.training or "each site's own",
@@ -215,6 +225,13 @@ class Charter:
             "directory": self.directory,
             "server key": self.server,
         }
+
+
+def _by_site(rule: ExampleRule) -> dict[str, str]:
+    """The probability of each site, where sites have their own."""
+    if not isinstance(rule.sampling, PoissonBySite):
+        return {}
+    return {"probabilities": ", ".join(f"{site}: {value:g}" for site, value in rule.sampling.probabilities)}
 
 
 _FIELDS: Final = ("name", "rounds", "directory", "server", "layout", "training")

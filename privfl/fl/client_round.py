@@ -19,7 +19,7 @@ from privfl.fl.chunks import Chunk, ChunkAnswer, one_by_one
 from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
 from privfl.fl.encode_all import encode_all
-from privfl.fl.examples import ExampleGradients, example_sum
+from privfl.fl.examples import ExampleGradients, ExampleSums, example_sum
 from privfl.fl.faults import kind_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
@@ -44,13 +44,16 @@ class Contribution:
 
     Args:
         train: The local training. A `Stateful` one keeps a state at each client, and sums over examples need an
-            `ExampleGradients`.
+            `ExampleGradients` or an `ExampleSums`.
         scheme: The sum.
         on_client_error: "raise" lets an error of the training pass; "drop" lets its client drop out.
     """
 
     def __init__(
-        self, train: Train | Stateful | ExampleGradients, scheme: SecureSum, on_client_error: OnClientError = "raise"
+        self,
+        train: Train | Stateful | ExampleGradients | ExampleSums,
+        scheme: SecureSum,
+        on_client_error: OnClientError = "raise",
     ) -> None:
         check_choice("on_client_error", on_client_error, ("raise", "drop"))
         self.train, self.scheme, self.drops = train, scheme, on_client_error == "drop"

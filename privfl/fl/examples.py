@@ -98,14 +98,32 @@ class ExampleGradients(Protocol):
         ...
 
 
+@runtime_checkable
+class ExampleSums(Protocol):
+    """A training that samples its examples by coins of its own, as a site does whose child process holds the data."""
+
+    def example_sum(self, plan: RoundPlan, model: Vector, client: ClientId) -> Ints:
+        """One site's contribution to a step, as `sampled_sum` gives it.
+
+        Args:
+            plan: The plan of the round.
+            model: The global model, float `[d]`.
+            client: The site.
+
+        Returns:
+            int64 `[d]`.
+        """
+        ...
+
+
 def example_sum(train: object, plan: RoundPlan, model: Vector, client: ClientId) -> Ints:
     """One site's contribution to a step: the sum of the clipped negative gradients of the examples that it samples.
 
-    Secure coins are the operating system's, new ones for each attempt. In a simulation, and without noise, they follow
-    from the plan's seed.
+    An `ExampleSums` has coins of its own. Else secure coins are the operating system's, new ones for each attempt. In a
+    simulation, and without noise, they follow from the plan's seed.
 
     Args:
-        train: The training, an `ExampleGradients`.
+        train: The training, an `ExampleGradients` or an `ExampleSums`.
         plan: The plan of the round.
         model: The global model, float `[d]`.
         client: The site.
@@ -116,9 +134,9 @@ def example_sum(train: object, plan: RoundPlan, model: Vector, client: ClientId)
     Raises:
         ConfigError: The plan is not about examples, or the training gives no gradients of examples.
     """
-    encoding = plan.encoding
-    if encoding.examples is None:
-        raise ConfigError("the plan sums updates of clients: give its encoding `examples` for sums over examples")
+    rule_of(plan)
+    if isinstance(train, ExampleSums):
+        return _checked(train.example_sum(plan, model, client), plan)
     if not isinstance(train, ExampleGradients):
         raise ConfigError(
             "a step over examples needs their gradients: give a training with `people` and `gradients`, such as "
@@ -126,11 +144,65 @@ def example_sum(train: object, plan: RoundPlan, model: Vector, client: ClientId)
         )
     secure = plan.mechanism.claims and plan.mechanism.source == "secure"
     entropy = os.urandom if secure else seeded_entropy(plan.seed, plan.round, client, *COINS_STREAM)
-    chosen = sampled_people(train.people(client), encoding.examples.probability(client), entropy)
-    gradients = train.gradients(model, client, chosen) if len(chosen) else iter(())
+    return sampled_sum(train, plan, model, client, entropy=entropy)
+
+
+def sampled_sum(train: ExampleGradients, plan: RoundPlan, model: Vector, client: ClientId, *, entropy: Entropy) -> Ints:
+    """The sum of the clipped negative gradients of the people whom these coins sample.
+
+    Args:
+        train: The training.
+        plan: The plan of the round.
+        model: The global model, float `[d]`.
+        client: The site.
+        entropy: Where the coins come from.
+
+    Returns:
+        int64 `[d]`.
+
+    Raises:
+        ConfigError: The plan is not about examples, or the training gives other gradients than one for each person.
+    """
+    encoding, rule = plan.encoding, rule_of(plan)
+    chosen = sampled_people(train.people(client), rule.probability(client), entropy)
+    gradients = _one_each(train.gradients(model, client, chosen), len(chosen)) if len(chosen) else iter(())
     total = clipped_sum(gradients, encoding.codec, encoding.clip.clip_norm, encoding.length)
     bound = encoding.entry_bound
     return np.clip(-total, -bound, bound)
+
+
+def rule_of(plan: RoundPlan) -> ExampleRule:
+    """The terms of a plan about single examples; raises `ConfigError` for a plan about clients."""
+    if plan.encoding.examples is None:
+        raise ConfigError("the plan sums updates of clients: give its encoding `examples` for sums over examples")
+    return plan.encoding.examples
+
+
+def _checked(total: Ints, plan: RoundPlan) -> Ints:
+    """A sum that was made elsewhere, within its bounds."""
+    if total.shape != (plan.encoding.length,) or total.dtype != np.int64:
+        raise ConfigError(
+            f"a sum of {total.dtype} of shape {total.shape} came back, and the plan sums int64 of "
+            f"{plan.encoding.length} entries"
+        )
+    bound = plan.encoding.entry_bound
+    return np.clip(total, -bound, bound)
+
+
+def _one_each(
+    gradients: Iterable[npt.NDArray[np.floating[Any]]], people: int
+) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    """The gradients; raises `ConfigError` unless there is one for each person, whose clip holds for one alone."""
+    left = people
+    for part in gradients:
+        left -= len(part)
+        if left < 0:
+            break
+        yield part
+    if left:
+        raise ConfigError(
+            "`gradients` must give one gradient for each person that was chosen: sum those of one person's examples"
+        )
 
 
 def check_plan(plan: RoundPlan) -> None:

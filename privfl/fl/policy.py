@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from privfl.dp.release import Placement
 from privfl.dp.unit import Level
 from privfl.errors import PlanRejected
+from privfl.fl.examples import ExampleRule
 from privfl.fl.plan import RoundPlan
 from privfl.sums import SecureSum, SumPolicy, SumTask
 from privfl.sums.noise import RosterNoise
@@ -60,9 +61,11 @@ class ClientPolicy:
         if self.placements is not None and mechanism.placement not in self.placements:
             allowed = ", ".join(sorted(self.placements))
             raise PlanRejected(f"the noise is {mechanism.placement!r}, and this client accepts: {allowed}")
-        if self.level not in (None, plan.level):
+        hides = not plan.evaluates or mechanism.claims  # metrics without noise are of no unit
+        if hides and self.level not in (None, plan.level):
             raise PlanRejected(f"the plan hides one {plan.level}, and this client insists on one {self.level}")
-        self._check_examples(plan)
+        if (rule := plan.encoding.examples) is not None:
+            check_probability(rule, self.max_sampling_probability)
         demanded = self.placements is not None or self.min_noise_stddev > 0
         if demanded and mechanism.claims and mechanism.source != "secure":
             raise PlanRejected("the noise is sampled from the plan's public seed, and this client insists on noise")
@@ -83,15 +86,6 @@ class ClientPolicy:
         self.sum.check(task)
         return task
 
-    def _check_examples(self, plan: RoundPlan) -> None:
-        """Compare the sampling of a sum over examples with the demands."""
-        rule = plan.encoding.examples
-        if rule is not None and rule.sampling.probability > self.max_sampling_probability:
-            raise PlanRejected(
-                f"examples are sampled with probability {rule.sampling.probability:g}, and this client allows "
-                f"{self.max_sampling_probability:g}"
-            )
-
     def _check_members(self, noise: RosterNoise) -> None:
         """Compare the numbers of mesh noise with the demands."""
         demands = [
@@ -103,3 +97,17 @@ class ClientPolicy:
                 raise PlanRejected(
                     f"{name} of the mesh noise is {stated}, and this client insists on at least {wanted}"
                 )
+
+
+def check_probability(rule: ExampleRule, max_probability: float) -> None:
+    """Raise `PlanRejected` for a sum over examples in which a site samples its examples with too large a probability.
+
+    Args:
+        rule: The terms of the sum.
+        max_probability: The largest probability that a client allows.
+    """
+    if rule.sampling.probability > max_probability:
+        raise PlanRejected(
+            f"examples are sampled with probability {rule.sampling.probability:g}, and this client allows "
+            f"{max_probability:g}"
+        )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from privfl.dp import Ledger, Release
-from privfl.dp.accounting.accountant import Accountant
 from privfl.dp.unit import Everyone
-from privfl.errors import PlanRejected
+from privfl.errors import PlanRejected, StateError
 from privfl.fl.plan import RoundPlan
 from privfl.site.policy import Policy
 from privfl.sums import SecureSum
@@ -19,11 +18,18 @@ class Account:
     Args:
         folder: Where the ledgers are.
         policy: The policy; its budget is judged over all ledgers together.
+
+    Raises:
+        StateError: A ledger is of another unit than the policy.
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         self._folder, self._policy = folder, policy
-        self._ledgers = {path.stem: Ledger(policy.unit, path) for path in sorted(folder.glob("*.jsonl"))}
+        try:
+            self._ledgers = {path.stem: Ledger(policy.unit, path) for path in sorted(folder.glob("*.jsonl"))}
+        except StateError:
+            check_units(folder, policy)
+            raise
         self._spent: float | None = None
 
     @property
@@ -34,9 +40,8 @@ class Account:
     def spent(self) -> float:
         """Epsilon against the server over all charters, at the delta of the policy; 0 before the first round."""
         if self._spent is None:
-            accountant = Accountant(self._policy.budget.delta, observer="server")
             charged = [ledger for ledger in self.ledgers if ledger.releases]
-            self._spent = accountant.spent(charged, quick=True) if charged else 0.0
+            self._spent = self._policy.accountant.spent(charged, quick=True) if charged else 0.0
         return self._spent
 
     def charge(self, charter: str, plan: RoundPlan, scheme: SecureSum) -> Release | None:
@@ -92,7 +97,28 @@ class Account:
         return self._ledgers[charter]
 
     def _note_draw(self, ledger: Ledger, release: Release) -> None:
-        """The server knows the cohort, so nothing is claimed from how it was sampled."""
-        if ledger.draw_of(release.round) is None:
+        """The server knows the cohort, so nothing is claimed from how it was sampled. Examples are sampled here."""
+        if ledger.unit.level == "client" and ledger.draw_of(release.round) is None:
             certain = isinstance(release.sampling, Everyone) and ledger.unit.adjacency != "add_remove"
             ledger.draw(release.round, release.sampling, 0.0 if certain else None)
+
+
+def check_units(folder: Path, policy: Policy) -> None:
+    """Raise `StateError` where a ledger is of another unit than the policy; other faults of a file are passed over.
+
+    Args:
+        folder: Where the ledgers are.
+        policy: The policy.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        try:
+            kept = Ledger.read(path).unit
+        except StateError:
+            continue
+        if kept != policy.unit:
+            asked = policy.unit
+            raise StateError(
+                f"{path} counts {kept.level}s under {kept.adjacency}, and policy.toml asks for {asked.level}s under "
+                f"{asked.adjacency}, whose figures are never added: set demands.unit and budget.adjacency back, or "
+                "make another site's folder"
+            )

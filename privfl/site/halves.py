@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from privfl.errors import PlanRejected
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_round import ClientRound, Contribution, saves_sessions
 from privfl.fl.client_state import ClientState, SiteState, Stateful
+from privfl.fl.examples import ExampleGradients, ExampleSums
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.receipts import Mode
 from privfl.site.entry import AcceptedRound
+from privfl.site.examples import NO_GRADIENTS, NoExamples, OwnCoins, OwnExamples, SiteCoins, SiteSums
 from privfl.site.log import SiteLog
 from privfl.sums import SecureSum
 from privfl.sums.base import Entropy
@@ -30,11 +33,12 @@ class Halves:
     """Makes the client's half of each round.
 
     Args:
-        train: The training function.
+        train: The training function; plans about examples need an `ExampleGradients` or a `SiteSums`.
         evaluate: The evaluation of a model; None calls `train`.
         own: The keys of the site.
         policy: What the site insists on.
         states: The folder of the states of `Stateful` training, one file for each charter.
+        coins: The coins of rounds about examples.
         mode: Where this code runs.
         log: The log of the site.
         entropy: A source of random bytes.
@@ -42,26 +46,28 @@ class Halves:
 
     def __init__(
         self,
-        train: Train | Stateful,
+        train: Train | Stateful | ExampleGradients | SiteSums,
         evaluate: Train | None,
         *,
         own: Credentials,
         policy: ClientPolicy,
         states: Path,
+        coins: SiteCoins,
         mode: Mode,
         log: SiteLog,
         entropy: Entropy = os.urandom,
     ) -> None:
         self._train, self._evaluate = train, evaluate
-        self._own, self._policy, self._states = own, policy, states
+        self._own, self._policy, self._states, self._coins = own, policy, states, coins
         self._mode, self._log, self._entropy = mode, log, entropy
 
     def check(self, entry: AcceptedRound) -> None:
         """Raise an error, before a round costs anything, if this site could not take part in it to its end.
 
         Raises:
-            PlanRejected: Either the plan or the training keeps states, and the other does not. Or the sum saves no
-                sessions, and this site runs in an app that may end between two steps.
+            PlanRejected: Either the plan or the training keeps states, and the other does not. Or one is of examples,
+                and the other of clients. Or the sum saves no sessions, and this site runs in an app that may end
+                between two steps.
             StateError: The state that the plan names is not here.
         """
         plan = entry.plan
@@ -72,6 +78,10 @@ class Halves:
             )
         if plan.evaluates:
             return
+        if plan.level == "example":
+            self._sums()
+        elif not callable(self._train):
+            raise PlanRejected("the plan sums updates of clients, and the training function gives gradients alone")
         if isinstance(self._train, Stateful) != bool(plan.state_rounds):
             raise PlanRejected(
                 "the charter keeps a state at each site, and this training function keeps none"
@@ -89,14 +99,34 @@ class Halves:
         """
         plan = entry.plan
         keeper = self._keeper(entry) if plan.state_rounds else None
-        work = self._evaluate if plan.evaluates and self._evaluate is not None else self._train
         try:
-            return self._half(entry, work, keeper)
+            return self._half(entry, self._work(entry), keeper)
         except Exception as error:
             self._log.note("training failed", error=type(error).__name__, traceback=traceback.format_exc()[-4000:])
             if not plan.mechanism.claims:
                 raise PlanRejected("the training failed, and a round without noise has nothing to send") from error
+        if plan.level == "example":
+            return self._half(entry, NoExamples(), None)
         return self._half(entry, _nothing if keeper is None else Stateful(_nothing_new), keeper)
+
+    def forget_coins(self, charter: str) -> None:
+        """Remove the coins of a charter's round, whose contribution is saved."""
+        self._coins.forget(charter)
+
+    def _work(self, entry: AcceptedRound) -> Train | Stateful | ExampleSums:
+        """What makes the contribution of a round."""
+        if entry.plan.level == "example":
+            return OwnCoins(self._sums(), self._coins.of(entry.charter.digest().hex(), entry.plan), self._log)
+        evaluates = entry.plan.evaluates and self._evaluate is not None
+        return cast("Train | Stateful", self._evaluate if evaluates else self._train)
+
+    def _sums(self) -> SiteSums:
+        """The site's examples; raises `PlanRejected` for a training that gives no gradients of them."""
+        if isinstance(self._train, SiteSums):
+            return self._train
+        if isinstance(self._train, ExampleGradients):
+            return OwnExamples(self._train)
+        raise PlanRejected(NO_GRADIENTS)
 
     def restored(self, state: bytes, scheme_of: Callable[[RoundPlan], SecureSum]) -> ClientRound:
         """The half whose state a record holds.
@@ -121,7 +151,9 @@ class Halves:
             entropy=self._entropy,
         )
 
-    def _half(self, entry: AcceptedRound, train: Train | Stateful, keeper: SiteState | None) -> ClientRound:
+    def _half(
+        self, entry: AcceptedRound, train: Train | Stateful | ExampleSums, keeper: SiteState | None
+    ) -> ClientRound:
         return ClientRound.trained(
             entry.plan.to_bytes(),
             entry.model,

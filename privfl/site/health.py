@@ -13,11 +13,12 @@ from privfl.crypto.members import Members
 from privfl.errors import PrivflError
 from privfl.files import read_json
 from privfl.fl.charter import Charter
+from privfl.site.account import check_units
 from privfl.site.chain import ReceiptChain
 from privfl.site.entry import MAX_CLOCK_STEP
-from privfl.site.home import BEHIND, DAY, LOG, RECEIPTS, SiteHome
+from privfl.site.home import BEHIND, DAY, LEDGERS, LOG, RECEIPTS, SiteHome
+from privfl.site.installed import file_hash
 from privfl.site.policy import Policy
-from privfl.site.training import file_hash
 
 SOON_DAYS: Final = 30
 """A date that is closer than this is a warning."""
@@ -63,6 +64,8 @@ def findings(home: SiteHome, now: float) -> list[Finding]:
         found.append(_of_charter(digest.hex(), charter, policy, members))
     if not charters:
         found.append(Finding("warning", "charters", "none is approved", "run `privfl site approve` on a charter"))
+    if policy is not None:
+        _tried(found, "ledger", lambda: check_units(home / LEDGERS, policy), "correct policy.toml")
     found += _of_receipts(home, now)
     return found
 
@@ -87,6 +90,9 @@ def _of_policy(home: SiteHome, policy: Policy) -> Iterator[Finding]:
         yield Finding(
             "warning", "policy", "budget.unlimited is true: no epsilon is kept", "set a budget if data need one"
         )
+    if policy.training.answer_after == 0:
+        text = "training.answer_after is 0: the time of an answer reveals how many examples were trained on"
+        yield Finding("warning", "policy", text, "set it above the seconds that `privfl site try` prints")
     try:
         digest = file_hash(home.folder, policy.training)
     except PrivflError as error:

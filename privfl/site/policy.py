@@ -10,16 +10,16 @@ from typing import Final
 
 import privfl.experiment.config as files
 from privfl.crypto import VerifyKey
-from privfl.dp import Budget, PrivacyUnit
+from privfl.dp import Accountant, Budget, PrivacyUnit
 from privfl.dp.release import PLACEMENTS, Placement
-from privfl.dp.unit import Adjacency
+from privfl.dp.unit import Adjacency, Level
 from privfl.errors import ConfigError, PlanRejected
 from privfl.experiment.config import Config
 from privfl.experiment.config.checked import Number, descriptions, section, setting
 from privfl.experiment.config.sections import Scheme
 from privfl.experiment.schemes import describe
 from privfl.fl.charter import Charter
-from privfl.fl.policy import ClientPolicy
+from privfl.fl.policy import ClientPolicy, check_probability
 from privfl.sums import SumPolicy
 
 _KEY_BYTES: Final = 32
@@ -46,6 +46,11 @@ class ServerTrust:
 class Demands:
     """The demands on every plan."""
 
+    unit: Level = setting(
+        default="client",
+        description="What the noise of every plan hides: the whole site (client), or one example of it (example). The "
+        "budget is of this unit, too. A folder keeps one unit: figures of clients and of examples are never added.",
+    )
     schemes: tuple[Scheme, ...] = setting(default=("masked",), description="The sums that are accepted.")
     placements: tuple[Placement, ...] = setting(
         default=("distributed", "mesh"),
@@ -70,6 +75,12 @@ class Demands:
     max_clip_norm: Number | None = setting(
         default=None, gt=0, description="The largest clip norm; without it, any clip norm is accepted."
     )
+    max_sampling_probability: Number = setting(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="The largest probability with which any site may sample an example in a step; of unit example.",
+    )
     max_rounds: int = setting(default=1000, ge=1, description="The most rounds that a charter may have.")
     layout: str = setting(
         default="", description="The digest of the model's layout that a charter must name; empty accepts any."
@@ -78,7 +89,7 @@ class Demands:
 
 @section("budget")
 class SiteBudget:
-    """The limit of what the server may learn about this site, over all charters together."""
+    """The limit of what the server may learn about one unit of this site, over all charters together."""
 
     epsilon: Number = setting(
         default=1.0,
@@ -94,8 +105,13 @@ class SiteBudget:
     )
     adjacency: Adjacency = setting(
         default="replace_one",
-        description="What epsilon hides: that the site takes part (add_remove), its data against any other data "
+        description="What epsilon hides: that the unit takes part (add_remove), its data against any other data "
         "(replace_one), or its data against no contribution (zero_out).",
+    )
+    sites_per_person: int = setting(
+        default=1,
+        ge=1,
+        description="How many sites may hold an example of one person, whom epsilon then hides; of unit example.",
     )
 
 
@@ -187,7 +203,8 @@ class Policy:
             max_clip_norm=math.inf if asks.max_clip_norm is None else asks.max_clip_norm,
             min_colluders=asks.min_colluders,
             min_spare=asks.min_spare,
-            level="client",  # the site's account, and its child process, are of whole sites
+            level=asks.unit,
+            max_sampling_probability=asks.max_sampling_probability,
         )
 
     @property
@@ -195,12 +212,25 @@ class Policy:
         """The budget as an accountant judges it; None without one."""
         if self.budget.unlimited:
             return None
-        return Budget(self.budget.epsilon, self.budget.delta, observer="server")
+        return Budget(self.budget.epsilon, self.budget.delta, observer="server", group=self.budget.sites_per_person)
+
+    @property
+    def accountant(self) -> Accountant:
+        """The question that the budget asks, without its limit."""
+        return Accountant(self.budget.delta, observer="server", group=self.budget.sites_per_person)
 
     @property
     def unit(self) -> PrivacyUnit:
-        """The unit whose presence the budget hides: this site."""
-        return PrivacyUnit("client", self.budget.adjacency)
+        """The unit whose presence the budget hides: this site, or one of its examples."""
+        return PrivacyUnit(self.demands.unit, self.budget.adjacency)
+
+    @property
+    def unit_in_words(self) -> str:
+        """The unit of every figure of this site, for people."""
+        if self.demands.unit == "client":
+            return "this site as a whole"
+        sites = self.budget.sites_per_person
+        return "one example" if sites == 1 else f"a person with one example at each of {sites} sites"
 
     @property
     def server_key(self) -> VerifyKey:
@@ -217,6 +247,13 @@ class Policy:
             raise PlanRejected(
                 f"the charter has {charter.rounds} rounds, and demands.max_rounds is {self.demands.max_rounds}"
             )
+        if charter.terms.level != self.demands.unit:
+            raise PlanRejected(
+                f"the charter hides one {charter.terms.level}, and demands.unit is {self.demands.unit!r}: make another "
+                "site's folder for that unit, because figures of clients and of examples are never added"
+            )
+        if (rule := charter.terms.encoding.examples) is not None:
+            check_probability(rule, self.demands.max_sampling_probability)
         if self.demands.layout not in ("", charter.layout):
             raise PlanRejected("the charter names another layout than demands.layout in policy.toml")
         if charter.training not in ("", self.training.sha256):
@@ -254,6 +291,18 @@ def load_policy(path: Path | str) -> Policy:
     ):
         if value and (len(value) != 2 * _KEY_BYTES or set(value) - set("0123456789abcdef")):
             raise ConfigError(f"{path}: {key} must be 64 hexadecimal digits, or empty")
+    if policy.demands.unit == "client":
+        given = {
+            "demands.max_sampling_probability": policy.demands.max_sampling_probability != 1,
+            "budget.sites_per_person": policy.budget.sites_per_person != 1,
+        }
+        for key in filter(given.get, given):
+            raise ConfigError(f"{path}: {key} is about examples: set demands.unit = 'example', or leave it out")
+    if policy.budget.sites_per_person > 1 and policy.budget.adjacency == "replace_one":
+        raise ConfigError(
+            f"{path}: budget.sites_per_person is known for add_remove and zero_out only: set budget.adjacency to one "
+            "of them, or leave it out"
+        )
     return policy
 
 

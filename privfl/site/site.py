@@ -25,12 +25,14 @@ from privfl.fl.charter import Charter
 from privfl.fl.client import Train
 from privfl.fl.client_round import ClientRound
 from privfl.fl.client_state import Stateful
+from privfl.fl.examples import ExampleGradients
 from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
 from privfl.fl.receipts import Mode, Receipt, ReceiptKind
 from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
 from privfl.site.entry import AcceptedRound, Judge
+from privfl.site.examples import SiteCoins, SiteSums
 from privfl.site.halves import Halves
 from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, STATES, SiteHome
 from privfl.site.log import SiteLog
@@ -52,7 +54,8 @@ class Site:
 
     Args:
         home: The site's folder.
-        train: The training function; a `Stateful` one keeps its state in the folder.
+        train: The training function; a `Stateful` one keeps its state in the folder. Plans about examples need an
+            `ExampleGradients`.
         evaluate: The evaluation of a model, called like `train`; None calls `train`, which an engine's adapter makes.
         mode: "agent" in a process of the site's own, "in-app" in the process of an engine's app; receipts state it.
         passphrase: The passphrase of the keys, where they are under one.
@@ -68,7 +71,7 @@ class Site:
     def __init__(
         self,
         home: Path | str,
-        train: Train | Stateful,
+        train: Train | Stateful | ExampleGradients | SiteSums,
         *,
         evaluate: Train | None = None,
         mode: Mode = "in-app",
@@ -94,6 +97,7 @@ class Site:
                 own=self._own,
                 policy=self._policy.client,
                 states=self._home / STATES,
+                coins=SiteCoins(self._home / ROUNDS, entropy),
                 mode=mode,
                 log=self.log,
                 entropy=entropy,
@@ -222,6 +226,7 @@ class Site:
         half = self._halves.trained(entry)
         body = half.start()
         sent = self._finish(request, half, body, task, _START, entered)
+        self._halves.forget_coins(digest.hex())
         self._remember(task)
         self._wait(digest)
         return sent

@@ -1,31 +1,30 @@
-"""The training of a site: a function that the site installed and pinned by hash, run in a child process."""
+"""The training of a site in a child process, which holds no key and dies with the agent."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.abc
-import importlib.util
 import json
 import multiprocessing
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from privfl.codec import Vector
 from privfl.engine.child import follow_parent, serve
-from privfl.errors import ClientFailed, ConfigError, StateError
+from privfl.errors import ClientFailed, ConfigError
 from privfl.experiment.workers import single_threaded
 from privfl.files import canonical_json
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_state import ClientState, Stateful, pack_state, unpack_state
-from privfl.site.policy import Training
+from privfl.fl.examples import ExampleGradients
+from privfl.fl.plan import RoundPlan
+from privfl.ring import Ints
+from privfl.site.examples import NO_GRADIENTS, OwnExamples
+from privfl.site.installed import Evaluate, Installed
 from privfl.wire import ClientId
 
 TRAINING_FRACTION: Final = 0.9
@@ -33,100 +32,6 @@ TRAINING_FRACTION: Final = 0.9
 
 _DELTA: Final = "delta"
 _BLOCK: Final = "block "
-
-
-Evaluate = Callable[[Vector], tuple[int, Mapping[str, float]]]
-"""(model) -> (number of test examples, mean of each metric over them)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """The functions that a site installed, over its own data.
-
-    Attributes:
-        train: The training function; a `Stateful` one keeps a state at the site between rounds.
-        evaluate: The evaluation of a model on the site's test examples; None refuses plans that evaluate.
-    """
-
-    train: Train | Stateful
-    evaluate: Evaluate | None = None
-
-
-def file_hash(folder: Path, training: Training) -> str:
-    """The SHA-256 of the training file, 64 hexadecimal digits.
-
-    Args:
-        folder: The site's folder.
-        training: The section of the policy.
-
-    Raises:
-        ConfigError: There is no such file.
-    """
-    return hashlib.sha256(_source(folder, training)).hexdigest()
-
-
-def _source(folder: Path, training: Training) -> bytes:
-    file, colon, name = training.entry.partition(":")
-    if not colon or not name.isidentifier() or not file.endswith(".py"):
-        raise ConfigError(
-            "training.entry must name a Python file, a colon and a function, such as train.py:make, not "
-            f"{training.entry!r}"
-        )
-    try:
-        return (folder / file).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"training.entry names {folder / file}, which cannot be read: {error.strerror}") from error
-
-
-def installed_training(folder: Path, training: Training) -> Installed:
-    """Return the training function of the policy, and its evaluation if it names one, over the site's data.
-
-    Args:
-        folder: The site's folder.
-        training: The section of the policy.
-
-    Raises:
-        ConfigError: The file is not there, or has no such function.
-        StateError: The file has another hash than the policy pins.
-    """
-    source, (file, _, name) = _source(folder, training), training.entry.partition(":")
-    found = hashlib.sha256(source).hexdigest()
-    if found != training.sha256:
-        raise StateError(
-            f"{folder / file} has the SHA-256 {found}, and training.sha256 is {training.sha256 or 'empty'}: read the "
-            "file, then set training.sha256"
-        )
-    module, made = _module(source, folder / file), []
-    for function in filter(None, (name, training.evaluate)):
-        make = getattr(module, function, None)
-        if not callable(make):
-            raise ConfigError(f"{folder / file} has no function {function}")
-        made.append(make(folder / training.data))
-    return Installed(*made)
-
-
-class _Pinned(importlib.abc.SourceLoader):
-    """Loads a module from the very bytes that were hashed, not from a file that may have changed since."""
-
-    def __init__(self, source: bytes, path: Path) -> None:
-        self._source, self._path = source, str(path)
-
-    def get_filename(self, fullname: str) -> str:
-        return self._path
-
-    def get_data(self, path: str) -> bytes:
-        if path != self._path:
-            raise OSError("only the file that was hashed is read")
-        return self._source
-
-
-def _module(source: bytes, path: Path) -> ModuleType:
-    loader = _Pinned(source, path)
-    spec = importlib.util.spec_from_loader("privfl_site_training", loader)
-    assert spec is not None  # noqa: S101 - a loader was given
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 class ChildTraining:
@@ -140,7 +45,9 @@ class ChildTraining:
         seconds: The longest time that one training may take; None sets no limit.
     """
 
-    def __init__(self, make: Callable[[], Train | Stateful | Installed], *, seconds: float | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], Train | Stateful | ExampleGradients | Installed], *, seconds: float | None = None
+    ) -> None:
         self._seconds, self._late = seconds, 0
         self._lock = threading.Lock()
         context = multiprocessing.get_context("fork")
@@ -211,34 +118,64 @@ class ChildTraining:
         """
         return self._worked("evaluate", model, client, round, rng=rng)[0]
 
-    def learner(self) -> Train | Stateful:
-        """The training as a round takes it: `Stateful` if the child's is. Waits until the child has made it.
+    def sampled_sum(self, plan: RoundPlan, model: Vector, client: ClientId, coins: bytes) -> tuple[Ints, str]:
+        """Sum over examples in the child; see `privfl.site.examples.SiteSums`.
+
+        Args:
+            plan: The plan of the round.
+            model: The model.
+            client: The client.
+            coins: The secret of the attempt.
 
         Raises:
-            ConfigError: The training function could not be made.
+            ClientFailed: As in a call, or the training gives no gradients of single examples.
+        """
+        facts = {"coins": coins.hex(), "round": plan.round}
+        reply = self._asked("sum", facts, client, model, plan.to_bytes())
+        failed, _, total = reply.partition(b"\n")
+        return np.frombuffer(total, np.int64), json.loads(failed)
+
+    def norms(self, model: Vector, client: ClientId) -> npt.NDArray[np.float64]:
+        """The norm of the gradient of each person; see `OwnExamples.norms`.
+
+        Args:
+            model: The model.
+            client: The client.
+
+        Raises:
+            ClientFailed: As in `sampled_sum`.
+        """
+        return np.frombuffer(self._asked("norms", {}, client, model), np.float64)
+
+    def learner(self) -> Learner:
+        """The training as a round takes it. Waits until the child has made it.
+
+        Raises:
+            ConfigError: The training function could not be made, or is none.
         """
         with self._lock:
             try:
-                reply = self._reply(canonical_json({"work": "describe"}) + b"\n", 0, None)
+                kind = json.loads(self._reply(canonical_json({"work": "describe"}) + b"\n", 0, None))
             except _InChild as error:
                 raise ConfigError(f"the training function could not be made: {error.reason}\n{error.trace}") from error
             except (EOFError, OSError) as error:
                 raise ConfigError("the process that makes the training function has died") from error
-        return Stateful(self.with_state) if json.loads(reply)["stateful"] else self
+        if kind["stateful"]:
+            return Stateful(self.with_state)
+        if kind["examples"]:
+            return ChildBoth(self) if kind["trains"] else ChildExamples(self)
+        if kind["trains"]:
+            return self.__call__
+        raise ConfigError(
+            "training.entry must return a training function, a privfl.fl.Stateful, or gradients of single examples "
+            "such as privfl.fl.linear.LinearTrain"
+        )
 
     def _worked(
         self, work: str, model: Vector, client: ClientId, round: int, *, rng: np.random.Generator, state: bytes = b""
     ) -> tuple[ClientUpdate, bytes]:
-        facts = {"work": work, "kind": model.dtype.name, "client": client, "round": round, "length": len(model)}
-        request = b"\n".join((canonical_json({**facts, "rng": rng.bit_generator.state}), model.tobytes() + state))
-        with self._lock:
-            try:
-                end = None if self._seconds is None else time.monotonic() + self._seconds
-                reply = self._reply(request, client, end)
-            except _InChild as error:
-                raise ClientFailed(client, f"{error.reason}\n{error.trace}") from error
-            except (EOFError, OSError) as error:
-                raise ClientFailed(client, "the process that trains has died: start the agent again") from error
+        facts = {"round": round, "rng": rng.bit_generator.state}
+        reply = self._asked(work, facts, client, model, state)
         head, _, rest = reply.partition(b"\n")
         found = json.loads(head)
         blocks, after = unpack_state(rest[: found["arrays"]]), rest[found["arrays"] :]
@@ -246,6 +183,18 @@ class ChildTraining:
         delta = blocks.pop(_DELTA)
         named = {name.removeprefix(_BLOCK): array for name, array in blocks.items()}
         return ClientUpdate(delta, found["examples"], found["metrics"], named, found["steps"]), after
+
+    def _asked(self, work: str, facts: Mapping[str, Any], client: ClientId, model: Vector, data: bytes = b"") -> bytes:
+        head = {"work": work, "kind": model.dtype.name, "client": client, "length": len(model), **facts}
+        request = b"\n".join((canonical_json(head), model.tobytes() + data))
+        with self._lock:
+            try:
+                end = None if self._seconds is None else time.monotonic() + self._seconds
+                return self._reply(request, client, end)
+            except _InChild as error:
+                raise ClientFailed(client, f"{error.reason}\n{error.trace}") from error
+            except (EOFError, OSError) as error:
+                raise ClientFailed(client, "the process that trains has died: start the agent again") from error
 
     def _reply(self, request: bytes, client: ClientId, end: float | None) -> bytes:
         while self._late:  # the replies of trainings that took too long
@@ -266,6 +215,37 @@ class ChildTraining:
         return self._pipe.recv_bytes()
 
 
+class ChildExamples:
+    """The examples of a child whose training gives gradients: a `SiteSums`.
+
+    Args:
+        child: The child.
+    """
+
+    def __init__(self, child: ChildTraining) -> None:
+        self.sampled_sum = child.sampled_sum
+
+
+class ChildBoth(ChildExamples):
+    """The same, of a training that trains whole clients, too.
+
+    Args:
+        child: The child.
+    """
+
+    def __init__(self, child: ChildTraining) -> None:
+        super().__init__(child)
+        self._child = child
+
+    def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
+        """Train in the child; see `Train`."""
+        return self._child(model, client, round, rng)
+
+
+Learner = Train | Stateful | ChildExamples
+"""A training in a child as a round takes it."""
+
+
 class _InChild(Exception):
     """The child raised an error."""
 
@@ -277,7 +257,7 @@ class _InChild(Exception):
 class _Child:
     """The child's side: it makes what the site installed, and answers requests with updates."""
 
-    def __init__(self, make: Callable[[], Train | Stateful | Installed]) -> None:
+    def __init__(self, make: Callable[[], Train | Stateful | ExampleGradients | Installed]) -> None:
         self._make, self._installed = make, cast("Installed", None)
 
     def begin(self) -> None:
@@ -291,18 +271,24 @@ class _Child:
         facts = json.loads(head)
         train = self._installed.train
         if facts["work"] == "describe":
-            return json.dumps({"stateful": isinstance(train, Stateful)}).encode()
-        model, state = np.frombuffer(data, facts["kind"], facts["length"]), b""
-        rng = np.random.default_rng()
+            examples, trains = isinstance(train, ExampleGradients), callable(train)
+            return json.dumps(
+                {"stateful": isinstance(train, Stateful), "examples": examples, "trains": trains}
+            ).encode()
+        model = np.frombuffer(data, facts["kind"], facts["length"])
+        rest = data[model.nbytes :]
+        if facts["work"] in ("sum", "norms"):
+            return self._of_examples(facts, model, rest)
+        state, rng = b"", np.random.default_rng()
         rng.bit_generator.state = facts["rng"]
         given = model, facts["client"], facts["round"], rng
         if facts["work"] == "evaluate":
             update = _evaluated(self._installed.evaluate, model)
         elif isinstance(train, Stateful):
-            update, after = train(*given, unpack_state(data[model.nbytes :]))
+            update, after = train(*given, unpack_state(rest))
             state = pack_state(after)
         else:
-            update = train(*given)
+            update = cast("Train", train)(*given)
         # Python's own JSON keeps a NaN, which the encoding counts as a rejected update.
         arrays = pack_state({_DELTA: update.delta} | {_BLOCK + name: array for name, array in update.blocks.items()})
         reply: dict[str, Any] = {
@@ -313,6 +299,16 @@ class _Child:
             "rng": rng.bit_generator.state,
         }
         return json.dumps(reply).encode() + b"\n" + arrays + state
+
+    def _of_examples(self, facts: Mapping[str, Any], model: Vector, order: bytes) -> bytes:
+        if not isinstance(self._installed.train, ExampleGradients):
+            raise ConfigError(NO_GRADIENTS)
+        own = OwnExamples(self._installed.train)
+        if facts["work"] == "norms":
+            return own.norms(model, facts["client"]).tobytes()
+        plan, coins = RoundPlan.from_bytes(order), bytes.fromhex(facts["coins"])
+        total, failed = own.sampled_sum(plan, model, facts["client"], coins)
+        return json.dumps(failed).encode() + b"\n" + total.tobytes()
 
 
 def _evaluated(evaluate: Evaluate | None, model: Vector) -> ClientUpdate:

@@ -12,8 +12,9 @@ pytest.importorskip("torch")
 import torch
 
 from privfl.fl.client import client_rng
+from privfl.site.installed import file_hash, installed_training
 from privfl.site.policy import Training
-from privfl.site.training import ChildTraining, file_hash, installed_training
+from privfl.site.training import ChildTraining
 
 APPS = Path(__file__).parents[2] / "examples" / "flower" / "hospitals"
 

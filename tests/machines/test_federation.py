@@ -17,11 +17,21 @@ from privfl.errors import StateError
 from privfl.fl.client import client_rng
 from privfl.fl.exchange import LocalTransport
 from privfl.fl.frames import REFUSAL
+from privfl.fl.linear import LinearModel, LinearTrain
 from privfl.wire import ClientId
 
 SITES = 5
 EXACT: dict[str, object] = {"rounds": 1000}
 NOISY = EXACT | {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
+
+STEPS: dict[str, object] = NOISY | {
+    "privacy.unit": "example",
+    "privacy.sampling_probability": 0.25,
+    "privacy.denominator": 50.0,
+    "privacy.delta": 1e-5,
+}
+ROWS = np.random.default_rng(5).normal(size=(40, 5)), np.arange(40) % 2.0
+OVER_EXAMPLES = LinearTrain(LinearModel("logistic", 5), lambda client: ROWS)
 
 
 class Killed(Exception):
@@ -77,6 +87,8 @@ def expected(model: np.ndarray, clients: Iterable[ClientId], round: int) -> np.n
 def soak(folder: Path, settings: Mapping[str, object], rounds: int, seed: int) -> tuple[Sites, dict[str, int]]:
     """Run rounds in trouble; check each, and return how often what happened."""
     sites, draws = Sites.make(folder, settings), random.Random(seed)
+    if settings is STEPS:
+        sites.train = OVER_EXAMPLES
     sites.approve()
     counts = {"trained": 0, "skipped": 0, "killed": 0, "dropouts": 0}
     trouble = Trouble(sites, draws)
@@ -177,8 +189,12 @@ def test_ledgers_of_server_and_sites_agree_in_trouble(quick: Path) -> None:
     agree(quick, 10, seed=1)
 
 
-def agree(folder: Path, rounds: int, seed: int) -> None:
-    sites, counts = soak(folder, NOISY, rounds, seed)
+def test_ledgers_of_examples_agree_in_trouble(quick: Path) -> None:
+    agree(quick, 6, seed=4, settings=STEPS)
+
+
+def agree(folder: Path, rounds: int, seed: int, settings: Mapping[str, object] = NOISY) -> None:
+    sites, counts = soak(folder, settings, rounds, seed)
     check(counts, rounds)
     check_ledgers(folder, sites)
 
@@ -192,3 +208,8 @@ def test_200_rounds_in_trouble(quick: Path, seed: int) -> None:
 @pytest.mark.slow
 def test_ledgers_agree_after_200_rounds_in_trouble(quick: Path) -> None:
     agree(quick, 200, seed=11)
+
+
+@pytest.mark.slow
+def test_ledgers_of_examples_agree_after_60_rounds_in_trouble(quick: Path) -> None:
+    agree(quick, 60, seed=2, settings=STEPS)

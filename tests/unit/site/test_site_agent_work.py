@@ -15,8 +15,9 @@ from privfl.experiment.folder import RunFolder
 from privfl.fl.client import ClientUpdate, client_rng
 from privfl.fl.client_state import Stateful
 from privfl.fl.exchange import LocalTransport
+from privfl.site.installed import Installed, file_hash, installed_training
 from privfl.site.policy import Training
-from privfl.site.training import ChildTraining, Installed, file_hash, installed_training
+from privfl.site.training import ChildTraining
 from privfl.wire import ClientId
 
 NOISE = {"privacy.placement": "distributed", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}

@@ -4,13 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from federations import SITES, Sites
+from federations import SITES, Sites, check_ledgers
 
 from privfl.cli.app import run
-from privfl.errors import StateError
+from privfl.dp import Ledger, PrivacyUnit, epsilon
+from privfl.errors import ConfigError, StateError
 from privfl.experiment.folder import RECEIPTS, RunFolder
+from privfl.experiment.sites import SiteTraining
+from privfl.fl.client import ClientUpdate
 from privfl.fl.exchange import LocalTransport
+from privfl.fl.linear import LinearModel, LinearTrain
 from privfl.fl.receipts import ReceiptBook
 from privfl.report.page import render
 from privfl.report.run import read_run
@@ -121,3 +126,97 @@ def test_each_site_keeps_the_newest_receipt_of_every_other(tmp_path: Path, capsy
     (sites.homes[one] / "peers.json").write_text("[1]")
     with pytest.raises(StateError, match="remove it"):
         sites.homes[one].peers()
+
+
+EXAMPLES: dict[str, object] = {
+    "privacy.unit": "example",
+    "privacy.placement": "distributed",
+    "privacy.clip_norm": 1.0,
+    "privacy.noise_multiplier": 2.0,
+    "privacy.sampling_probability": 0.25,
+    "privacy.denominator": 50.0,
+    "privacy.delta": 1e-5,
+}
+ROWS = np.random.default_rng(5).normal(size=(40, 5)), np.arange(40) % 2.0
+
+
+def over_examples(folder: Path, **settings: object) -> Sites:
+    sites = Sites.make(folder, {**EXAMPLES, "rounds": 10, **settings})
+    sites.train = LinearTrain(LinearModel("logistic", 5), lambda client: ROWS)
+    return sites
+
+
+@pytest.mark.parametrize("placement", ["distributed", "mesh"])
+def test_server_and_sites_state_one_figure_for_examples(tmp_path: Path, placement: str, capsys) -> None:
+    sites = over_examples(tmp_path, **{"privacy.placement": placement})
+    sites.approve()
+    with sites.server() as server:
+        words = server.charter.in_words()
+        for _ in range(2):
+            assert server.train_round(local(sites)).survivors == SITES
+        assert np.any(server.model != 0)
+    assert (words["unit"], words["denominator"]) == ("one example", "50, a public constant")
+    check_ledgers(tmp_path, sites)
+    ledger = Ledger.read(tmp_path / "run" / "ledger.jsonl")
+    assert ledger.unit == PrivacyUnit("example", "add_remove")
+    figures = {observer: epsilon(ledger, 1e-5, observer=observer) for observer in ("outsider", "server", "participant")}
+    assert all(0 < found.epsilon < 5 and "any single example" in found.sentence for found in figures.values())
+    for home in sites.homes.values():
+        (own,) = (Ledger.read(path) for path in (home / "ledgers").iterdir())
+        same = Ledger(ledger.unit)  # the site's own budget is under replace_one
+        for release in own.releases:
+            same.reserve(release)
+        assert epsilon(same, 1e-5, observer="server").epsilon == pytest.approx(figures["server"].epsilon, rel=1e-6)
+    assert run(["epsilon", "--ledger", str(tmp_path / "run" / "ledger.jsonl"), "--delta", "1e-5"]) == 0
+    assert "example" in capsys.readouterr().out
+    assert "single example" in render(read_run(RunFolder(tmp_path / "run")))
+    home = next(iter(sites.homes.values()))
+    sites.close()
+    assert run(["site", "ledger", str(home.folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unit"], found["adjacency"], found["sites_per_person"]) == ("example", "replace_one", 1)
+    assert run(["site", "ledger", str(home.folder)]) == 0
+    assert "for one example" in capsys.readouterr().out
+
+
+def test_each_site_of_a_federation_may_have_a_probability_of_its_own(tmp_path: Path) -> None:
+    rates = (0.1, 0.2, 0.3, 0.4, 0.5)
+    sites = over_examples(
+        tmp_path, **{"privacy.sampling_probability": None, "privacy.sampling_probabilities": list(rates)}
+    )
+    sites.approve()
+    with sites.server() as server:
+        assert server.charter.terms.encoding.examples.sampling.probabilities == tuple(
+            zip(server.clients, rates, strict=True)
+        )
+        assert server.charter.in_words()["probabilities"].endswith(": 0.5")
+        assert server.train_round(local(sites)).survivors == SITES
+    sites.close()
+
+
+def test_a_server_refuses_what_only_sites_know(tmp_path: Path) -> None:
+    for changes, options, text in (
+        ({"privacy.denominator": None}, {}, "the examples are at the sites"),
+        ({"privacy.person": "patient"}, {}, "have each site's training take `persons`"),
+        ({}, {"stateful": True}, "no site keeps a state"),
+    ):
+        (tmp_path / text).mkdir()
+        sites = over_examples(tmp_path / text, **changes)
+        with pytest.raises(ConfigError, match=text):
+            sites.server(**options)
+    stand_in = SiteTraining()
+    with pytest.raises(ConfigError, match="the sites train, not the server"):
+        stand_in.people(0)
+    with pytest.raises(ConfigError, match="the sites train, not the server"):
+        stand_in.gradients(np.zeros(6), 0, np.arange(3))
+
+
+def test_without_noise_sites_of_examples_may_evaluate(tmp_path: Path) -> None:
+    sites = over_examples(tmp_path, **{"privacy.placement": "none", "privacy.noise_multiplier": None})
+    sites.evaluate = lambda model, client, round, rng: ClientUpdate(np.zeros(1), 7, {"accuracy": 0.5})
+    options = {"evaluation": ("accuracy",)}
+    sites.approve(**options)
+    with sites.server(**options) as server:
+        assert server.train_round(local(sites)).survivors == SITES
+        assert server.evaluate(local(sites)).metrics == {"accuracy": pytest.approx(0.5)}
+    sites.close()

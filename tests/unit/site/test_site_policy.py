@@ -30,6 +30,10 @@ def test_the_commented_policy_is_the_default_policy(tmp_path: Path) -> None:
         ("[server]\nkey = 'abc'", "server.key must be 64"),
         ("[training]\nsha256 = 'ABC'", "training.sha256 must be 64"),
         ("[agent]\nmax_connections = 1", "max_connections"),
+        ("[demands]\nunit = 'person'", "demands.unit"),
+        ("[demands]\nmax_sampling_probability = 0.1", "max_sampling_probability is about examples"),
+        ("[budget]\nsites_per_person = 2", "sites_per_person is about examples"),
+        ("[demands]\nunit = 'example'\n[budget]\nsites_per_person = 2", "add_remove and zero_out only"),
         ("agent = 3", "must be a table"),
         ("[agent", "is not TOML"),
     ],
@@ -41,6 +45,11 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, match: str) ->
         load_policy(path)
 
 
-def test_an_agent_takes_part_in_plans_about_clients_only() -> None:
-    """Its account and its child process are of whole sites: a sum over examples is refused before it trains."""
-    assert Policy().client.level == "client"
+def test_the_demands_and_the_budget_are_of_one_unit(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("[demands]\nunit = 'example'\nmax_sampling_probability = 0.25\n[budget]\nadjacency = 'zero_out'")
+    policy = load_policy(path)
+    assert (policy.client.level, policy.client.max_sampling_probability) == ("example", 0.25)
+    assert (policy.unit.level, policy.unit.adjacency) == ("example", "zero_out")
+    assert policy.unit_in_words == "one example"
+    assert Policy().client.level == Policy().unit.level == "client"

@@ -14,8 +14,9 @@ import pytest
 
 from privfl.errors import ClientFailed, ConfigError, StateError
 from privfl.fl.client import ClientUpdate, client_rng
+from privfl.site.installed import file_hash, installed_training
 from privfl.site.policy import Training
-from privfl.site.training import ChildTraining, file_hash, installed_training
+from privfl.site.training import ChildTraining
 
 SOURCE = """
 from privfl.fl import ClientUpdate
