@@ -127,7 +127,7 @@ def try_(
 
 
 def _of_update(update: ClientUpdate, model: Vector) -> dict[str, str]:
-    """What an update is, in words."""
+    """An update in words."""
     finite = bool(np.isfinite(update.delta).all())
     facts = {
         "entries": f"{len(update.delta)} (the model has {len(model)})",
@@ -139,7 +139,7 @@ def _of_update(update: ClientUpdate, model: Vector) -> dict[str, str]:
 
 
 def _of_examples(norms: npt.NDArray[np.float64], policy: Policy) -> dict[str, str]:
-    """What the gradients of all people are, in words: the largest sample that a step can have."""
+    """The gradients of all people in words: the largest sample that a step can have."""
     counted = norms[np.isfinite(norms)]
     facts = {"people": str(len(norms)), "gradients that count as zeros": str(len(norms) - len(counted))}
     if len(counted):

@@ -122,7 +122,7 @@ class _EachPerson:
             for part in self._train.gradients(model, client, chosen):
                 done += len(part)
                 yield part
-        except Exception:  # noqa: BLE001 (whatever a person's examples raise)
+        except Exception:  # noqa: BLE001 (each person's examples may raise any error)
             for person in chosen[done:]:
                 yield self._one(model, client, person)
 

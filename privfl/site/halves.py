@@ -114,7 +114,7 @@ class Halves:
         self._coins.forget(charter)
 
     def _work(self, entry: AcceptedRound) -> Train | Stateful | ExampleSums:
-        """What makes the contribution of a round."""
+        """The training that makes the contribution of a round."""
         if entry.plan.level == "example":
             return OwnCoins(self._sums(), self._coins.of(entry.charter.digest().hex(), entry.plan), self._log)
         evaluates = entry.plan.evaluates and self._evaluate is not None

@@ -131,7 +131,7 @@ class ChildTraining:
             ClientFailed: As in a call, or the training gives no gradients of single examples.
         """
         facts = {"coins": coins.hex(), "round": plan.round}
-        reply = self._asked("sum", facts, client, model, plan.to_bytes())
+        reply = self._answer("sum", facts, client, model, plan.to_bytes())
         failed, _, total = reply.partition(b"\n")
         return np.frombuffer(total, np.int64), json.loads(failed)
 
@@ -145,7 +145,7 @@ class ChildTraining:
         Raises:
             ClientFailed: As in `sampled_sum`.
         """
-        return np.frombuffer(self._asked("norms", {}, client, model), np.float64)
+        return np.frombuffer(self._answer("norms", {}, client, model), np.float64)
 
     def learner(self) -> Learner:
         """The training as a round takes it. Waits until the child has made it.
@@ -175,7 +175,7 @@ class ChildTraining:
         self, work: str, model: Vector, client: ClientId, round: int, *, rng: np.random.Generator, state: bytes = b""
     ) -> tuple[ClientUpdate, bytes]:
         facts = {"round": round, "rng": rng.bit_generator.state}
-        reply = self._asked(work, facts, client, model, state)
+        reply = self._answer(work, facts, client, model, state)
         head, _, rest = reply.partition(b"\n")
         found = json.loads(head)
         blocks, after = unpack_state(rest[: found["arrays"]]), rest[found["arrays"] :]
@@ -184,7 +184,7 @@ class ChildTraining:
         named = {name.removeprefix(_BLOCK): array for name, array in blocks.items()}
         return ClientUpdate(delta, found["examples"], found["metrics"], named, found["steps"]), after
 
-    def _asked(self, work: str, facts: Mapping[str, Any], client: ClientId, model: Vector, data: bytes = b"") -> bytes:
+    def _answer(self, work: str, facts: Mapping[str, Any], client: ClientId, model: Vector, data: bytes = b"") -> bytes:
         head = {"work": work, "kind": model.dtype.name, "client": client, "length": len(model), **facts}
         request = b"\n".join((canonical_json(head), model.tobytes() + data))
         with self._lock:

@@ -17,6 +17,8 @@ from sites import Federation, a_federation, real_now, set_policy
 
 from privfl.cli.app import run
 from privfl.crypto.members import Members
+from privfl.dp import Poisson
+from privfl.fl.examples import ExampleRule
 from privfl.site.home import SiteHome
 
 TRAIN = """
@@ -133,6 +135,43 @@ def test_training_is_tried_and_mocked_without_a_charge(trial: Federation, capsys
     assert run(["site", "ledger", folder, "--json"]) == 0
     account = said(capsys)
     assert (account["spent"], account["receipts"]) == (0.0, [])
+
+
+PATIENTS = """
+import numpy as np
+from privfl.fl.linear import LinearModel, LinearTrain
+def make(data):
+    table = np.loadtxt(data, delimiter=",", skiprows=1)
+    rows, person = (table[:, 1:-1], table[:, -1]), table[:, 0]
+    return LinearTrain(LinearModel("logistic", 2), lambda client: rows, persons=lambda client: person)
+"""
+
+
+def test_gradients_of_a_sites_own_people_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of three people have finite gradients; a mock of the same columns serves the author of the function."""
+    made = a_federation(tmp_path, now=real_now(), examples=ExampleRule(Poisson(0.5), 20.0, 40.0), length=3)
+    home = next(iter(made.homes.values()))
+    folder = str(home.folder)
+    (home / "train.py").write_text(PATIENTS)
+    (home / "data.csv").write_text("patient,age,dose,died\n7,0.5,1,1\n7,0.5,2,1\n8,0.1,30,0\n9,inf,1,0\n")
+    set_policy(home, {"data": '"data.csv"', "max_clip_norm": "2.0"})
+    pin(home, capsys)
+    assert run(["site", "try", folder, "--entries", "3"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("people 3", "gradients that count as zeros 1", "longer than demands.max_clip_norm 50.0%"):
+        assert words in " ".join(shown.replace("│", " ").split())
+    assert run(["site", "mock", folder, str(made.folder / "mock"), "--examples", "8"]) == 0
+    set_policy(home, {"data": f'"{made.folder / "mock" / "data.csv"}"'})
+    assert run(["site", "try", folder, "--entries", "3"]) == 0
+    assert "people" in capsys.readouterr().out
+    set_policy(home, {"unit": '"client"'})
+    assert run(["site", "try", folder, "--entries", "3"]) == 0  # the same function trains the whole site, too
+    assert "l2 norm of the update" in capsys.readouterr().out
+    (home / "train.py").write_text(TRAIN)
+    pin(home, capsys)
+    set_policy(home, {"unit": '"example"'})
+    assert run(["site", "try", folder, "--entries", "3"]) != 0
+    assert "no gradients of single examples" in capsys.readouterr().err
 
 
 def test_the_agent_serves_a_round_and_its_child_dies_with_it(
