@@ -63,6 +63,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "bytes_down": sum(r.bytes_down for r in reports),
         "seconds": sum(r.seconds for r in reports),
     }
+    answers = experiment.files.answers(experiment.config)
     return {
         "name": experiment.config.name,
         "folder": str(experiment.folder),
@@ -74,6 +75,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "model": reports[-1].model if reports else None,
         "selected_rounds": list(experiment.parts.selection.rounds(reports)) if reports else [],
         "privacy": None if report is None else report.as_dict(),
+        "answers": answers.describe() if answers else None,
         **(counts if report is None else {PRIVATE: counts}),
     }
 
@@ -90,6 +92,8 @@ def _rows(experiment: Experiment) -> list[tuple[str, str]]:
     rows += [("warning", text) for text in [constant_warning(reports[-1].evaluation)] if text]
     if report is not None:
         rows += [("privacy", str(report)), ("which means", report.sentence), ("assuming", "; ".join(report.caveats))]
+    answers = experiment.files.answers(experiment.config)
+    rows += [("noisy answers", answers.describe())] if answers else []
     rows.append(("dropouts", str(sum(len(r.dropouts) for r in reports))))
     up, down = sum(r.bytes_up for r in reports), sum(r.bytes_down for r in reports)
     rows.append(("bytes", f"{byte_size(up)} up, {byte_size(down)} down, all clients and rounds together"))

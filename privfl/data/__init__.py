@@ -13,7 +13,7 @@ from privfl.data.preprocess import (
     public_standardize,
     standardize,
 )
-from privfl.data.public import public_standardizer
+from privfl.data.public import public_ranges, public_standardizer
 from privfl.data.registry import NAMES, SPECS, load, partition
 from privfl.data.schema import Column, Schema, load_schema
 from privfl.data.sets import ClientExamples, Dataset, FederatedData, Grouping
@@ -47,6 +47,7 @@ __all__ = [
     "noised_standardizer",
     "partition",
     "propose",
+    "public_ranges",
     "public_standardize",
     "public_standardizer",
     "read_table",

@@ -86,13 +86,9 @@ class NoisedMoments:
         """Return one client's contribution, int64 `[length]`, for its examples `[k, p]`. Raises `ConfigError` for more
         examples than `max_examples`.
         """
-        if rows.ndim != 2 or rows.shape[1] != len(self.center):
-            raise ConfigError(f"examples have shape {rows.shape}, expected [k, {len(self.center)}]")
-        z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
-        np.copyto(z, 0.0, where=np.isnan(z))
-        units = np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
         if self.unit == "client":
-            return self._encode(units.mean(axis=0)) if len(units) else np.zeros(self.length, np.int64)
+            return self._encode(self.mean_unit(rows))
+        units = self._units(rows)
         if len(units) > self.max_examples:
             raise ConfigError(f"a client has {len(units)} examples, and max_examples allows {self.max_examples}")
         total = np.zeros(self.length, np.int64)
@@ -100,11 +96,30 @@ class NoisedMoments:
             total += self._encode(unit)
         return total
 
+    def mean_unit(self, rows: Matrix) -> npt.NDArray[np.float64]:
+        """Return the mean of `(1, z, z^2)` over one client's examples `[k, p]`, float64 `[length]`; zeros for none."""
+        units = self._units(rows)
+        return units.mean(axis=0) if len(units) else np.zeros(self.length)
+
+    def _units(self, rows: Matrix) -> npt.NDArray[np.float64]:
+        if rows.ndim != 2 or rows.shape[1] != len(self.center):
+            raise ConfigError(f"examples have shape {rows.shape}, expected [k, {len(self.center)}]")
+        z = np.clip((rows.astype(np.float64) - self.center) / self.width, -1.0, 1.0)
+        np.copyto(z, 0.0, where=np.isnan(z))
+        return np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
+
     def standardizer(self, total: Ints) -> Standardizer:
-        """Return means and standard deviations from the noised sum, or the public guesses where the noise hides
-        everything.
+        """Return means and standard deviations from the noised sum, int64 `[length]`; see `of_sums`."""
+        return self.of_sums(self.codec.decode(total))
+
+    def of_sums(self, sums: npt.NDArray[np.float64]) -> Standardizer:
+        """Return means and standard deviations from noisy sums of `(1, z, z^2)`, or of any multiple of them.
+
+        Where the noise hides how many clients there are, they are the public guesses.
+
+        Args:
+            sums: Float64 `[length]`.
         """
-        sums = self.codec.decode(total)
         features = len(self.center)
         if sums[0] <= 0:
             return Standardizer(self.center, self.width, "noised")

@@ -19,24 +19,35 @@ _WIDTH: Final = 5.0  # a range is taken for five standard deviations
 
 
 def public_standardizer(dataset: Dataset) -> Standardizer:
-    """The standardizer of a data set; raises `ConfigError` for a set without public ranges.
+    """The standardizer of a data set by its public ranges; raises `ConfigError` for a set without them."""
+    ranges = public_ranges(dataset, "public")
+    mean, std = zip(*((0.0, 1.0) if each == (0.0, 1.0) else _typical(*each) for each in ranges), strict=True)
+    return public_standardize(mean, std)
 
-    They were published with the set, or its schema states them.
+
+def public_ranges(dataset: Dataset, purpose: str) -> tuple[tuple[float, float], ...]:
+    """The public (low, high) of each feature: published with the set, or stated by its schema.
+
+    Args:
+        dataset: The data set.
+        purpose: The value of `data.standardize` that needs them; an error shows it.
+
+    Raises:
+        ConfigError: Some feature has no public range.
     """
     if dataset.ranges is not None:
-        pairs = [(0.0, 1.0) if each == (0.0, 1.0) else _typical(*each) for each in dataset.ranges]
-    elif dataset.own:
+        return dataset.ranges
+    if dataset.own:
         raise ConfigError(
-            f"data.standardize = 'public' needs the public range of every number of {dataset.name}: set low and high "
-            "in its schema, as in [columns.age] low = 0, high = 120"
+            f"data.standardize = {purpose!r} needs the public range of every number of {dataset.name}: set low and "
+            "high in its schema, as in [columns.age] low = 0, high = 120"
         )
-    elif dataset.name in _TABLES:
-        pairs = _TABLES[dataset.name]()
-    else:
-        known = ", ".join(_TABLES)
-        raise ConfigError(f"no ranges were published with {dataset.name!r}; public scaling is known for {known}")
-    mean, std = zip(*pairs, strict=True)
-    return public_standardize(mean, std)
+    if dataset.name not in _TABLES:
+        raise ConfigError(
+            f"data.standardize = {purpose!r} needs public ranges, and none were published with {dataset.name!r}: they "
+            f"are known for {', '.join(_TABLES)}. Set data.standardize = 'none', or give a table with a schema"
+        )
+    return _TABLES[dataset.name]()
 
 
 def _typical(low: float, high: float) -> tuple[float, float]:
@@ -44,24 +55,24 @@ def _typical(low: float, high: float) -> tuple[float, float]:
     return low + _CENTER * (high - low), (high - low) / _WIDTH
 
 
-def _adult() -> list[tuple[float, float]]:
+def _adult() -> tuple[tuple[float, float], ...]:
     """The survey's own codes (adult.names: who is in it, and 16 educations): ages of 17 to 90 and over, dollars in five
     digits, 1 to 99 hours a week. One-hot columns stay as they are.
     """
     ranges = ((17, 90), (1, len(EDUCATIONS)), (0, 99_999), (0, 99_999), (1, 99))
-    return [_typical(*each) for each in ranges] + [(0.0, 1.0)] * (ADULT_FEATURES - len(ranges))
+    return (*ranges, *((0.0, 1.0),) * (ADULT_FEATURES - len(ranges)))
 
 
-def _breast_cancer() -> list[tuple[float, float]]:
+def _breast_cancer() -> tuple[tuple[float, float], ...]:
     """The table of smallest and largest values in the description that comes with the data (Wolberg et al. 1995)."""
     rows = (_ROW.fullmatch(line.strip()) for line in breast_cancer_description().splitlines())
-    found = [_typical(float(row[1]), float(row[2])) for row in rows if row]
+    found = tuple((float(row[1]), float(row[2])) for row in rows if row)
     if len(found) != 30:
         raise ConfigError(f"the description of breast_cancer lists {len(found)} ranges, 30 were expected")
     return found
 
 
-_TABLES: Final[dict[str, Callable[[], list[tuple[float, float]]]]] = {
+_TABLES: Final[dict[str, Callable[[], tuple[tuple[float, float], ...]]]] = {
     "adult": _adult,
     "breast_cancer": _breast_cancer,
 }

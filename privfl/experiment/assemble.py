@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from privfl.data import FederatedData
+from privfl.data import FederatedData, standardize
 from privfl.dp import (
     Accountant,
     Budget,
@@ -25,6 +24,7 @@ from privfl.dp.accounting.history import DrawnRound
 from privfl.dp.accounting.report import check_small_delta
 from privfl.errors import BudgetExceeded, ConfigError
 from privfl.experiment import build, schemes
+from privfl.experiment.answers import AnswerRound, Answers, answer_round, planned_round
 from privfl.experiment.config import Config
 from privfl.experiment.encoding import build_encoding, build_mechanism, build_survivor_rule
 from privfl.experiment.examples import (
@@ -35,7 +35,16 @@ from privfl.experiment.examples import (
     unit_count,
 )
 from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
-from privfl.experiment.fitting import check_noise, check_selection, check_tuning, is_taken, weighted
+from privfl.experiment.fitting import (
+    calibrated,
+    check_noise,
+    check_selection,
+    check_tuning,
+    checked_sampler,
+    is_taken,
+    weighted,
+    without_data,
+)
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
@@ -49,14 +58,11 @@ from privfl.fl.keep import Keep
 from privfl.fl.optimizers import ServerOptimizer
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan
 from privfl.fl.range import RangeRule
-from privfl.fl.sampling import CohortSampler, OnePassSampler, declared
+from privfl.fl.sampling import CohortSampler, declared
 from privfl.fl.selection import Selection
 from privfl.fl.survivors import SurvivorRule, nominal_cohort
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
-
-_STEPS: Final = (1.0, 1.0003, 1.003, 1.03, 1.3, 3.0)
-_DIGITS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,9 @@ class Assembly:
     Attributes:
         config: The configuration, with the delta and the noise multiplier that were chosen for it.
         objects: The objects that took the place of built-ins.
-        federation: The clients and their examples, standardized.
+        federation: The clients and their examples, standardized; by public ranges before noisy answers are there.
+        unprepared: The same clients before a noisy standardization.
+        answer_round: The round that asks for noisy means and standard deviations; None where none are asked for.
         learner: The model, its training and its evaluation.
         method: The training under the run's algorithm, the model that is sent, and the server's aggregation.
         scheme: The secure sum.
@@ -86,6 +94,8 @@ class Assembly:
     config: Config
     objects: Given
     federation: FederatedData
+    unprepared: FederatedData
+    answer_round: AnswerRound | None
     learner: build.Learner
     method: Method
     scheme: SecureSum
@@ -190,7 +200,7 @@ class Assembly:
         return 1 if never_fails else self.retries + 1
 
     def planned(self, rounds: int, attempts: int = 1) -> History:
-        """The history of a run in which every round releases its worst case.
+        """The history of a run in which every round releases its worst case, and noisy answers before the first.
 
         Args:
             rounds: The number of rounds.
@@ -202,7 +212,15 @@ class Assembly:
         if draw is None:  # every attempt samples its examples again
             return History(self.unit, ((DrawnRound(None, (worst,)), rounds * attempts),))
         releases = tuple(dataclasses.replace(worst, attempt=attempt) for attempt in range(attempts))
-        return History(self.unit, ((DrawnRound(draw, releases), rounds),))
+        asked = planned_round(self)
+        before = () if asked is None else ((asked, 1),)
+        return History(self.unit, (*before, (DrawnRound(draw, releases), rounds)))
+
+    def prepared(self, answers: Answers) -> Assembly:
+        """The same run with its features standardized by noisy answers."""
+        federation = answers.apply(self.unprepared)
+        learner, method = _trained(self.config, self.objects, federation)
+        return dataclasses.replace(self, federation=federation, learner=learner, method=method)
 
     def planned_epsilon(self) -> float:
         """The epsilon of all planned rounds against an outsider, if every round releases its worst case."""
@@ -237,18 +255,12 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
     config = with_named_clients(objects.applied(config))
     check_noise(config)
     check_example_settings(config)
-    federation = objects.stand_in() if objects.clients is not None else build_federation(config, objects.data)
-    if objects.clients is not None:
-        config = _without_data(config, objects.clients)
-    clients = len(federation.clients)
-    scheme, credentials = build_sum(config, objects, clients)
-    federation = prepare(federation, config, scheme, credentials)
+    config, unprepared, scheme, credentials = _clients(config, objects)
+    clients, first = len(unprepared.clients), answer_round(config, unprepared, 1.0)
+    federation = unprepared if first is None else standardize(unprepared, first.public)
     if objects.train is None:
         check_complete(federation, private=config.privacy.placement != "none")
-    learner = _learner(config, objects, federation)
-    method = (objects.algorithm or build.build_algorithm(config.client)).method(
-        cast("Train | Stateful", learner.train), learner.initial
-    )
+    learner, method = _trained(config, objects, federation)
     config = weighted(config, method)
     examples = example_rule(config, clients, federation.sizes.tolist())
     check_gradients(method.train, examples)
@@ -260,7 +272,7 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
         config, learner, selection, taken=objects.public_measure is None and is_taken(config, objects.data, federation)
     )
     chunking, keep = build.build_chunking(config, method.train), build.build_keep(config)
-    sampler = _checked(objects.sampler or build.build_sampler(config.cohort), config, clients)
+    sampler = checked_sampler(objects.sampler or build.build_sampler(config.cohort), config, clients)
     sampling = declared(sampler, clients)
     config = with_placement(config, scheme, sampling, clients)
     privacy, units = config.privacy, unit_count(examples, clients)
@@ -287,9 +299,10 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
             examples=examples,
             metrics=getattr(learner.train, "metric_names", ()),
         )
+        asked = answer_round(config, unprepared, sampling.expected_size(clients) / clients)
         return Assembly(
-            config, objects, federation, learner, method, scheme, credentials, sampler, optimizer, dropouts, encoding,
-            mechanism, rule, range_rule, selection, chunking, keep,
+            config, objects, federation, unprepared, asked, learner, method, scheme, credentials, sampler, optimizer,
+            dropouts, encoding, mechanism, rule, range_rule, selection, chunking, keep,
         )  # fmt: skip
 
     def with_noise(multiplier: float) -> Config:
@@ -309,11 +322,26 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
             draw_known_to=None if examples is None else "site",
             group=privacy.sites_per_person,
         ).noise_multiplier
-        assembly = _calibrated(lambda z: parts(with_noise(z)), start, privacy.epsilon)
+        assembly = calibrated(lambda z: parts(with_noise(z)), start, privacy.epsilon)
     if assembly.private:
         assembly.accountant()
         assembly.budget()
     return assembly
+
+
+def _clients(config: Config, objects: Given) -> tuple[Config, FederatedData, SecureSum, Mapping[ClientId, Any] | None]:
+    """The clients, their examples before a noisy standardization, their sum and credentials, and the settings."""
+    own = objects.clients is not None
+    federation = objects.stand_in() if own else build_federation(config, objects.data)
+    if objects.clients is not None:
+        if config.data.standardize == "noisy":
+            raise ConfigError(
+                "data.standardize = 'noisy' asks about examples that privfl holds, and this `train` has its own data: "
+                "leave data.standardize out"
+            )
+        config = without_data(config, objects.clients)
+    scheme, credentials = build_sum(config, objects, len(federation.clients))
+    return config, prepare(federation, config, scheme, credentials), scheme, credentials
 
 
 def build_sum(config: Config, objects: Given, clients: int) -> tuple[SecureSum, Mapping[ClientId, Any] | None]:
@@ -327,57 +355,16 @@ def build_sum(config: Config, objects: Given, clients: int) -> tuple[SecureSum, 
     return schemes.build_sum(config, clients) if objects.sum is None else (objects.sum, objects.credentials)
 
 
-def _calibrated(parts: Any, start: float, epsilon: float) -> Assembly:
-    """The run with the least noise, to four digits, whose planned rounds stay within `epsilon`.
-
-    `start` is right for Gaussian noise on exact sums. Shares, side blocks and the sum's own minimum make the figure
-    of a real run a little larger, so the search goes up from there.
-    """
-    low = start
-    for step in _STEPS:
-        high = _rounded_up(start * step)
-        best: Assembly = parts(high)
-        if best.planned_epsilon() <= epsilon:
-            break
-        low = high
-    else:
-        raise ConfigError(
-            f"privacy.epsilon = {epsilon:g} needs more noise than {high:g} times the clip norm: plan fewer rounds, "
-            "sample fewer clients, or set privacy.noise_multiplier"
-        )
-    while high > low * 1.0002:
-        middle = _rounded_up(math.sqrt(low * high))
-        found: Assembly = parts(middle)
-        if found.planned_epsilon() <= epsilon:
-            best, high = found, middle
-        else:
-            low = middle
-    return best
-
-
 def _unbounded(dropouts: Dropouts) -> Dropouts:
     """The same dropouts without a probability: clients drop out by errors too, of which no probability is known."""
     return lambda round, number: dropouts(round, number)  # noqa: PLW0108 - the attribute is what has to go
 
 
-def _rounded_up(value: float) -> float:
-    step = 10.0 ** (math.floor(math.log10(value)) + 1 - _DIGITS)
-    return float(f"{math.ceil(value / step * (1 - 1e-12)) * step:.{_DIGITS}g}")
-
-
-def _checked(sampler: CohortSampler, config: Config, clients: int) -> CohortSampler:
-    """The cohort sampler; raises `ConfigError` where one pass over the clients ends before the run does."""
-    if isinstance(sampler, OnePassSampler) and config.rounds > (top := sampler.max_rounds(clients)):
-        raise ConfigError(
-            f"rounds = {config.rounds}, and {top} rounds of cohort.size = {sampler.size} ask all {clients} clients: "
-            "run fewer rounds, or set cohort.size lower"
-        )
-    return sampler
-
-
-def _without_data(config: Config, clients: int) -> Config:
-    """The settings of a run whose training has its own data: weights by examples only where they are asked for."""
-    return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
+def _trained(config: Config, objects: Given, federation: FederatedData) -> tuple[build.Learner, Method]:
+    """The model over these examples, and its training under the run's algorithm."""
+    learner = _learner(config, objects, federation)
+    algorithm = objects.algorithm or build.build_algorithm(config.client)
+    return learner, algorithm.method(cast("Train | Stateful", learner.train), learner.initial)
 
 
 def _learner(config: Config, objects: Given, federation: FederatedData) -> build.Learner:

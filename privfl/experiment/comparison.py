@@ -81,6 +81,8 @@ class Comparison:
         """
         config = with_named_clients(config)
         data = config.data
+        if data.standardize == "noisy":
+            raise ConfigError("data.standardize = 'noisy' needs noise, and some arms have none: set 'public' or 'none'")
         if data.standardize in ("exact", "local"):
             raise ConfigError(
                 f"data.standardize = {data.standardize!r} has no noise, and some arms have: set 'public' or 'none'"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import os
@@ -19,6 +18,7 @@ from privfl.data import Dataset, FederatedData
 from privfl.dp import ElementClip, EpsilonReport, FlatClip, History, LayerClip, Ledger, Mechanism, Observer
 from privfl.errors import ConfigError
 from privfl.experiment import build
+from privfl.experiment.answers import ask
 from privfl.experiment.assemble import assemble, build_sum
 from privfl.experiment.config import (
     Client,
@@ -34,7 +34,7 @@ from privfl.experiment.config import (
 )
 from privfl.experiment.evaluation import evaluation
 from privfl.experiment.folder import Identity, RunFolder
-from privfl.experiment.given import Given, first_vector
+from privfl.experiment.given import Given, first_vector, refuse_argument
 from privfl.experiment.result import Result
 from privfl.files import user_path
 from privfl.fl.algorithms import Algorithm
@@ -133,7 +133,7 @@ class Experiment:
         **unknown: Any,
     ) -> None:
         if unknown:
-            _refuse(next(iter(unknown)))
+            refuse_argument(next(iter(unknown)), Experiment, Experiment.__init__.__annotations__)
         config = Config() if config is None else config
         if not isinstance(config, Config):
             raise ConfigError(f"the first argument is a Config, not a {type(config).__name__}: name it, as in data=...")
@@ -170,13 +170,15 @@ class Experiment:
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
         self.files = RunFolder(user_path(runs) / config.name)
         self.parts = assemble(config, given, noise_multiplier=self.files.calibrated_noise(config))
+        if (answers := self.files.answers(self.parts.config)) is not None:
+            self.parts = self.parts.prepared(answers)
         self._tap = tap
         self._session, self._evaluations = os.urandom(RUN_NONCE_BYTES), itertools.count()
         self._notes = given.notes()  # now: a training of your own may change while it is used
 
     @functools.cached_property
     def _identity(self) -> Identity:
-        return Identity(self.parts.federation.fingerprint(), self.parts.clients, self._notes)
+        return Identity(self.parts.unprepared.fingerprint(), self.parts.clients, self._notes)
 
     @classmethod
     def from_file(cls, path: Path | str, **settings: Any) -> Experiment:
@@ -200,7 +202,7 @@ class Experiment:
 
     @property
     def federation(self) -> FederatedData:
-        """The clients and their examples, standardized."""
+        """The clients and their examples, standardized; by public ranges before noisy answers are there."""
         return self.parts.federation
 
     @property
@@ -273,6 +275,10 @@ class Experiment:
             if resume:  # as after a restart: clients begin an interrupted round with keys of a new session
                 scheme, credentials = build_sum(parts.config, parts.objects, parts.clients)
                 self.parts = parts = dataclasses.replace(parts, scheme=scheme, credentials=credentials)
+            payment = self._payment()
+            if parts.answer_round is not None and payment is not None:
+                answers = ask(parts, payment, self.files.path, self.files.nonce, self._tap)
+                self.parts = parts = parts.prepared(answers)
             own = parts.objects.executor
             executor = own or build.build_executor(parts.config)
             try:
@@ -381,10 +387,3 @@ class Experiment:
         if not self.private or self.config.privacy.noise == "simulation":
             return seeded_uniforms(seed, round)
         return secret_uniforms(self.files.key(), round)
-
-
-def _refuse(name: str) -> None:
-    known = [*Experiment.__init__.__annotations__, "overrides"]
-    close = difflib.get_close_matches(name, known, 1)
-    meant = f"did you mean {close[0]}=?" if close else "settings without an argument go into `overrides`"
-    raise ConfigError(f"Experiment has no argument {name!r}; {meant}")

@@ -125,7 +125,7 @@ def with_public_test(federation: FederatedData) -> FederatedData:
 def prepare(
     federation: FederatedData, config: Config, scheme: SecureSum, credentials: Mapping[ClientId, Any] | None
 ) -> FederatedData:
-    """Standardize the features as the configuration says; see `Data`.
+    """Standardize the features as the configuration says, except "noisy", which a run does as its round 0; see `Data`.
 
     Args:
         federation: The clients and their examples.
@@ -137,7 +137,7 @@ def prepare(
         ConfigError: If an exact standardization would release means and variances in a run that claims privacy.
     """
     how = config.data.standardize
-    if how == "none":
+    if how in ("none", "noisy"):
         return federation
     if how == "local":
         return data.local_standardize(federation)
@@ -146,7 +146,7 @@ def prepare(
     if config.privacy.placement != "none":
         raise ConfigError(
             "data.standardize = 'exact' would release means and variances without noise in a run that claims privacy; "
-            "use 'public' or 'local'"
+            "use 'noisy', 'public' or 'local'"
         )
     context = b"privfl/1 standardize " + os.urandom(16)  # no client enters one task twice, after any earlier run
     channel = Channel(scheme, Ring(config.sum.bits or NARROW_BITS), context=context, credentials=credentials)
@@ -174,7 +174,7 @@ def check_complete(federation: FederatedData, *, private: bool) -> None:
     listed = ", ".join(f"{names[at]} ({counts[at]})" for at in columns[:MAX_NAMED])
     more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
     if private:
-        ways = "'local' and data.test = 'local'" if len(federation.test) else "'local'"
+        ways = "'noisy'" if len(federation.test) else "'noisy' or 'local'"
     else:
         ways = "'exact'" if len(federation.test) else "'local' or 'exact'"
     raise DataError(

@@ -1,14 +1,26 @@
-"""Checks that a run's algorithm, evaluation and choice of a model fit its other settings."""
+"""Checks that settings of a run fit each other, and the search for the least noise that its epsilon allows."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from privfl.data import Dataset, FederatedData
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment import build
+from privfl.experiment.answers import check_affordable
 from privfl.experiment.config import Config
 from privfl.fl.algorithms import Method
 from privfl.fl.client_state import Stateful
+from privfl.fl.sampling import CohortSampler, OnePassSampler
 from privfl.fl.selection import Selection
+
+if TYPE_CHECKING:
+    from privfl.experiment.assemble import Assembly
+
+_STEPS: Final = (1.0, 1.0003, 1.003, 1.03, 1.3, 3.0)
+_DIGITS: Final = 5
 
 
 def weighted(config: Config, method: Method) -> Config:
@@ -104,3 +116,72 @@ def check_noise(config: Config) -> None:
             "privacy.noise_multiplier is missing: set it, or set privacy.epsilon, and the least noise for the planned "
             "rounds is found"
         )
+
+
+def checked_sampler(sampler: CohortSampler, config: Config, clients: int) -> CohortSampler:
+    """The cohort sampler.
+
+    Args:
+        sampler: The sampler.
+        config: The settings; `rounds` counts.
+        clients: The number of clients.
+
+    Raises:
+        ConfigError: If one pass over the clients ends before the run does.
+    """
+    if isinstance(sampler, OnePassSampler) and config.rounds > (top := sampler.max_rounds(clients)):
+        raise ConfigError(
+            f"rounds = {config.rounds}, and {top} rounds of cohort.size = {sampler.size} ask all {clients} clients: "
+            "run fewer rounds, or set cohort.size lower"
+        )
+    return sampler
+
+
+def without_data(config: Config, clients: int) -> Config:
+    """The settings of a run whose training has its own data: weights by examples only where they are asked for.
+
+    Args:
+        config: The settings.
+        clients: The number of clients.
+    """
+    return config.with_overrides({"data.clients": clients, "server.weighting": config.server.weighting or "uniform"})
+
+
+def calibrated(parts: Callable[[float], Assembly], start: float, epsilon: float) -> Assembly:
+    """The run with the least noise, to four digits, whose planned rounds and noisy answers stay within `epsilon`.
+
+    Args:
+        parts: Makes the run of a noise multiplier.
+        start: The multiplier that is right for Gaussian noise on exact sums. Shares, side blocks, answers and the sum's
+            own minimum make the figure of a real run larger, so the search goes up from there.
+        epsilon: The most that the run may spend, positive.
+
+    Raises:
+        ConfigError: If the noise that is needed is far above `start`.
+    """
+    low = start
+    for step in _STEPS:
+        high = _rounded_up(start * step)
+        best: Assembly = parts(high)
+        if best.planned_epsilon() <= epsilon:
+            break
+        low = high
+    else:
+        check_affordable(best, epsilon)
+        raise ConfigError(
+            f"privacy.epsilon = {epsilon:g} needs more noise than {high:g} times the clip norm: plan fewer rounds, "
+            "sample fewer clients, or set privacy.noise_multiplier"
+        )
+    while high > low * 1.0002:
+        middle = _rounded_up(math.sqrt(low * high))
+        found: Assembly = parts(middle)
+        if found.planned_epsilon() <= epsilon:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
+
+
+def _rounded_up(value: float) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - _DIGITS)
+    return float(f"{math.ceil(value / step * (1 - 1e-12)) * step:.{_DIGITS}g}")

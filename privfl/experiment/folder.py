@@ -16,8 +16,11 @@ from privfl.dp import CorrelatedNoise, EpsilonReport, Ledger, Mechanism, Observe
 from privfl.dp.accounting.report import delta_caveat
 from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import build
+from privfl.experiment.answers import FILE as ANSWERS
+from privfl.experiment.answers import Answers, check_answers, read_answers
 from privfl.experiment.config import Config, Engine, from_mapping, read_toml, to_mapping, to_toml, toml_text
 from privfl.experiment.examples import delta_units
+from privfl.experiment.given import described_part
 from privfl.experiment.versions import VERSIONS, Origin, note_origin, read_origins
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sweep, user_path
 from privfl.fl.payment import check_charged
@@ -151,7 +154,14 @@ class RunFolder:
         else:
             ledger = Ledger.read(self.ledger_path)
         check_charged(self.store, ledger)
+        rounds = max(self.store.rounds(), default=0)
+        check_answers(self.path, ledger, rounds=rounds, noisy=self.config.data.standardize == "noisy")
         return ledger
+
+    def answers(self, config: Config) -> Answers | None:
+        """The noisy answers of the run in this folder, if `config` has its settings; None before they were asked."""
+        same = self.exists and essence(self.config) == essence(config)
+        return read_answers(self.path) if same else None
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -263,8 +273,8 @@ class RunFolder:
             before, now = stored.parts.get(part), identity.parts.get(part)
             if before != now:
                 raise StateError(
-                    f"{self.path} was started with {_described(part, before)}, not with {_described(part, now)}: "
-                    "give the same object, or another name"
+                    f"{self.path} was started with {described_part(part, before)}, not with "
+                    f"{described_part(part, now)}: give the same object, or another name"
                 )
 
     def calibrated_noise(self, config: Config) -> float | None:
@@ -334,7 +344,7 @@ class RunFolder:
     def _discard(self) -> None:
         """Remove what a run consists of, and the folder if nothing else is in it."""
         shutil.rmtree(self.path / MODELS, ignore_errors=True)
-        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, NOISE, VERSIONS, LOCK):
+        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, NOISE, ANSWERS, VERSIONS, LOCK):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
@@ -380,14 +390,3 @@ def _settings_digest(config: Config, tree: Mapping[str, Any]) -> str:
         if key in tree
     }
     return hashlib.sha256(canonical_json(values)).hexdigest()
-
-
-def _described(part: str, note: Mapping[str, str] | None) -> str:
-    if note is None:
-        return f"the built-in {part}"
-    return f"the {part} {note['name']} ({note['fingerprint'] or 'by its hash'})"
-
-
-def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The objects that a program gave, by argument and name."""
-    return {part: str(note["name"]) for part, note in parts.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -193,3 +194,33 @@ class Given:
         nothing = Dataset("none", "regression", np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
         rows = (ClientExamples(f"client {client}", np.array([client])) for client in range(count))
         return FederatedData(nothing, tuple(rows))
+
+
+def described_part(part: str, note: Mapping[str, str] | None) -> str:
+    """A part of a run in words, for an error.
+
+    Args:
+        part: The argument of `Experiment`.
+        note: The name and fingerprint of the object that a program gave; None for the built-in part.
+    """
+    if note is None:
+        return f"the built-in {part}"
+    return f"the {part} {note['name']} ({note['fingerprint'] or 'by its hash'})"
+
+
+def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The objects that a program gave, by argument and name."""
+    return {part: str(note["name"]) for part, note in parts.items()}
+
+
+def refuse_argument(name: str, cls: type, allowed: Iterable[str]) -> NoReturn:
+    """Raise `ConfigError` for an argument that a class does not take, with the closest one that it takes.
+
+    Args:
+        name: The argument.
+        cls: The class.
+        allowed: The arguments that it takes.
+    """
+    close = difflib.get_close_matches(name, list(allowed), 1)
+    meant = f"did you mean {close[0]}=?" if close else "settings without an argument go into `overrides`"
+    raise ConfigError(f"{cls.__name__} has no argument {name!r}; {meant}")

@@ -53,7 +53,7 @@ class RoundPlan:
 
     Attributes:
         run: The nonce of the run, 16 random bytes made with the run's folder.
-        round: The round, from 1.
+        round: The round, from 1. Round 0 asks for statistics of the data before the training.
         attempt: The attempt of the round, from 0; the same number stands in the ledger. A plan from attempt
             `EVALUATION` on evaluates the model.
         model_hash: The `model_hash` of the global model, 64 hexadecimal digits.

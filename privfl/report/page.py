@@ -30,23 +30,27 @@ body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);
 body{padding:1.2rem}
 h1{font-size:1.7rem;line-height:1.2;margin:.3rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
 .lead{color:var(--soft);margin:0 0 1rem}.scroll{overflow-x:auto}
-.figures{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
-.figure{flex:1 1 9rem;background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.8rem;margin:1rem 0}
+.figure{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
 .figure b{display:block;font-size:1.35rem}.figure span{color:var(--soft);font-size:.85rem}
 .card{border:1px solid var(--line);border-left:.35rem solid var(--accent);border-radius:.5rem;padding:.4rem 1rem 1rem}
 .note{background:var(--note);border:1px solid var(--edge);border-radius:.5rem;padding:.6rem .9rem}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-.facts th{width:9rem}td{overflow-wrap:anywhere}.scroll td{overflow-wrap:normal}
-.plot{flex:1 1 20rem;margin:0}figcaption{color:var(--soft);font-size:.85rem}
+.facts th{width:11rem}td{overflow-wrap:anywhere}.scroll td{overflow-wrap:normal}
+.plots{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}.plot{flex:1 1 20rem;margin:0}figcaption{color:var(--soft);font-size:.85rem}
 code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;white-space:pre-wrap}
 svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-top:2rem}
 @media screen and (prefers-color-scheme:dark){:root{--ink:#e4e7eb;--soft:#a3adb8;--line:#39434e;--card:#1d242c;
 --accent:#6aa5e0;--page:#14191f;--note:#2e2819;--edge:#5d5029}svg{filter:invert(.92) hue-rotate(180deg)}}
-@media print{body{font-size:10pt;max-width:none;padding:0}h2{break-after:avoid}
-.card p,.figure,.note,svg,tr{break-inside:avoid}.scroll{overflow:visible}section{margin-top:1.2rem}}
+@media(max-width:30rem){.facts th{width:7.5rem}}
+@page{margin:15mm}
+@media print{:root{color-scheme:light}body{font-size:10pt;max-width:none;padding:1px}h2,h3{break-after:avoid}
+.card p,.figure,.plot,.note,svg,tr{break-inside:avoid}.scroll{overflow:visible}section{margin-top:1.2rem}
+.card{-webkit-box-decoration-break:clone;box-decoration-break:clone}thead{display:table-header-group}
+pre{font-size:7pt;columns:3;column-gap:1rem;white-space:pre-wrap}footer{break-before:avoid;margin-top:1rem}}
 """
 
 
@@ -190,6 +194,7 @@ def _privacy(run: RunRecord, *, public: bool) -> str:
         ("clip norm", f"{settings.clip_norm:g}" if settings.clip_norm is not None else "none"),
         ("noise multiplier", f"{settings.noise_multiplier:g}" if settings.noise_multiplier is not None else "none"),
         ("budget", "none" if settings.epsilon is None else f"epsilon {settings.epsilon:g} at delta {settings.delta:g}"),
+        *([("noisy answers", run.answers.describe())] if run.answers else []),
         ("ledger's last hash", run.ledger or ""),
     ]
     if public:
@@ -216,11 +221,11 @@ def _details(report: EpsilonReport) -> list[str]:
 
 
 def _curves(run: RunRecord) -> str:
-    measured = "What the test examples say after each round."
+    measured = "Metrics on the test examples after each round."
     spent = "Epsilon after each round, against an outsider." if run.epsilons else "How far each round moved the model."
     figures = ((_quality(run), measured), (_spent(run), spent))
     cells = (f'<figure class="plot">{svg(each)}<figcaption>{text}</figcaption></figure>' for each, text in figures)
-    return '<div class="figures">' + "".join(cells) + "</div>"
+    return '<div class="plots">' + "".join(cells) + "</div>"
 
 
 def _quality(run: RunRecord) -> Any:
@@ -369,6 +374,7 @@ def _table(
         inner = f"<code>{escape(text)}</code>" if at in code and tag == "td" else escape(text)
         return f"<{tag}{' class=n' if at in numbers else ''}>{inner}</{tag}>"
 
-    lines = ["".join(cell("th", at, text) for at, text in enumerate(head))]
-    lines += ["".join(cell("td", at, text) for at, text in enumerate(row)) for row in rows]
-    return '<div class="scroll"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+    top = "".join(cell("th", at, text) for at, text in enumerate(head))
+    lines = ("".join(cell("td", at, text) for at, text in enumerate(row)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -9,7 +9,9 @@ from pathlib import Path
 from privfl.dp import EpsilonReport, Observer
 from privfl.errors import ConfigError
 from privfl.experiment import Config
-from privfl.experiment.folder import RunFolder, describe_parts
+from privfl.experiment.answers import Answers
+from privfl.experiment.folder import RunFolder
+from privfl.experiment.given import describe_parts
 from privfl.experiment.versions import Origin
 from privfl.fl.receipts import MODES, Mode
 from privfl.fl.report import RoundReport
@@ -33,6 +35,7 @@ class RunRecord:
         origins: The versions that rounds were made with.
         objects: The names of the objects that a program gave, by argument of `Experiment`.
         sites: The modes that each site of a federation has signed; empty for a run in one process.
+        answers: The noisy answers that came before the first round; None where none were asked for.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class RunRecord:
     origins: tuple[Origin, ...]
     objects: dict[str, str] = field(default_factory=dict)
     sites: dict[ClientId, tuple[Mode, ...]] = field(default_factory=dict)
+    answers: Answers | None = None
 
 
 def read_run(files: RunFolder | Path) -> RunRecord:
@@ -75,6 +79,7 @@ def read_run(files: RunFolder | Path) -> RunRecord:
         origins=files.origins,
         objects=describe_parts(files.identity.parts),
         sites=files.sites,
+        answers=files.answers(files.config),
     )
 
 

@@ -77,11 +77,28 @@ class Data:
         ),
     )
     test_fraction: Number = setting(default=0.2, gt=0, lt=1, description="The fraction of examples that are tested on.")
-    standardize: Literal["none", "local", "exact", "public"] = setting(
+    standardize: Literal["none", "local", "exact", "public", "noisy"] = setting(
         default="none",
         description=(
             "local: by each client's own examples. exact: by means and variances that come through the secure sum, "
-            "which a run with noise refuses. public: by ranges that were published with the data."
+            "which a run with noise refuses. public: by ranges that were published with the data. noisy: by means and "
+            "variances that the run asks for before its first round, under its own noise and in its own epsilon."
+        ),
+    )
+    noise_multiplier: Number | None = setting(
+        default=None,
+        gt=0,
+        description=(
+            "The noise multiplier of standardize = noisy. By default that of the rounds divided by the fraction of the "
+            "clients that a round asks, so the answers cost about as much as one round."
+        ),
+    )
+    min_category_fraction: Number | None = setting(
+        default=None,
+        gt=0,
+        lt=1,
+        description=(
+            "Drops a category (standardize = noisy) where its noisy mean fraction of a client's examples is below this."
         ),
     )
 
