@@ -39,7 +39,8 @@ table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .facts th{width:11rem}td{overflow-wrap:anywhere}.scroll td{overflow-wrap:normal}
-.plots{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}.plot{flex:1 1 20rem;margin:0}figcaption{color:var(--soft);font-size:.85rem}
+.plots{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}.plot{flex:1 1 20rem;margin:0}
+figcaption{color:var(--soft);font-size:.85rem}
 code,pre{font:0.85rem/1.45 ui-monospace,monospace;overflow-wrap:anywhere}
 pre{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;white-space:pre-wrap}
 svg{max-width:100%;height:auto}footer{color:var(--soft);font-size:.85rem;margin-top:2rem}
