@@ -12,6 +12,7 @@ import typer
 from privfl.cli.options import Json, Seed, plot_file, print_json
 from privfl.cli.show import facts_table, follow, output
 from privfl.demos.hospitals import ABSENT, AVERAGED, SEED, Demo, DemoResult
+from privfl.demos.patients import PatientResult
 from privfl.demos.regression import LineDemo, LineResult
 from privfl.dp import EpsilonReport, Observer, format_epsilon
 from privfl.dp.accounting.report import json_figure
@@ -82,6 +83,7 @@ def _rows(result: DemoResult) -> list[tuple[str, str]]:
         ("local models", f"{result.local_accuracy:.3f} - the mean of ten hospitals, each alone"),
         *((f"against {_OBSERVERS[name]}", _promise(report)) for name, report in result.epsilons.items()),
         ("which means", _meaning(result.epsilons["server"])),
+        ("one patient", _patient(result.patients)),
         ("delta", f"{result.epsilon.delta:g}: the probability with which the promise may fail"),
         ("assuming", f"{result.epsilon.sampling}; {result.epsilon.caveats[0]}"),
         ("rounds", f"{rounds} of {len(result.reports)}"),
@@ -107,6 +109,17 @@ def _meaning(report: EpsilonReport) -> str:
     return f"a server that guesses from everything it saw whether one hospital sent its data or zeros {report.guess}"
 
 
+def _patient(result: PatientResult) -> str:
+    """What a patient gets next to a hospital, from the second run."""
+    if isinf(result.epsilon.epsilon):
+        return "nothing against the server either; --sum masked gives a patient an epsilon of her own"
+    return (
+        f"epsilon {format_epsilon(result.epsilon.epsilon)} against the server and accuracy {result.accuracy:.3f}, in a "
+        f"second run over the same sum: {result.steps} steps that clip every patient's gradient. The figures above are "
+        "for a hospital with all its patients"
+    )
+
+
 def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:
     return {
         "accuracy": result.accuracy,
@@ -114,6 +127,8 @@ def _record(result: DemoResult, figure: Path | MissingExtra) -> dict[str, Any]:
         "local_accuracy": result.local_accuracy,
         "epsilon": result.epsilon.epsilon,
         "server_epsilon": json_figure(result.epsilons["server"].epsilon),
+        "patient_accuracy": result.patients.accuracy,
+        "patient_epsilon": json_figure(result.patients.epsilon.epsilon),
         "delta": result.epsilon.delta,
         "rounds": len(result.reports),
         "sum": result.scheme,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import Vector
+from privfl.demos.patients import PatientResult, for_patients
 from privfl.dp import EpsilonReport, Observer
 from privfl.errors import StateError
 from privfl.experiment import baselines
@@ -102,6 +103,7 @@ class DemoResult:
         clear: Every hospital's update of round 1 in integer units, before noise and mask, int64 `[hospitals, length]`.
         sightings: The server's view of the same vectors, one for each hospital.
         opened: The mean update that the server computed from the sum of round 1, in integer units, float `[length]`.
+        patients: What one patient gets where patients are the unit, in a run of its own.
         averaged: The number of models in the released mean.
     """
 
@@ -117,6 +119,7 @@ class DemoResult:
     clear: npt.NDArray[np.int64] = field(repr=False)
     sightings: tuple[Sighting, ...] = field(repr=False)
     opened: Vector = field(repr=False)
+    patients: PatientResult
     averaged: int = AVERAGED
 
     @property
@@ -173,7 +176,7 @@ class Demo:
             yield report
 
     def result(self) -> DemoResult:
-        """Train the baselines, and return all that the demonstration shows.
+        """Train the baselines and the model for patients, and return all that the demonstration shows.
 
         Raises:
             StateError: Not all rounds have run.
@@ -199,6 +202,7 @@ class Demo:
             clear=np.stack([self._clear(client) for client in range(self.config.data.clients)]),
             sightings=tuple(watcher.sighting(experiment.encoding) for watcher in self._watchers),
             opened=self._opened(),
+            patients=for_patients(self.config),
         )
 
     def averaged_model(self) -> Vector:

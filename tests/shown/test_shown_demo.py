@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from privfl.demos.hospitals import Demo
+from privfl.demos.hospitals import Demo, demo_config
+from privfl.demos.patients import for_patients
 
 SEEDS = 20
 
@@ -23,3 +24,15 @@ def test_noise_inside_the_masked_sum_leaves_a_good_model() -> None:
         accuracies.append(demo.experiment.evaluate(demo.averaged_model())["accuracy"])
     assert np.median(accuracies) >= 0.95, accuracies
     assert min(accuracies) >= 0.90, accuracies
+
+
+@pytest.mark.slow
+def test_a_patient_gets_a_smaller_epsilon_at_nearly_the_same_accuracy() -> None:
+    results = [for_patients(demo_config("masked", seed)) for seed in range(SEEDS)]
+    for result in results:
+        assert result.epsilon.unit.level == "example"
+        assert result.epsilon.secure
+        assert result.epsilon.epsilon <= 1.3
+    accuracies = [result.accuracy for result in results]
+    assert np.median(accuracies) >= 0.93, accuracies
+    assert min(accuracies) >= 0.85, accuracies

@@ -13,7 +13,7 @@ from privfl.report.demo import plot_demo, plot_line
 
 KEYS = {
     "accuracy", "pooled_accuracy", "local_accuracy", "epsilon", "server_epsilon", "delta", "rounds", "sum", "dropouts",
-    "bytes_up", "seconds", "plot",
+    "bytes_up", "seconds", "plot", "patient_accuracy", "patient_epsilon",
 }  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -39,6 +39,8 @@ def test_the_demo_keeps_its_promise(capsys, tmp_path):
     assert 7.9 < result["epsilon"] <= 8
     assert result["server_epsilon"] == result["epsilon"]  # the noise is inside the masked sum
     assert result["delta"] == 1e-5
+    assert 1.1 < result["patient_epsilon"] < 1.4
+    assert result["patient_accuracy"] >= 0.8
     assert result["sum"] == "masked-sum/1"
     assert result["dropouts"] == sum(map(len, ABSENT.values()))
     assert (tmp_path / result["plot"]).read_bytes().startswith(PNG)
@@ -54,7 +56,8 @@ def test_the_other_sums_give_the_same_epsilon_and_dropouts(scheme, capsys, tmp_p
     assert result["sum"] == f"{scheme}-sum/1"
     assert result["accuracy"] >= 0.90
     assert result["epsilon"] <= 8
-    assert (result["server_epsilon"] == "infinity") == (scheme == "plain")
+    for name in ("server_epsilon", "patient_epsilon"):
+        assert (result[name] == "infinity") == (scheme == "plain")
     assert result["dropouts"] == sum(map(len, ABSENT.values()))
     assert (tmp_path / "sub/x.png").read_bytes().startswith(PNG)
 
