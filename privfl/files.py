@@ -20,12 +20,12 @@ _TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}")
 _NO_LINKS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
+def atomic_write(path: Path, data: bytes | Iterable[bytes | memoryview], *, shared: bool = False) -> None:
     """Replace the file at `path`. A reader, or a crash, meets the old bytes or the new, never a part.
 
     Args:
         path: The file; its folder is made if there is none.
-        data: The new content.
+        data: The new content, or its parts in their order.
         shared: Give the file the mode of the user's umask, as for any file made to be passed on. By default only its
             owner may read it (mode 0600).
 
@@ -40,7 +40,7 @@ def atomic_write(path: Path, data: bytes, *, shared: bool = False) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666 if shared else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from privfl.errors import StateError
 
@@ -24,7 +25,10 @@ except ImportError:  # not a Windows
     msvcrt = None
 
 
-class _Handle:
+_TURN_BYTES: Final = 8
+
+
+class LockFile:
     """An open lock file; a forked child closes its copy, because a lock lives as long as any copy is open."""
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +36,25 @@ class _Handle:
             self.number: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except OSError as error:
             raise StateError(_refusal(path, error)) from error
+        self._path = path
         _open_handles.add(self)
+
+    def turn(self) -> int:
+        """Count this holder in the lock file, and return its number. Call it once, while the lock is held.
+
+        Raises:
+            StateError: The file cannot be written, as on a full disk.
+        """
+        assert self.number is not None  # noqa: S101 - only a holder counts itself
+        try:
+            before = int.from_bytes(os.read(self.number, _TURN_BYTES), "little")
+            now = (before + 1) % (1 << 8 * _TURN_BYTES)
+            os.lseek(self.number, 0, os.SEEK_SET)
+            if os.write(self.number, now.to_bytes(_TURN_BYTES, "little")) < _TURN_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise StateError(f"{self._path} cannot be written ({error.strerror}): make room on its disk") from error
+        return now
 
     def close(self) -> None:
         if self.number is not None:
@@ -40,7 +62,7 @@ class _Handle:
         self.number = None
 
 
-_open_handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+_open_handles: weakref.WeakSet[LockFile] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
@@ -53,8 +75,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file at `path` while the block runs.
+def sole_writer(path: Path, *, wait: bool = False) -> Iterator[LockFile]:
+    """Hold the lock file at `path` while the block runs, and yield it.
 
     Args:
         path: The lock file; it is made where there is none.
@@ -66,14 +88,14 @@ def sole_writer(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     handle = _take(path, wait)
     try:
-        yield
+        yield handle
     finally:
         handle.close()
 
 
-def _take(path: Path, wait: bool) -> _Handle:
+def _take(path: Path, wait: bool) -> LockFile:
     while True:
-        handle = _Handle(path)
+        handle = LockFile(path)
         number = handle.number
         assert number is not None  # noqa: S101 - it was opened a line above
         try:

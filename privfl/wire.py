@@ -376,7 +376,8 @@ def _check_increasing(ids: tuple[int, ...]) -> None:
 
 def _octets(value: Any) -> memoryview:
     try:
-        return memoryview(value).cast("B")
+        view = memoryview(value)
+        return view.cast("B") if view.nbytes else memoryview(b"")  # an empty view cannot be cast
     except TypeError as error:  # no buffer, or one that is not contiguous
         raise WireError(f"contiguous bytes expected, not {type(value).__name__}") from error
 

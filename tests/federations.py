@@ -28,6 +28,7 @@ from privfl.fl.frames import REFUSAL, Invitation, Up, charter_of, frame_hash, mo
 from privfl.fl.plan import RoundPlan
 from privfl.fl.receipts import Receipt
 from privfl.site import Site, SiteHome
+from privfl.site.memory import take
 from privfl.wire import ClientId
 
 SERVER_KEY = SigningKey.generate()
@@ -95,7 +96,7 @@ class PlainSite:
             plan = RoundPlan.from_bytes(order)
             self.half = ClientRound.trained(
                 order,
-                model_from_bytes(model, plan),
+                model_from_bytes(model, plan, me),
                 me,
                 contribution=Contribution(self.train, scheme),
                 credentials=self.own,
@@ -265,6 +266,7 @@ class Sites:
         return self.open[client]
 
     def restart(self, client: ClientId) -> None:
+        take(self.homes[client].folder)  # what an app left in this process ends with it
         if client in self.open:
             self.open.pop(client).close()
 

@@ -91,7 +91,7 @@ class SiteOf:
     def answer(self, frame: bytes, model: bytes) -> bytes:
         return self.site.answer(frame, model)
 
-    def close(self) -> None: ...
+    def leave(self) -> None: ...
 
 
 def secured(site: PlainSite) -> list[Any]:

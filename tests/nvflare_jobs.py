@@ -46,7 +46,7 @@ class SiteOf:
     def answer(self, frame: bytes, model: bytes) -> bytes:
         return self.site.answer(frame, model)
 
-    def close(self) -> None: ...
+    def leave(self) -> None: ...
 
 
 class Present:

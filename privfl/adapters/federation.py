@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -89,9 +90,18 @@ class InAppSite(SiteEndpoint, Protocol):
         """The identity of the site in the directory."""
         ...
 
-    def close(self) -> None:
-        """Give the site's folder back."""
+    def leave(self) -> None:
+        """Give the site's folder back until the next message."""
         ...
+
+
+@contextlib.contextmanager
+def opened(site: InAppSite) -> Iterator[InAppSite]:
+    """The site for one message, which is left afterwards."""
+    try:
+        yield site
+    finally:
+        site.leave()
 
 
 def no_training(model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:

@@ -20,11 +20,10 @@ from privfl.dp import format_epsilon
 from privfl.errors import ConfigError
 from privfl.files import atomic_write, existing_parent, user_path
 from privfl.fl.charter import Charter
-from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain
 from privfl.site.health import findings
-from privfl.site.home import DAY, DIRECTORY, LEDGERS, LOCK, RECEIPTS, SiteHome
+from privfl.site.home import DAY, DIRECTORY, LEDGERS, RECEIPTS, SiteHome
 from privfl.site.reconcile import read_receipts, reconcile
 
 _COLORS: Final = {"fine": "green", "warning": "yellow", "fault": "bold red"}
@@ -235,7 +234,7 @@ def renew(
 ) -> None:
     """Sign a new card for the same key, with a later date; a new directory must then hold it."""
     site = SiteHome(home)
-    with sole_writer(site / LOCK):
+    with site.writing():
         key = site.credentials(site_work.passphrase_of(site, passphrase_file)).signing
         now = int(time.time())
         SiteCard.make(site.card.name, key, issued=now, expires=now + days * DAY).write(site / f"{site.card.name}.pub")

@@ -76,6 +76,17 @@ def base_of(plan: RoundPlan, client: ClientId) -> Base | None:
     return plan.bases[plan.cohort.index(client)] if plan.bases else None
 
 
+def model_hash_of(plan: RoundPlan, client: ClientId | None) -> str:
+    """The hash of the model that a client of the cohort trains from; the global model's for anybody else.
+
+    Args:
+        plan: The round's plan.
+        client: The client; None for the server.
+    """
+    own = None if client is None or client not in plan.cohort else base_of(plan, client)
+    return plan.model_hash if own is None else own.model_hash
+
+
 def weighed(plan: RoundPlan, client: ClientId, update: ClientUpdate) -> ClientUpdate:
     """The update of a client times the weight that the plan gives it.
 

@@ -23,7 +23,7 @@ from privfl.fl.examples import ExampleGradients, ExampleSums, example_sum
 from privfl.fl.faults import kind_of
 from privfl.fl.plan import RoundPlan
 from privfl.fl.policy import ClientPolicy
-from privfl.fl.saved import SavedParty, client_restorer, session_bytes
+from privfl.fl.saved import SavedParty, client_bytes, client_restorer
 from privfl.ring import Ints
 from privfl.sums import ClientSession, Entropy, SecureSum
 from privfl.sums.base import identity
@@ -237,9 +237,51 @@ class ClientRound:
             StateError: If the keeper does not hold the state that the plan names.
             ClientFailed: If the training raised an error, and the contribution lets such clients drop out.
         """
-        plan, scheme = RoundPlan.from_bytes(order), contribution.scheme
-        policy.check(plan, scheme)
+        plan = RoundPlan.from_bytes(order)
+        policy.check(plan, contribution.scheme)
         plan.check_model(model, me)
+        return cls.accepted(
+            plan,
+            model,
+            me,
+            contribution=contribution,
+            credentials=credentials,
+            policy=policy,
+            keeper=keeper,
+            entropy=entropy,
+        )
+
+    @classmethod
+    def accepted(
+        cls,
+        plan: RoundPlan,
+        model: Vector,
+        me: ClientId,
+        *,
+        contribution: Contribution,
+        credentials: Any = None,
+        policy: ClientPolicy = _OPEN_TO_ALL,
+        keeper: SiteState | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> Self:
+        """Train under a plan that this client has accepted, on a model that was compared with its hash.
+
+        Args:
+            plan: The plan.
+            model: The global model, float `[d]`, and what the server shares after it.
+            me: This client.
+            contribution: See `trained`, like all further arguments.
+            credentials: See `trained`.
+            policy: See `trained`.
+            keeper: See `trained`.
+            entropy: See `trained`.
+
+        Raises:
+            PlanRejected: If the policy refuses the plan, or the plan trains many clients at once.
+            ConfigError: If the plan does not ask this client, or a `Stateful` training has no keeper.
+            StateError: If the keeper does not hold the state that the plan names.
+            ClientFailed: If the training raised an error, and the contribution lets such clients drop out.
+        """
         if plan.chunking.kind == "batched":
             raise PlanRejected(
                 "the plan trains many clients at once, and this one trains alone: set cohort.training = 'single'"
@@ -249,15 +291,18 @@ class ClientRound:
         if contribution.stateful != (keeper is not None):
             raise ConfigError("`Stateful` training keeps its state in a SiteState: give `keeper`, and only then")
         before = b"" if keeper is None else keeper.begin(plan)
+        contribution.planned(plan.to_bytes(), plan)
         try:
-            vector, after = contribution.with_state(model, me, order, before)
+            vector, after = contribution.with_state(model, me, plan.to_bytes(), before)
         except Exception as error:
             if not contribution.drops:
                 raise
             raise ClientFailed(me, kind_of(error)) from error
         if keeper is not None:
             keeper.propose(plan, after)
-        return cls(plan, me, vector, scheme=scheme, credentials=credentials, policy=policy, entropy=entropy)
+        return cls(
+            plan, me, vector, scheme=contribution.scheme, credentials=credentials, policy=policy, entropy=entropy
+        )
 
     @classmethod
     def restore(
@@ -305,13 +350,18 @@ class ClientRound:
         """The plan in saved bytes, for a site that makes its sum from it; raises `StateError` for other bytes."""
         return SavedParty.from_bytes(_CLIENT, state).plan
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, repeats: bool = True) -> bytes:
         """Everything that `restore` needs, without the client's long-term keys; as secret as the contribution.
 
         Save it after each call of `start` and `receive`, before the answer is sent. `privfl.sums.store.SessionStore`
         keeps such bytes.
+
+        Args:
+            repeats: True holds the last answer, too, which a restored half sends again for the same message. False
+                leaves it out, for a caller that keeps it with the state.
         """
-        return SavedParty(self.plan.to_bytes(), session_bytes(self._session), b"").to_bytes(_CLIENT)
+        session = client_bytes(self._session, repeats=repeats)
+        return SavedParty(self.plan.to_bytes(), session, b"").to_bytes(_CLIENT)
 
     @property
     def finished(self) -> bool:

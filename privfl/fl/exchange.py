@@ -39,7 +39,7 @@ from privfl.fl.state import ServerState
 from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore, never
 from privfl.sums.restore import restores_servers
-from privfl.sums.session import pack_layer, unpack_layer
+from privfl.sums.session import layer_pieces, unpack_layer
 from privfl.wire import CLIENT, U8, Blob, ClientId, ListOf, Struct, wired
 
 LIFETIME: Final = 3600.0
@@ -132,9 +132,9 @@ class SavedExchange:
     half: bytes | memoryview = wired(Blob(_MAX_BYTES), secret=True)
     frames: Sequence[_Frame] = wired(ListOf(Struct(_Frame), _MAX_CLIENTS))
 
-    def to_bytes(self) -> bytes:
-        """The bytes under a label, with their hash."""
-        return pack_layer(_LABEL, self, inner="half")
+    def write(self, path: Path) -> None:
+        """Replace the file of the exchange, durably: its bytes under a label, with their hash."""
+        atomic_write(path, layer_pieces(_LABEL, self, inner="half"))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SavedExchange:
@@ -284,7 +284,7 @@ class FrameDriver:
         if not restores_servers(parts.scheme):  # a plain sum has one step: after a crash it is a new attempt
             return
         listed = tuple(_Frame(client, frame) for client, frame in frames.items())
-        atomic_write(self.saved, SavedExchange(step, half.to_bytes(), listed).to_bytes())
+        SavedExchange(step, half.to_bytes(), listed).write(self.saved)
 
     def _exchange(
         self,

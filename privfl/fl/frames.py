@@ -21,6 +21,7 @@ from privfl.codec import Vector
 from privfl.crypto import SigningKey, VerifyKey
 from privfl.crypto.signing import SIGNATURE_BYTES
 from privfl.errors import RemoteProtocolError, WireError
+from privfl.fl.bases import model_hash_of
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.planwire import MAX_PLAN_BYTES
 from privfl.wire import (
@@ -224,12 +225,13 @@ def model_to_bytes(model: Vector) -> bytes:
     return model.astype(model.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def model_from_bytes(data: bytes, plan: RoundPlan) -> Vector:
+def model_from_bytes(data: bytes, plan: RoundPlan, client: ClientId) -> Vector:
     """Return the model that a plan names, read-only.
 
     Args:
         data: The bytes that arrived next to the frame.
         plan: The plan. Its encoding gives the length, except in a plan that evaluates; its hash decides.
+        client: The site that trains from it.
 
     Raises:
         WireError: The bytes are not the plan's model.
@@ -240,7 +242,7 @@ def model_from_bytes(data: bytes, plan: RoundPlan) -> Vector:
         if rest or not (entries == length or plan.evaluates):
             continue
         model = np.frombuffer(data, kind)
-        if model_hash(model) == plan.model_hash:
+        if model_hash(model) == model_hash_of(plan, client):
             return model
     raise WireError(f"round {plan.round}: these {len(data)} bytes are not the model that the plan names")
 

@@ -22,7 +22,7 @@ from privfl.dp.contract import check_opener
 from privfl.dp.correlated import opening_of
 from privfl.dp.unit import Everyone, Level, Sampling
 from privfl.errors import CapacityError, ConfigError, TooFewSurvivors
-from privfl.fl.bases import Base, base_of, check_jobs
+from privfl.fl.bases import Base, check_jobs, model_hash_of
 from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.claims import check_claim
 from privfl.fl.client import CENTRAL_STREAM, NOISE_STREAM
@@ -213,8 +213,7 @@ class RoundPlan:
             model: Float `[d]`.
             client: The client that trains from it; None for the server.
         """
-        own = None if client is None or client not in self.cohort else base_of(self, client)
-        if model_hash(model) != (self.model_hash if own is None else own.model_hash):
+        if model_hash(model) != model_hash_of(self, client):
             raise ConfigError(f"round {self.round}: the model does not have the hash that the plan names")
 
     def to_bytes(self) -> bytes:

@@ -9,7 +9,14 @@ from privfl.errors import ConfigError, StateError, WireError
 from privfl.fl.plan import RoundPlan
 from privfl.fl.planwire import MAX_PLAN_BYTES
 from privfl.sums import ClientSession, SecureSum, ServerSession
-from privfl.sums.restore import ClientRestorer, ServerRestorer, is_savable, restores_clients, restores_servers
+from privfl.sums.restore import (
+    ClientRestorer,
+    ServerRestorer,
+    restores_clients,
+    restores_servers,
+    saves_client,
+    saves_server,
+)
 from privfl.sums.session import pack_layer, unpack_layer
 from privfl.wire import Blob, wired
 
@@ -60,11 +67,30 @@ class SavedParty:
             raise StateError(f"the saved state holds no plan: {error}") from error
 
 
-def session_bytes(session: ClientSession | ServerSession) -> bytes:
-    """The state of a sum's session; raises `ConfigError` for a sum whose sessions cannot be saved."""
-    if not is_savable(session):
-        raise ConfigError(f"{type(session).__name__} cannot be saved: use a sum whose sessions have to_bytes()")
+def client_bytes(session: ClientSession, *, repeats: bool) -> bytes:
+    """The state of a client's session.
+
+    Args:
+        session: The session.
+        repeats: True holds the last answer, too.
+
+    Raises:
+        ConfigError: The sessions of this sum cannot be saved.
+    """
+    if not saves_client(session):
+        raise _unsavable(session)
+    return session.to_bytes(repeats=repeats)
+
+
+def server_bytes(session: ServerSession) -> bytes:
+    """The state of a server's session; raises `ConfigError` for a sum whose sessions cannot be saved."""
+    if not saves_server(session):
+        raise _unsavable(session)
     return session.to_bytes()
+
+
+def _unsavable(session: object) -> ConfigError:
+    return ConfigError(f"{type(session).__name__} cannot be saved: use a sum whose sessions have to_bytes()")
 
 
 def server_restorer(scheme: SecureSum) -> ServerRestorer:

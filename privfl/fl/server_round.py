@@ -21,7 +21,7 @@ from privfl.fl.optimizers import ServerOptimizer, ServerSGD, stepped
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RoundPlan
 from privfl.fl.range import caveats, overflows
-from privfl.fl.saved import SavedParty, server_restorer, session_bytes
+from privfl.fl.saved import SavedParty, server_bytes, server_restorer
 from privfl.fl.state import Outcome, ServerState
 from privfl.ring import Ints
 from privfl.sums import SecureSum, ServerSession, SumResult
@@ -195,7 +195,7 @@ class ServerRound:
             StateError: If the sum is over.
         """
         token = b"" if self._token is None else self._token.digest.encode()
-        return SavedParty(self.plan.to_bytes(), session_bytes(self._live()), token).to_bytes(_SERVER)
+        return SavedParty(self.plan.to_bytes(), server_bytes(self._live()), token).to_bytes(_SERVER)
 
     @property
     def awaiting(self) -> frozenset[ClientId]:

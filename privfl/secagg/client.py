@@ -151,7 +151,7 @@ class MaskedClient(ClientMachine):
             own.mask_key.secret,
             own.box_key.secret,
             own.seed,
-            self._words.tobytes(),
+            self._words.data,
             self._keys.roster,
             self._size,
             self._place + 1,

@@ -96,7 +96,7 @@ def dump_state(state: ServerState) -> bytes:
         raise StateError("this sum is over, and there is nothing to resume")
     form = _ServerForm(
         _steps(state.terms).index(state.step),
-        state.total.tobytes(),
+        state.total.data if state.uploaded else b"",
         tuple(sorted(state.awaiting)),
         tuple(sorted(state.answered)),
         tuple(sorted(state.uploaded)),
@@ -129,9 +129,10 @@ def load_state(state: ServerState, data: bytes) -> None:
         state.step = _steps(state.terms)[form.step]
     except (WireError, ValueError, IndexError) as error:
         raise StateError(f"the state is not in its canonical form: {error}") from error
-    if len(total) != state.terms.task.length:
+    if len(total) != (state.terms.task.length if form.uploaded else 0):
         raise StateError(f"the state holds {len(total)} values, the task {state.terms.task.length}")
-    state.total = total
+    if form.uploaded:  # and zeros before
+        state.total = total
     state.awaiting, state.answered, state.uploaded = set(form.awaiting), set(form.answered), set(form.uploaded)
     state.adverts, state.hashes, state.boxes = _dict(form.adverts), _dict(form.hashes), _dict(form.boxes)
     state.signatures = _dict(form.signatures)

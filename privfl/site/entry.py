@@ -113,7 +113,8 @@ class Judge:
             raise PlanRejected(f"{free} MiB are free, and agent.min_free_mib is {self._policy.agent.min_free_mib}")
         scheme = self.scheme(plan, keys)
         task = self._client_policy.check(plan, scheme)
-        return AcceptedRound(charter, plan, scheme, task, model_from_bytes(model, plan), resumed)
+        own_model = model_from_bytes(model, plan, self._home.card.client)
+        return AcceptedRound(charter, plan, scheme, task, own_model, resumed)
 
     def _check_place(self, place: Place, charter: Charter, plan: RoundPlan) -> bool:
         """True for the very round that was entered last, before anything of it left; raise for an older one."""

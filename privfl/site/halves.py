@@ -154,8 +154,8 @@ class Halves:
     def _half(
         self, entry: AcceptedRound, train: Train | Stateful | ExampleSums, keeper: SiteState | None
     ) -> ClientRound:
-        return ClientRound.trained(
-            entry.plan.to_bytes(),
+        return ClientRound.accepted(
+            entry.plan,
             entry.model,
             self._own.client,
             contribution=Contribution(train, entry.scheme),

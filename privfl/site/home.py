@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from privfl.errors import PlanRejected, StateError
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sync_folder, user_path
 from privfl.fl.charter import Charter
 from privfl.fl.receipts import Receipt
+from privfl.lock import sole_writer
 from privfl.site.place import note_place, since
 from privfl.site.policy import Policy, commented_policy, load_policy
 from privfl.wire import ClientId
@@ -96,6 +98,16 @@ class SiteHome:
     def __truediv__(self, name: str) -> Path:
         """The path of a file or folder in the site's folder."""
         return self.folder / name
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[int]:
+        """Hold the folder as its only writer, and yield the number of this holder: each one has the next number.
+
+        Raises:
+            StateError: Another process, or another part of this one, holds it; or its lock cannot be written.
+        """
+        with sole_writer(self / LOCK) as lock:
+            yield lock.turn()
 
     @property
     def sealed(self) -> bool:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from privfl.dp import Release
 from privfl.fl.receipts import Receipt, receipts_in
-from privfl.lock import sole_writer
 from privfl.site.account import Account
 from privfl.site.chain import ReceiptChain, newest_of
-from privfl.site.home import BEHIND, LEDGERS, LOCK, RECEIPTS, SiteHome
+from privfl.site.home import BEHIND, LEDGERS, RECEIPTS, SiteHome
 
 
 def read_receipts(paths: Iterable[Path]) -> list[Receipt]:
@@ -34,7 +33,7 @@ def reconcile(home: SiteHome, receipts: Iterable[Receipt], now: float) -> tuple[
             site was shown is not among them.
         RemoteProtocolError: A receipt was not signed by this site.
     """
-    with sole_writer(home / LOCK):
+    with home.writing():
         chain, account = ReceiptChain(home / RECEIPTS, home.card.key), Account(home / LEDGERS, home.policy())
         mine = [receipt for receipt in receipts if receipt.client == home.card.client]
         if (home / BEHIND).exists():

@@ -14,7 +14,7 @@ from typing import Final
 from privfl.errors import StateError
 from privfl.files import atomic_write
 from privfl.fl.frames import MAX_FRAME_BYTES
-from privfl.sums.session import pack_layer, unpack_layer
+from privfl.sums.session import layer_pieces, unpack_layer
 from privfl.wire import U8, U32, Blob, Fixed, wired
 
 OPEN: Final = 0
@@ -61,7 +61,7 @@ class RoundRecord:
             path: The file.
             charter: The digest of the charter.
         """
-        atomic_write(path, pack_layer(_LABEL + charter, self, inner="state"))
+        atomic_write(path, layer_pieces(_LABEL + charter, self, inner="state"))
 
     @classmethod
     def read(cls, path: Path, charter: bytes) -> RoundRecord | None:

@@ -18,24 +18,19 @@ from typing import Final, Self
 import numpy as np
 
 import privfl
-from privfl.crypto import Credentials, TasksInFolder
-from privfl.crypto.members import Members
 from privfl.errors import PlanRejected, PrivflError, ProtocolError, StateError, WireError
-from privfl.fl.charter import Charter
 from privfl.fl.client import Train
 from privfl.fl.client_round import ClientRound
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
 from privfl.fl.frames import REFUSAL, Down, Up, charter_of, frame_hash, open_down, seal_up
 from privfl.fl.receipts import Mode, Receipt, ReceiptKind
-from privfl.lock import sole_writer
-from privfl.site.account import Account
-from privfl.site.chain import ReceiptChain
-from privfl.site.entry import AcceptedRound, Judge
+from privfl.site.entry import AcceptedRound
 from privfl.site.examples import SiteCoins, SiteSums
 from privfl.site.halves import Halves
-from privfl.site.home import CHARTERS, DIRECTORY, LEDGERS, LOCK, LOG, RECEIPTS, ROUNDS, STATES, SiteHome
+from privfl.site.home import CHARTERS, LOG, ROUNDS, STATES, SiteHome
 from privfl.site.log import SiteLog
+from privfl.site.memory import SiteMemory, take
 from privfl.site.record import OPEN, OVER, RoundRecord
 from privfl.sums.base import Entropy
 from privfl.wire import ClientId
@@ -80,21 +75,21 @@ class Site:
         sleep: Callable[[float], None] = time.sleep,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self._home, self._mode = SiteHome(home), mode
+        kept, self._mode = take(home), mode
+        self._home = SiteHome(home) if kept is None else kept.home
         self._clock, self._sleep = clock, sleep
         self._closing = contextlib.ExitStack()
-        self._closing.enter_context(sole_writer(self._home / LOCK))
+        self._turn = self._closing.enter_context(self._home.writing())
         try:
-            self._policy = self._home.policy()
-            self._own: Credentials = self._home.credentials(passphrase)
+            if kept is None or not kept.is_current(self._turn, passphrase):
+                self._home = SiteHome(home)
+                kept = SiteMemory(self._home, passphrase, clock())
+            self._memory, self._policy = kept, kept.policy
             self.log = SiteLog(self._home / LOG, clock, max_bytes=self._policy.agent.max_log_mib * _MIB)
-            self._chain = ReceiptChain(self._home / RECEIPTS, self._home.card.key)
-            self._account = Account(self._home / LEDGERS, self._policy)
-            self._judge = Judge(self._home, self._policy, self._chain, self._home.fresh_since(clock()))
             self._halves = Halves(
                 train,
                 evaluate,
-                own=self._own,
+                own=kept.own,
                 policy=self._policy.client,
                 states=self._home / STATES,
                 coins=SiteCoins(self._home / ROUNDS, entropy),
@@ -107,10 +102,7 @@ class Site:
             raise
         self._books = threading.Lock()  # of the account and the receipts
         self._locks: defaultdict[bytes, threading.Lock] = defaultdict(threading.Lock)
-        self._charters: dict[bytes, Charter] = {}
-        self._records: dict[bytes, RoundRecord | None] = {}
-        self._live: dict[bytes, ClientRound] = {}
-        self._directory: tuple[object, Members] | None = None
+        self._closed = self._failed = False
 
     @property
     def client(self) -> ClientId:
@@ -125,11 +117,22 @@ class Site:
     def spent(self) -> float:
         """Epsilon against the server over all charters, counting the reserved worst case of each round."""
         with self._books:
-            return self._account.spent()
+            return self._memory.account.spent()
 
     def close(self) -> None:
         """Release the lock on the folder. Rounds in progress continue when it is opened again."""
+        self._closed = True
         self._closing.close()
+
+    def leave(self) -> None:
+        """Close the site between two messages of an app.
+
+        What was read from the folder, keys and sessions included, stays in the memory of this process. The next `Site`
+        of this folder in this process takes it, if nobody has held or changed the folder meanwhile.
+        """
+        if not (self._closed or self._failed):
+            self._memory.keep(self._turn)
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,8 +150,10 @@ class Site:
         try:
             return self._answered(bytes(frame), model)
         except (PrivflError, OSError) as error:
+            self._failed |= isinstance(error, StateError | OSError)
             self.log.refuse(str(error), kind=type(error).__name__, bytes=len(frame))
         except Exception as error:  # noqa: BLE001 (a fault of this software must not reach the relay either)
+            self._failed = True
             self.log.refuse(type(error).__name__, kind="fault", traceback=traceback.format_exc()[-2000:])
         return REFUSAL
 
@@ -157,7 +162,7 @@ class Site:
         frame = model = 0
         for path in (self._home / CHARTERS).glob("*.json"):
             with contextlib.suppress(PrivflError, ValueError):
-                charter = self._charter(bytes.fromhex(path.stem))
+                charter = self._memory.charter(bytes.fromhex(path.stem))
                 frame = max(frame, _FRAME_BYTES + _BYTES_PER_MEMBER * len(charter.members))
                 model = max(model, _ENTRY_BYTES * charter.terms.encoding.length)
         return frame, model
@@ -167,7 +172,7 @@ class Site:
         try:
             digest = charter_of(frame)
             down = self._opened(frame, digest)
-            record = self._record(digest)
+            record = self._memory.record(digest)
         except (PrivflError, OSError):
             return False
         return record is not None and record.place == (down.round, down.attempt) and down.step > 0
@@ -175,15 +180,17 @@ class Site:
     # --- one frame ---------------------------------------------------------------------------------------------------
 
     def _opened(self, frame: bytes, digest: bytes) -> Down:
-        self._charter(digest)
+        self._memory.charter(digest)
         return open_down(frame, self._policy.server_key, charter=digest, me=self.client)
 
     def _answered(self, frame: bytes, model: bytes) -> bytes:
+        if self._closed:
+            raise StateError("this site was closed: open it again")
         digest = charter_of(frame)
         down = self._opened(frame, digest)
         request = _Request(digest, down, frame_hash(frame))
         with self._locks[digest]:
-            record = self._record(digest)
+            record = self._memory.record(digest)
             if record is not None and (*record.place, record.step) == (down.round, down.attempt, down.step):
                 return self._again(request, record)
             now = self._clock()
@@ -211,18 +218,20 @@ class Site:
         """Step 0: judge, charge, train, and send the first message."""
         digest = request.charter
         with self._books:
-            entry = self._judge.entry(request.down, self._charter(digest), self._members(), model, now)
+            entry = self._memory.judge.entry(
+                request.down, self._memory.charter(digest), self._memory.members(), model, now
+            )
             task = entry.task.digest()
-            if task in self._tasks:
+            if task in self._memory.tasks:
                 raise PlanRejected("this task was begun before")
             self._halves.check(entry)
-            release = self._account.charge(digest.hex(), entry.plan, entry.scheme)
-            entered = self._chain.entered(digest.hex()) if entry.resumed else None
+            release = self._memory.account.charge(digest.hex(), entry.plan, entry.scheme)
+            entered = self._memory.chain.entered(digest.hex()) if entry.resumed else None
             if entered is None:
-                spent = self._account.spent() if release is not None else np.inf
+                spent = self._memory.account.spent() if release is not None else np.inf
                 charged = None if release is None else replace(release, participants=(self.client,)).record()
                 entered = self._receipt(digest, entry, "entered", _START, spent=spent, release=charged)
-        self._live.pop(digest, None)
+        self._memory.live.pop(digest, None)
         half = self._halves.trained(entry)
         body = half.start()
         sent = self._finish(request, half, body, task, _START, entered)
@@ -240,7 +249,7 @@ class Site:
         ahead = 0 < down.step - record.step <= (1 if record.state else down.step)
         if record.status != OPEN or not ahead:
             raise PlanRejected(f"step {down.step} is not due in round {down.round}")
-        half = self._live.pop(digest, None) or self._restored(record)
+        half = self._memory.live.pop(digest, None) or self._restored(record)
         try:
             body = half.receive(bytes(down.body))
         except (ProtocolError, WireError) as error:
@@ -258,15 +267,16 @@ class Site:
         over = half.finished
         if over:
             with self._books:
-                receipts = *receipts, self._receipt(digest, half, "ended", transcript, spent=self._account.spent())
+                spent = self._memory.account.spent()
+                receipts = *receipts, self._receipt(digest, half, "ended", transcript, spent=spent)
         up = Up(down.round, down.attempt, down.step, request.hash, body, tuple(r.to_bytes() for r in receipts))
-        sent = seal_up(up, self._own.signing, charter=digest, me=self.client)
-        state = half.to_bytes() if half.savable and not over else b""
+        sent = seal_up(up, self._memory.own.signing, charter=digest, me=self.client)
+        state = half.to_bytes(repeats=False) if half.savable and not over else b""
         status = OVER if over else OPEN
         record = RoundRecord(down.round, down.attempt, down.step, task, request.hash, sent, transcript, status, state)
-        self._write(digest, record)
+        self._memory.write(digest, record)
         if not over:
-            self._live[digest] = half
+            self._memory.live[digest] = half
         facts = {"charter": digest.hex()[:16], "round": down.round, "attempt": down.attempt, "step": down.step}
         self.log.note("answered", **facts, bytes=len(sent), over=over)
         return sent
@@ -281,34 +291,24 @@ class Site:
                 unchanged = False
         if not unchanged:
             ended = replace(record, step=request.down.step, request=request.hash, answer=b"", status=OVER, state=b"")
-            self._write(request.charter, ended)
+            self._memory.write(request.charter, ended)
         else:
-            self._live[request.charter] = half
-
-    def _write(self, digest: bytes, record: RoundRecord) -> None:
-        record.write(self._path(digest), digest)
-        self._records[digest] = record
+            self._memory.live[request.charter] = half
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _restored(self, record: RoundRecord) -> ClientRound:
-        keys = self._members().current(self._clock())
-        return self._halves.restored(bytes(record.state), lambda plan: self._judge.scheme(plan, keys))
-
-    @property
-    def _tasks(self) -> TasksInFolder:
-        tasks = self._own.tasks
-        assert isinstance(tasks, TasksInFolder)  # noqa: S101 - as load_credentials makes it
-        return tasks
+        keys = self._memory.members().current(self._clock())
+        return self._halves.restored(bytes(record.state), lambda plan: self._memory.judge.scheme(plan, keys))
 
     def _remember(self, task: bytes) -> None:
         """Note a task durably before its first answer leaves; it is never begun again."""
-        if task not in self._tasks:
-            self._tasks.begin(task)
+        if task not in self._memory.tasks:
+            self._memory.tasks.begin(task)
 
     def _wait(self, digest: bytes) -> None:
         """Wait until the time at which first answers leave."""
-        entered, seconds = self._chain.entered_at(digest.hex()), self._policy.training.answer_after
+        entered, seconds = self._memory.chain.entered_at(digest.hex()), self._policy.training.answer_after
         left = 0.0 if entered is None else entered + seconds - self._clock()
         if left > 0:
             self._sleep(min(left, seconds))
@@ -337,35 +337,7 @@ class Site:
             software=privfl.__version__,
             mode=self._mode,
         )
-        return self._chain.append(receipt, self._own.signing, self._clock())
-
-    def _charter(self, digest: bytes) -> Charter:
-        """The approved charter of a digest; an approval that is withdrawn counts at once."""
-        path = self._home / CHARTERS / f"{digest.hex()}.json"
-        if not path.exists():
-            self._charters.pop(digest, None)
-            raise PlanRejected(f"no charter {digest.hex()[:16]} is approved here")
-        if digest not in self._charters:
-            charter = Charter.read(path)
-            if charter.digest() != digest:
-                raise StateError(f"{path} holds another charter than its name says")
-            self._charters[digest] = charter
-        return self._charters[digest]
-
-    def _members(self) -> Members:
-        status = (self._home / DIRECTORY).stat()
-        version = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if self._directory is None or self._directory[0] != version:
-            self._directory = version, self._home.members()
-        return self._directory[1]
-
-    def _record(self, digest: bytes) -> RoundRecord | None:
-        if digest not in self._records:
-            self._records[digest] = RoundRecord.read(self._path(digest), digest)
-        return self._records[digest]
-
-    def _path(self, digest: bytes) -> Path:
-        return self._home / ROUNDS / digest.hex()
+        return self._memory.chain.append(receipt, self._memory.own.signing, self._clock())
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,12 +63,14 @@ class _ClientForm:
 
 @dataclass(slots=True)
 class _Exchange:
-    """The last message that was answered: its kind, the message or its SHA-256, and the answer."""
+    """The last message that was answered: its kind, the message or its SHA-256, and the answer, unless it is kept
+    elsewhere.
+    """
 
     kind: int
     message: bytes | None
     digest: bytes
-    answer: bytes = field(repr=False)
+    answer: bytes | None = field(repr=False)
 
     def repeats(self, message: bytes | memoryview) -> bool:
         if self.message is not None:
@@ -195,21 +197,27 @@ class ClientMachine(ABC):
                 return self._again(header.kind, message, over=not due)
             return self._answer(row, body, message)
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, repeats: bool = True) -> bytes:
         """Return the state that a restored session needs, without long-term keys. Keep it as secret as the vector.
 
         Save it after every call of `start` and `receive`, before the answer is sent. One state is restored at most
         once, and not at all after this session has answered another message.
 
-        Raises `StateError` before the start and after an error.
+        Args:
+            repeats: True holds the last answer, too, which a restored session sends again for the same message. False
+                leaves it out, for a caller that keeps it with the state.
+
+        Raises:
+            StateError: The session has not started, or was aborted.
         """
         with self._guard:
             if self._last is None or self._state == ABORTED:
                 raise StateError("this session has not started, or was aborted: there is nothing to save")
             last = self._last
             digest = last.digest if last.message is None else hashlib.sha256(last.message).digest()
+            answer = last.answer if repeats and last.answer is not None else b""
             form = _ClientForm(
-                self._me, self._restored, self._states.index(self._state), last.kind, digest, last.answer, self._dump()
+                self._me, self._restored, self._states.index(self._state), last.kind, digest, answer, self._dump()
             )
             data = pack_state(self._label, self._session, form)
             self._saved = state_name(data)
@@ -246,7 +254,7 @@ class ClientMachine(ABC):
                     f"this state was restored before, or its session went on without it: {error}"
                 ) from error
             self._state, self._restored = state, restored
-            self._last = _Exchange(form.kind, None, form.message, bytes(form.answer))
+            self._last = _Exchange(form.kind, None, form.message, bytes(form.answer) or None)
 
     def _check_begun(self) -> None:
         if self._last is None and self._state != ABORTED:
@@ -257,6 +265,8 @@ class ClientMachine(ABC):
     def _again(self, kind: int, message: bytes, *, over: bool) -> bytes | None:
         """A message that is not due: the last one again, an older one, or one that comes too soon."""
         if self._last is not None and kind == self._last.kind:
+            if self._last.repeats(message) and self._last.answer is None:
+                raise WireError("the answer to this message was kept apart from the session: send that one again")
             if self._last.repeats(message):
                 return self._last.answer
             raise RemoteProtocolError("the server sent two different messages in one step")

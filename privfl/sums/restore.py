@@ -9,11 +9,23 @@ from privfl.sums.base import ClientSession, Entropy, SecureSum, ServerSession, S
 from privfl.wire import ClientId
 
 
-class SavableSession(Protocol):
-    """A session of either side whose state can be saved after every message."""
+class SavableServer(Protocol):
+    """A server's session whose state can be saved after every message."""
 
     def to_bytes(self) -> bytes:
         """Return the state, as secret as the session. Save it before the session's answer is sent."""
+        ...
+
+
+class SavableClient(Protocol):
+    """A client's session whose state can be saved after every message."""
+
+    def to_bytes(self, *, repeats: bool = True) -> bytes:
+        """Return the state, as secret as the session. Save it before the session's answer is sent.
+
+        Args:
+            repeats: False leaves out the last answer, for a caller that keeps it with the state.
+        """
         ...
 
 
@@ -65,8 +77,13 @@ class ClientRestorer(Protocol):
         ...
 
 
-def is_savable(session: ClientSession | ServerSession) -> TypeGuard[SavableSession]:
-    """True if the state of this session can be saved."""
+def saves_client(session: ClientSession) -> TypeGuard[SavableClient]:
+    """True if the state of this client's session can be saved."""
+    return hasattr(session, "to_bytes")
+
+
+def saves_server(session: ServerSession) -> TypeGuard[SavableServer]:
+    """True if the state of this server's session can be saved."""
     return hasattr(session, "to_bytes")
 
 

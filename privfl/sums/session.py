@@ -140,8 +140,19 @@ def unpack_state(label: bytes, session: bytes, data: bytes) -> bytes:
     return bytes(rest[_HASH_BYTES:])
 
 
-def pack_layer(label: bytes, fields: _T, *, inner: str) -> bytes:
+def pack_layer(label: bytes, fields: object, *, inner: str) -> bytes:
     """Return a saved state that holds another: label | fields | SHA-256.
+
+    Args:
+        label: The kind of state.
+        fields: A wired dataclass.
+        inner: The name of the field that holds the inner state, or nothing; see `layer_pieces`.
+    """
+    return b"".join(layer_pieces(label, fields, inner=inner))
+
+
+def layer_pieces(label: bytes, fields: object, *, inner: str) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of a saved state that holds another, which a file takes one after the other.
 
     The inner state ends with a hash of its own. The outer hash covers that hash in the place of the inner state, so no
     byte of a long state is hashed twice.
@@ -151,7 +162,7 @@ def pack_layer(label: bytes, fields: _T, *, inner: str) -> bytes:
         fields: A wired dataclass.
         inner: The name of the field that holds the inner state, or nothing.
     """
-    return b"".join((label, *field_pieces(fields), _layer_digest(label, fields, inner)))
+    return label, *field_pieces(fields), _layer_digest(label, fields, inner)
 
 
 def unpack_layer(label: bytes, of: type[_T], data: bytes, *, inner: str) -> _T:

@@ -29,7 +29,7 @@ def chain(tmp_path: Path) -> HashChain:
 def test_an_atomic_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model.bin"
     atomic_write(path, b"long first version")
-    atomic_write(path, b"second")
+    atomic_write(path, (b"sec", memoryview(b"ond")))
     assert path.read_bytes() == b"second"
     assert list(path.parent.iterdir()) == [path]
 

@@ -65,3 +65,27 @@ def test_a_run_whose_lock_is_a_folder(
     assert "lock is a folder" in " ".join(capsys.readouterr().err.split())
     (tmp_path / "runs" / "r" / "lock").rmdir()
     experiment.run()
+
+
+def test_holders_have_numbers_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    for expected in (1, 2):
+        with sole_writer(path) as lock:
+            assert lock.turn() == expected
+    with sole_writer(path):
+        pass  # one that does not count
+    path.write_bytes(b"\xff" * 8)
+    with sole_writer(path) as lock:
+        assert lock.turn() == 0
+
+
+def test_a_holder_that_cannot_be_counted(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Unix limits the size of a file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with sole_writer(tmp_path / "lock") as lock:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as a full disk: no byte can be written
+        try:
+            with pytest.raises(StateError, match=r"lock cannot be written \(.*\): make room"):
+                lock.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -87,6 +87,7 @@ def test_views_of_other_formats_are_read_as_bytes() -> None:
     with pytest.raises(WireError, match="announces 0 bytes of body, 1 follow"):
         peek(view, max_length=100)
     assert Blob(8).write(np.array([1, 2], np.uint32)) == bytes.fromhex("0800000000000000 01000000 02000000")
+    assert Blob(8).write(np.zeros(0, np.uint32)) == bytes(8)  # an empty view has no shape to cast
 
 
 @pytest.mark.parametrize("cut", range(HEADER_BYTES + 45))

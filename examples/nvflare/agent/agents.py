@@ -24,7 +24,7 @@ class AgentSite:
             raise ConnectionError("the agent closed the connection")
         return reply
 
-    def close(self) -> None:
+    def leave(self) -> None:
         """Nothing is held between two tasks."""
 
 

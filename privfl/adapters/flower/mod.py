@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from privfl.adapters.federation import FRAME, LAYOUT, MODEL, InAppSite, no_training
+from privfl.adapters.federation import FRAME, LAYOUT, MODEL, InAppSite, no_training, opened
 from privfl.adapters.flower.records import (
     CLIENT,
     HELLO,
@@ -75,13 +74,13 @@ class SecureSumMod:
         if record is None:
             raise ConfigError("the message holds no frame: the server must send through SecureGrid")
         if HELLO in record:
-            with contextlib.closing(self._open_site(context, no_training)) as site:
+            with opened(self._open_site(context, no_training)) as site:
                 return RecordDict({KEY: ConfigRecord({CLIENT: int(site.client)})})
         frame, model = record[FRAME], record.get(MODEL, b"")
         if type(frame) is not bytes or type(model) is not bytes:
             raise ConfigError("frame and model are bytes")
         training = self._training(message, context, call_next) if model else no_training
-        with contextlib.closing(self._open_site(context, training)) as site:
+        with opened(self._open_site(context, training)) as site:
             return frame_content(site.answer(frame, model))
 
     def _training(self, message: Message, context: Any, call_next: Next) -> Train:

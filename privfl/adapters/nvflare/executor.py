@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,7 +16,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 
-from privfl.adapters.federation import FRAME, LAYOUT, MODEL, InAppSite, no_training
+from privfl.adapters.federation import FRAME, LAYOUT, MODEL, InAppSite, no_training, opened
 from privfl.adapters.layout import NamedLayout
 from privfl.adapters.nvflare.tasks import EVALUATES, TASK, named_function
 from privfl.codec import Vector
@@ -98,8 +97,7 @@ class SecureExecutor(Executor):  # type: ignore[misc]  # nvflare ships no types 
             if type(frame) is not bytes or type(model) is not bytes:
                 raise ConfigError("frame and model are bytes: the server must send through SecureController")
             train = self._training(shareable, fl_ctx, abort_signal) if model else no_training
-            site: InAppSite = named_function(self.open_site, "open_site")(fl_ctx.get_identity_name(), train)
-            with contextlib.closing(site):
+            with opened(named_function(self.open_site, "open_site")(fl_ctx.get_identity_name(), train)) as site:
                 reply = make_reply(ReturnCode.OK)
                 reply[FRAME] = site.answer(frame, model)
                 return reply

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -101,8 +102,9 @@ def _total(events: Iterable[tuple[Event, int]], factor: int) -> npt.NDArray[np.f
     return total
 
 
+@lru_cache(maxsize=256)  # the rounds of a run mostly have one kind of event, and each of them asks
 def _curve(event: Event, factor: int) -> npt.NDArray[np.float64]:
-    """Divergence bounds of one event at all orders."""
+    """Divergence bounds of one event at all orders; nobody may change the array."""
     top = _ORDERS[-1]
     one = np.array([0.0, 0.0, *(math.fsum(renyi(n, a, factor) for n in event.looks) for a in range(2, top + 1))])
     if isinstance(event.sampling, Everyone):

@@ -99,7 +99,7 @@ def test_a_model_travels_as_raw_bytes_and_only_the_plans_own_is_taken(dtype: str
     model = np.arange(4, dtype=dtype)
     plan = a_plan(PlainSum(), model)
     data = model_to_bytes(model)
-    np.testing.assert_array_equal(model_from_bytes(data, plan), model)
+    np.testing.assert_array_equal(model_from_bytes(data, plan, 0), model)
     for wrong in (
         data[:-1],
         data + b"x",
@@ -107,4 +107,4 @@ def test_a_model_travels_as_raw_bytes_and_only_the_plans_own_is_taken(dtype: str
         model_to_bytes(model.astype("f8" if dtype == "f4" else "f4")),
     ):
         with pytest.raises(WireError):
-            model_from_bytes(wrong, plan)
+            model_from_bytes(wrong, plan, 0)

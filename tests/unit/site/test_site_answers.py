@@ -53,7 +53,7 @@ def test_a_private_round_charges_every_site_its_worst_case(trial: Federation) ->
     for receipt in entered:
         site = sites[receipt.client]
         assert receipt.release == replace(worst, participants=(site.client,)).record()
-        assert [ledger.releases for ledger in site._account.ledgers] == [(worst,)]
+        assert [ledger.releases for ledger in site._memory.account.ledgers] == [(worst,)]
         assert receipt.spent == site.spent() > 0
     assert np.any(trial.model != 0)
 
@@ -177,7 +177,7 @@ def test_a_client_killed_within_a_step_survives(
     server = trial.round({client: (lambda f, m, c=client: answer(c, f, m)) for client in sites}, before=before)
     assert server.outcome.survivors == set(sites)
     assert bool(killed) == (step == 0 or point == "record")
-    releases = [release for ledger in sites[victim]._account.ledgers for release in ledger.releases]
+    releases = [release for ledger in sites[victim]._memory.account.ledgers for release in ledger.releases]
     assert len(releases) == 1  # charged once
 
 

@@ -93,7 +93,7 @@ def test_a_private_round_charges_every_site_in_examples(tmp_path: Path, placemen
     for receipt in entered:
         assert receipt.release["draw_known_to"] == "site"
     for site in sites.values():
-        (ledger,) = site._account.ledgers
+        (ledger,) = site._memory.account.ledgers
         assert (ledger.unit.level, ledger.draws, ledger.unsettled == ()) == ("example", (), False)
         assert [replace(release, round=1) for release in ledger.releases] == [worst[0]] * 2
         figure = Accountant(1e-5, observer="server").spent(ledger)
@@ -148,7 +148,7 @@ def test_a_site_killed_at_any_point_never_samples_again(
         assert again.answer(frame, model) == answer
         assert len(set(spy.chosen)) == 1
         assert len(spy.chosen) == 1  # trained before the kill or after it
-        assert [len(ledger.releases) for ledger in again._account.ledgers] == [1]
+        assert [len(ledger.releases) for ledger in again._memory.account.ledgers] == [1]
         assert not list((trial.homes[victim] / "rounds").glob("*.coins")) or point == "record"
         sites[victim] = again
         armed = False
@@ -325,7 +325,7 @@ def test_a_budget_may_count_people_with_an_example_at_several_sites(tmp_path: Pa
         with trial.site(me, TRAIN) as site:
             assert site.answer(*trial.first(me)) != REFUSAL
             spent.append(site.spent())
-            exact = Accountant(1e-5, observer="server", group=sites).spent(site._account.ledgers)
+            exact = Accountant(1e-5, observer="server", group=sites).spent(site._memory.account.ledgers)
             assert exact <= spent[-1] < exact + 0.01
     assert spent[1] > 1.5 * spent[0]
 

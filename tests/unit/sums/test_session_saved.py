@@ -16,7 +16,7 @@ from privfl.crypto import (
     load_credentials,
     save_credentials,
 )
-from privfl.errors import ConfigError, LocalProtocolError, PlanRejected, StateError, TooFewSurvivors
+from privfl.errors import ConfigError, LocalProtocolError, PlanRejected, StateError, TooFewSurvivors, WireError
 from privfl.ring import Ring
 from privfl.secagg import MaskedSum
 from privfl.secagg.client import MaskedClient
@@ -265,3 +265,23 @@ def test_of_many_that_take_one_state_one_gets_it(tmp_path: Path) -> None:
 def test_names_that_could_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name"):
         SessionStore(tmp_path).put(name, b"")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_state_without_the_last_answer_goes_on_and_repeats_nothing(name: str) -> None:
+    room = Room(SCHEMES[name])
+    mail, before = room.start(), b""
+    while room.server.result is None:
+        whole, state = room.sessions[0].to_bytes(), room.sessions[0].to_bytes(repeats=False)
+        sent = room.sessions[0].last_message
+        assert sent is not None
+        assert len(whole) == len(state) + len(sent)
+        room.sessions[0] = room.restored(0, state)
+        assert room.sessions[0].last_message is None
+        assert len(room.sessions[0].to_bytes()) == len(state)  # it has no answer to save
+        if before:
+            with pytest.raises(WireError, match="kept apart from the session"):
+                room.sessions[0].receive(before)
+        before = mail[0]
+        mail = room.deliver(mail)
+    assert room.server.result.total.tolist() == [sum(CLIENTS)] * 3
