@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -146,10 +146,16 @@ def _check(result: Any) -> None:
         raise ConfigError(f"a contribution is a flat int64 array, not {found}")
 
 
-def joined(answers: Sequence[ChunkAnswer]) -> ChunkAnswer:
-    """One answer in place of several that hold exact sums: their sum, without states."""
-    clients = tuple(client for answer in answers for client in answer.clients)
-    faults = {client: kind for answer in answers for client, kind in answer.faults.items()}
-    rows = [answer.rows for answer in answers if answer.clients]
-    total: Ints = np.sum(rows, axis=0) if rows else np.zeros((0, 0), np.int64)
-    return ChunkAnswer(clients, total, faults=faults, added=True)
+def joined(answers: Iterable[ChunkAnswer]) -> ChunkAnswer:
+    """One answer in place of several that hold exact sums: their sum, without states. One of them is held at a time."""
+    clients, faults, total = list[ClientId](), dict[ClientId, str](), np.zeros((0, 0), np.int64)
+    for answer in answers:
+        faults.update(answer.faults)
+        if not answer.clients:
+            continue
+        if clients:
+            np.add(total, answer.rows, out=total)
+        else:
+            total = answer.rows.copy()
+        clients += answer.clients
+    return ChunkAnswer(tuple(clients), total, faults=faults, added=True)

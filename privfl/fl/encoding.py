@@ -252,6 +252,8 @@ class UpdateEncoding:
 
     def joined(self, update: ClientUpdate) -> Vector:
         """The update and its blocks as one vector, float `[length]`."""
+        if update.delta.shape == (self.length,) and not (self.blocks or update.blocks):
+            return update.delta
         if update.delta.shape != (self.model_length,):
             raise ConfigError(f"an update of shape {update.delta.shape} came back for a model of {self.model_length}")
         shapes = {name: vector.shape for name, vector in update.blocks.items()}

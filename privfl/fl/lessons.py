@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-_SEGMENT: Final = 1 << 23
-"""Feature values that are gathered at a time: 32 MiB of float32."""
+from privfl.errors import ConfigError
+
+_SEGMENT: Final = 1 << 18
+"""Feature values that are gathered at a time: 1 MiB of float32, which is in the cache when its steps are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,21 @@ class Segment:
     def shape(self) -> tuple[int, int, int]:
         """(clients, steps, examples of a minibatch)."""
         return self.active[0], len(self.active), self.size
+
+
+def check_width(features: npt.NDArray[Any], width: int) -> None:
+    """Raise `ConfigError` unless each example has as many features as the model takes.
+
+    Args:
+        features: The features of a client's examples, `[n, ...]`.
+        width: The features that the model takes.
+    """
+    found = math.prod(features.shape[1:])
+    if found != width:
+        raise ConfigError(
+            f"the model takes {width} features, and an example has {found}: return {width} features for each example "
+            f"from the client's rows, or give a model that takes {found}"
+        )
 
 
 def by_steps(lessons: Sequence[Lesson]) -> list[int]:
@@ -90,7 +108,11 @@ def gather(lessons: Sequence[Lesson], segment: Segment, x: Any, y: Any, weights:
         if all(len(batch) == size for batch in batches[:-1]):  # only the last one is short
             count = size * (len(batches) - 1) + len(batches[-1])
             numbers = batches[0] if len(batches) == 1 else np.concatenate(batches)
-            flat_x[:count], flat_x[count:] = features[numbers], 0
+            if features.dtype == flat_x.dtype:
+                np.take(features, numbers, 0, out=flat_x[:count], mode="clip")  # the mode that makes no copy
+            else:
+                flat_x[:count] = features[numbers]
+            flat_x[count:] = 0
             flat_y[:count] = lesson.targets[numbers]
             flat_weights[: count - len(batches[-1])] = 1 / size
             flat_weights[count - len(batches[-1]) : count] = 1 / len(batches[-1])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Lesson
+from privfl.fl.lessons import Lesson, check_width
 from privfl.fl.linear_cohort import Descent, sigmoid, softmax
 from privfl.fl.people import Persons, parts_of, people_of
 from privfl.wire import ClientId
@@ -244,7 +244,7 @@ class LinearTrain:
         Raises:
             ConfigError: If something is to be added to the one gradient of FedSGD.
         """
-        features, labels = self.rows(client)
+        features, labels = self._examples(client)
         if self.update == "gradient" and (correction is not None or proximal):
             raise ConfigError("FedSGD takes no local steps that could be corrected: set client.update = 'delta'")
         if not len(labels):
@@ -267,7 +267,7 @@ class LinearTrain:
 
     def people(self, client: ClientId) -> int:
         """See `ExampleGradients.people`."""
-        return people_of(self.persons, client, len(self.rows(client)[1]))
+        return people_of(self.persons, client, len(self._examples(client)[1]))
 
     def gradients(self, model: Vector, client: ClientId, chosen: npt.NDArray[np.intp]) -> Iterator[Floats]:
         """See `ExampleGradients.gradients`; a penalty is no part of them.
@@ -277,7 +277,7 @@ class LinearTrain:
             client: The client.
             chosen: The numbers of the people.
         """
-        features, labels = self.rows(client)
+        features, labels = self._examples(client)
         size = max(1, _GRADIENT_ENTRIES // self.model.length)
         for part in parts_of(self.persons, client, len(labels), chosen, size):
             yield part.sums(self.model.example_gradients(model, features[part.examples], labels[part.examples]))
@@ -315,8 +315,14 @@ class LinearTrain:
             for delta, lesson in zip(deltas, lessons, strict=True)
         ]
 
-    def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
+    def _examples(self, client: ClientId) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         features, labels = self.rows(client)
+        if len(labels):
+            check_width(features, self.model.features)
+        return features, labels
+
+    def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
+        features, labels = self._examples(client)
         count = len(labels)
         batches = minibatches(count, self.batch_size, self.epochs, self.steps, rng) if count else []
         return Lesson(features, labels, batches)

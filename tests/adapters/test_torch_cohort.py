@@ -151,6 +151,18 @@ def test_examples_that_do_not_fit_are_refused(features: Any, targets: Any) -> No
         train.train_cohort(train.initial(), (0,), 1, [client_rng(0, 1, 0)])
 
 
+@pytest.mark.parametrize("name", ["relu", "flattens"])
+def test_examples_of_another_width_are_refused_alike_alone_and_together(name: str) -> None:
+    train = TorchTrain(CHAINS[name](3), lambda client: (np.zeros((3, 5), np.float32), np.zeros(3, np.int64)))
+    calls = [
+        lambda rng: train(train.initial(), 0, 1, rng),
+        lambda rng: train.train_cohort(train.initial(), (0,), 1, [rng]),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match="the model takes 6 features, and an example has 5: return 6"):
+            call(client_rng(0, 1, 0))
+
+
 def test_an_update_that_overflows_is_not_finite() -> None:
     rows = lambda client: (np.full((4, 6), 1e30, np.float32), np.zeros(4, np.int64))  # noqa: E731
     train = TorchTrain(CHAINS["relu"](3), rows, optimizer=Sgd(1e20), epochs=3)

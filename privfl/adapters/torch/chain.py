@@ -19,6 +19,7 @@ from torch import nn
 
 from privfl.adapters.torch.flat import FlatModule
 from privfl.adapters.torch.losses import BatchMean, binary_cross_entropy, cross_entropy, squared_error
+from privfl.fl.lessons import check_width
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -82,6 +83,7 @@ class Chain:
         self._change = np.empty_like(self._gradient)
         self._classes = loss not in (binary_cross_entropy, squared_error)
         self._loss = _LOSSES[loss]
+        self._width = next(layer for layer in layers if isinstance(layer, _Linear)).weight.shape[1]
         self._size = max(layer.weight.size for layer in layers if isinstance(layer, _Linear))
 
     @classmethod
@@ -122,10 +124,14 @@ class Chain:
             features: All features.
             targets: All targets: class numbers, or values.
             rows: The largest number of examples of one batch.
+
+        Raises:
+            ConfigError: An example has another number of features than the first layer takes.
         """
         flat = features.ndim == 2 or (self._flattens and features.ndim > 2)
         if not flat or features.dtype.kind != "f" or targets.ndim != 1 or rows * self._size > LARGEST:
             return False
+        check_width(features, self._width)
         if not self._classes and len(targets) != len(features) * self.outputs(rows)[1]:
             return False
         # torch leaves a class number of -100 out: it may do so.

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -25,9 +26,12 @@ from privfl.adapters.torch.optim import Sgd
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Lesson, by_steps, gather, segments
+from privfl.fl.lessons import Lesson, by_steps, check_width, gather, segments
 
 _NOTHING: Final = np.zeros(0)
+
+_CACHED: Final = 1 << 20
+"""Parameters of several clients that are trained at a time on a CPU: 4 MiB of float32 stay in its last cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,46 @@ class _Linear:
     bias: slice | None
 
     def views(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The weights `[clients, out, in]` and the biases `[clients, out]` in the vectors of some clients."""
         weight = vectors[:, self.weight].view(len(vectors), *self.shape)
         return weight, None if self.bias is None else vectors[:, self.bias]
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """A layer of the clients that take a step: the weights to read, and where its step or its gradient goes.
+
+    With a `rate` the step is added to the weights themselves; otherwise the gradient is written.
+    """
+
+    weight: torch.Tensor
+    turned: torch.Tensor
+    bias: torch.Tensor | None
+    to_weight: torch.Tensor
+    to_bias: torch.Tensor | None
+    rate: float | None
+
+    @classmethod
+    def of(cls, layer: _Linear, values: torch.Tensor, gradients: torch.Tensor | None, rate: float) -> _Weights:
+        weight, bias = layer.views(values)
+        turned, row = weight.transpose(1, 2), None if bias is None else bias.unsqueeze(1)
+        if gradients is None:
+            return cls(weight, turned, row, weight, bias, rate)
+        return cls(weight, turned, row, *layer.views(gradients), None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(x, self.turned) if self.bias is None else torch.baddbmm(self.bias, x, self.turned)
+
+    def learn(self, gradient: torch.Tensor, x: torch.Tensor) -> None:
+        turned = gradient.transpose(1, 2)
+        if self.rate is None:
+            torch.bmm(turned, x, out=self.to_weight)
+            if self.to_bias is not None:
+                torch.sum(gradient, 1, out=self.to_bias)
+            return
+        self.to_weight.baddbmm_(turned, x, alpha=-self.rate)
+        if self.to_bias is not None:
+            self.to_bias.add_(gradient.sum(1), alpha=-self.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +103,7 @@ _Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]
 """(features `[clients, steps, batch, inputs]`, targets, weights `[clients, steps, batch]`, clients of each step)."""
 
 _Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""(output `[clients, batch, outputs]`, targets, weights `[clients, batch]`) -> loss of each example, gradient."""
+"""(output `[clients, batch, outputs]`, targets and weights `[clients, batch, 1]`) -> losses like these, gradient."""
 
 
 class CohortChain:
@@ -124,25 +166,29 @@ class CohortChain:
         ]
         return cls(layers, flattens, loss, flat)
 
-    def check(self, lesson: Lesson) -> None:
+    def check(self, lessons: Sequence[Lesson]) -> None:
         """Raise `ConfigError` for examples that a batched training does not take."""
-        features, targets, linear = lesson.features, lesson.targets, self._linears[0]
-        if not len(targets):
-            return
-        if features.dtype.kind != "f" or targets.ndim != 1 or not (features.ndim == 2 or self._flattens):
-            raise ConfigError(
-                f"clients are trained in batches on real features and flat targets, not on {features.dtype} "
-                f"{features.shape[1:]} and targets {targets.shape}: set cohort.training = 'single'"
-            )
-        if features[0].size != linear.shape[1]:
-            raise ConfigError(f"the module takes {linear.shape[1]} features, and an example has {features[0].size}")
+        linear, held = self._linears[0], [lesson for lesson in lessons if len(lesson.targets)]
+        for lesson in held:
+            features, targets = lesson.features, lesson.targets
+            if features.dtype.kind != "f" or targets.ndim != 1 or not (features.ndim == 2 or self._flattens):
+                raise ConfigError(
+                    f"clients are trained in batches on real features and flat targets, not on {features.dtype} "
+                    f"{features.shape[1:]} and targets {targets.shape}: set cohort.training = 'single'"
+                )
+            check_width(features, linear.shape[1])
+        if held:
+            self._check_targets([lesson.targets for lesson in held])
+
+    def _check_targets(self, parts: list[npt.NDArray[Any]]) -> None:
         outputs = self._linears[-1].shape[0]
         if not self._classes and outputs != 1:
             raise ConfigError(f"a value for each example needs a module with one output, and this one has {outputs}")
-        binary = self._loss is _binary_cross_entropy
-        if binary and not 0 <= targets.min() <= targets.max() <= 1:
+        targets = parts[0] if len(parts) == 1 else np.concatenate(parts)  # one look at all of them costs less
+        if self._loss is _binary_cross_entropy and not 0 <= targets.min() <= targets.max() <= 1:
             raise ConfigError("the labels of two classes must be 0 and 1, or probabilities")
-        if self._classes and (targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() < outputs):
+        whole = all(part.dtype.kind in "iu" for part in parts)
+        if self._classes and not (whole and 0 <= targets.min() <= targets.max() < outputs):
             raise ConfigError(
                 f"clients are trained in batches on class numbers from 0 to {outputs - 1}, and no label is left out: "
                 "set cohort.training = 'single'"
@@ -164,27 +210,21 @@ class CohortChain:
             The updates, in the order of `lessons`.
         """
         order = by_steps(lessons)
-        ordered = [lessons[place] for place in order]
         scored = scored and all(lesson.targets.dtype.kind != "f" for lesson in lessons)
         start = torch.empty(self._size, dtype=self._dtype)
         np.copyto(start.numpy(), model, casting="same_kind")
         start = start.to(self._device)
-        vectors = start.repeat(len(ordered), 1)
-        steps = _Steps(self, vectors, rule, rate, scored=scored)
-        with torch.no_grad():
-            for piece in self._pieces(ordered):
-                steps.over(*piece)
-            vectors -= start
-        deltas, losses, rights = vectors.cpu().numpy(), steps.losses.tolist(), steps.rights.tolist()
         updates: list[ClientUpdate] = [ClientUpdate(_NOTHING, 0)] * len(lessons)
-        for place, lesson in enumerate(ordered):
-            rows, metrics = sum(map(len, lesson.batches)), dict[str, float]()
-            if rows:
-                metrics["loss"] = losses[place] / rows
-                if scored:
-                    metrics["accuracy"] = rights[place] / rows
-            count = rule.steps(len(lesson.batches))
-            updates[order[place]] = ClientUpdate(deltas[place], len(lesson.targets), metrics, steps=count)
+        together = max(1, _CACHED // self._size) if self._device.type == "cpu" else len(lessons)
+        for first in range(0, len(order), together):
+            places = order[first : first + together]
+            ordered = [lessons[place] for place in places]
+            steps = _Steps(self, start.repeat(len(places), 1), rule, rate, scored=scored)
+            with torch.no_grad():
+                for piece in self._pieces(ordered):
+                    steps.over(*piece)
+            for place, update in zip(places, steps.updates(start, ordered), strict=True):
+                updates[place] = update
         return updates
 
     def _pieces(self, lessons: list[Lesson]) -> Iterator[_Piece]:
@@ -204,62 +244,76 @@ class _Steps:
 
     def __init__(self, chain: CohortChain, vectors: torch.Tensor, rule: Sgd, rate: float, *, scored: bool) -> None:
         self._chain, self._vectors, self._rule, self._rate, self._scored = chain, vectors, rule, rate, scored
-        self._fused = not (rule.momentum or rule.weight_decay)
-        clients = len(vectors)
-        self.losses = torch.zeros(clients, dtype=torch.float64, device=vectors.device)
-        self.rights = torch.zeros(clients, dtype=torch.float64, device=vectors.device)
-        self._gradients = torch.zeros(0 if self._fused else clients, vectors.shape[1], dtype=vectors.dtype)
-        self._gradients = self._gradients.to(vectors.device)
+        fused = not (rule.momentum or rule.weight_decay)
+        self._gradients = None if fused else torch.zeros_like(vectors)
         self._velocities: torch.Tensor | None = None
+        self.losses = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+        self.rights = torch.zeros_like(self.losses)
 
     def over(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, counts: tuple[int, ...]) -> None:
         """Take the steps of one piece, the first `counts[i]` clients each."""
+        targets, shares, clients, layers = y.unsqueeze(3), weights.unsqueeze(3), 0, list[_Weights | _Activation]()
+        losses, rights = torch.zeros_like(shares), torch.zeros_like(shares, dtype=torch.bool)
         for number, active in enumerate(counts):
-            self._take(x[:active, number], y[:active, number], weights[:active, number], active)
-
-    def _take(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, active: int) -> None:
-        layers, vectors, values = self._chain._layers, self._vectors[:active], [x]
-        for layer in layers:
-            if isinstance(layer, _Linear):
-                weight, bias = layer.views(vectors)
-                turned = weight.transpose(1, 2)
-                x = torch.bmm(x, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, turned)
-            else:
-                x = layer.forward(x)
-            values.append(x)
-        losses, gradient = self._chain._loss(x, y, weights)
-        seen = weights > 0
-        self.losses[:active] += (losses * seen).sum(1)
+            if active != clients:  # the views are made once for the steps of the same clients
+                clients, layers = active, self._layers(active)
+            labels = targets[:active, number]
+            output, losses[:active, number] = self._take(layers, x[:active, number], labels, shares[:active, number])
+            if self._scored:
+                rights[:active, number] = _right(output, labels)
+        seen, everyone = shares > 0, len(weights)
+        self.losses[:everyone] += (losses * seen).sum((1, 2, 3), dtype=torch.float64)
         if self._scored:
-            self.rights[:active] += (_right(x, y) & seen).sum(1)
+            self.rights[:everyone] += (rights & seen).sum((1, 2, 3))
+
+    def updates(self, start: torch.Tensor, lessons: Sequence[Lesson]) -> Iterator[ClientUpdate]:
+        """The updates after all steps, in the order of the vectors.
+
+        Args:
+            start: The model from which all clients started.
+            lessons: What each client trained on.
+        """
+        deltas, losses, rights = self._vectors.sub_(start).cpu().numpy(), self.losses.tolist(), self.rights.tolist()
+        for place, lesson in enumerate(lessons):
+            seen, metrics = sum(map(len, lesson.batches)), dict[str, float]()
+            if seen:
+                metrics["loss"] = losses[place] / seen
+                if self._scored:
+                    metrics["accuracy"] = rights[place] / seen
+            steps = self._rule.steps(len(lesson.batches))
+            yield ClientUpdate(deltas[place], len(lesson.targets), metrics, steps=steps)
+
+    def _layers(self, active: int) -> list[_Weights | _Activation]:
+        """The layers of the first clients."""
+        values, gradients = self._vectors[:active], None if self._gradients is None else self._gradients[:active]
+        return [
+            _Weights.of(layer, values, gradients, self._rate) if isinstance(layer, _Linear) else layer
+            for layer in self._chain._layers
+        ]
+
+    def _take(
+        self, layers: list[_Weights | _Activation], x: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step; returns the output and the loss of each example before it."""
+        values = [x]
+        for layer in layers:
+            values.append(layer.forward(values[-1]))
+        losses, gradient = self._chain._loss(values[-1], targets, shares)
         for index in range(len(layers) - 1, -1, -1):
             layer = layers[index]
-            if not isinstance(layer, _Linear):
+            if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, values[index + 1])
                 continue
-            further = torch.bmm(gradient, layer.views(vectors)[0]) if index else gradient
-            self._learn(layer, gradient, values[index], active)
+            further = torch.bmm(gradient, layer.weight) if index else gradient  # before the weights move
+            layer.learn(gradient, values[index])
             gradient = further
-        if not self._fused:
-            self._descend(active)
+        if self._gradients is not None:
+            self._descend(self._gradients[: len(x)])
+        return values[-1], losses
 
-    def _learn(self, layer: _Linear, gradient: torch.Tensor, x: torch.Tensor, active: int) -> None:
-        """Add the step of one layer to its weights, or write its gradient."""
-        turned = gradient.transpose(1, 2)
-        if self._fused:
-            weight, bias = layer.views(self._vectors[:active])
-            weight.baddbmm_(turned, x, alpha=-self._rate)
-            if bias is not None:
-                bias.add_(gradient.sum(1), alpha=-self._rate)
-            return
-        weight, bias = layer.views(self._gradients[:active])
-        torch.bmm(turned, x, out=weight)
-        if bias is not None:
-            bias.copy_(gradient.sum(1))
-
-    def _descend(self, active: int) -> None:
-        """The rule of `FlatStep`, for all clients."""
-        rule, values, gradient = self._rule, self._vectors[:active], self._gradients[:active]
+    def _descend(self, gradient: torch.Tensor) -> None:
+        """The rule of `FlatStep`, for the clients of a gradient."""
+        rule, values = self._rule, self._vectors[: len(gradient)]
         if rule.weight_decay:
             gradient.add_(values, alpha=rule.weight_decay)
         if not rule.momentum:
@@ -269,39 +323,37 @@ class _Steps:
             self._velocities = gradient.clone()
             velocity = self._velocities
         else:
-            velocity = self._velocities[:active].mul_(rule.momentum).add_(gradient)
+            velocity = self._velocities[: len(gradient)].mul_(rule.momentum).add_(gradient)
         if rule.nesterov:
             velocity = gradient.add_(velocity, alpha=rule.momentum)
         values.add_(velocity, alpha=-self._rate)
 
 
 def _right(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (output.squeeze(2) > 0) == (targets > 0) if output.shape[2] == 1 else output.argmax(2) == targets
+    return (output > 0) == (targets > 0) if output.shape[2] == 1 else output.argmax(2, keepdim=True) == targets
 
 
 def _cross_entropy(
     output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logs = torch.log_softmax(output, 2)
-    chosen = targets.unsqueeze(2)
-    losses = -logs.gather(2, chosen).squeeze(2)
-    gradient = logs.exp_().scatter_add_(2, chosen, torch.full_like(losses, -1.0).unsqueeze(2))
-    return losses, gradient.mul_(weights.unsqueeze(2))
+    losses = logs.gather(2, targets).neg_()
+    gradient = logs.exp_().scatter_add_(2, targets, torch.full_like(losses, -1.0))
+    return losses, gradient.mul_(weights)
 
 
 def _binary_cross_entropy(
     output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    flat = output.squeeze(2)
-    losses = nn.functional.binary_cross_entropy_with_logits(flat, targets, reduction="none")
-    return losses, ((torch.sigmoid(flat) - targets) * weights).unsqueeze(2)
+    losses = nn.functional.binary_cross_entropy_with_logits(output, targets, reduction="none")
+    return losses, (torch.sigmoid(output) - targets) * weights
 
 
 def _squared_error(
     output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    errors = output.squeeze(2) - targets
-    return 0.5 * errors.square(), (errors * weights).unsqueeze(2)
+    errors = output - targets
+    return 0.5 * errors.square(), errors * weights
 
 
 _LOSSES: Final[dict[BatchMean, _Loss]] = {

@@ -162,15 +162,14 @@ class TorchTrain:
         assert isinstance(rule, Sgd) and cohort is not None  # noqa: S101, PT018 - `check_cohort` has made sure
         with self._turn, borrowed(self._threads, self._flat.device):
             prepare_process(self._threads, self._flat.device)
-            lessons = [self._lesson(cohort, client, rng) for client, rng in zip(clients, rngs, strict=True)]
+            lessons = [self._lesson(client, rng) for client, rng in zip(clients, rngs, strict=True)]
+            cohort.check(lessons)
             rate, start = self._rate(round) or rule.learning_rate, self.layout.checked(model)
             return cohort.updates(start, lessons, rule, rate, scored=self._metrics is None)
 
-    def _lesson(self, cohort: CohortChain, client: ClientId, rng: np.random.Generator) -> Lesson:
+    def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
         features, targets = (np.asarray(part) for part in examples_of(self._rows, client))
-        lesson = Lesson(features, targets, self._batches(len(targets), rng) if len(targets) else [])
-        cohort.check(lesson)
-        return lesson
+        return Lesson(features, targets, self._batches(len(targets), rng) if len(targets) else [])
 
     @property
     def metric_names(self) -> tuple[str, ...]:

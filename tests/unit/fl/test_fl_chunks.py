@@ -21,7 +21,7 @@ from privfl.experiment import Experiment
 from privfl.fl.chunks import ChunkAnswer, Chunking
 from privfl.fl.client import ClientUpdate, Executor
 from privfl.fl.client_round import ClientRound, Contribution
-from privfl.fl.encode_all import encode_all
+from privfl.fl.encode_all import add_all, encode_all
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.linear import LinearKind, LinearModel, LinearTrain
 from privfl.fl.plan import model_hash
@@ -70,6 +70,41 @@ def test_a_chunk_is_encoded_as_each_client_alone(changes: dict[str, Any], data: 
     together = encode_all(encoding, updates, [np.random.default_rng(place) for place in range(count)])
     alone = [encoding.encode(update, np.random.default_rng(place)) for place, update in enumerate(updates)]
     np.testing.assert_array_equal(together, np.stack(alone))
+    added = add_all(encoding, updates)
+    assert added is None or added.tolist() == together.sum(axis=0).tolist()
+
+
+SHORT: dict[str, tuple[dict[str, Any], int]] = {
+    "flat": ({}, 6),
+    "flat in parts": ({}, 20_000),
+    "flat with weights": (ENCODINGS["flat with weights"], 20_000),
+    "flat that counts": (ENCODINGS["flat that counts"], 6),
+    "entries that count": ({"clip": ElementClip(0.5, 20_000)} | COUNTING, 20_000),
+    "metrics with units": (ENCODINGS["metrics with units"], 6),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", SHORT)
+def test_updates_within_the_clip_are_added_as_they_are_encoded(name: str, dtype: Any) -> None:
+    changes, length = SHORT[name]
+    codec = {"codec": FixedPoint(2.0**20, Ring(40))}
+    encoding, rng = an_encoding(length, **codec | changes), np.random.default_rng(3)
+    vectors = [rng.normal(size=length).astype(dtype) for _ in range(7)]
+    bound = encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else encoding.clip.clip_norm
+    for fraction in (0.3, 0.98, 1.0, 1.5):
+        updates = []
+        for place, vector in enumerate(vectors):
+            size = np.abs(vector).max() if isinstance(encoding.clip, ElementClip) else np.linalg.norm(vector)
+            updates.append(ClientUpdate((vector * (bound * fraction / size)).astype(dtype), place + 18, {"loss": 0.7}))
+        rngs = [np.random.default_rng(0) for _ in updates]
+        added = add_all(encoding, updates)
+        assert (added is None) == (fraction >= 1.0)
+        if added is not None:
+            assert added.tolist() == encode_all(encoding, updates, rngs).sum(axis=0).tolist()
+    odd = {"not finite": np.full(length, np.nan, dtype), "long": np.full(length, 10 * bound, dtype)}
+    for vector in odd.values():
+        assert add_all(encoding, [*updates[:2], ClientUpdate(vector, 3, {"loss": 0.7})]) is None
 
 
 @given(
@@ -123,6 +158,15 @@ def test_linear_models_train_at_once_as_each_alone(kind: LinearKind, options: di
         assert (one.examples, one.steps) == (other.examples, other.steps)
         assert one.metrics == pytest.approx(other.metrics)
     assert [bool(update.delta.any()) for update in together] == [True, False, True, True]
+
+
+def test_linear_models_refuse_examples_of_another_width() -> None:
+    train = LinearTrain(LinearModel("softmax", 4, 3), lambda client: (np.zeros((3, 5)), np.zeros(3)))
+    start = train.model.initial()
+    calls = [lambda rng: train(start, 0, 1, rng), lambda rng: train.train_cohort(start, (0,), 1, [rng])]
+    for call in calls:
+        with pytest.raises(ConfigError, match="the model takes 4 features, and an example has 5"):
+            call(np.random.default_rng(0))
 
 
 def test_fedsgd_is_not_trained_in_batches() -> None:
