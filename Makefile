@@ -36,7 +36,7 @@ notebooks: $(VENV)/.all
 	$(BIN)/python -m notebooks.build
 
 notebooks-quick: $(VENV)/.all
-	$(BIN)/python -m pytest tests/notebooks
+	$(BIN)/python -m pytest -n 2 tests/notebooks
 
 docs: $(VENV)/.all
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
