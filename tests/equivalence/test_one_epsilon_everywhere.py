@@ -1,15 +1,14 @@
 """One epsilon, whoever is asked: the run, its ledger, its folder, the command line, and a verifier without privfl."""
 
 import contextlib
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import references
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,17 +19,7 @@ from privfl.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.fl.client import ClientUpdate
 
-FOLDER = Path(__file__).parents[2] / "protocols" / "privacy-ledger"
-sys.path.insert(0, str(FOLDER))
-try:
-    SPEC = importlib.util.spec_from_file_location("privacy_ledger_verifier", FOLDER / "reference.py")
-    assert SPEC is not None
-    assert SPEC.loader is not None
-    VERIFIER = importlib.util.module_from_spec(SPEC)
-    SPEC.loader.exec_module(VERIFIER)
-finally:
-    sys.path.remove(str(FOLDER))
-
+VERIFIER = references.load("privacy-ledger", "reference")
 CLIENTS = 8
 
 

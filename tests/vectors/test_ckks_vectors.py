@@ -2,13 +2,13 @@
 
 import base64
 import json
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import references
 
 from privfl import errors
 from privfl.crypto import AgreementKey, Credentials, MemoryDirectory, SigningKey
@@ -184,6 +184,5 @@ def test_primitives() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_vectors_are_what_the_reference_writes_today() -> None:
-    reference = runpy.run_path(str(HOME / "reference.py"))
-    for name, content in reference["everything"]().items():
+    for name, content in references.load("ckks-sum", "reference").everything().items():
         assert load(name) == content, name

@@ -4,15 +4,13 @@ The two share no code, so that whatever they agree on is written in protocols/ma
 """
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import references
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,17 +27,7 @@ FOLDER = Path(__file__).parents[2] / "protocols" / "masked-sum"
 SIGNING = {c: SigningKey(hashlib.sha256(f"mixed {c}".encode()).digest()) for c in range(10)}
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("masked_sum_reference", FOLDER / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-REF = load()
+REF = references.load("masked-sum", "reference")
 
 
 def stream(name: str) -> Callable[[int], bytes]:

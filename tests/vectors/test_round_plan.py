@@ -1,11 +1,11 @@
 """privfl's plans against protocols/round-plan, whose reference shares no code with it."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import references
 
 from privfl.errors import WireError
 from privfl.fl.counts import from_limbs, to_limbs
@@ -64,11 +64,7 @@ def test_bytes_that_are_no_plan_are_refused(case: dict[str, Any]) -> None:
 
 
 def test_the_vectors_are_those_of_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("round_plan_reference", FOLDER / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = references.load("round-plan", "reference")
     (tmp_path / "vectors").mkdir()
     monkeypatch.setattr(module, "__file__", str(tmp_path / "reference.py"))
     module.main()

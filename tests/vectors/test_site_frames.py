@@ -1,12 +1,12 @@
 """privfl's frames, charters and receipts against protocols/site-frames, whose reference shares no code with them."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import references
 
 from privfl.crypto import SigningKey, VerifyKey
 from privfl.errors import RemoteProtocolError, WireError
@@ -33,11 +33,7 @@ SERVER_KEY, SITE_KEY = (VerifyKey(bytes.fromhex(VALID[name])) for name in ("serv
 
 
 def test_the_vectors_are_what_the_reference_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("site_frames_reference", FOLDER / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    reference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reference)
+    reference = references.load("site-frames", "reference")
     (tmp_path / "site-frames" / "vectors").mkdir(parents=True)
     (tmp_path / "round-plan").symlink_to(FOLDER.parent / "round-plan")
     monkeypatch.setattr(reference, "__file__", str(tmp_path / "site-frames" / "reference.py"))

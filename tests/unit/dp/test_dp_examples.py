@@ -1,12 +1,10 @@
 """Epsilon of examples that their sites sample: amplified against every observer, by site, and for people at k sites."""
 
-import importlib.util
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import references
 from ledgers import MASKED, PLAIN
 
 from privfl.dp import Budget, Everyone, History, Ledger, Plan, Poisson, PrivacyUnit, Release, calibrate, epsilon
@@ -14,20 +12,8 @@ from privfl.dp.accounting.by_observer import by_observer
 from privfl.dp.unit import PoissonBySite, read_sampling, sampling_record
 from privfl.errors import BudgetExceeded, ConfigError, StateError, UnsupportedRelease
 
-FOLDER = Path(__file__).parents[3] / "protocols" / "privacy-ledger"
 EXAMPLES = PrivacyUnit("example", "add_remove")
 Q, STEPS, DELTA = 1 / 60, 600, 1e-5
-
-
-def verifier():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("privacy_ledger_examples", FOLDER / "reference.py")
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return loaded
 
 
 def a_release(z=0.919, *, placement="mesh", sampling=None, known="site", count=STEPS, **changes):
@@ -119,7 +105,7 @@ def test_probabilities_by_site_are_checked(pairs):
 
 
 def test_the_verifier_finds_the_same_figures(tmp_path):
-    reference = verifier()
+    reference = references.load("privacy-ledger", "reference")
     sampling = PoissonBySite(((0, Q / 4), (3, Q)))
     for number, (release, unit) in enumerate(
         [
