@@ -17,6 +17,7 @@ FLOWER: Final = Engine(
     "flower",
     (
         "tests/adapters/test_flower_grid.py",
+        "tests/adapters/test_flower_sites.py",
         "tests/adapters/test_flower_examples.py",
         "tests/adapters/test_flower_soak.py",
     ),

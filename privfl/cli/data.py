@@ -36,6 +36,9 @@ def inspect(
     *,
     target: Annotated[str | None, typer.Option("--target", help="The column that is predicted.")] = None,
     client: Annotated[str | None, typer.Option("--client", help="The column that names each example's client.")] = None,
+    person: Annotated[
+        str | None, typer.Option("--person", help="The column that names each example's person; it is no feature.")
+    ] = None,
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", metavar="COLUMN=LOW,HIGH", help="A number's public range; repeatable."),
@@ -46,12 +49,13 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a table's clients, labels and missing values, and propose its schema as TOML."""
-    found = with_ranges(propose(table, target, client), dict(map(_range, ranges or ())))
+    found = with_ranges(propose(table, target, client, person), dict(map(_range, ranges or ())))
     if to is not None:
         atomic_write(existing_parent(to), schema_text(found, table.name).encode())
     if as_json:
         parts = {"clients": found.clients, "labels": found.labels, "notes": found.notes}
-        print_json({"examples": found.examples, **{key: dict(value) for key, value in parts.items()},
+        counts_of = {"examples": found.examples, "persons": found.persons[0]}
+        print_json({**counts_of, **{key: dict(value) for key, value in parts.items()},
                     "schema": found.schema.to_mapping()})  # fmt: skip
         return
     counts = Table(title=f"{table.name}: {found.examples} examples", title_justify="left")
@@ -63,6 +67,9 @@ def inspect(
         counts.add_row(escape(f"client {name}"), str(count))
     if len(found.clients) > MAX_SHOWN:
         counts.add_row(f"{len(found.clients) - MAX_SHOWN} more clients", "")
+    if person is not None:
+        persons, top = found.persons
+        counts.add_row(escape(f"{persons} persons by {person}, the most of one"), str(top))
     output().print(counts)
     if to is None:
         typer.echo(schema_text(found, table.name))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from privfl.data.sets import NO_EXAMPLES, Dataset, Grouping, Task
+from privfl.data.sets import NO_EXAMPLES, Dataset, Grouping, Task, persons_grouping
 from privfl.errors import ConfigError, DataError
 
 
@@ -17,6 +17,7 @@ def from_arrays(
     targets: npt.ArrayLike,
     *,
     clients: Sequence[Any] | npt.NDArray[Any] | None = None,
+    persons: Sequence[Any] | npt.NDArray[Any] | None = None,
     test: npt.ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     task: Literal["classes", "regression"] | None = None,
@@ -29,6 +30,8 @@ def from_arrays(
         features: Numbers `[n, ...]`; images and other shapes are flattened to `[n, p]`. NaN marks a missing value.
         targets: Whole numbers or text are classes, other numbers are a regression; `[n]`.
         clients: The client of each example, `[n]`; None leaves clients to a partition.
+        persons: The person of each example, `[n]`, for `privacy.person = "person"`; None states none. The labels are
+            not kept.
         test: The indices of the examples that belong to nobody and are tested on; none by default.
         classes: The names of the classes 0, 1, ...; None takes the different values of `targets`, in their order.
         task: "classes" or "regression"; by default a regression if some target is no whole number.
@@ -50,6 +53,11 @@ def from_arrays(
         if places.shape != labels.shape:
             raise DataError(f"{name}: clients must be one for each of {len(table)} examples, not {places.shape}")
         groups = (Grouping("client", places, tuple(map(str, owners))),)
+    if persons is not None:
+        of_whom = np.asarray(persons).astype(str)
+        if of_whom.shape != labels.shape:
+            raise DataError(f"{name}: persons must be one for each of {len(table)} examples, not {of_whom.shape}")
+        groups += (persons_grouping("person", of_whom, np.ones(len(of_whom), bool)),)
     return Dataset(
         name=name,
         task=kind,

@@ -58,6 +58,7 @@ class Proposal:
         examples: The number of examples.
         clients: The number of examples of each client; empty where nothing names clients.
         labels: The number of examples of each class; empty for a regression.
+        persons: The number of persons, and the most examples of one; (0, 0) where no column names them.
         notes: For each column a remark, such as the number of missing values, or why it is ignored.
     """
 
@@ -65,33 +66,37 @@ class Proposal:
     examples: int
     clients: Mapping[str, int]
     labels: Mapping[str, int]
+    persons: tuple[int, int]
     notes: Mapping[str, str]
 
 
-def propose(source: Any, target: str | None = None, client: str | None = None) -> Proposal:
+def propose(source: Any, target: str | None = None, client: str | None = None, person: str | None = None) -> Proposal:
     """Read a table once and propose its schema.
 
     Args:
         source: A table, as in `read_table`.
         target: The column that is predicted.
         client: The column that names each example's client; None where clients are files, or are made by a partition.
+        person: The column that names each example's person; None where the table has none.
 
     Raises:
-        ConfigError: `target` or `client` is not a column; the error lists the columns.
+        ConfigError: `target`, `client` or `person` is not a column; the error lists the columns.
         DataError: The table cannot be read, has no example, or its target has a single value.
     """
     columns: dict[str, ColumnSummary] = {}
     clients: Counter[str] = Counter()
+    persons: Counter[str] = Counter()
     examples, file = 0, "the table"
     for piece in pieces(source, None):
         file = file if examples else piece.file
         names = list(map(str, piece.frame.columns))
-        for role, name in (("target", target), ("client", client)):
-            if (role == "target" and name is None) or (name is not None and name not in names):
-                raise ConfigError(f"data.{role} must name a column of {piece.file}, not {name!r}: {', '.join(names)}")
+        for role, name in (("data.target", target), ("data.client", client), ("privacy.person", person)):
+            if (role == "data.target" and name is None) or (name is not None and name not in names):
+                raise ConfigError(f"{role} must name a column of {piece.file}, not {name!r}: {', '.join(names)}")
         for name in names:
-            if name == client:
-                clients.update(as_text(piece.frame[name]).dropna().value_counts().to_dict())
+            if name in (client, person):
+                counts = clients if name == client else persons
+                counts.update(as_text(piece.frame[name]).dropna().value_counts().to_dict())
             else:
                 columns.setdefault(name, ColumnSummary()).add(piece.frame[name])
         if piece.client is not None and client is None:
@@ -101,9 +106,10 @@ def propose(source: Any, target: str | None = None, client: str | None = None) -
         raise DataError(f"{file} holds no example")
     task, classes, labels = _target(file, target, columns.pop(target))
     proposed = [_column(name, summary) for name, summary in columns.items()]
-    schema = Schema(target, task, classes, client, tuple(column for column, _ in proposed), inferred=True)
+    schema = Schema(target, task, classes, client, tuple(column for column, _ in proposed), person, inferred=True)
     notes = {column.name: note for column, note in proposed if note}
-    return Proposal(schema, examples, dict(sorted(clients.items())), labels, notes)
+    counted = len(persons), max(persons.values(), default=0)
+    return Proposal(schema, examples, dict(sorted(clients.items())), labels, counted, notes)
 
 
 def with_ranges(proposal: Proposal, ranges: Mapping[str, tuple[float, float]]) -> Proposal:

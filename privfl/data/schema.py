@@ -121,6 +121,7 @@ class Schema:
         client: The column that names each example's client; None where clients are files, or are made by a partition.
         columns: The other columns, in the order of their features. Columns of the table that are not listed are an
             error.
+        person: The column that names each example's person, which is no feature; None where the table has none.
         inferred: Whether types and categories were read from the examples.
     """
 
@@ -129,6 +130,7 @@ class Schema:
     classes: tuple[str, ...] = ()
     client: str | None = None
     columns: tuple[Column, ...] = field(default=())
+    person: str | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -140,7 +142,7 @@ class Schema:
             raise ConfigError(f"classes must list 2 values of {self.target!r} or more, each once")
         if self.task == "binary" and len(self.classes) != 2:
             raise ConfigError(f"task = 'binary' has 2 classes, not {len(self.classes)}: set task = 'multiclass'")
-        names = [self.target, *([self.client] if self.client else []), *(column.name for column in self.columns)]
+        names = [self.target, *filter(None, (self.client, self.person)), *(column.name for column in self.columns)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"the column {repeated[0]!r} has two roles: name it once in the schema")
         if not any(column.features for column in self.columns):
@@ -165,13 +167,15 @@ class Schema:
             out["classes"] = list(self.classes)
         if self.client:
             out["client"] = self.client
+        if self.person:
+            out["person"] = self.person
         out["columns"] = {column.name: _column_mapping(column) for column in self.columns}
         return out
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Schema:
         """The schema of nested dictionaries, as `tomllib` reads them; raises `ConfigError` naming the key."""
-        _check_keys("", values, {"target", "task", "classes", "client", "columns"})
+        _check_keys("", values, {"target", "task", "classes", "client", "person", "columns"})
         columns = values.get("columns")
         if not isinstance(columns, Mapping) or not isinstance(values.get("target"), str):
             raise ConfigError("a schema has the keys target, task and [columns.NAME] for each column")
@@ -179,7 +183,8 @@ class Schema:
             target=values["target"],
             task=values.get("task", "binary"),
             classes=tuple(map(str, values.get("classes", ()))),
-            client=values.get("client"),
+            client=_role(values, "client"),
+            person=_role(values, "person"),
             columns=tuple(_column(str(name), column) for name, column in columns.items()),
         )
 
@@ -203,6 +208,13 @@ def toml_key(name: str) -> str:
     """A column's name as TOML writes it in a table's head."""
     bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
     return name if bare else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _role(values: Mapping[str, Any], key: str) -> str | None:
+    name = values.get(key)
+    if name is not None and not (isinstance(name, str) and name):
+        raise ConfigError(f"{key} must be the name of a column, not {name!r}")
+    return name
 
 
 def _column(name: str, values: object) -> Column:

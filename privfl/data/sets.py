@@ -32,11 +32,14 @@ class Grouping:
         name: The name of the grouping, such as "hospital".
         codes: The position in `names` of each example's group, int64 `[n]`.
         names: The names of the groups.
+        of_persons: Whether the groups are persons, for `privacy.person`. Such a grouping is never the usual one, and
+            its names are numbers, which identify nobody.
     """
 
     name: str
     codes: Indices = field(repr=False)
     names: tuple[str, ...]
+    of_persons: bool = False
 
     def __post_init__(self) -> None:
         codes = _frozen(np.asarray(self.codes, np.int64))
@@ -154,7 +157,7 @@ class Dataset:
     def grouping(self, name: str | None = None) -> Grouping:
         """Return the natural partition called `name`, or the usual one. Raises `ConfigError` where there is none."""
         for grouping in self.groupings:
-            if name is None or grouping.name == name:
+            if grouping.name == name or (name is None and not grouping.of_persons):
                 return grouping
         known = ", ".join(g.name for g in self.groupings) or "none"
         raise ConfigError(f"{self.name} has no natural clients by {name or 'anything'}; it has: {known}")
@@ -259,6 +262,9 @@ class FederatedData:
         for array in (self.dataset.features, self.dataset.targets, self.test, *tables):
             digest.update(f"{array.dtype.str} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
+        for grouping in self.dataset.groupings:
+            if grouping.of_persons:  # whose examples are clipped together
+                digest.update(f"{grouping.name}\n".encode() + grouping.codes.tobytes())
         return digest.hexdigest()
 
     def with_features(self, features: npt.NDArray[Any]) -> FederatedData:
@@ -274,6 +280,19 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def persons_grouping(name: str, labels: npt.NDArray[Any], examples: npt.NDArray[np.bool_]) -> Grouping:
+    """Return the grouping of examples by person, which keeps no label.
+
+    Args:
+        name: The name of the grouping.
+        labels: The label of each example's person, `[n]`.
+        examples: The examples that have a person, bool `[n]`; public test examples have none.
+    """
+    codes = np.zeros(len(labels), np.int64)
+    persons, codes[examples] = np.unique(labels[examples], return_inverse=True)
+    return Grouping(name, codes, tuple(map(str, range(1, len(persons) + 1))), of_persons=True)
 
 
 def _check_indices(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privfl.data.schema import Column, Schema, toml_key
-from privfl.data.sets import Dataset, Grouping
+from privfl.data.sets import Dataset, Grouping, persons_grouping
 from privfl.errors import ConfigError, DataError, MissingExtra
 from privfl.files import user_path
 
@@ -95,11 +95,11 @@ def read_table(source: Any, schema: Schema, *, test: Any = None, name: str | Non
     Args:
         source: The path of a CSV or Parquet file or of a folder of them (one file for each client), or a pandas frame.
         schema: The columns.
-        test: A second table with the same columns: public test examples. A client column may be absent from it.
+        test: A second table with the same columns: public test examples. Client and person may be absent from it.
         name: The name of the data set; the file's by default.
 
     Returns:
-        The data set. Its grouping is by the client column, or by file.
+        The data set. Its groupings are by the client column, or by file, and by the person column.
 
     Raises:
         DataError: A file is malformed, or a column holds values that the schema refuses. The error names the file, the
@@ -138,13 +138,16 @@ class _Reader:
         self._features: list[npt.NDArray[np.float32]] = []
         self._targets: list[npt.NDArray[Any]] = []
         self._clients: list[str] = []
+        self._persons: list[str] = []
         self._grouped = by_file or schema.client is not None
         self.count = 0
 
     def read(self, source: Any, *, clients: bool = True) -> None:
         schema, faults = self._schema, _Faults()
         text = {column.name for column in schema.columns if column.kind != "number"}
-        text |= {schema.client or schema.target} | ({schema.target} if schema.task != "regression" else set())
+        text |= {schema.client or schema.target, schema.person or schema.target} | (
+            {schema.target} if schema.task != "regression" else set()
+        )
         for piece in pieces(source, frozenset(text)):
             self._check_columns(piece, clients=clients)
             frame = piece.frame
@@ -155,6 +158,8 @@ class _Reader:
             self._targets.append(_target(frame[schema.target], schema, piece.file, faults))
             if self._grouped:
                 self._clients += self._names(piece, faults) if clients else [""] * len(frame)
+            if schema.person and clients:
+                self._persons += self._labels(piece, schema.person, faults, "person")
             self.count += len(frame)
         faults.refuse()
 
@@ -164,12 +169,12 @@ class _Reader:
         if repeated := sorted({name for name in present if present.count(name) > 1}):
             raise DataError(f"{piece.file} has the column {repeated[0]!r} more than once: rename one")
         wanted = [schema.target, *(column.name for column in schema.columns if column.features)]
-        wanted += [schema.client] if schema.client and clients else []
+        wanted += [name for name in (schema.client, schema.person) if name and clients]
         if absent := [name for name in wanted if name not in present]:
             raise DataError(
                 f"{piece.file} has no column {absent[0]!r}; it has {', '.join(present[:20])}. Correct the schema"
             )
-        known = {schema.target, schema.client, *(column.name for column in schema.columns)}
+        known = {schema.target, schema.client, schema.person, *(column.name for column in schema.columns)}
         if other := [name for name in present if name not in known]:
             raise DataError(
                 f"{piece.file} has {len(other)} columns that the schema does not name: {', '.join(other[:5])}. Add "
@@ -179,9 +184,12 @@ class _Reader:
     def _names(self, piece: Piece, faults: _Faults) -> list[str]:
         if self._by_file and self._schema.client is None:
             return [str(piece.client)] * len(piece.frame)
-        values = as_text(piece.frame[self._schema.client])
+        return self._labels(piece, str(self._schema.client), faults, "client")
+
+    def _labels(self, piece: Piece, column: str, faults: _Faults, what: str) -> list[str]:
+        values = as_text(piece.frame[column])
         absent = int(values.isna().sum())
-        faults.add(piece.file, str(self._schema.client), "missing clients", absent, "name a client in each example")
+        faults.add(piece.file, column, f"missing {what}s", absent, f"name a {what} in each example")
         return [str(value) for value in values.tolist()]
 
     def arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
@@ -191,6 +199,15 @@ class _Reader:
         return features, targets
 
     def groupings(self) -> tuple[Grouping, ...]:
+        """The grouping by client, then the one by person, which keeps no identifier."""
+        by_client, person = self._by_client(), self._schema.person
+        if person is None:
+            return by_client
+        labels, self._persons = np.array(self._persons), []
+        whole = np.pad(labels, (0, self.count - len(labels)))  # public test examples come last, and have no person
+        return (*by_client, persons_grouping(person, whole, np.arange(self.count) < len(labels)))
+
+    def _by_client(self) -> tuple[Grouping, ...]:
         if not self._grouped:
             return ()
         named = sorted({name for name in self._clients if name})

@@ -34,7 +34,7 @@ from privfl.experiment.examples import (
     nominal_sites,
     unit_count,
 )
-from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_clients
+from privfl.experiment.federation import build_federation, check_complete, prepare, with_named_columns
 from privfl.experiment.fitting import (
     calibrated,
     check_noise,
@@ -252,7 +252,7 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
         PrivacyError: When they would make an epsilon untrue.
     """
     objects.check(config)
-    config = with_named_clients(objects.applied(config))
+    config = with_named_columns(objects.applied(config))
     check_noise(config)
     check_example_settings(config)
     config, unprepared, scheme, credentials = _clients(config, objects)

@@ -12,7 +12,7 @@ from privfl.dp import Everyone, Poisson, PrivacyUnit, Sampling, calibrate, what_
 from privfl.errors import ConfigError
 from privfl.experiment.arms import Arm
 from privfl.experiment.config import Config, from_mapping, to_mapping
-from privfl.experiment.federation import load, schema_of, with_named_clients
+from privfl.experiment.federation import load, schema_of, with_named_columns
 from privfl.experiment.presets import EXAMPLE_PRESETS, HEADLINES, PRESETS, REGRESSIONS, tuned_on
 from privfl.experiment.schemes import SCHEMES
 
@@ -79,7 +79,7 @@ class Comparison:
             ConfigError: The configuration samples cohorts, or standardizes without noise, or its sites sample examples
                 with several probabilities or share persons.
         """
-        config = with_named_clients(config)
+        config = with_named_columns(config)
         data = config.data
         if data.standardize == "noisy":
             raise ConfigError("data.standardize = 'noisy' needs noise, and some arms have none: set 'public' or 'none'")

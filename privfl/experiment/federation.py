@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,6 +12,7 @@ import numpy as np
 
 from privfl import data
 from privfl.data import Channel, ClientExamples, Dataset, FederatedData, Schema
+from privfl.data.schema import toml_key
 from privfl.errors import ConfigError, DataError
 from privfl.experiment.config import Config, Data
 from privfl.fl.range import NARROW_BITS
@@ -37,7 +39,7 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
     if isinstance(dataset, FederatedData):
         return dataset
     settings = config.data
-    whole = dataset if dataset is not None else load(settings)
+    whole = dataset if dataset is not None else load(settings, config.privacy.person)
     private = config.privacy.placement != "none"
     if private and whole.inferred:
         table = settings.table or "the table"
@@ -66,11 +68,12 @@ def build_federation(config: Config, dataset: Dataset | FederatedData | None) ->
     return with_public_test(federation) if wanted == "public" else federation
 
 
-def load(settings: Data) -> Dataset:
+def load(settings: Data, person: str | None = None) -> Dataset:
     """The data set that a `[data]` section names: one of the registry, or a table.
 
     Args:
         settings: The section.
+        person: `privacy.person`, the column of a table that names the person of each example.
 
     Raises:
         ConfigError: The section or the schema contradicts itself or the table.
@@ -82,35 +85,49 @@ def load(settings: Data) -> Dataset:
         return data.load(settings.name, settings.folder)
     if settings.test_path is not None and settings.test == "local":
         raise ConfigError("data.test = 'local', and the examples of data.test_path belong to no client: remove one")
-    return data.read_table(settings.table, schema_of(settings), test=settings.test_path)
+    return data.read_table(settings.table, schema_of(settings, person), test=settings.test_path)
 
 
-def schema_of(settings: Data) -> Schema:
+def schema_of(settings: Data, person: str | None = None) -> Schema:
     """The schema of a section's table: the declared one, or else the one that its examples propose.
 
     Args:
         settings: The section.
+        person: `privacy.person`; None takes the column that the schema names.
 
     Raises:
-        ConfigError: `data.target` or `data.client` is not the schema's, or names no column.
+        ConfigError: `data.target`, `data.client` or `privacy.person` is not the schema's, or names no column.
     """
     if settings.schema is None:
-        return data.propose(settings.table, settings.target, settings.client).schema
+        return data.propose(settings.table, settings.target, settings.client, person).schema
     schema = data.load_schema(settings.schema)
     for key in ("target", "client"):
         own, declared = getattr(settings, key), getattr(schema, key)
         if own is not None and own != declared:
             raise ConfigError(f"data.{key} = {own!r}, and the schema {settings.schema} says {declared!r}: remove one")
+    if person is not None and person != schema.person:
+        says = "names no person" if schema.person is None else f"says {schema.person!r}"
+        raise ConfigError(
+            f"privacy.person = {person!r}, and the schema {settings.schema} {says}: write "
+            f"person = {json.dumps(person)} above its columns, and remove [columns.{toml_key(person)}] if it is there"
+        )
     return schema
 
 
-def with_named_clients(config: Config) -> Config:
-    """The configuration with the client column that a declared schema names, unless a partition makes the clients."""
-    settings = config.data
-    if not (settings.table and settings.schema) or settings.partition is not None or settings.client is not None:
+def with_named_columns(config: Config) -> Config:
+    """The configuration with the columns of clients and persons that a declared schema names.
+
+    A partition makes clients in place of the column, and only sums over examples have persons.
+    """
+    settings, privacy = config.data, config.privacy
+    if not (settings.table and settings.schema):
         return config
-    named = data.load_schema(settings.schema).client
-    return config if named is None else config.with_overrides({"data.client": named})
+    schema, named = data.load_schema(settings.schema), dict[str, str]()
+    if schema.client is not None and settings.partition is None and settings.client is None:
+        named["data.client"] = schema.client
+    if schema.person is not None and privacy.unit == "example" and privacy.person is None:
+        named["privacy.person"] = schema.person
+    return config.with_overrides(named) if named else config
 
 
 def with_public_test(federation: FederatedData) -> FederatedData:

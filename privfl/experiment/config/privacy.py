@@ -138,8 +138,9 @@ class Privacy:
     person: str | None = setting(
         default=None,
         description=(
-            "The grouping of the data set whose groups are persons, such as patient in parkinsons (unit example). The "
-            "examples of one person at one client share one coin and one clip."
+            "The column of a table that names the person of each example, or a grouping of a known data set, such as "
+            "patient in parkinsons (unit example). The examples of one person at one client share one coin and one "
+            "clip. By default the person that the schema names, and else each example is by itself."
         ),
     )
     sites_per_person: int = setting(
