@@ -15,6 +15,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,18 @@ from privfl.data.partitions import dirichlet
 from privfl.dp import FlatClip
 from privfl.engine import LoopExecutor
 from privfl.fl.arrivals import SeededTimes
-from privfl.fl.buffered import BufferedRun, time_to
+from privfl.fl.buffered import ArrivalSampler, Schedule
 from privfl.fl.chunks import Chunking
 from privfl.fl.encoding import UpdateEncoding
+from privfl.fl.keep import Keep
 from privfl.fl.linear import LinearModel, LinearTrain
 from privfl.fl.optimizers import ServerSGD
 from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.round import Parts, run_round
+from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import FixedSizeSampler, seeded_uniforms
 from privfl.fl.state import ServerState
+from privfl.fl.store import ModelStore
 from privfl.fl.survivors import SurvivorRule
 from privfl.ring import Ring
 from privfl.sums import PlainSum
@@ -67,22 +71,23 @@ class Federation:
 
     def buffered(self, size: int, eta: float, seed: int) -> Curve:
         """Accuracy over time of FedBuff."""
-        parts = Parts(self.train, PlainSum(), LoopExecutor(), ServerSGD(eta))
-        run = BufferedRun(
-            population=CLIENTS,
-            parts=parts,
-            encoding=self.encoding,
-            times=self.times,
-            size=size,
-            concurrency=COHORT,
-            seed=seed,
-            chunking=Chunking("batched", 32),
-        )
         curve: Curve = []
-        for result in run.run(MODEL.initial(), 10**6):
-            curve.append((result.time, self.accuracy(result.state.model)))
-            if result.time > END or curve[-1][1] >= GOAL + 0.03:
-                return curve
+        with TemporaryDirectory() as folder:
+            run = FederatedRun(
+                population=CLIENTS,
+                parts=Parts(self.train, PlainSum(), LoopExecutor(), ServerSGD(eta)),
+                encoding=self.encoding,
+                sampler=ArrivalSampler(Schedule(CLIENTS, size, COHORT, self.times, seed=seed)),
+                store=ModelStore(Path(folder), Keep("last")),
+                seed=seed,
+                survivor_rule=SurvivorRule(1.0),
+                chunking=Chunking("batched", 32),
+            )
+            for report in run.run(MODEL.initial(), 10**6):
+                time = report.virtual_time or 0.0
+                curve.append((time, self.accuracy(run.store.load(report.round).model)))
+                if time > END or curve[-1][1] >= GOAL + 0.03:
+                    break
         return curve
 
     def synchronous(self, eta: float, seed: int) -> Curve:
@@ -113,6 +118,11 @@ class Federation:
         return curve
 
 
+def time_to(curve: Curve, goal: float) -> float:
+    """The first virtual time at which the accuracy has reached a goal; infinity if it never does."""
+    return next((time for time, value in curve if value >= goal), math.inf)
+
+
 def main() -> int:
     """Write the figures and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -127,7 +137,7 @@ def main() -> int:
             curves = [
                 federations[s].buffered(size, eta, s) if size else federations[s].synchronous(eta, s) for s in seeds
             ]
-            choices[eta] = float(np.median([time_to(iter(curve), GOAL) for curve in curves])), curves
+            choices[eta] = float(np.median([time_to(curve, GOAL) for curve in curves])), curves
         eta = min(choices, key=lambda eta: choices[eta][0])
         rows[name] = {
             "seconds_to_goal": choices[eta][0],

@@ -2,7 +2,19 @@
 
 from privfl.experiment.attack import AttackPlan, InversionResult, MembershipResult, attack
 from privfl.experiment.audit import AuditPlan, AuditResult, audit
-from privfl.experiment.config import Client, Cohort, Config, Data, Engine, Model, Privacy, Server, Sum, load_config
+from privfl.experiment.config import (
+    Buffer,
+    Client,
+    Cohort,
+    Config,
+    Data,
+    Engine,
+    Model,
+    Privacy,
+    Server,
+    Sum,
+    load_config,
+)
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.experiment.result import Result
@@ -12,6 +24,7 @@ __all__ = [
     "AttackPlan",
     "AuditPlan",
     "AuditResult",
+    "Buffer",
     "Client",
     "Cohort",
     "Config",

@@ -48,6 +48,7 @@ from privfl.experiment.fitting import (
 from privfl.experiment.given import Given
 from privfl.experiment.placement import with_placement
 from privfl.fl.algorithms import Method
+from privfl.fl.buffered import max_cohort
 from privfl.fl.chunks import Chunking
 from privfl.fl.client import Train
 from privfl.fl.client_state import Stateful
@@ -117,6 +118,11 @@ class Assembly:
         return len(self.federation.clients)
 
     @property
+    def max_cohort(self) -> int:
+        """The most clients that a round asks."""
+        return max_cohort(self.sampler, self.clients)
+
+    @property
     def private(self) -> bool:
         """True if noise is added."""
         return self.mechanism.claims
@@ -171,7 +177,7 @@ class Assembly:
         dropout = getattr(self.dropouts, "probability", None)
         draws = DrawNotes(
             sampling,
-            self.clients,
+            self.max_cohort,
             lambda size: rule.shortfall(self.scheme, size, dropout, self.mechanism),
             self.retries + 1,
             self.unit.adjacency,
@@ -180,7 +186,7 @@ class Assembly:
             run=bytes(RUN_NONCE_BYTES),
             round=0,
             model_hash="0" * 64,
-            cohort=nominal_sites(self.encoding.examples, nominal_cohort(sampling, self.clients)),
+            cohort=nominal_sites(self.encoding.examples, nominal_cohort(sampling, self.max_cohort)),
             population=self.clients,
             sampling=sampling,
             survivor_rule=rule,
@@ -196,7 +202,7 @@ class Assembly:
     @property
     def max_attempts(self) -> int:
         """The most attempts of one round that can be charged: a failed one is, where the sum may have been seen."""
-        never_fails = self.survivor_rule.of(self.clients) == 0 or getattr(self.dropouts, "probability", None) == 0
+        never_fails = self.survivor_rule.of(self.max_cohort) == 0 or getattr(self.dropouts, "probability", None) == 0
         return 1 if never_fails else self.retries + 1
 
     def planned(self, rounds: int, attempts: int = 1) -> History:
@@ -272,9 +278,9 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
         config, learner, selection, taken=objects.public_measure is None and is_taken(config, objects.data, federation)
     )
     chunking, keep = build.build_chunking(config, method.train), build.build_keep(config)
-    sampler = checked_sampler(objects.sampler or build.build_sampler(config.cohort), config, clients)
-    sampling = declared(sampler, clients)
-    config = with_placement(config, scheme, sampling, clients)
+    sampler = checked_sampler(config, objects, method, clients)
+    sampling, largest = declared(sampler, clients), max_cohort(sampler, clients)
+    config = with_placement(config, scheme, sampling, largest)
     privacy, units = config.privacy, unit_count(examples, clients)
     if privacy.placement != "none" and privacy.delta is None:
         config = config.with_overrides({"privacy.delta": default_delta(units)[0]})
@@ -286,14 +292,14 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
         dropouts = _unbounded(dropouts)
 
     def parts(config: Config) -> Assembly:
-        mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, clients)
+        mechanism, rule = build_mechanism(config), build_survivor_rule(config, scheme, sampling, largest)
         encoding, range_rule = build_encoding(
             config,
             method.layers or learner.layers,
             aggregation=method.aggregation,
             scheme=scheme,
             sampling=sampling,
-            population=clients,
+            population=largest,
             sizes=federation.sizes.tolist(),
             clip=objects.clip,
             examples=examples,

@@ -17,6 +17,8 @@ from privfl.errors import ConfigError
 from privfl.experiment.config import Client, Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
 from privfl.fl.algorithms import Algorithm, FedAvg, FedNova, FedProx, LocalLayers, Scaffold
+from privfl.fl.arrivals import ClientTimes, SeededTimes
+from privfl.fl.buffered import ArrivalSampler, Schedule
 from privfl.fl.chunks import Chunking
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_round import check_cohort_train
@@ -81,6 +83,38 @@ def layers_of(train: object, length: int) -> tuple[int, ...]:
     layout = getattr(train, "layout", None)
     entries = getattr(layout, "entries", None)
     return (length,) if not entries else tuple(entry.stop - entry.start for entry in entries)
+
+
+def build_arrivals(config: Config, clients: int, times: ClientTimes | None) -> CohortSampler:
+    """The cohorts of asynchronous rounds that the `[buffer]` section describes.
+
+    Args:
+        config: The settings, with a `buffer.size`; the seed chooses who starts, and the times of clients.
+        clients: The number of clients.
+        times: The program's own times of clients; None takes those of the settings.
+
+    Raises:
+        ConfigError: If there are too few clients.
+    """
+    settings = config.buffer
+    size = settings.size or 1
+    concurrency = settings.concurrency or size
+    if size + concurrency > clients:
+        raise ConfigError(
+            f"buffer.size = {size} and buffer.concurrency = {concurrency} need {size + concurrency} clients, because "
+            f"one whose update waits does not train, and there are {clients}: lower one of them"
+        )
+    own = SeededTimes(
+        config.seed,
+        spread=settings.spread,
+        stragglers=settings.stragglers,
+        slowdown=settings.slowdown,
+        availability=settings.availability,
+        period=settings.period,
+    )
+    return ArrivalSampler(
+        Schedule(clients, size, concurrency, times or own, seed=config.seed), age_exponent=settings.age_exponent
+    )
 
 
 def build_sampler(settings: Cohort) -> CohortSampler:

@@ -107,6 +107,8 @@ class Comparison:
         kept = {key: value for key, value in base.items() if key not in ("sum", "name", "seed")}
         names = _OF_EXAMPLES if privacy.unit == "example" else ("clip_norm",)
         terms = {key: given[key] for key in names if given.get(key) is not None}
+        if config.buffer.size is not None:  # priced as rounds of all clients are, under this relation
+            terms["adjacency"] = "zero_out"
         if terms:
             kept["privacy"] = terms
         return cls(

@@ -21,6 +21,7 @@ from privfl.experiment import build
 from privfl.experiment.answers import ask
 from privfl.experiment.assemble import assemble, build_sum
 from privfl.experiment.config import (
+    Buffer,
     Client,
     Cohort,
     Config,
@@ -38,6 +39,7 @@ from privfl.experiment.given import Given, first_vector, refuse_argument
 from privfl.experiment.result import Result
 from privfl.files import user_path
 from privfl.fl.algorithms import Algorithm
+from privfl.fl.arrivals import ClientTimes
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
@@ -70,6 +72,7 @@ class Experiment:
         model: The `[model]` section.
         client: The `[client]` section.
         cohort: The `[cohort]` section.
+        buffer: The `[buffer]` section: asynchronous rounds.
         server: The `[server]` section.
         sum: The `[sum]` section; or a secure sum of your own, with the `credentials` of its clients.
         privacy: The `[privacy]` section.
@@ -82,6 +85,7 @@ class Experiment:
         public_measure: Your own sums over test examples that belong to nobody.
         algorithm: An algorithm of `privfl.fl.algorithms` or of your own, in place of `client.algorithm`.
         sampler: Your own cohort sampler.
+        times: Your own times of clients on the virtual clock of asynchronous rounds.
         optimizer: Your own server optimizer.
         credentials: What the clients of your own `sum` need, by client.
         mechanism: The noise as an object, in place of the settings of `[privacy]`.
@@ -110,6 +114,7 @@ class Experiment:
         model: Model | None = None,
         client: Client | None = None,
         cohort: Cohort | None = None,
+        buffer: Buffer | None = None,
         server: Server | None = None,
         sum: Sum | SecureSum | None = None,  # noqa: A002 - the section's name
         privacy: Privacy | None = None,
@@ -121,6 +126,7 @@ class Experiment:
         public_measure: Callable[[Vector], MetricSums] | None = None,
         algorithm: Algorithm | None = None,
         sampler: CohortSampler | None = None,
+        times: ClientTimes | None = None,
         optimizer: ServerOptimizer | None = None,
         credentials: Mapping[ClientId, Any] | None = None,
         mechanism: Mechanism | None = None,
@@ -142,8 +148,8 @@ class Experiment:
         own_sum = hasattr(sum, "server")
         settings: dict[str, Any] = {
             "name": name, "seed": seed, "rounds": rounds, "evaluate_every": evaluate_every, "model": model,
-            "client": client, "cohort": cohort, "server": server, "privacy": privacy, "engine": engine,
-            "data": data if not isinstance(data, (Dataset, FederatedData)) else None,
+            "client": client, "cohort": cohort, "buffer": buffer, "server": server, "privacy": privacy,
+            "engine": engine, "data": data if not isinstance(data, (Dataset, FederatedData)) else None,
             "sum": None if own_sum else sum,
         }  # fmt: skip
         changed = {key: value for key, value in settings.items() if value is not None}
@@ -157,6 +163,7 @@ class Experiment:
             public_measure=public_measure,
             algorithm=algorithm,
             sampler=sampler,
+            times=times,
             optimizer=optimizer,
             sum=sum if own_sum else None,  # type: ignore[arg-type]
             credentials=credentials,

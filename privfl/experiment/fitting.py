@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -10,8 +11,10 @@ from privfl.data import Dataset, FederatedData
 from privfl.errors import ConfigError, PrivacyError
 from privfl.experiment import build
 from privfl.experiment.answers import check_affordable
-from privfl.experiment.config import Config
+from privfl.experiment.config import Buffer, Config
+from privfl.experiment.given import Given
 from privfl.fl.algorithms import Method
+from privfl.fl.bases import check_neighbors
 from privfl.fl.client_state import Stateful
 from privfl.fl.sampling import CohortSampler, OnePassSampler
 from privfl.fl.selection import Selection
@@ -24,7 +27,7 @@ _DIGITS: Final = 5
 
 
 def weighted(config: Config, method: Method) -> Config:
-    """The settings with uniform weights, where the algorithm knows no others.
+    """The settings with uniform weights, where the algorithm or the rounds know no others.
 
     Args:
         config: The settings.
@@ -33,14 +36,64 @@ def weighted(config: Config, method: Method) -> Config:
     Raises:
         ConfigError: If the settings ask for weights by examples.
     """
-    if not method.aggregation.uniform:
+    buffered = config.buffer.size is not None
+    if not (method.aggregation.uniform or buffered):
         return config
     if config.server.weighting == "examples":
+        what = (
+            "asynchronous rounds, which weigh updates by age"
+            if buffered
+            else ("SCAFFOLD, whose control variates are plain means")
+        )
         raise ConfigError(
-            "server.weighting = 'examples' does not fit SCAFFOLD, whose control variates are plain means: leave "
-            "server.weighting out, or set it to 'uniform'"
+            f"server.weighting = 'examples' does not fit {what}: leave server.weighting out, or set it to 'uniform'"
         )
     return config.with_overrides({"server.weighting": "uniform"})
+
+
+def check_buffer(config: Config, objects: Given, method: Method) -> None:
+    """Refuse settings of asynchronous rounds that do not fit others, or that have no effect.
+
+    Args:
+        config: The settings.
+        objects: The objects that the program gave.
+        method: The algorithm's method.
+
+    Raises:
+        ConfigError: If settings contradict each other.
+        PrivacyError: If noise meets asynchronous rounds that no accountant here can price.
+    """
+    buffer, privacy, default = config.buffer, config.privacy, Buffer()
+    if buffer.size is None:
+        names = [item.name for item in dataclasses.fields(buffer)]
+        unused = [name for name in names if getattr(buffer, name) != getattr(default, name)]
+        if unused or objects.times is not None:
+            key = f"buffer.{unused[0]}" if unused else "`times`"
+            raise ConfigError(f"{key} is about asynchronous rounds: set buffer.size, or leave it out")
+        return
+    if objects.sampler is not None or config.cohort.sampling != "everyone":
+        found = "`sampler`" if objects.sampler is not None else f"cohort.sampling = {config.cohort.sampling!r}"
+        raise ConfigError(f"{found} samples cohorts, and buffer.size lets arrivals make them: leave one of them out")
+    if isinstance(method.train, Stateful):
+        raise ConfigError(
+            "asynchronous rounds keep no states of clients: set client.algorithm = 'fedavg', 'fedprox' or 'fednova', "
+            "or leave buffer.size out"
+        )
+    if privacy.unit == "example":
+        raise ConfigError("asynchronous rounds sum updates of clients: set privacy.unit = 'client'")
+    if privacy.placement == "none":
+        return
+    check_neighbors(privacy.adjacency)
+    if objects.times is not None:
+        raise PrivacyError(
+            "`times` of your own may follow from the clients' data, and who arrives is released: in a run with noise, "
+            "take the seeded times of [buffer]"
+        )
+    if privacy.correlation != "none":
+        raise ConfigError(
+            f"privacy.correlation = {privacy.correlation!r} is priced for clients that take part in one round, and a "
+            "client may arrive in several: set privacy.correlation = 'none', or leave buffer.size out"
+        )
 
 
 def check_tuning(config: Config, learner: build.Learner, method: Method) -> None:
@@ -118,17 +171,23 @@ def check_noise(config: Config) -> None:
         )
 
 
-def checked_sampler(sampler: CohortSampler, config: Config, clients: int) -> CohortSampler:
-    """The cohort sampler.
+def checked_sampler(config: Config, objects: Given, method: Method, clients: int) -> CohortSampler:
+    """The cohort sampler of the settings, or the program's own.
 
     Args:
-        sampler: The sampler.
-        config: The settings; `rounds` counts.
+        config: The settings.
+        objects: The objects that the program gave.
+        method: The algorithm's method.
         clients: The number of clients.
 
     Raises:
-        ConfigError: If one pass over the clients ends before the run does.
+        ConfigError: If settings contradict each other, or one pass over the clients ends before the run does.
+        PrivacyError: If noise meets asynchronous rounds that no accountant here can price.
     """
+    check_buffer(config, objects, method)
+    if config.buffer.size is not None:
+        return build.build_arrivals(config, clients, objects.times)
+    sampler = objects.sampler or build.build_sampler(config.cohort)
     if isinstance(sampler, OnePassSampler) and config.rounds > (top := sampler.max_rounds(clients)):
         raise ConfigError(
             f"rounds = {config.rounds}, and {top} rounds of cohort.size = {sampler.size} ask all {clients} clients: "

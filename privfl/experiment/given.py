@@ -18,6 +18,7 @@ from privfl.errors import ConfigError
 from privfl.experiment.config import Config
 from privfl.experiment.fingerprint import fingerprint, name_of
 from privfl.fl.algorithms import Algorithm
+from privfl.fl.arrivals import ClientTimes
 from privfl.fl.client import Executor, Train
 from privfl.fl.client_state import Stateful
 from privfl.fl.dropout import Dropouts
@@ -30,6 +31,7 @@ from privfl.wire import ClientId
 _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "algorithm": ("client", ("algorithm", "proximal", "local_layers")),
     "sampler": ("cohort", ("sampling", "probability", "size", "cap")),
+    "times": ("buffer", ("spread", "stragglers", "slowdown", "availability", "period")),
     "optimizer": ("server", ("optimizer", "eta", "momentum", "beta_1", "beta_2", "tau")),
     "sum": ("sum", ("scheme", "key_sums")),
     "mechanism": ("privacy", ("placement", "noise_multiplier", "noise", "colluders")),
@@ -40,6 +42,7 @@ _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 _PROTOCOLS: Final[Mapping[str, type]] = {
     "algorithm": Algorithm,
     "sampler": CohortSampler,
+    "times": ClientTimes,
     "optimizer": ServerOptimizer,
     "sum": SecureSum,
     "executor": Executor,
@@ -88,6 +91,7 @@ class Given:
         public_measure: The sums over test examples that belong to nobody.
         algorithm: The algorithm of federated training.
         sampler: The cohort sampler.
+        times: The times of clients on the virtual clock of asynchronous rounds.
         optimizer: The server optimizer.
         sum: The secure sum, with the credentials of its clients.
         credentials: One per client.
@@ -105,6 +109,7 @@ class Given:
     public_measure: Callable[[Vector], MetricSums] | None = None
     algorithm: Algorithm | None = None
     sampler: CohortSampler | None = None
+    times: ClientTimes | None = None
     optimizer: ServerOptimizer | None = None
     sum: SecureSum | None = None
     credentials: Mapping[ClientId, Any] | None = None

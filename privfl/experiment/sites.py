@@ -167,7 +167,12 @@ def federated(parts: Assembly, clients: tuple[ClientId, ...], metrics: tuple[str
         parts: The parts that the settings make.
         clients: The sites.
         metrics: The training metrics that are summed in a run without noise.
+
+    Raises:
+        ConfigError: If the settings ask for asynchronous rounds.
     """
+    if parts.config.buffer.size is not None:
+        raise ConfigError("rounds over a network are synchronous: leave buffer.size out")
     encoding, rule = parts.encoding, parts.range_rule
     if encoding.examples is not None:
         encoding = dataclasses.replace(encoding, examples=with_sites(encoding.examples, clients))

@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 import numpy as np
@@ -22,6 +23,10 @@ _SPEED: Final = 5
 _CHOICE: Final = 6
 _AWAY: Final = 7
 """Last words of the keys of the schedule's randomness, besides those of `privfl/fl/client.py`."""
+
+_MANY: Final = 1 << 12
+_TRIES: Final = 1 << 10
+"""In a population of at least `_MANY`, a client that can start is looked for at random so often, and then in a list."""
 
 
 class ClientTimes(Protocol):
@@ -110,8 +115,8 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Buffer:
-    """The arrivals of one round.
+class FullBuffer:
+    """The arrivals that fill the buffer of one round.
 
     Attributes:
         round: The round, from 1.
@@ -126,7 +131,7 @@ class Buffer:
     oldest: int
 
 
-def buffers(population: int, size: int, concurrency: int, times: ClientTimes, *, seed: int) -> Iterator[Buffer]:
+def buffers(population: int, size: int, concurrency: int, times: ClientTimes, *, seed: int) -> Iterator[FullBuffer]:
     """The buffers of a run, without end.
 
     A client whose update is in the open buffer does not start again before the buffer is full: a buffer is a sum
@@ -152,9 +157,8 @@ def buffers(population: int, size: int, concurrency: int, times: ClientTimes, *,
     busy, filled = set[ClientId](), list[Arrival]()
     time, job, round = 0.0, 0, 1
     while True:
-        idle = [c for c in range(population) if c not in busy and times.available(c, time)]
-        while len(training) < concurrency and idle:
-            client = idle.pop(int(choice.integers(len(idle))))
+        wanted = concurrency - len(training)
+        for client in islice(_starting(population, busy, times, time, choice), wanted):
             heapq.heappush(training, (time + times.seconds(client, job), job, client, round - 1))
             busy.add(client)
             job += 1
@@ -166,6 +170,31 @@ def buffers(population: int, size: int, concurrency: int, times: ClientTimes, *,
         filled.append(Arrival(client, base, time))
         if len(filled) == size:
             oldest = min((entry[3] for entry in training), default=round)
-            yield Buffer(round, tuple(sorted(filled, key=lambda a: a.client)), time, min(oldest, round))
+            yield FullBuffer(round, tuple(sorted(filled, key=lambda a: a.client)), time, min(oldest, round))
             busy -= {arrival.client for arrival in filled}
             filled, round = [], round + 1
+
+
+def _starting(
+    population: int, busy: set[ClientId], times: ClientTimes, time: float, choice: np.random.Generator
+) -> Iterator[ClientId]:
+    """Clients that start now, each uniform among those that can be asked; the caller marks each as busy.
+
+    In a large population a client is tried at random, and another one if it cannot be asked: no list of all is made.
+    """
+    tries = _TRIES if population >= _MANY else 0
+    while tries:
+        client = next(
+            (
+                client
+                for client in (int(choice.integers(population)) for _ in range(tries))
+                if client not in busy and times.available(client, time)
+            ),
+            None,
+        )
+        if client is None:
+            break
+        yield client
+    idle = [client for client in range(population) if client not in busy and times.available(client, time)]
+    while idle:
+        yield idle.pop(int(choice.integers(len(idle))))

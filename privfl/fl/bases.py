@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from privfl.dp.unit import Everyone
+from privfl.dp.unit import Adjacency, Everyone
 from privfl.errors import ConfigError, PrivacyError
 from privfl.fl.chunks import Chunk
 from privfl.fl.client import ClientUpdate
@@ -43,7 +43,6 @@ def check_jobs(plan: RoundPlan) -> None:
 
     Raises:
         ConfigError: The plan keeps states, sums over examples, or does not list a base for each client.
-        PrivacyError: The plan has bases and noise.
     """
     examples, states = plan.encoding.examples is not None, bool(plan.state_rounds)
     if plan.chunking.kind == "batched" and (examples or states):
@@ -53,16 +52,30 @@ def check_jobs(plan: RoundPlan) -> None:
         )
     if not plan.bases:
         return
-    if plan.mechanism.claims:
-        raise PrivacyError(
-            "asynchronous rounds have no noise: who arrives follows from the speed of all clients, and no accountant "
-            "here prices that. Take synchronous rounds"
-        )
-    fits = len(plan.bases) == len(plan.cohort) <= plan.population and isinstance(plan.sampling, Everyone)
+    fits = len(plan.bases) == len(plan.cohort) <= plan.population and type(plan.sampling) is Everyone
     if not fits or examples or states:
         raise ConfigError(
             f"bases must name a model for each of the {len(plan.cohort)} clients, in a plan without states, without "
             "sums over examples, and with the sampling Everyone(), which claims nothing"
+        )
+
+
+def check_neighbors(adjacency: Adjacency) -> None:
+    """Refuse to charge an asynchronous round under add_remove.
+
+    A neighbor with one client more or less has another schedule: the members of every later buffer change, and the
+    noise hides one contribution to each. Under the other relations the clients, and so the schedule, are the same.
+
+    Args:
+        adjacency: The relation of neighboring data sets.
+
+    Raises:
+        PrivacyError: For add_remove.
+    """
+    if adjacency == "add_remove":
+        raise PrivacyError(
+            "adjacency = 'add_remove' does not fit asynchronous rounds: with one client more, other clients would fill "
+            "every later buffer. Set privacy.adjacency = 'zero_out' or 'replace_one'"
         )
 
 

@@ -1,164 +1,198 @@
 """Asynchronous rounds in a simulation: FedBuff over any sum (Nguyen et al. 2022, algorithm 1).
 
 A buffer of K arrivals is one sum over those K clients. The plan of the round lists the model that each of them trained
-from, and the weight of its update, which falls with its age. Nothing else of a round changes: the same client's half,
-server's half and sums.
-
-Noise is refused. The members of a buffer follow from the speed of all clients. One client more or less changes the
-members of every later buffer, and the accountants here have no theorem for that.
+from, and the weight of its update, which falls with its age. Nothing else of a round changes. The arrivals are a
+function of public numbers (`privfl/fl/arrivals.py`). So a run that goes on after a crash makes the schedule again, and
+reads the models that clients still train from in its store.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from privfl.codec import Vector
-from privfl.dp.unit import Everyone
-from privfl.errors import ConfigError, PrivacyError
-from privfl.fl.arrivals import Buffer, ClientTimes, buffers
-from privfl.fl.bases import Base
-from privfl.fl.chunks import EACH_ALONE, Chunking
+from privfl.dp.unit import Everyone, PrivacyUnit
+from privfl.errors import ConfigError
+from privfl.fl.arrivals import ClientTimes, FullBuffer, buffers
+from privfl.fl.bases import Base, check_neighbors
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.plan import NO_NOISE, RUN_NONCE_BYTES, RoundPlan, model_hash
-from privfl.fl.round import Parts, run_round
-from privfl.fl.state import ServerState
-from privfl.fl.survivors import SurvivorRule
-
-ALL_OF_THEM: Final = SurvivorRule(1.0)
+from privfl.fl.plan import model_hash
+from privfl.fl.store import ModelStore, Version
+from privfl.wire import ClientId
 
 
-def polynomial(age: int) -> float:
-    """1/sqrt(1 + age): the weight of an update that is `age` rounds old, as in Nguyen et al. 2022, section 5."""
-    return float((1 + age) ** -0.5)
+class Schedule:
+    """The buffers of one run, by round: a function of its arguments alone.
+
+    Args:
+        population: The number of clients that exist.
+        size: The arrivals that fill a buffer, K.
+        concurrency: The clients that train at any time, at most `population` less `size`.
+        times: How long clients train, and when they can be asked.
+        seed: Chooses who starts.
+
+    Raises:
+        ConfigError: If the numbers do not fit.
+    """
+
+    def __init__(self, population: int, size: int, concurrency: int, times: ClientTimes, *, seed: int) -> None:
+        self.population, self.size = population, size
+        self._coming = buffers(population, size, concurrency, times, seed=seed)
+        self._filled: list[FullBuffer] = [next(self._coming)]
+
+    def buffer(self, round: int) -> FullBuffer:
+        """The buffer of a round, from 1."""
+        while len(self._filled) < round:
+            self._filled.append(next(self._coming))
+        return self._filled[round - 1]
 
 
 @dataclass(frozen=True, slots=True)
-class BufferedRound:
-    """The result of one asynchronous round.
+class ArrivalSampler:
+    """The cohorts of asynchronous rounds: the clients whose updates fill a buffer. No coin is taken.
+
+    `in_round` gives the sampler of a round.
 
     Attributes:
-        round: The round, from 1.
-        time: The virtual time at which its buffer was full, in seconds.
-        state: The server's state after the round.
-        ages: How many rounds old each update was, in the order of the clients.
-        plan: The plan of the round.
-        caveats: What the sum does not promise.
+        schedule: The buffers of the run.
+        age_exponent: An update that is a rounds old has the weight (1 + a)^-age_exponent; at least 0. By default it is
+            1/sqrt(1 + a), as in Nguyen et al. 2022, section 5.
+        round: The round that is sampled, from 1.
     """
 
-    round: int
-    time: float
-    state: ServerState
-    ages: tuple[int, ...]
-    plan: RoundPlan
-    caveats: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BufferedRun:
-    """A simulation of asynchronous rounds. Equal arguments give equal models, for any executor.
-
-    Attributes:
-        population: The number of clients that exist.
-        parts: Training, sum, executor, optimizer and credentials.
-        encoding: How an update becomes integers; its weights are uniform.
-        times: The virtual clock.
-        size: The arrivals that fill a buffer, K.
-        concurrency: The clients that train at any time.
-        seed: Keys training and the choice of clients.
-        weight: Maps the age of an update, in rounds, to its weight in (0, 1].
-        nonce: The run's nonce, 16 random bytes; None makes one.
-        chunking: In which chunks clients are trained, and if at once.
-
-    Raises:
-        ConfigError: If the training keeps states, or clients are weighted by examples.
-        PrivacyError: If the encoding is one of sums with noise.
-    """
-
-    population: int
-    parts: Parts
-    encoding: UpdateEncoding
-    times: ClientTimes
-    size: int
-    concurrency: int
-    seed: int
-    weight: Callable[[int], float] = polynomial
-    nonce: bytes | None = None
-    chunking: Chunking = EACH_ALONE
+    schedule: Schedule
+    age_exponent: float = 0.5
+    round: int = 1
 
     def __post_init__(self) -> None:
-        if self.parts.contribution.stateful:
-            raise ConfigError("asynchronous rounds keep no states of clients: use an algorithm without states")
-        if self.encoding.weighting != "uniform":
-            raise ConfigError("FedBuff weighs updates by their age, and clients alike: set weighting to 'uniform'")
-        if self.encoding.examples is not None:
-            raise PrivacyError(
-                "asynchronous rounds have no noise: no accountant prices a cohort that is chosen by speed"
+        if not (math.isfinite(self.age_exponent) and self.age_exponent >= 0):
+            raise ConfigError(f"age_exponent must be a number of at least 0, not {self.age_exponent!r}")
+
+    def declare(self, population: int) -> Everyone:
+        """Return the declaration without amplification: anybody may know who arrives."""
+        return Everyone()
+
+    def sample(self, population: int, uniforms: object) -> tuple[ClientId, ...]:
+        """See `CohortSampler.sample`. Raises `ConfigError` for another population than that of the schedule."""
+        if population != self.schedule.population:
+            raise ConfigError(
+                f"the schedule of arrivals is of {self.schedule.population} clients, and {population} exist: make it "
+                "for these"
             )
+        return tuple(arrival.client for arrival in self.buffer.arrivals)
 
-    def run(self, initial: Vector, rounds: int) -> Iterator[BufferedRound]:
-        """Yield the state after each of `rounds` rounds.
+    @property
+    def buffer(self) -> FullBuffer:
+        """The buffer of the round."""
+        return self.schedule.buffer(self.round)
 
-        Args:
-            initial: The first model, flat.
-            rounds: The number of rounds.
+    @property
+    def ages(self) -> tuple[int, ...]:
+        """The age of each update in rounds, in the order of the clients."""
+        return tuple(self.round - 1 - arrival.base for arrival in self.buffer.arrivals)
 
-        Raises:
-            TooFewSurvivors: If the sum does not open a buffer of this size.
-        """
-        nonce = self.nonce or os.urandom(RUN_NONCE_BYTES)
-        state = ServerState(initial, shared=self.parts.aggregation.start())
-        models = {0: state.sent}
-        schedule = buffers(self.population, self.size, self.concurrency, self.times, seed=self.seed)
-        for _, buffer in zip(range(rounds), schedule, strict=False):
-            plan = self.plan(state, buffer, models, nonce)
-            bases = {model_hash(model): model for model in models.values()}
-            outcome = run_round(state, plan, self.parts, bases=bases).outcome
-            state = outcome.state
-            models = {round: model for round, model in models.items() if round >= buffer.oldest}
-            models[buffer.round] = state.sent
-            ages = tuple(buffer.round - 1 - arrival.base for arrival in buffer.arrivals)
-            yield BufferedRound(buffer.round, buffer.time, state, ages, plan, outcome.caveats)
-
-    def plan(self, state: ServerState, buffer: Buffer, models: dict[int, Vector], nonce: bytes) -> RoundPlan:
-        """The plan of one buffer.
-
-        Args:
-            state: The server's state before the round.
-            buffer: The arrivals.
-            models: The models that clients trained from, by round.
-            nonce: The run's nonce.
-        """
-        hashes = {arrival.base: model_hash(models[arrival.base]) for arrival in buffer.arrivals}
-        return RoundPlan(
-            run=nonce,
-            round=buffer.round,
-            model_hash=model_hash(state.sent),
-            cohort=tuple(arrival.client for arrival in buffer.arrivals),
-            bases=tuple(
-                Base(hashes[arrival.base], self.weight(buffer.round - 1 - arrival.base)) for arrival in buffer.arrivals
-            ),
-            population=self.population,
-            sampling=Everyone(),
-            survivor_rule=ALL_OF_THEM,
-            encoding=self.encoding,
-            mechanism=NO_NOISE,
-            scheme=self.parts.scheme.name,
-            parameters=self.parts.scheme.parameters,
-            seed=self.seed,
-            chunking=self.chunking,
-        )
+    def weight(self, age: int) -> float:
+        """The weight of an update that is `age` rounds old, in (0, 1]."""
+        return max(math.pow(1 + age, -self.age_exponent), sys.float_info.min)
 
 
-def time_to(reached: Iterator[tuple[float, float]], goal: float) -> float:
-    """The first virtual time at which a metric has reached a goal; infinity if it never does.
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A buffer, as a round needs it.
+
+    Attributes:
+        bases: The base and the weight of each client, for the plan; empty in a synchronous round.
+        models: The models that they trained from, by their hashes.
+        time: The virtual time at which the buffer was full, in seconds; None in a synchronous round.
+        ages: How many rounds old each update is, in the order of the clients.
+        oldest: The oldest round whose model is still needed after this round; None in a synchronous round.
+    """
+
+    bases: tuple[Base, ...] = ()
+    models: Mapping[str, Vector] = field(default_factory=dict, repr=False)
+    time: float | None = None
+    ages: tuple[int, ...] = ()
+    oldest: int | None = None
+
+
+SYNCHRONOUS: Final = Arrived()
+"""A round whose cohort trains from its own model."""
+
+
+class BaseModels:
+    """The models that clients train from, by round: those of this process, and those in the store after a restart.
 
     Args:
-        reached: Pairs of a time and the metric, in the order of time.
-        goal: The value to reach.
+        store: The versions of the run's model.
     """
-    return next((time for time, value in reached if value >= goal), float(np.inf))
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._models: dict[int, tuple[str, Vector]] = {}
+
+    def arrived(self, sampler: object, latest: Version) -> Arrived:
+        """The arrivals of a round; `SYNCHRONOUS` for a sampler of other rounds.
+
+        Args:
+            sampler: The sampler of the round.
+            latest: The version before the round.
+        """
+        if not isinstance(sampler, ArrivalSampler):
+            return SYNCHRONOUS
+        buffer = sampler.buffer
+        self._models[latest.round] = _sent(latest)
+        known = {arrival.base: self._model(arrival.base) for arrival in buffer.arrivals}
+        weights = map(sampler.weight, sampler.ages)
+        bases = (Base(known[a.base][0], weight) for a, weight in zip(buffer.arrivals, weights, strict=True))
+        self._models = {round: model for round, model in self._models.items() if round >= buffer.oldest}
+        return Arrived(tuple(bases), dict(known.values()), buffer.time, sampler.ages, buffer.oldest)
+
+    def _model(self, round: int) -> tuple[str, Vector]:
+        if round not in self._models:
+            self._models[round] = _sent(self._store.load(round))
+        return self._models[round]
+
+
+def _sent(version: Version) -> tuple[str, Vector]:
+    """The vector that clients train from after a version, and its hash."""
+    sent = version.state.sent
+    return (model_hash(sent) if version.state.shared else version.hash), sent
+
+
+def max_cohort(sampler: object, population: int) -> int:
+    """The most clients that a round asks.
+
+    Args:
+        sampler: The sampler of the run.
+        population: The number of clients that exist.
+    """
+    return sampler.schedule.size if isinstance(sampler, ArrivalSampler) else population
+
+
+def check_asynchronous(sampler: object, encoding: UpdateEncoding, unit: PrivacyUnit | None, *, stateful: bool) -> None:
+    """Refuse asynchronous rounds with training, weights or neighbors that they do not fit.
+
+    Args:
+        sampler: The sampler of the run; one of other rounds passes.
+        encoding: How an update becomes integers.
+        unit: The unit of the ledger that prices the noise; None without noise.
+        stateful: Whether clients keep states.
+
+    Raises:
+        ConfigError: If clients keep states or are weighed by examples, or examples are summed.
+        PrivacyError: If the unit is of add_remove.
+    """
+    if not isinstance(sampler, ArrivalSampler):
+        return
+    if stateful:
+        raise ConfigError("asynchronous rounds keep no states of clients: use an algorithm without states")
+    if encoding.weighting != "uniform":
+        raise ConfigError("FedBuff weighs updates by their age, and clients alike: set weighting to 'uniform'")
+    if encoding.examples is not None:
+        raise ConfigError("asynchronous rounds sum updates of clients, and not examples: set the unit to 'client'")
+    if unit is not None:
+        check_neighbors(unit.adjacency)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import privfl
+from privfl.codec import Vector
 from privfl.crypto import KeyDirectory, SigningKey
 from privfl.dp import Ledger
-from privfl.errors import PrivacyError, ProtocolError, RemoteProtocolError, StateError, WireError
+from privfl.errors import ConfigError, PrivacyError, ProtocolError, RemoteProtocolError, StateError, WireError
 from privfl.files import atomic_write
 from privfl.fl.frames import (
     NONCE_BYTES,
@@ -195,6 +196,7 @@ class FrameDriver:
         drop: Drop = never,
         tap: Tap = ignore,
         failed: dict[ClientId, str] | None = None,
+        bases: Mapping[str, Vector] | None = None,
     ) -> ServerRound:
         """Run `plan` on `state`, from its saved exchange if there is one.
 
@@ -207,6 +209,7 @@ class FrameDriver:
             drop: Clients that are not heard.
             tap: Sees every frame.
             failed: Receives nothing: the error of a site's training stays in the site's log.
+            bases: None, or empty: sites train from the model of the round.
 
         Returns:
             The server's half, with its `outcome`.
@@ -215,7 +218,10 @@ class FrameDriver:
             TooFewSurvivors: If nothing can be opened.
             BudgetExceeded: If the round could cost too much; no site was asked.
             StateError: If the exchange was saved by a half whose sum may have been opened since.
+            ConfigError: If the round is asynchronous.
         """
+        if bases:
+            raise ConfigError("rounds over a network are synchronous: leave buffer.size out")
         try:
             half, step, frames = self._start(state, plan, parts, payment)
             while half.result is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from privfl.dp import Accountant, Budget, CorrelatedNoise, Draw, Ledger, Mechanism, Release
 from privfl.dp.ledger import Token
 from privfl.errors import PrivacyError, StateError, TooFewSurvivors
+from privfl.fl.bases import check_neighbors
 from privfl.fl.plan import RoundPlan
-from privfl.fl.store import ModelStore
+from privfl.fl.report import RoundReport
+from privfl.fl.store import ModelStore, Version
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
@@ -41,8 +43,9 @@ class Payment:
 
         Raises:
             BudgetExceeded: If the round could cost too much.
-            PrivacyError: If the ledger is of another level than the plan. A round that bounds whole updates says
-                nothing of one example, which can turn an update into any other.
+            PrivacyError: If the ledger is of another level than the plan: a round that bounds whole updates says
+                nothing of one example, which can turn an update into any other. Or if the round is asynchronous, and
+                the ledger is of add_remove.
         """
         if not plan.mechanism.claims:
             return None
@@ -51,6 +54,8 @@ class Payment:
                 f"the round hides one {plan.level}, and the ledger is of {self.ledger.unit.level}s: the two are never "
                 f"added. Charge it to a ledger of level {plan.level!r}"
             )
+        if plan.bases:
+            check_neighbors(self.ledger.unit.adjacency)
         worst = plan.worst_case(scheme)
         interrupted = self.ledger.pending(worst)
         if interrupted is not None and plan.mechanism.source == "simulation":
@@ -150,3 +155,29 @@ def check_noise(store: ModelStore, mechanism: Mechanism, noise: CorrelatedNoise 
                 f"round {round} was trained, and the opener's noise does not know of it: put its file back, or start a "
                 "new run"
             )
+
+
+def settle_stored(
+    payment: Payment, scheme: SecureSum, latest: Version, plan: Callable[[int, tuple[ClientId, ...]], RoundPlan]
+) -> None:
+    """Settle the round that was stored, but not yet settled, when the run was killed.
+
+    Args:
+        payment: The payment of the run.
+        scheme: The sum.
+        latest: The latest stored version.
+        plan: The plan of that round, by attempt and cohort.
+    """
+    report, ledger = RoundReport.read(latest.report), payment.ledger
+    # Of several charges of one round the newest is that of the attempt which was stored. Older ones are of attempts
+    # that were killed, whose sums may have been opened over other survivors: they stay as they were reserved.
+    newest = max((r.attempt for r in ledger.releases if r.round == latest.round), default=0)
+    for token in ledger.unsettled:
+        worst = ledger.reserved(token)
+        if (worst.round, worst.attempt) != (latest.round, newest) or report.status != "trained":
+            continue
+        cohort = worst.participants or ()
+        found = plan(worst.attempt, cohort)
+        if found.worst_case(scheme) != worst:
+            continue  # of other settings than these: it stays as it was reserved
+        payment.settle(token, found, scheme, set(cohort) - set(report.dropouts))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privfl.codec import Vector
+from privfl.fl.buffered import BaseModels
 from privfl.fl.draws import DrawNotes
 from privfl.fl.metrics import Evaluation
 from privfl.fl.plan import RoundPlan
@@ -29,12 +30,14 @@ class Progress:
         start: This start of the run.
         draws: The draws of the cohorts so far; None for a run without a ledger.
         memory: The clients' states after the latest version; None for training that keeps none.
+        bases: The models that the clients of asynchronous rounds train from.
     """
 
     latest: Version
     start: Start
     draws: DrawNotes | None
     memory: StateStore | None
+    bases: BaseModels
 
 
 def nothing_interrupted(round: int) -> RoundPlan | None:

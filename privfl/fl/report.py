@@ -23,6 +23,7 @@ COHORT_DEPENDENT: Final = frozenset(
         "rejected_updates",
         "client_errors",
         "ledger",
+        "ages",
     }
 )
 """The fields that depend on the cohort: hidden from those against whom amplification by sampling is claimed."""
@@ -64,6 +65,9 @@ class RoundReport:
         entry_bound: The bound of each entry of an update in this round; None where a clip norm bounds it.
         client_errors: The number of clients that dropped out because their training raised an error, by the type of
             the error, in the last attempt.
+        virtual_time: The virtual time at which the buffer of an asynchronous round was full, in seconds; None in a
+            synchronous round.
+        ages: How many rounds old each update of an asynchronous round was, in the order of the cohort.
     """
 
     round: int
@@ -91,6 +95,8 @@ class RoundReport:
     evaluation_caveats: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     client_errors: Mapping[str, int] = field(default_factory=dict)
+    virtual_time: float | None = None
+    ages: tuple[int, ...] = ()
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -117,7 +123,7 @@ class RoundReport:
         values = dict(record)
         if IF_SECURE in values:
             values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
-        for name in ("dropouts", "round_caveats", "evaluation_caveats"):
+        for name in ("dropouts", "round_caveats", "evaluation_caveats", "ages"):
             values[name] = tuple(values[name])
         values["confusion"] = tuple(map(tuple, values["confusion"]))
         return cls(**values)

@@ -87,6 +87,7 @@ class RoundDriver(Protocol):
         drop: Drop = never,
         tap: Tap = ignore,
         failed: dict[ClientId, str] | None = None,
+        bases: Mapping[str, Vector] | None = None,
     ) -> ServerRound:
         """Run `plan` on `state`; see `run_round` for arguments, result and errors."""
         ...

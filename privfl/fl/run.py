@@ -15,13 +15,15 @@ from typing import Final, cast
 from privfl.codec import Vector
 from privfl.dp import AdaptiveClip, ElementClip, Everyone, Mechanism
 from privfl.errors import ConfigError, OpenedBefore, PrivacyError, RemoteProtocolError, StateError, TooFewSurvivors
+from privfl.fl.bases import Base
+from privfl.fl.buffered import Arrived, BaseModels, check_asynchronous, max_cohort
 from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.draws import DrawNotes
 from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.faults import caveat, count_errors
 from privfl.fl.metrics import Evaluation
-from privfl.fl.payment import Payment, check_charged, check_noise
+from privfl.fl.payment import Payment, check_charged, check_noise, settle_stored
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.progress import Evaluate, Progress, nothing_interrupted
 from privfl.fl.range import RangeRule
@@ -98,7 +100,9 @@ class FederatedRun:
             raise ConfigError(
                 "the range of a run with noise is fixed, because it would reveal the updates: no range_rule"
             )
-        if not self.mechanism.claims or self.payment is None or self.mechanism.source == "simulation":
+        unit = self.payment.ledger.unit if self.payment is not None and self.mechanism.claims else None
+        check_asynchronous(self.sampler, self.encoding, unit, stateful=self.parts.contribution.stateful)
+        if unit is None or self.mechanism.source == "simulation":
             return
         if self.uniforms is seeded_uniforms and not isinstance(declared(self.sampler, self.population), Everyone):
             raise PrivacyError(
@@ -134,7 +138,12 @@ class FederatedRun:
         latest = self.store.latest() or self.store.save(0, self._initial_state(initial), parent="", report={})
         self._check_start(latest, initial)
         start = self.store.begin(latest.round + 1, tries=self.retries + 1 + _MAX_REPEATS, nonce=self.nonce)
-        self._settle_stored(latest, start)
+        if self.payment is not None and latest.report and self.mechanism.claims:
+
+            def stored(attempt: int, cohort: tuple[ClientId, ...]) -> RoundPlan:
+                return self.plan(self.store.load(latest.round - 1).state, start, latest.round, attempt, cohort)
+
+            settle_stored(self.payment, self.parts.scheme, latest, stored)
         draws = self._draws()
         repeated = self.mechanism.source == "simulation" and not self.parts.credentials  # to the last bit
         if draws is not None and self.payment is not None and not repeated:
@@ -142,7 +151,7 @@ class FederatedRun:
         memory = self.store.states(latest) if self.parts.contribution.stateful else None
         if memory is not None:
             memory.sweep()
-        return Progress(latest, start, draws, memory)
+        return Progress(latest, start, draws, memory, BaseModels(self.store))
 
     def next(self, progress: Progress, *, last: bool) -> RoundReport:
         """Run one round after the latest that is stored, and return its report.
@@ -166,6 +175,7 @@ class FederatedRun:
         cohort: tuple[ClientId, ...],
         *,
         state_rounds: tuple[int, ...] = (),
+        bases: tuple[Base, ...] = (),
     ) -> RoundPlan:
         """The plan of one attempt of a round.
 
@@ -176,6 +186,7 @@ class FederatedRun:
             attempt: The attempt of the round, from 0.
             cohort: The clients that are asked, increasing.
             state_rounds: The round of each client's state; empty where clients keep no states.
+            bases: The base of each client of an asynchronous round; empty in a synchronous one.
         """
         return RoundPlan(
             run=start.nonce,
@@ -193,7 +204,13 @@ class FederatedRun:
             parameters=self.parts.scheme.parameters,
             seed=self.seed,
             chunking=self.chunking,
+            bases=bases,
         )
+
+    @property
+    def _max_cohort(self) -> int:
+        """The most clients that a round asks."""
+        return max_cohort(self.sampler, self.population)
 
     def _encoding(self, state: ServerState, cohort: int) -> UpdateEncoding:
         if self.range_rule is None:
@@ -213,7 +230,8 @@ class FederatedRun:
             )
         if self.store.sealed(0).hash != model_hash(initial):
             raise StateError(f"the run in {self.store.folder} started from another model than this one")
-        check_some_open(self.survivor_rule, self.parts.scheme, declared(self.sampler, self.population), self.population)
+        sampling = declared(self.sampler, self.population)
+        check_some_open(self.survivor_rule, self.parts.scheme, sampling, self._max_cohort)
         if self.payment is not None and self.mechanism.claims:
             check_charged(self.store, self.payment.ledger)
             check_noise(self.store, self.mechanism, self.parts.noise)
@@ -226,7 +244,10 @@ class FederatedRun:
         sampler, at = in_round(self.sampler, round)
         cohort = sampled(sampler, self.population, self.uniforms(self.seed, at), private=draws is not None)
         states = CohortStates(progress.memory, cohort)
-        server, attempts, state, said, failed = self._attempt(latest.state, start, round, states, traffic)
+        arrived = progress.bases.arrived(sampler, latest)
+        server, attempts, state, said, failed = self._attempt(
+            latest.state, start, round, states, arrived=arrived, tap=traffic
+        )
         outcome = server.outcome if server else None
         seconds = time.perf_counter() - started
         if draws is not None and self.payment is not None:
@@ -261,16 +282,20 @@ class FederatedRun:
             rejected_updates=outcome.counts.rejected if outcome and outcome.counts else None,
             bits=encoding.codec.ring.bits,
             entry_bound=encoding.clip.max_abs if isinstance(encoding.clip, ElementClip) else None,
+            virtual_time=arrived.time,
+            ages=arrived.ages,
         )
         live = states.write(round)
-        version = self.store.save(round, state, parent=latest.hash, report=report.record(), live=live)
+        version = self.store.save(
+            round, state, parent=latest.hash, report=report.record(), live=live, oldest=arrived.oldest
+        )
         states.commit(live)
         if server is not None:
             server.settle()
         return version, report
 
     def _attempt(
-        self, state: ServerState, start: Start, round: int, states: CohortStates, tap: Tap
+        self, state: ServerState, start: Start, round: int, states: CohortStates, *, arrived: Arrived, tap: Tap
     ) -> tuple[ServerRound | None, int, ServerState, tuple[str, ...], dict[str, int]]:
         """Try a round until its sum opens, and repeat it where its range was too small; a cohort is sampled once.
 
@@ -284,14 +309,15 @@ class FederatedRun:
         while failures <= self.retries:
             attempt = self._next_attempt(start, round, number)
             plan = (None if number else self.interrupted(round)) or self.plan(
-                state, start, round, attempt, cohort, state_rounds=states.rounds
+                state, start, round, attempt, cohort, state_rounds=states.rounds, bases=arrived.bases
             )
             drop, number = without(named, self.dropouts(round, number)), number + 1
             failed, began = dict[ClientId, str](), states.begin()
             try:
                 server = self.driver(
-                    state, plan, self.parts, payment=self.payment, states=began, drop=drop, tap=tap, failed=failed
-                )
+                    state, plan, self.parts, payment=self.payment, states=began, drop=drop, tap=tap, failed=failed,
+                    bases=arrived.models,
+                )  # fmt: skip
                 states.opened()
             except OpenedBefore as error:  # before a kill, over other contributions
                 said.append(str(error))
@@ -348,7 +374,7 @@ class FederatedRun:
             return rule.shortfall(scheme, size, dropout, mechanism)
 
         sampling, adjacency = declared(self.sampler, self.population), self.payment.ledger.unit.adjacency
-        draws = DrawNotes(sampling, self.population, shortfall, self.retries + 1, adjacency)
+        draws = DrawNotes(sampling, self._max_cohort, shortfall, self.retries + 1, adjacency)
         for version in self.store.history():
             if version.report:
                 skipped, size = version.report["status"] == "skipped", version.report["cohort"]
@@ -360,28 +386,9 @@ class FederatedRun:
         if self.payment is None or self.payment.ledger.draw_of(round) is not None:
             return
         draw = draws.next(round)
-        nominal = self.plan(state, start, round, 0, nominal_cohort(draw.sampling, self.population))
+        nominal = self.plan(state, start, round, 0, nominal_cohort(draw.sampling, self._max_cohort))
         self.payment.check(nominal.worst_case(self.parts.scheme), draw)
         self.payment.ledger.draw(round, draw.sampling, draw.turn, void=draw.void)
-
-    def _settle_stored(self, latest: Version, start: Start) -> None:
-        """Settle the round that was stored, but not yet settled, when the run was killed."""
-        if self.payment is None or not latest.report or not self.mechanism.claims:
-            return
-        report, ledger = RoundReport.read(latest.report), self.payment.ledger
-        # Of several charges of one round the newest is that of the attempt which was stored. Older ones are of attempts
-        # that were killed, whose sums may have been opened over other survivors: they stay as they were reserved.
-        newest = max((r.attempt for r in ledger.releases if r.round == latest.round), default=0)
-        for token in ledger.unsettled:
-            worst = ledger.reserved(token)
-            if (worst.round, worst.attempt) != (latest.round, newest) or report.status != "trained":
-                continue
-            before = self.store.load(latest.round - 1).state
-            cohort = worst.participants or ()
-            plan = self.plan(before, start, worst.round, worst.attempt, cohort)
-            if plan.worst_case(self.parts.scheme) != worst:
-                continue  # of other settings than these: it stays as it was reserved
-            self.payment.settle(token, plan, self.parts.scheme, set(cohort) - set(report.dropouts))
 
     def _spent(self) -> float | None:
         paid = self.payment if self.mechanism.claims else None

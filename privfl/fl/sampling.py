@@ -18,6 +18,7 @@ from privfl.crypto import add_keystreams
 from privfl.crypto.kdf import derive
 from privfl.dp.unit import Everyone, FixedSize, OnePass, Poisson, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError, PrivacyError
+from privfl.fl.buffered import ArrivalSampler
 from privfl.wire import ClientId
 
 Uniforms = Callable[[int], npt.NDArray[np.float64]]
@@ -282,7 +283,7 @@ def in_round(sampler: CohortSampler, round: int) -> tuple[CohortSampler, int]:
     if inner is not None:  # a sampler that renames the clients of another one
         placed, coins = in_round(inner, round)
         return (sampler if placed is inner else replace(cast(Any, sampler), inner=placed)), coins
-    if isinstance(sampler, OnePassSampler):
+    if isinstance(sampler, OnePassSampler | ArrivalSampler):
         return replace(sampler, round=max(round, 1)), round
     if not isinstance(sampler, AllocationSampler):
         return sampler, round

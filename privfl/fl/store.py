@@ -150,7 +150,14 @@ class ModelStore:
         return StateStore(self.states_folder, () if version is None else version.live)
 
     def save(
-        self, round: int, state: ServerState, *, parent: str, report: Mapping[str, Any], live: LiveFiles = ()
+        self,
+        round: int,
+        state: ServerState,
+        *,
+        parent: str,
+        report: Mapping[str, Any],
+        live: LiveFiles = (),
+        oldest: int | None = None,
     ) -> Version:
         """Write the version of `round` in one atomic step, and return it.
 
@@ -160,21 +167,23 @@ class ModelStore:
             parent: The hash of the model before the round.
             report: The round's report, any JSON object.
             live: The files of the clients' states that count from now on, which are on the disk already.
+            oldest: The oldest round whose model clients still train from: it and those after it are kept by every
+                rule. None where all clients train from the latest.
         """
         version = Version(round, state, model_hash(state.model), parent, report, live)
         tensors = {"model": np.ascontiguousarray(state.model)}
         tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in state.moments.items()}
         tensors |= {f"shared.{name}": np.ascontiguousarray(value) for name, value in state.shared.items()}
         atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
-        self._thin(round)
+        self._thin(round, round if oldest is None else oldest)
         return version
 
-    def _thin(self, latest: int) -> None:
+    def _thin(self, latest: int, oldest: int) -> None:
         """Take the tensors out of the versions that the rule does not keep, each in one atomic step."""
         if self.keep.kind == "all":
             return
         for round in self.rounds():
-            if not self.keep.holds(round, latest) and (facts := self._untouched(round)):
+            if round < oldest and not self.keep.holds(round, latest) and (facts := self._untouched(round)):
                 atomic_write(self._path(round), save({}, metadata={_KEY: canonical_json(facts).decode()}))
 
     def _untouched(self, round: int) -> dict[str, Any] | None:

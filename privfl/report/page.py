@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import privfl
 from privfl.dp import EpsilonReport, format_epsilon
+from privfl.experiment.config import Config
 from privfl.experiment.placement import placement_of
 from privfl.experiment.schemes import describe
 from privfl.files import atomic_write, existing_parent
@@ -277,19 +278,23 @@ def _alike(metrics: Mapping[str, float]) -> list[str]:
 def _rounds(run: RunRecord, *, public: bool) -> str:
     if public and run.epsilons:
         return ""
+    late = any(r.virtual_time is not None for r in run.reports)
     head = ("round", "status", "cohort", "survivors", "dropped out", "bytes up", "bytes down", "seconds")
     rows = [
         (
             str(r.round), r.status, str(r.cohort), str(r.survivors), ", ".join(map(str, r.dropouts)) or "-",
             f"{r.bytes_up:,}", f"{r.bytes_down:,}", f"{r.seconds:.2f}",
+            *((f"{r.virtual_time or 0.0:.2f}", ", ".join(map(str, r.ages))) if late else ()),
         )
         for r in run.reports
     ]  # fmt: skip
     total = (
         "all", "", "", "", str(sum(len(r.dropouts) for r in run.reports)), f"{sum(r.bytes_up for r in run.reports):,}",
         f"{sum(r.bytes_down for r in run.reports):,}", f"{sum(r.seconds for r in run.reports):.2f}",
+        *(("", "") if late else ()),
     )  # fmt: skip
-    return _table(head, [*rows, total], numbers=(2, 3, 5, 6, 7))
+    arrivals = ("virtual seconds", "ages in rounds") if late else ()
+    return _table((*head, *arrivals), [*rows, total], numbers=(2, 3, 5, 6, 7, *((8,) if late else ())))
 
 
 def _setup(run: RunRecord) -> Facts:
@@ -314,7 +319,7 @@ def _setup(run: RunRecord) -> Facts:
         "cohort",
         ", ".join(
             [
-                run.objects.get("sampler", cohort.sampling),
+                run.objects.get("sampler", _sampling(config)),
                 *(f"{name} {value:g}" for name, value in sizes if value is not None),
             ]
         ),
@@ -322,6 +327,11 @@ def _setup(run: RunRecord) -> Facts:
     bits = " and then ".join(str(bits) for bits in dict.fromkeys(report.bits for report in run.reports))
     yield "sum", f"{run.objects.get('sum', config.sum.scheme)}, a ring of {bits} bits"
     yield "seed", str(config.seed)
+
+
+def _sampling(config: Config) -> str:
+    size = config.buffer.size
+    return config.cohort.sampling if size is None else f"asynchronous: {size} arrivals fill the buffer of a round"
 
 
 def _lineage(run: RunRecord) -> str:

@@ -97,7 +97,7 @@ def check(plan: dict[str, Any]) -> None:
         demand(base["weight"] <= 1, "weight")
     if plan["bases"]:
         demand(len(plan["bases"]) == len(plan["cohort"]) <= plan["population"] and not plan["state_rounds"], "bases")
-        demand(plan["encoding"]["examples"] is None and plan["mechanism"]["placement"] == "none", "bases and noise")
+        demand(plan["encoding"]["examples"] is None, "bases and examples")
         demand(plan["sampling"] == {"kind": "everyone"}, "bases and sampling")
     keys(plan["chunking"], "kind size")
     demand(plan["chunking"]["kind"] in ("single", "batched"), "chunking")
@@ -589,6 +589,8 @@ VALID: dict[str, dict[str, Any]] = {
         else math.nextafter(65536 / 0.3, 0.0),
     ),
     "arrivals": changed(population=9, bases=BASES),
+    "arrivals, central": changed(population=9, bases=BASES, mechanism=NOISE | {"placement": "central"}),
+    "arrivals, distributed": changed(population=9, bases=BASES, mechanism=NOISE),
     "chunks": changed(chunking={"kind": "batched", "size": 32}),
     "states": changed(state_rounds=[2, 0, 1, 2]),
     "blocks": changed(
@@ -674,7 +676,8 @@ INVALID: dict[str, dict[str, Any]] = {
     "a batched chunk with states": changed(chunking={"kind": "batched", "size": 2}, state_rounds=[2, 0, 1, 2]),
     "a base for some of the cohort": changed(bases=BASES[:2]),
     "a base with a weight above 1": changed(bases=[*BASES[:3], BASES[3] | {"weight": 1.5}]),
-    "bases and noise": changed(bases=BASES, mechanism=NOISE | {"placement": "central"}),
+    "bases and examples": changed(bases=BASES, encoding__examples=EXAMPLES),
+    "bases and one pass": changed(bases=BASES, sampling=ONE_PASS, mechanism=NOISE),
     "bases and a sampling": changed(
         bases=BASES, population=9, sampling={"kind": "fixed_size", "size": 4, "population": 9}
     ),

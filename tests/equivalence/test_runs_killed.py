@@ -16,16 +16,21 @@ import pytest
 import privfl
 from privfl.data import Dataset
 from privfl.dp import CorrelatedNoise, Ledger, RoundNoise, epsilon, mechanism
-from privfl.dp.unit import CLIENT_UNIT
+from privfl.dp.unit import CLIENT_UNIT, PrivacyUnit
 from privfl.experiment import Experiment, RoundReport
 from privfl.fl.store import ModelStore
 
 ROUNDS = 12
 NOISE = {"privacy.placement": "central", "privacy.clip_norm": 1.0, "privacy.noise_multiplier": 2.0}
+BUFFER = {"buffer.size": 3, "buffer.concurrency": 4, "buffer.stragglers": 0.3, "buffer.availability": 0.8}
 MODES: dict[str, dict[str, Any]] = {
     "plain": {"cohort.dropout": 0.2},
     "masked": {"cohort.dropout": 0.1, "sum.scheme": "masked", "server.optimizer": "fedadam", "rounds": 6},
     "scaffold": {"client.algorithm": "scaffold", "cohort.dropout": 0.3, "engine.workers": 2},
+    "buffered": BUFFER | {"keep": "last:1", "cohort.dropout": 0.2, "server.optimizer": "fedadam"},
+    "buffered masked": BUFFER
+    | {"sum.scheme": "masked", "cohort.dropout": 0.05, "cohort.too_few": "retry", "rounds": 6},
+    "buffered secure": BUFFER | NOISE | {"privacy.adjacency": "zero_out", "cohort.dropout": 0.2},
     "simulation": NOISE | {"privacy.noise": "simulation", "cohort.too_few": "retry", "cohort.dropout": 0.4},
     "secure": NOISE | {"cohort.dropout": 0.2},
     "correlated": NOISE
@@ -99,7 +104,7 @@ def run_child(runs: Path, mode: str, *, kill_after: float | None) -> bool:
 
 
 def versions(runs: Path, mode: str) -> dict[int, str]:
-    return {version.round: version.hash for version in ModelStore(runs / mode / "models").lineage()}
+    return {version.round: version.hash for version in ModelStore(runs / mode / "models").history()}
 
 
 def killed_until_done(runs: Path, mode: str, seed: int, kills: int) -> tuple[int, list[dict[int, str]]]:
@@ -118,9 +123,19 @@ def check_plain(runs: Path, mode: str, seed: int, kills: int) -> None:
     whole = list(an_experiment(runs / "whole", mode).run())
     killed_until_done(runs, mode, seed, kills)
     assert versions(runs, mode) == versions(runs / "whole", mode)
-    stored = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").lineage() if v.report]
+    stored = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").history() if v.report]
     for one, other in zip(whole, stored, strict=True):
-        for name in ("status", "attempts", "cohort", "dropouts", "evaluation", "metrics", "epsilon"):
+        for name in (
+            "status",
+            "attempts",
+            "cohort",
+            "dropouts",
+            "evaluation",
+            "metrics",
+            "epsilon",
+            "ages",
+            "virtual_time",
+        ):
             assert getattr(one, name) == getattr(other, name), name
     lines = (runs / mode / "metrics.jsonl").read_bytes().splitlines()
     assert len(lines) == len(whole)
@@ -136,20 +151,22 @@ def check_simulation(runs: Path, mode: str, seed: int, kills: int) -> None:
 
 
 def check_secure(runs: Path, mode: str, seed: int, kills: int) -> None:
+    unit = PrivacyUnit("client", MODES[mode].get("privacy.adjacency", "add_remove"))
     count, seen = killed_until_done(runs, mode, seed, kills)
     final = versions(runs, mode)
     for stored in seen:
         assert stored.items() <= final.items()
-    ledger = Ledger(CLIENT_UNIT, runs / mode / "ledger.jsonl")
+    ledger = Ledger(unit, runs / mode / "ledger.jsonl")
     charged = Counter(release.round for release in ledger.releases)
-    reports = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").lineage() if v.report]
+    reports = [RoundReport.read(v.report) for v in ModelStore(runs / mode / "models").history() if v.report]
     trained = {report.round for report in reports if report.status == "trained"}
     assert trained <= set(charged)
     # A round below the threshold is charged too, because the server of a plain sum has seen its vectors.
     openings, settled = (runs / "openings").stat().st_size, len(ledger.releases) - len(ledger.unsettled)
     assert len(trained) <= openings <= settled <= openings + count  # noise is paid for before it is sampled
     assert len(ledger.releases) <= len(reports) + count
-    assert (runs / mode / "cohorts.key").stat().st_mode & 0o077 == 0
+    if "buffer.size" not in MODES[mode]:  # arrivals are no secret
+        assert (runs / mode / "cohorts.key").stat().st_mode & 0o077 == 0
 
 
 def check_correlated(runs: Path, mode: str, seed: int, kills: int) -> None:
@@ -177,6 +194,9 @@ CHECKS = {
     "plain": check_plain,
     "masked": check_plain,
     "scaffold": check_plain,
+    "buffered": check_plain,
+    "buffered masked": check_plain,
+    "buffered secure": check_secure,
     "simulation": check_simulation,
     "secure": check_secure,
     "correlated": check_correlated,

@@ -104,7 +104,12 @@ class Subject:
             observer: The observer against which the claim holds.
             dropouts: Who drops out.
             rounds: The rounds of one trial.
+
+        Raises:
+            ConfigError: If the run has asynchronous rounds, or the sum has no such observer.
         """
+        if parts.config.buffer.size is not None:
+            raise ConfigError("audits and attacks follow clients through synchronous rounds: leave buffer.size out")
         description = SCHEMES.get(parts.config.sum.scheme) if parts.objects.sum is None else None
         return cls(
             scheme=parts.scheme,

@@ -14,10 +14,11 @@ import tomli_w
 from privfl.errors import ConfigError
 from privfl.experiment.config.checked import section, setting, shown
 from privfl.experiment.config.privacy import Privacy
-from privfl.experiment.config.sections import Client, Cohort, Data, Engine, Model, Server, Sum
+from privfl.experiment.config.sections import Buffer, Client, Cohort, Data, Engine, Model, Server, Sum
 from privfl.files import user_path
 
 __all__ = [
+    "Buffer",
     "Client",
     "Cohort",
     "Config",
@@ -43,6 +44,7 @@ SECTIONS: Final[Mapping[str, type]] = {
     "model": Model,
     "client": Client,
     "cohort": Cohort,
+    "buffer": Buffer,
     "server": Server,
     "sum": Sum,
     "privacy": Privacy,
@@ -78,6 +80,7 @@ class Config:
     model: Model = setting(default_factory=Model, description="The model.")
     client: Client = setting(default_factory=Client, description="Local training.")
     cohort: Cohort = setting(default_factory=Cohort, description="The clients of a round.")
+    buffer: Buffer = setting(default_factory=Buffer, description="Asynchronous rounds.")
     server: Server = setting(default_factory=Server, description="The server optimizer.")
     sum: Sum = setting(default_factory=Sum, description="The secure sum.")
     privacy: Privacy = setting(default_factory=Privacy, description="Clipping and noise.")

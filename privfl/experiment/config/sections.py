@@ -238,6 +238,49 @@ class Cohort:
     )
 
 
+@section("buffer")
+class Buffer:
+    """Asynchronous rounds (FedBuff): the first `size` updates to arrive, on a virtual clock, are one round."""
+
+    size: int | None = setting(
+        default=None,
+        ge=1,
+        description="The arrivals that fill the buffer of a round. By default rounds are synchronous.",
+    )
+    concurrency: int | None = setting(
+        default=None,
+        ge=1,
+        description=(
+            "The clients that train at any time, each from the newest model at its start; `size` by default. Both "
+            "together are at most the number of clients."
+        ),
+    )
+    age_exponent: Number = setting(
+        default=0.5,
+        ge=0,
+        description="An update that is a rounds old has the weight (1 + a)^-age_exponent; 0 weighs all alike.",
+    )
+    spread: Number = setting(
+        default=0.3,
+        ge=0,
+        description=(
+            "The standard deviation of the logarithm of a client's mean virtual time of training, about 1 second."
+        ),
+    )
+    stragglers: Number = setting(
+        default=0.0, ge=0, le=1, description="The fraction of clients whose times are longer by `slowdown`."
+    )
+    slowdown: Number = setting(default=10.0, ge=1, description="The factor of the times of stragglers.")
+    availability: Number = setting(
+        default=1.0, ge=0.01, le=1, description="The fraction of virtual time in which a client can be asked."
+    )
+    period: Number = setting(
+        default=10.0,
+        gt=0,
+        description="The virtual seconds after which it is decided again if a client can be asked.",
+    )
+
+
 @section("server")
 class Server:
     """The server optimizer, under the names of its paper (Reddi et al. 2021), and how updates are weighted."""
