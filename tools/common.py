@@ -76,12 +76,22 @@ def output_of(command: Sequence[str | Path], cwd: Path = ROOT, **environment: st
     return done.output
 
 
+def uv_path() -> Path | None:
+    """The `uv` next to this interpreter, or else the one on PATH; None where there is none."""
+    beside = Path(sys.executable).parent / "uv"
+    found = str(beside) if beside.is_file() else shutil.which("uv")
+    return None if found is None else Path(found)
+
+
 def uv(*arguments: str | Path, **environment: str) -> str:
-    """The output of the `uv` that is installed next to this interpreter, which must succeed."""
+    """The output of `uv`, which must succeed; raises `SystemExit` where it is not installed."""
+    program = uv_path()
+    if program is None:
+        raise SystemExit("this needs uv: pip install uv")
     index = os.environ.get("PIP_INDEX_URL")
     if index and "UV_DEFAULT_INDEX" not in os.environ:  # one mirror for pip and uv
         environment["UV_DEFAULT_INDEX"] = index
-    return output_of([Path(sys.executable).parent / "uv", "--no-config", *arguments], ROOT, **environment)
+    return output_of([program, "--no-config", *arguments], ROOT, **environment)
 
 
 def new_environment(folder: Path, python: str | Path) -> Path:

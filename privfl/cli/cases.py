@@ -155,7 +155,7 @@ def _figures(case: Case) -> list[dict[str, Any]]:
 
 
 def observer_rows(case: Case) -> list[dict[str, Any]]:
-    """All observers for the table, with a word on those about whom a plan without a sum says nothing."""
+    """The rows of all observers, with the reason where a plan without a sum states nothing about an observer."""
     rows = [jsonable(row) for row in _figures(case)]
     if case.plan is not None and case.plan.views is None:
         from privfl.experiment.schemes import SCHEMES

@@ -61,7 +61,7 @@ def demo(
         print_json(_record(result, figure))
         return
     output().print(facts_table("Ten hospitals, one model, and no example has left its hospital", _rows(result)))
-    _tell_plot(figure)
+    _print_plot(figure)
 
 
 _INTRODUCTION: Final = (
@@ -149,7 +149,7 @@ def _draw(result: DemoResult, budget: float, path: Path) -> Path | MissingExtra:
         return error
 
 
-def _tell_plot(figure: Path | MissingExtra) -> None:
+def _print_plot(figure: Path | MissingExtra) -> None:
     text = f"plot: {figure.resolve()}" if isinstance(figure, Path) else f"no plot: {figure}"
     output().print(text, markup=False, soft_wrap=True)
 
@@ -179,7 +179,7 @@ def _line(seed: int, path: Path, *, as_json: bool) -> None:
         ],
     )
     output().print(table)
-    _tell_plot(figure)
+    _print_plot(figure)
 
 
 def _line_record(result: LineResult, figure: Path | MissingExtra) -> dict[str, Any]:

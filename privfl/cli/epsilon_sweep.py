@@ -124,7 +124,7 @@ def write_csv(path: Path, rows: Sequence[TidyRow]) -> Path:
 
 
 def columns(rows: Iterable[TidyRow]) -> list[str]:
-    """The names of all columns, in the order in which the rows bring them."""
+    """The names of all columns, in the order of their first occurrence."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

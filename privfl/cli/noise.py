@@ -82,7 +82,7 @@ def check_no_noise_flags(
         raise ConfigError(f"{', '.join(found)} is about the noise inside a sum: add --noise, or leave it out")
 
 
-def tell_noise(
+def print_noise(
     clients: int,
     length: int,
     *,

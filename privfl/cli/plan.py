@@ -14,7 +14,7 @@ from privfl.cli.noise import (
     NoisePlot,
     SpareOption,
     check_no_noise_flags,
-    tell_noise,
+    print_noise,
 )
 from privfl.cli.options import Json, print_json
 from privfl.cli.show import facts_table, output
@@ -75,7 +75,7 @@ def plan(
     if noise:
         if not scheme.mesh_noise:
             raise ConfigError(f"--noise plans noise inside a masked sum, and --sum is {name}; leave --sum out")
-        tell_noise(
+        print_noise(
             clients, length, dropout=dropout, corrupt=corrupt, semi_honest=semi_honest, measure=measure, spare=spare,
             failure=failure, members=members, min_members=min_members, plot=plot, as_json=as_json,
         )  # fmt: skip

@@ -46,7 +46,7 @@ class SamplingName(StrEnum):
 
 
 class Adjacency(StrEnum):
-    """The meaning of a unit's presence."""
+    """The difference between two neighboring data sets."""
 
     ADD_REMOVE = "add_remove"
     REPLACE_ONE = "replace_one"
@@ -258,7 +258,7 @@ class PlannedRun:
         return _of_clients(how, clients, self)
 
     def chosen_delta(self, *, allow_large: bool) -> tuple[float, str]:
-        """The delta that was asked for or a default, and a word on why.
+        """The delta that was asked for or a default, and the reason.
 
         Args:
             allow_large: Take a delta of 1/units or more.
@@ -321,7 +321,7 @@ def views_of(name: str | None) -> Views | None:
 
 
 def choose_delta(delta: float | None, units: int | None, *, allow_large: bool) -> tuple[float, str]:
-    """Return the delta that was asked for, or a default, and a word on why.
+    """Return the delta that was asked for, or a default, and the reason.
 
     Args:
         delta: The delta that was asked for.

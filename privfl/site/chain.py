@@ -79,7 +79,7 @@ class ReceiptChain:
         return self._entered.get(charter)
 
     def last_place(self, charter: str) -> Place:
-        """The round and attempt of that receipt; below every other place before the first."""
+        """The round and attempt of the newest `entered` receipt; before the first one, a place below every other."""
         receipt = self._entered.get(charter)
         return NOWHERE if receipt is None else place_of(receipt)
 

@@ -1,4 +1,4 @@
-"""The place of a site's folder: a folder that was copied, restored or rebooted does not read frames of before.
+"""The place of a site's folder: a folder that was copied, restored or rebooted does not read earlier frames.
 
 Old frames verify for as long as they are valid, and a restored folder has forgotten that it answered them. The site
 therefore notes which file on which boot of the machine holds its keys. Where either changed, frames of step 0 count
