@@ -145,7 +145,6 @@ LONGER = {
     "protocols/ckks-sum/reference.py": 662,
     "protocols/masked-sum/reference.py": 824,
     "protocols/masked-sum/scenarios.py": 552,
-    "protocols/round-plan/reference.py": 744,
     "tests/machines/test_ckks_sessions.py": 416,
 }
 
