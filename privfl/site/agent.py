@@ -16,6 +16,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import struct
 import threading
 import time
@@ -63,7 +64,8 @@ class Agent:
         limits: The section `agent` of the policy.
 
     Raises:
-        ConfigError: This system does not state who connects, or the group does not exist.
+        ConfigError: This system does not state who connects, the group does not exist, or the folder of the socket is
+            not the agent's own.
         StateError: Another agent serves this socket.
     """
 
@@ -82,6 +84,9 @@ class Agent:
     def _listen(self) -> socket.socket:
         folder, group = self._path.parent, self._limits.group or None
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{folder} belongs to other users, too: name a folder of the agent's own in agent.socket")
         folder.chmod(FOLDER_MODE)
         if self._path.exists():
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from privfl.crypto import Credentials, SigningKey, load_credentials, save_creden
 from privfl.crypto.agreement import AgreementKey
 from privfl.crypto.members import Members, SiteCard, check_name, client_of
 from privfl.crypto.passphrase import is_protected
-from privfl.errors import PlanRejected, StateError
+from privfl.errors import ConfigError, PlanRejected, StateError
 from privfl.files import atomic_write, canonical_json, existing_parent, read_json, sync_folder, user_path
 from privfl.fl.charter import Charter
 from privfl.fl.receipts import Receipt
@@ -179,8 +179,18 @@ class SiteHome:
         sync_folder(path.parent)
 
     def socket(self, policy: Policy) -> Path:
-        """The path of the agent's socket."""
-        return self.folder / policy.agent.socket
+        """The path of the agent's socket, in a folder that holds nothing else of the site.
+
+        Raises:
+            ConfigError: The folder of the socket, which the relay's group may enter, holds the site's own folder.
+        """
+        path = (self.folder / policy.agent.socket).resolve()
+        if self.folder.is_relative_to(path.parent) or path == self.folder:
+            raise ConfigError(
+                f"agent.socket is {policy.agent.socket!r}, and the relay's group may enter the folder of the socket: "
+                "name a folder of its own, such as 'agent/agent.sock'"
+            )
+        return path
 
     def peers(self) -> dict[str, dict[ClientId, Receipt]]:
         """The newest receipt of each other site that was shown under each charter, by its digest.

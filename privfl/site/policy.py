@@ -141,6 +141,7 @@ class Training:
     answer_after: Number = setting(
         default=30.0,
         ge=0,
+        le=86400,
         description="The seconds between a round's first frame and its answer. The time of an answer then reveals "
         "nothing of the training time. A training that takes longer counts as failed.",
     )
@@ -163,7 +164,7 @@ class AgentLimits:
     )
     max_connections: int = setting(default=8, ge=2, le=256, description="The most connections at one time.")
     read_seconds: Number = setting(
-        default=30.0, gt=0, description="The longest time, in seconds, in which one request must have arrived."
+        default=30.0, gt=0, le=3600, description="The longest time, in seconds, in which one request must have arrived."
     )
     max_log_mib: int = setting(
         default=16, ge=1, description="The size, in MiB, at which the log is moved to log.jsonl.1 and begun again."

@@ -208,6 +208,33 @@ def test_a_plain_message_gets_one_fixed_error_and_calls_nothing(tmp_path: Path) 
     assert not any(site.entered for site in fed.sites.values())
 
 
+def test_arrays_that_a_carrier_adds_next_to_a_frame_are_never_trained_on(tmp_path: Path) -> None:
+    """The frame names the hash of its model. Whoever carries messages could once put arrays in the model's place."""
+    fed, inner = five(tmp_path)
+    trained: list[np.ndarray] = []
+    app = ClientApp()
+
+    @app.train(mods=secured(fed.sites[2]))
+    def train(message: Message, context: Any) -> Message:
+        trained.append(flat(message.content["arrays"]))
+        return Message(message.content, reply_to=message)
+
+    inner.apps[12] = app
+
+    def add(message: Message) -> bool:
+        if message.metadata.dst_node_id == 12:
+            message.content["arrays"] = arrays(START + 1000)
+        return False
+
+    inner.lost = add
+    with fed.server(metrics=("train_loss",)) as server:
+        strategy = make("FedAvg", fraction_evaluate=0.0, min_train_nodes=5)
+        grid = SecureGrid(inner, server, strategy, ArrayLayout.of(arrays(START)), poll=0.001, step_timeout=0.02)
+        strategy.start(grid=grid, initial_arrays=grid.arrays, num_rounds=1)
+        assert server.reports[-1].survivors == 4
+    assert not trained
+
+
 def test_a_failing_train_function_drops_out_without_a_word(tmp_path: Path) -> None:
     fed, inner = five(tmp_path)
     app, mods = client_app(2, secured(fed.sites[2])), secured(fed.sites[2])

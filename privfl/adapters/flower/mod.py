@@ -92,8 +92,10 @@ class SecureSumMod:
             if layout.size != len(model):
                 raise ConfigError(f"the layout has {layout.size} entries, and the model {len(model)}")
             names = read_json(str(record[NAMES]))
+            if message.content.array_records:
+                raise ConfigError("arrays came next to the frame: the signed model is the only one that is trained on")
             others = {name: value for name, value in message.content.items() if name != KEY}
-            message.content = RecordDict({str(names["arrays"]): layout.arrays(model), **others})
+            message.content = RecordDict({**others, str(names["arrays"]): layout.arrays(model)})
             reply = call_next(message, context)
             return self._update(reply, layout, model, evaluates=bool(names["evaluates"]))
 

@@ -19,7 +19,7 @@ from sites import Federation, a_federation, log_of, real_now
 from privfl.errors import ConfigError, StateError
 from privfl.fl.frames import REFUSAL
 from privfl.site.agent import Agent
-from privfl.site.policy import AgentLimits
+from privfl.site.policy import AgentLimits, Policy
 
 RELAY = Path(__file__).parents[3] / "examples" / "site_relay.py"
 Relay = runpy.run_path(str(RELAY))["Relay"]
@@ -159,3 +159,43 @@ def test_the_last_place_is_kept_for_a_round_in_progress(trial: Federation) -> No
     with trial.site(me, clock=time.time) as again:  # and after a restart
         assert again.is_known(known)
         assert not again.is_known(frame)
+
+
+def test_an_agent_whose_disk_is_full_goes_on(trial: Federation) -> None:
+    """The refusal of a user is written by the thread that accepts connections: its failure ended the agent."""
+    resource = pytest.importorskip("resource", reason="Unix limits the size of a file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    me = min(trial.homes)
+
+    def refused() -> None:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(5.0)
+            peer.connect(str(path))
+            assert peer.recv(1) == b""
+
+    with served(trial, me, relay_uids=(os.getuid() + 1,)) as path:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            refused()
+            refused()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        refused()
+    assert '"unwritten_before":2' in log_of(trial.homes[me])
+
+
+@pytest.mark.parametrize("place", ["", "agent.sock", "../agent.sock", "agent/../agent.sock"])
+def test_the_socket_never_opens_the_sites_own_folder(trial: Federation, place: str) -> None:
+    home = trial.homes[min(trial.homes)]
+    with pytest.raises(ConfigError, match="name a folder of its own"):
+        home.socket(Policy(agent=AgentLimits(socket=place)))
+    assert home.socket(Policy()) == home / "agent" / "agent.sock"
+
+
+def test_the_folder_of_the_socket_is_the_agents_own(trial: Federation, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with trial.site(min(trial.homes)) as site, pytest.raises(ConfigError, match="belongs to other users, too"):
+        Agent(site, shared / "agent.sock", AgentLimits())
+    assert shared.stat().st_mode & 0o777 == 0o777
