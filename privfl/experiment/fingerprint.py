@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import enum
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 import numpy as np
 
 _MAX_DEPTH: Final = 6
+_WRITTEN: Final = (bool, int, float, complex, str, range, PurePath, dt.date, dt.time, dt.timedelta)
+"""Values that cannot change and whose text holds all of them."""
 
 _Description = tuple[str, object, tuple[object, ...]]
 """The kind of a value, its own content (text or bytes), and the values that it consists of."""
@@ -32,8 +38,9 @@ def fingerprint(value: object) -> str:
     """16 hex digits that differ for objects that compute something else, as far as that can be seen.
 
     A function is its source, or its bytecode where there is no source, with its defaults and the values that it
-    closes over. An object is the source of its class and its public plain fields. An object with a method
-    `fingerprint()` of its own is what that returns.
+    closes over. An object is the source of its class and those of its public fields that cannot change while it is
+    used: numbers, text, tuples, functions and frozen dataclasses, for instance, but no lists, mappings or arrays. An
+    object with a method `fingerprint()` of its own is what that returns.
     """
     digest = hashlib.sha256()
     _absorb(digest, value, _MAX_DEPTH)
@@ -62,7 +69,9 @@ def _describe(value: object) -> _Description:
 def _plain(value: object) -> _Description | None:
     if isinstance(value, bytes):
         return "bytes", value, ()
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, enum.Enum):
+        return f"enum {name_of(type(value))}", value.name, (value.value,)
+    if value is None or isinstance(value, _WRITTEN):
         return type(value).__name__, repr(value), ()
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.ascontiguousarray(value)
@@ -73,6 +82,8 @@ def _plain(value: object) -> _Description | None:
 def _container(value: object) -> _Description | None:
     if isinstance(value, Mapping):
         return "mapping", "", tuple(part for key in sorted(value, key=repr) for part in (key, value[key]))
+    if isinstance(value, AbstractSet):
+        return "set", "", tuple(sorted(value, key=repr))
     return ("list", "", tuple(value)) if isinstance(value, (list, tuple)) else None
 
 
@@ -100,9 +111,21 @@ def _object(value: object) -> _Description:
 def _public_fields(value: object) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
         return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-    kinds = (bool, int, float, str, bytes, tuple, type(None), FunctionType)
-    fields: dict[str, Any] = getattr(value, "__dict__", {})
-    return {name: item for name, item in fields.items() if not name.startswith("_") and isinstance(item, kinds)}
+    slots = {name for kind in type(value).__mro__ for name in _names(getattr(kind, "__slots__", ()))}
+    fields = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: item for name, item in fields.items() if not name.startswith("_") and _is_fixed(item)}
+
+
+def _names(slots: str | Iterable[str]) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _is_fixed(value: object) -> bool:
+    """True for a value of a kind that cannot change, so it is a setting and nothing that an object remembers."""
+    if dataclasses.is_dataclass(value):
+        return isinstance(value, type) or bool(type(value).__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    fixed = (*_WRITTEN, bytes, tuple, frozenset, type(None), np.generic, enum.Enum, FunctionType, functools.partial)
+    return isinstance(value, fixed)
 
 
 def _source(value: Any) -> str | None:

@@ -41,6 +41,7 @@ COHORT_KEY: Final = "cohorts.key"
 NOISE: Final = "noise.jsonl"
 LOCK: Final = "lock"
 RECEIPTS: Final = "receipts.jsonl"
+CHARTER: Final = "charter.privfl"
 _KEY_BYTES: Final = 32
 
 
@@ -289,7 +290,8 @@ class RunFolder:
     def writing(self, config: Config, identity: Identity, *, resume: bool) -> Iterator[None]:
         """Be the folder's only writer while the block runs; the folder is made if it holds no run.
 
-        A block that raises an error of privfl before anything has happened (no round, no charge) leaves no run behind.
+        A block that raises an error of privfl before anything has happened leaves no run behind: no round, no charge,
+        and no charter, which sites may have approved.
 
         Args:
             config: The configuration, which a run that goes on must share in all that matters.
@@ -313,9 +315,14 @@ class RunFolder:
                 note_origin(self.path, max(self.store.rounds(), default=0) + 1)
                 yield
             except PrivflError:
-                if fresh and max(self.store.rounds(), default=0) == 0 and not self.ledger_path.exists():
+                if fresh and not self._is_used():
                     self._discard()
                 raise
+
+    def _is_used(self) -> bool:
+        """True once a round is stored, the ledger has more than its first line, or sites may have a charter."""
+        charged = self.ledger_path.exists() and self.ledger_path.read_bytes().count(b"\n") > 1
+        return charged or any(self.store.rounds()) or (self.path / CHARTER).exists()
 
     def _start(self, config: Config, identity: Identity) -> None:
         if self.ledger_path.exists() or self.store.rounds():
@@ -332,11 +339,8 @@ class RunFolder:
         sweep(self.path)
         sweep(self.path / MODELS)
         stored, now = read_toml(self.path / CONFIG), to_mapping(config)
-        tree = {
-            **stored,
-            "rounds": now["rounds"],
-            "engine": now["engine"],
-        }  # all that may differ, and the data's folder
+        # All that may differ, and the data's folder.
+        tree = {**stored, "rounds": now["rounds"], "engine": now["engine"]}
         tree["data"] = {key: value for key, value in stored.get("data", {}).items() if key != "folder"}
         tree["data"] |= {key: value for key, value in now["data"].items() if key == "folder"}
         atomic_write(self.path / CONFIG, toml_text(tree).encode())
@@ -344,7 +348,7 @@ class RunFolder:
     def _discard(self) -> None:
         """Remove what a run consists of, and the folder if nothing else is in it."""
         shutil.rmtree(self.path / MODELS, ignore_errors=True)
-        for name in (CONFIG, IDENTITY, METRICS, COHORT_KEY, NOISE, ANSWERS, VERSIONS, LOCK):
+        for name in (CONFIG, IDENTITY, METRICS, LEDGER, COHORT_KEY, NOISE, ANSWERS, VERSIONS, LOCK):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from privfl.checks import check_positive
 from privfl.codec import Vector
 from privfl.crypto import SigningKey
 from privfl.dp import Ledger
@@ -26,7 +28,7 @@ from privfl.experiment import schemes
 from privfl.experiment.assemble import Assembly, assemble
 from privfl.experiment.config import Config, Data
 from privfl.experiment.examples import check_sites
-from privfl.experiment.folder import RECEIPTS, Identity, RunFolder
+from privfl.experiment.folder import CHARTER, RECEIPTS, Identity, RunFolder
 from privfl.experiment.given import Given, first_vector
 from privfl.experiment.sites import (
     REPEATS,
@@ -55,7 +57,6 @@ from privfl.sums import Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
 
-CHARTER: Final = "charter.privfl"
 EXCHANGE: Final = "exchange.state"
 STEPS: Final = "steps.jsonl"
 
@@ -123,6 +124,7 @@ class FederationServer:
         tap: Tap = ignore,
     ) -> None:
         check_sites(config, stateful=stateful)
+        check_positive("lifetime", lifetime)
         self.files = RunFolder(folder)
         self._directory, self._key, self._tap, self._evaluate = directory, key, tap, evaluate
         self._evaluation, self._stateful, self._clock = evaluation, stateful, clock
@@ -152,7 +154,7 @@ class FederationServer:
         try:
             self._open = self._begin()
         except BaseException:
-            self._stack.close()
+            self._stack.__exit__(*sys.exc_info())  # the folder learns of the error, and keeps nothing of a refused run
             raise
         return self
 

@@ -33,7 +33,7 @@ from privfl.fl.examples import ExampleGradients
 from privfl.fl.faults import count_errors, in_words
 from privfl.fl.optimizers import ServerOptimizer, ServerSGD
 from privfl.fl.payment import Payment
-from privfl.fl.plan import RoundPlan
+from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.server_round import ServerRound
 from privfl.fl.state import ServerState
@@ -127,7 +127,8 @@ def run_round(
         PlanRejected: If a client refuses the plan.
         BudgetExceeded: If the round could cost too much; no client was asked.
         ClientFailed: If a client's training raised, or every client's where such clients drop out.
-        ConfigError: If the training is `Stateful` and there are no states, or the other way round.
+        ConfigError: If the training is `Stateful` and there are no states, or the other way round; or a model or the
+            sum is not the one that the plan names.
     """
     if parts.contribution.stateful != (states is not None):
         raise ConfigError("`Stateful` training takes the states of the cohort, and other training none: see `states`")
@@ -149,7 +150,7 @@ def run_round(
         direct = server.takes_answers and count is not None
         # In a plain sum a client has one message, so those that stay at its step take part in the sum.
         counted = frozenset(client for client in plan.cohort if not drop(client, 0)) if direct else None
-        models = {plan.model_hash: state.sent, **(bases or {})}
+        models = _models(plan, state, bases or {})
         answers = _answers(plan, parts, models, states=states, counted=counted, failed={} if failed is None else failed)
         if direct and count is not None:
             for answer in answers:
@@ -163,6 +164,21 @@ def run_round(
             )
             drive(server, clients, drop=drop, tap=tap)
     return server
+
+
+def _models(plan: RoundPlan, state: ServerState, bases: Mapping[str, Vector]) -> dict[str, Vector]:
+    """The model of each job, by the hash under which the plan names it."""
+    models = {plan.model_hash: state.sent}
+    for name, _ in jobs_of(plan):
+        if name in models:
+            continue
+        if name not in bases or model_hash(bases[name]) != name:
+            raise ConfigError(
+                f"round {plan.round}: a client trains from the model {name[:8]}, and `bases` holds no model with this "
+                "hash: give each model under its own model_hash"
+            )
+        models[name] = bases[name]
+    return models
 
 
 def _answers(

@@ -8,7 +8,7 @@ import pytest
 from federations import SERVER_KEY, Directory, Federation, PlainSite, Wire, federation, train
 
 from privfl.crypto import Credentials, SigningKey
-from privfl.errors import BudgetExceeded, ConfigError, StateError
+from privfl.errors import BudgetExceeded, ConfigError, PrivflError, StateError
 from privfl.experiment.experiment import Experiment
 from privfl.experiment.folder import RunFolder
 from privfl.experiment.server import FederationServer
@@ -245,6 +245,42 @@ def test_settings_that_contradict_the_charter_are_refused(tmp_path: Path) -> Non
         pass
     with pytest.raises(StateError, match="enter the server first"):
         fed.server().train_round(LocalTransport({}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, {"training": "nonsense"}),
+        ({}, {"min_interval": -1.0}),
+        (PRIVATE, {"evaluation": ("error",)}),
+        (PRIVATE | {"privacy.epsilon": 0.5, "privacy.noise_multiplier": 0.1}, {}),
+    ],
+    ids=["training", "interval", "evaluation", "budget"],
+)
+def test_a_refused_server_leaves_no_folder(
+    tmp_path: Path, settings: dict[str, object], options: dict[str, object]
+) -> None:
+    fed = federation(tmp_path / "run", settings=settings)
+    with pytest.raises(PrivflError), fed.server(**options):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_after_the_charter_keeps_the_run_that_sites_approved(tmp_path: Path) -> None:
+    fed = federation(tmp_path / "run")
+    first = fed.server()
+    with pytest.raises(ConfigError, match="entries"), first:
+        first.train_round(LocalTransport(fed.sites), np.zeros(7))
+    charter = first.charter.digest()
+    with fed.server() as server:
+        assert server.charter.digest() == charter
+        assert server.train_round(LocalTransport(fed.sites)).status == "trained"
+
+
+@pytest.mark.parametrize("lifetime", [0, -3.0, float("nan"), "60"])
+def test_a_lifetime_is_a_positive_number_of_seconds(tmp_path: Path, lifetime: object) -> None:
+    with pytest.raises(ConfigError, match="lifetime must be a positive finite number"):
+        federation(tmp_path / "run").server(lifetime=lifetime)
 
 
 def test_sites_refuse_another_server(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Objects in place of built-ins: they run, they are noted, and a run does not go on with another one."""
 
+import datetime as dt
+import enum
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -212,6 +214,48 @@ def test_a_fingerprint_sees_what_is_computed_and_not_where() -> None:
     scope: dict[str, Any] = {}
     exec("f = lambda x: x + 1\ng = lambda x: x + 2\nh = lambda x: x + 1", scope)  # noqa: S102 - code without a source
     assert fingerprint(scope["f"]) == fingerprint(scope["h"]) != fingerprint(scope["g"])
+
+
+@dataclass(frozen=True)
+class Rates:
+    client: float
+
+
+class Slotted:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+
+class Kind(enum.Enum):
+    FIRST = "1"
+    SECOND = "2"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Rates(0.1), Rates(0.2)),
+        (Kind.FIRST, Kind.SECOND),
+        (frozenset({1}), frozenset({2})),
+        (1j, 2j),
+        (range(3), range(4)),
+        (Path("a"), Path("b")),
+        (dt.date(2026, 1, 1), dt.date(2026, 1, 2)),
+        (np.float32(0.1), np.float32(0.2)),
+        (functools.partial(towards_one, round=1), functools.partial(towards_one, round=2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_setting_is_seen_as_a_field_and_where_it_is_closed_over(first: Any, second: Any) -> None:
+    assert fingerprint(Trainer(first)) == fingerprint(Trainer(first)) != fingerprint(Trainer(second))
+    assert fingerprint(scaled(first)) == fingerprint(scaled(first)) != fingerprint(scaled(second))
+
+
+def test_slots_and_sets_are_seen_too() -> None:
+    assert fingerprint(Slotted(0.1)) == fingerprint(Slotted(0.1)) != fingerprint(Slotted(0.2))
+    assert fingerprint(scaled({3, 1, 2})) == fingerprint(scaled({1, 2, 3})) != fingerprint(scaled({1, 2}))
 
 
 def test_an_object_may_state_its_own_fingerprint() -> None:

@@ -19,9 +19,11 @@ from privfl.errors import (
     TooFewSurvivors,
     WireError,
 )
+from privfl.fl.bases import Base
+from privfl.fl.client import ClientUpdate
 from privfl.fl.client_round import ClientRound, Contribution
 from privfl.fl.encoding import UpdateEncoding
-from privfl.fl.plan import RoundPlan
+from privfl.fl.plan import RoundPlan, model_hash
 from privfl.fl.policy import ClientPolicy
 from privfl.fl.round import Parts, run_round
 from privfl.fl.server_round import ServerRound, _norm
@@ -74,6 +76,24 @@ def test_run_round_refuses_a_plan_that_is_not_of_this_model_or_sum() -> None:
     for changes in ({"model_hash": "0" * 64}, {"scheme": "masked-sum/1"}, {"parameters": {"threshold": 2}}):
         with pytest.raises(ConfigError):
             run_round(ServerState(MODEL), a_plan(scheme, MODEL, **changes), parts)
+
+
+def test_run_round_takes_the_model_of_a_base_by_its_hash_alone() -> None:
+    parts, other = Parts(constant(DELTA), PlainSum(), LoopExecutor()), np.ones(2)
+    plan = a_plan(PlainSum(), MODEL, bases=(Base(model_hash(other), 1.0), *[Base(model_hash(MODEL), 1.0)] * 2))
+    for bases in ({}, {model_hash(other): np.full(2, 3.0)}):
+        with pytest.raises(ConfigError, match="no model with this hash"):
+            run_round(ServerState(MODEL), plan, parts, bases=bases)
+    # The plan's own model is the state's, whatever is given under its hash.
+    seen: list[float] = []
+
+    def train(model: np.ndarray, client: int, round: int, rng: np.random.Generator) -> ClientUpdate:
+        seen.append(float(model[0]))
+        return ClientUpdate(np.array(DELTA), 1)
+
+    given = {model_hash(other): other, model_hash(MODEL): np.full(2, 9.0)}
+    run_round(ServerState(MODEL), plan, Parts(train, PlainSum(), LoopExecutor()), bases=given)
+    assert seen == [1.0, 0.0, 0.0]
 
 
 def test_a_policy_that_demands_noise_is_not_met_by_a_plan_without_it() -> None:
