@@ -1,4 +1,4 @@
-"""What an honest client sends at each step, and how a server takes seeds: section 7 of SPEC.md."""
+"""The messages of an honest client, step by step, and how a server takes seeds: section 7 of SPEC.md."""
 
 import hashlib
 
