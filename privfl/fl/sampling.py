@@ -5,6 +5,7 @@ A sampler of your own is a small class with `declare` and `sample`; the accounta
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from privfl.crypto.kdf import derive
 from privfl.dp.unit import Everyone, FixedSize, OnePass, Poisson, RandomAllocation, Sampling, TruncatedPoisson
 from privfl.errors import ConfigError, PrivacyError
 from privfl.fl.buffered import ArrivalSampler
+from privfl.fl.sparse_sampling import Coins, sparse_subset, uniform_subset
 from privfl.wire import ClientId
 
 Uniforms = Callable[[int], npt.NDArray[np.float64]]
-"""n -> n independent uniforms in [0, 1)."""
+"""n -> n independent uniforms in [0, 1), multiples of 2^-53; a second call continues after the first."""
 
 
 class CohortSampler(Protocol):
@@ -124,6 +126,20 @@ class PoissonSampler:
         """See `CohortSampler.sample`: one coin for each client."""
         return tuple(np.flatnonzero(uniforms(population) < self.probability).tolist())
 
+    def sample_by_index(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """Return a cohort of the same law as that of `sample`, for which a large population costs no coins.
+
+        A small probability in a large population takes a few coins for each client of the cohort; every other cohort
+        is that of `sample`.
+
+        Args:
+            population: The number of clients.
+            uniforms: n -> n independent uniforms in [0, 1).
+        """
+        if population < _LARGE or self.probability > _SPARSE:
+            return self.sample(population, uniforms)
+        return tuple(sparse_subset(population, self.probability, Coins(uniforms)))
+
 
 @dataclass(frozen=True, slots=True)
 class TruncatedPoissonSampler:
@@ -155,6 +171,22 @@ class TruncatedPoissonSampler:
             chosen = chosen[_smallest(coins[chosen], self.cap)]
         return tuple(chosen.tolist())
 
+    def sample_by_index(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
+        """Return a cohort of the same law as that of `sample`, for which a large population costs no coins.
+
+        A small probability in a large population takes a few coins for each client of the cohort; every other cohort
+        is that of `sample`.
+
+        Args:
+            population: The number of clients.
+            uniforms: n -> n independent uniforms in [0, 1).
+        """
+        if population < _LARGE or self.probability > _SPARSE:
+            return self.sample(population, uniforms)
+        coins = Coins(uniforms)
+        chosen = tuple(sparse_subset(population, self.probability, coins))
+        return chosen if len(chosen) <= self.cap else uniform_subset(chosen, self.cap, coins)
+
 
 @dataclass(frozen=True, slots=True)
 class FixedSizeSampler:
@@ -182,8 +214,8 @@ class FixedSizeSampler:
     def sample_by_index(self, population: int, uniforms: Uniforms) -> tuple[ClientId, ...]:
         """Return a cohort of the same law as that of `sample`, for which a large population costs no coins.
 
-        A small cohort of a large population takes a coin for each place in the cohort; every other cohort is that of
-        `sample`.
+        A small cohort of a large population takes about a coin for each place in the cohort; every other cohort is that
+        of `sample`.
 
         Args:
             population: The number of clients.
@@ -195,7 +227,7 @@ class FixedSizeSampler:
         self._check_population(population)
         if population < _LARGE or self.size > population // 16:
             return self.sample(population, uniforms)
-        return _floyd(uniforms(self.size), population)
+        return uniform_subset(range(population), self.size, Coins(uniforms))
 
     def _check_population(self, population: int) -> None:
         if self.size > population:
@@ -310,28 +342,20 @@ def secret_uniforms(secret: bytes, round: int) -> Uniforms:
         round: The round.
     """
 
+    calls = itertools.count()
+
     def uniforms(count: int) -> npt.NDArray[np.float64]:
-        words = np.zeros(count, "<u8")
-        add_keystreams(words, [derive(secret, "cohort", round.to_bytes(8, "little"))])
+        words, call = np.zeros(count, "<u8"), next(calls)
+        context = round.to_bytes(8, "little") + (call.to_bytes(8, "little") if call else b"")
+        add_keystreams(words, [derive(secret, "cohort", context)])
         return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
 
     return uniforms
 
 
 _LARGE: Final = 1 << 16
-"""A population from which a small cohort is sampled with a coin for each place in the cohort, not for each client."""
-
-
-def _floyd(coins: npt.NDArray[np.float64], population: int) -> tuple[ClientId, ...]:
-    """A uniform subset of the size of `coins`, increasing: algorithm F2 of Bentley and Floyd 1987.
-
-    Each coin chooses among up to `population` clients, so a probability is off by at most population times 2^-53.
-    """
-    chosen: set[ClientId] = set()
-    for top, coin in zip(range(population - len(coins), population), coins.tolist(), strict=True):
-        client = int(coin * (top + 1))
-        chosen.add(top if client in chosen else client)
-    return tuple(sorted(chosen))
+_SPARSE: Final = 2.0**-9
+"""From this population on, cohorts of at most this fraction are sampled in a time that follows the cohort."""
 
 
 def _smallest(coins: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.intp]:
