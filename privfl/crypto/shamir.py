@@ -129,7 +129,7 @@ class Combiner:
         return frozenset() if polynomial is None else frozenset(self._fitting(polynomial, shares))
 
     def combine_clean(self, shares: Sequence[int], accept: Accept) -> Opened | None:
-        """Do the same if all shares lie on one polynomial with an accepted secret, else return None (two products).
+        """Combine shares that all lie on one polynomial with an accepted secret; otherwise return None (two products).
 
         Args:
             shares: One share per point, in the order of the points.
@@ -141,7 +141,7 @@ class Combiner:
         return (secret, frozenset()) if secret is not None and accept(secret) else None
 
     def decode(self, shares: Sequence[int], accept: Accept) -> Opened | None:
-        """Do the same if at most (m - threshold) / 2 shares are wrong, else return None (Gao 2003).
+        """Combine shares of which at most (m - threshold) / 2 are wrong; otherwise return None (Gao 2003).
 
         Args:
             shares: One share per point, in the order of the points.
@@ -150,7 +150,7 @@ class Combiner:
         return self._opened(_gao(self._points, shares, self._threshold), shares, accept)
 
     def search(self, shares: Sequence[int], accept: Accept) -> Opened | None:
-        """Do the same by the accepted polynomial through most shares of all subsets tried, or return None.
+        """Combine by the accepted polynomial through the most shares, over all subsets tried; None if there is none.
 
         Args:
             shares: One share per point, in the order of the points.

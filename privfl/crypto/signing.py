@@ -27,7 +27,7 @@ class VerifyKey:
         check_key(self.public, "an Ed25519 public key")
 
     def verify(self, signature: bytes, label: str, *parts: bytes, sender: int | None = None) -> None:
-        """Return if the signer signed exactly (label, parts).
+        """Check that the signer signed exactly (label, parts).
 
         Args:
             signature: 64 bytes.

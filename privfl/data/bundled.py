@@ -1,4 +1,4 @@
-"""The data sets that scikit-learn brings along: no download, no folder. The only module that imports sklearn."""
+"""The data sets that come with scikit-learn: no download, no folder. The only module that imports sklearn."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def propose(source: Any, target: str | None = None, client: str | None = None, p
 
 
 def with_ranges(proposal: Proposal, ranges: Mapping[str, tuple[float, float]]) -> Proposal:
-    """The proposal with public ranges of numbers, as somebody declares them who has not looked at the examples.
+    """The proposal with public ranges of numbers, as declared by a person who has not looked at the examples.
 
     Args:
         proposal: The proposal.

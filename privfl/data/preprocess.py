@@ -52,8 +52,8 @@ class Standardizer:
             raise ConfigError("means must be finite, and standard deviations finite and positive")
 
     def apply(self, features: Matrix) -> npt.NDArray[np.float32]:
-        """Return (x - mean) / std as float32 `[k, p]`; a missing value becomes 0, the mean. Never NaN,
-        never infinite.
+        """Return (x - mean) / std as float32 `[k, p]`; a missing value becomes 0, the mean. The
+        result is never NaN and never infinite.
         """
         self._check(features)
         out = np.empty(features.shape, np.float32)

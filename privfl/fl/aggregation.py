@@ -63,12 +63,12 @@ class Mean:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """None."""
+        """Empty: nothing is summed next to the update."""
         return ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """None."""
+        """Empty: no metric is needed."""
         return ()
 
     @property
@@ -77,7 +77,7 @@ class Mean:
         return False
 
     def start(self) -> Shared:
-        """None."""
+        """Empty: clients receive the model only."""
         return {}
 
     def combine(self, decoded: Decoded, shared: Shared, *, fraction: float) -> tuple[npt.NDArray[np.float64], Shared]:

@@ -124,7 +124,8 @@ def _curves(axes: Any, comparison: Comparison, cells: Sequence[Cell]) -> None:
         if curves:
             rounds = range(1, len(curves[0]) + 1)
             mean, color = np.mean(curves, axis=0), COLORS[at % len(COLORS)]
-            axes.plot(rounds, mean, color=color, marker="ovs^Dxp*"[at % 8], markersize=3.5, label=name)
+            line, marker = ("-", "--", ":")[at // len(COLORS) % 3], "ovs^Dxp*"[at % 8]
+            axes.plot(rounds, mean, color=color, linestyle=line, marker=marker, markersize=3.5, label=name)
             if len(curves) > 1:
                 spread = np.std(curves, axis=0, ddof=1)
                 axes.fill_between(rounds, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)

@@ -224,6 +224,7 @@ def test_the_page_follows_the_reader_s_colors_and_labels_its_figures(private):
     text = render(read_run(private))
     assert "prefers-color-scheme:dark" in text
     assert "@media print" in text
+    assert text.count("<thead>") >= 2  # repeated on each printed page
     assert text.count("<figcaption>") == text.count("<svg") == 2
     words = Page(text).text
     assert words.count("wrong in at least") == sum(
