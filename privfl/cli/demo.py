@@ -110,7 +110,7 @@ def _meaning(report: EpsilonReport) -> str:
 
 
 def _patient(result: PatientResult) -> str:
-    """What a patient gets next to a hospital, from the second run."""
+    """The promise to one patient, next to that to one hospital, from the second run."""
     if isinf(result.epsilon.epsilon):
         return "nothing against the server either; --sum masked gives a patient an epsilon of her own"
     return (

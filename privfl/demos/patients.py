@@ -15,7 +15,7 @@ STEPS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class PatientResult:
-    """What one patient gets.
+    """The promise to one patient.
 
     Attributes:
         accuracy: Accuracy of the last model on the public test examples, in [0, 1].
