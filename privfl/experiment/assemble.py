@@ -280,7 +280,7 @@ def assemble(config: Config, objects: Given, *, noise_multiplier: float | None =
     chunking, keep = build.build_chunking(config, method.train), build.build_keep(config)
     sampler = checked_sampler(config, objects, method, clients)
     sampling, largest = declared(sampler, clients), max_cohort(sampler, clients)
-    config = with_placement(config, scheme, sampling, largest)
+    config = with_placement(config, scheme, sampling, largest, plans=objects.mechanism is None)
     privacy, units = config.privacy, unit_count(examples, clients)
     if privacy.placement != "none" and privacy.delta is None:
         config = config.with_overrides({"privacy.delta": default_delta(units)[0]})

@@ -95,6 +95,8 @@ def _callable(value: object) -> _Description | None:
     if isinstance(value, FunctionType):
         closed = tuple(cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
         code = _source(value) or _bytecode(value.__code__)
+        if code.count("lambda") > 1:  # the source is a whole line, which may hold several of them
+            code += _bytecode(value.__code__)
         return f"function {name_of(value)}", code, (value.__defaults__, value.__kwdefaults__, closed)
     if isinstance(value, (type, BuiltinFunctionType)):
         return f"class {name_of(value)}", (isinstance(value, type) and _source(value)) or "", ()

@@ -28,13 +28,14 @@ from privfl.fl.sampling import CohortSampler
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
 
+_MESH: Final = ("spare", "members", "min_members_to_open")
 _INSTEAD: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "algorithm": ("client", ("algorithm", "proximal", "local_layers")),
     "sampler": ("cohort", ("sampling", "probability", "size", "cap")),
     "times": ("buffer", ("spread", "stragglers", "slowdown", "availability", "period")),
     "optimizer": ("server", ("optimizer", "eta", "momentum", "beta_1", "beta_2", "tau")),
     "sum": ("sum", ("scheme", "key_sums")),
-    "mechanism": ("privacy", ("placement", "noise_multiplier", "noise", "colluders")),
+    "mechanism": ("privacy", ("placement", "noise_multiplier", "noise", "colluders", "correlation", *_MESH)),
     "clip": ("privacy", ("clip_norm", "clip", "clip_quantile", "clip_learning_rate")),
     "executor": ("engine", ("workers",)),
     "dropouts": ("cohort", ("dropout",)),
@@ -173,7 +174,15 @@ class Given:
                 noise_multiplier=mechanism.noise_multiplier or None,
                 noise=mechanism.source,
                 colluders=mechanism.colluders,
+                correlation=mechanism.correlation,
             )
+            if mechanism.placement == "mesh":
+                privacy = dataclasses.replace(
+                    privacy,
+                    spare=mechanism.spare,
+                    members=mechanism.members or None,
+                    min_members_to_open=mechanism.min_members_to_open or None,
+                )
         if self.clip is not None:
             privacy = dataclasses.replace(privacy, clip_norm=self.clip.clip_norm)
         return dataclasses.replace(config, privacy=privacy)

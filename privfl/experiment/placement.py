@@ -11,7 +11,9 @@ from privfl.secagg.noiseplan import ALL_UP_TO, plan_noise
 from privfl.sums import SecureSum
 
 
-def with_placement(config: Config, scheme: SecureSum, sampling: Sampling, clients: int) -> Config:
+def with_placement(
+    config: Config, scheme: SecureSum, sampling: Sampling, clients: int, *, plans: bool = True
+) -> Config:
     """The settings with the placement that was chosen, and the numbers of mesh noise that were left out.
 
     "private" is mesh noise where the sum's clients know the roster, and distributed noise where the server sees no
@@ -22,6 +24,7 @@ def with_placement(config: Config, scheme: SecureSum, sampling: Sampling, client
         scheme: The sum.
         sampling: How cohorts are sampled.
         clients: The number of clients.
+        plans: Whether the planner fills in numbers of mesh noise; with False those left out keep their plain meaning.
 
     Raises:
         ConfigError: If no placement protects against the server of this sum, or the numbers of mesh noise are given for
@@ -38,7 +41,7 @@ def with_placement(config: Config, scheme: SecureSum, sampling: Sampling, client
     members, least = privacy.members, privacy.min_members_to_open
     if members is not None and members > clients:
         raise ConfigError(f"privacy.members = {members} is above the {clients} clients: lower it, or leave it out")
-    if not isinstance(sampling, Everyone) or (clients <= ALL_UP_TO and members is None):
+    if not plans or not isinstance(sampling, Everyone) or (clients <= ALL_UP_TO and members is None):
         return config
     if members is None or (members < clients and least is None):
         plan = plan_noise(

@@ -253,6 +253,30 @@ def test_a_setting_is_seen_as_a_field_and_where_it_is_closed_over(first: Any, se
     assert fingerprint(scaled(first)) == fingerprint(scaled(first)) != fingerprint(scaled(second))
 
 
+def test_two_functions_of_one_line_are_two() -> None:
+    first, second = (lambda x: x + 1), (lambda x: x + 2)
+    assert fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "settings"),
+    [
+        (Mechanism("mesh", 1.0, spare=2, members=6, min_members_to_open=5), {"data.clients": 8}),
+        (Mechanism("mesh", 1.0, spare=0), {"data.clients": 8}),
+        (Mechanism("mesh", 1.0, spare=3), {"data.clients": 40}),
+        (Mechanism("central", 1.0, correlation="toeplitz"), {"cohort.sampling": "one-pass", "cohort.size": 2}),
+        (Mechanism("distributed", 1.0, "simulation", 2), {"data.clients": 9}),
+    ],
+    ids=["mesh", "spare", "members", "correlation", "colluders"],
+)
+def test_a_mechanism_is_the_noise_of_the_run_as_it_was_given(mechanism: Mechanism, settings: dict[str, Any]) -> None:
+    overrides = {"sum.scheme": "masked", **settings}
+    run = Experiment(data=load("breast_cancer"), rounds=1, mechanism=mechanism, clip=FlatClip(1.0), overrides=overrides)
+    assert run.parts.mechanism == mechanism
+    with pytest.raises(ConfigError, match="say the same"):
+        Experiment(rounds=1, mechanism=mechanism, privacy=Privacy(spare=4), overrides=overrides)
+
+
 def test_slots_and_sets_are_seen_too() -> None:
     assert fingerprint(Slotted(0.1)) == fingerprint(Slotted(0.1)) != fingerprint(Slotted(0.2))
     assert fingerprint(scaled({3, 1, 2})) == fingerprint(scaled({1, 2, 3})) != fingerprint(scaled({1, 2}))
