@@ -126,8 +126,9 @@ class RayExecutor:
         self.close()
 
     def _prepare(self, work: Work) -> None:
-        if not ray.is_initialized():
-            ray.init(num_cpus=self.actors, include_dashboard=False, log_to_driver=False)
+        if not ray.is_initialized():  # Ray's own workers would step back behind other processes
+            options: Any = {"include_dashboard": False, "log_to_driver": False}
+            ray.init(num_cpus=self.actors, _system_config={"worker_niceness": 0}, **options)
         if self._work is not work:
             self.close()
             self._work, self._shared = work, ray.put(work)
