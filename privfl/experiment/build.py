@@ -18,10 +18,10 @@ from privfl.experiment.config import Client, Cohort, Config, Server
 from privfl.experiment.workers import single_threaded
 from privfl.fl.algorithms import Algorithm, FedAvg, FedNova, FedProx, LocalLayers, Scaffold
 from privfl.fl.arrivals import ClientTimes, SeededTimes
+from privfl.fl.batches import check_cohort_train
 from privfl.fl.buffered import ArrivalSampler, Schedule
 from privfl.fl.chunks import Chunking
 from privfl.fl.client import Executor, Train
-from privfl.fl.client_round import check_cohort_train
 from privfl.fl.client_state import Stateful
 from privfl.fl.examples import ExampleGradients
 from privfl.fl.keep import ALWAYS, Keep
@@ -205,7 +205,6 @@ def build_chunking(config: Config, train: Any) -> Chunking:
     settings = config.cohort
     if settings.training == "batched":
         check_cohort_train(train)
-        train.check_cohort()
     return Chunking(settings.training, settings.chunk or (_BATCHED if settings.training == "batched" else 1))
 
 

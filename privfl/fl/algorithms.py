@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.aggregation import CONTROL, STEPS, Aggregation, ControlVariates, Mean, NormalizedMean
+from privfl.fl.batches import check_cohort_train
 from privfl.fl.client import ClientUpdate, Train
 from privfl.fl.client_state import ClientState, Stateful
+from privfl.fl.lessons import Corrections
 from privfl.fl.metrics import Measure, MetricSums
 from privfl.wire import ClientId
 
@@ -199,25 +201,71 @@ class LocalLayers:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proximal:
+class _Corrected:
+    """A local training whose steps an algorithm corrects, of one client or of many at once."""
+
     train: LocalTrain
+
+    def check_cohort(self) -> None:
+        check_cohort_train(self.train)
+
+    def _together(
+        self,
+        model: Vector,
+        clients: tuple[ClientId, ...],
+        round: int,
+        rngs: Sequence[np.random.Generator],
+        corrections: Corrections,
+    ) -> Sequence[ClientUpdate]:
+        train: Any = self.train
+        updates: Sequence[ClientUpdate] = train.train_cohort(model, clients, round, rngs, corrections)
+        return updates
+
+
+@dataclass(frozen=True, slots=True)
+class _Proximal(_Corrected):
     mu: float
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         return self.train.corrected(model, client, round, rng, proximal=self.mu)
 
+    def train_cohort(
+        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+    ) -> Sequence[ClientUpdate]:
+        return self._together(model, clients, round, rngs, Corrections(proximal=self.mu))
+
 
 @dataclass(frozen=True, slots=True)
-class _ControlledTrain:
-    train: LocalTrain
+class _ControlledTrain(_Corrected):
     length: int
 
     def __call__(
         self, sent: Vector, client: ClientId, round: int, rng: np.random.Generator, state: ClientState
     ) -> tuple[ClientUpdate, ClientState]:
-        model, common = sent[: self.length], sent[self.length :]
-        own = state.get(CONTROL, np.zeros_like(common))
-        update = self.train.corrected(model, client, round, rng, correction=common - own)
+        own, common = self._controls(sent, state)
+        update = self.train.corrected(sent[: self.length], client, round, rng, correction=common - own)
+        return self._moved(update, round, own, common)
+
+    def train_cohort(
+        self,
+        sent: Vector,
+        clients: tuple[ClientId, ...],
+        round: int,
+        rngs: Sequence[np.random.Generator],
+        states: Sequence[ClientState],
+    ) -> list[tuple[ClientUpdate, ClientState]]:
+        controls = [self._controls(sent, state) for state in states]
+        constants = Corrections(np.stack([common - own for own, common in controls]))
+        updates = self._together(sent[: self.length], clients, round, rngs, constants)
+        return [self._moved(update, round, *control) for update, control in zip(updates, controls, strict=True)]
+
+    def _controls(self, sent: Vector, state: ClientState) -> tuple[Vector, Vector]:
+        """c_i and c."""
+        common = sent[self.length :]
+        return state.get(CONTROL, np.zeros_like(common)), common
+
+    def _moved(self, update: ClientUpdate, round: int, own: Vector, common: Vector) -> tuple[ClientUpdate, ClientState]:
+        """The update with the change of c_i, and the next c_i."""
         travel = update.steps * self.train.rate(round)
         change = np.zeros_like(common)
         if travel:  # c_i+ = c_i - c + (x - y) / (K eta)
@@ -226,11 +274,16 @@ class _ControlledTrain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Normalized:
-    train: LocalTrain
-
+class _Normalized(_Corrected):
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
-        update = self.train.corrected(model, client, round, rng)
+        return self._divided(self.train.corrected(model, client, round, rng))
+
+    def train_cohort(
+        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+    ) -> list[ClientUpdate]:
+        return list(map(self._divided, self._together(model, clients, round, rngs, Corrections())))
+
+    def _divided(self, update: ClientUpdate) -> ClientUpdate:
         delta = update.delta.copy()
         if update.steps:
             delta[: self.train.parameters] /= update.steps

@@ -45,10 +45,9 @@ def check_jobs(plan: RoundPlan) -> None:
         ConfigError: The plan keeps states, sums over examples, or does not list a base for each client.
     """
     examples, states = plan.encoding.examples is not None, bool(plan.state_rounds)
-    if plan.chunking.kind == "batched" and (examples or states):
+    if plan.chunking.kind == "batched" and examples:
         raise ConfigError(
-            "clients are not trained in batches where a plan sums over examples, or keeps states: set "
-            "cohort.training = 'single'"
+            "clients are not trained in batches where a plan sums over examples: set cohort.training = 'single'"
         )
     if not plan.bases:
         return

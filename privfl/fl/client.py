@@ -101,7 +101,11 @@ OnClientError = Literal["raise", "drop"]
 
 
 class CohortTrain(Protocol):
-    """A `Train` that can also train many clients at once, for plans whose chunks are batched."""
+    """A `Train` that can also train many clients at once, for plans whose chunks are batched.
+
+    The training in a `Stateful` takes the clients' states as a further argument of `train_cohort`, and returns an
+    update and a new state for each.
+    """
 
     def __call__(self, model: Vector, client: ClientId, round: int, rng: np.random.Generator) -> ClientUpdate:
         """Train one client; see `Train`."""

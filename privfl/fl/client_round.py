@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, Self, cast
 
 import numpy as np
 
 from privfl.checks import check_choice
 from privfl.codec import Vector
-from privfl.errors import ClientFailed, ConfigError, PlanRejected, reason_of
+from privfl.errors import ClientFailed, ConfigError, PlanRejected
 from privfl.fl.bases import weighed
-from privfl.fl.chunks import Chunk, ChunkAnswer, joined, one_by_one
+from privfl.fl.batches import BatchedWork
+from privfl.fl.chunks import Chunk, ChunkAnswer, one_by_one
 from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
-from privfl.fl.encode_all import add_all, blocks, encode_all
 from privfl.fl.examples import ExampleGradients, ExampleSums, example_sum
 from privfl.fl.faults import kind_of
 from privfl.fl.plan import RoundPlan
@@ -72,7 +71,7 @@ class Contribution:
         """The contributions of a chunk; see `privfl.fl.client.Work`."""
         plan = self.planned(order)
         if plan.chunking.kind == "batched":
-            return self._at_once(model, clients, plan, counted)
+            return BatchedWork(self.train, self.scheme, self.drops)(model, clients, plan, states, counted)
         answer = one_by_one(self.with_state, model, clients, order, states, drops=self.drops)
         return answer if counted is None else answer.sum(plan.task(self.scheme), counted)
 
@@ -123,66 +122,6 @@ class Contribution:
             return cast("Train", self.train)(model, client, plan.round, rng), b""
         update, after = self.train(model, client, plan.round, rng, unpack_state(state))
         return update, pack_state(after) if plan.encoding.accepts(update) else state
-
-    def _at_once(
-        self, model: Vector, clients: Chunk, plan: RoundPlan, counted: frozenset[ClientId] | None
-    ) -> ChunkAnswer:
-        """Train a chunk at once. If that fails, the clients are tried one by one to name those whose fault it is."""
-        faults: dict[ClientId, str] = {}
-        try:
-            return self._batch(model, clients, plan, counted)
-        except Exception as error:
-            for client in clients:
-                try:
-                    self._batch(model, (client,), plan, counted)
-                except Exception as own:
-                    if not self.drops:
-                        raise ClientFailed(client, reason_of(own)) from own
-                    faults[client] = kind_of(own)
-            if not faults:
-                raise ClientFailed(
-                    clients[0], f"each client of the chunk {clients} trains, and all at once raise {reason_of(error)}"
-                ) from error
-        others = tuple(client for client in clients if client not in faults)
-        return replace(self._batch(model, others, plan, counted), faults=faults)
-
-    def _batch(
-        self, model: Vector, clients: Chunk, plan: RoundPlan, counted: frozenset[ClientId] | None
-    ) -> ChunkAnswer:
-        train: Any = self.train
-        check_cohort_train(train)
-        rngs = [client_rng(plan.seed, plan.round, client) for client in clients]
-        updates = train.train_cohort(model, clients, plan.round, rngs) if clients else []
-        if len(updates) != len(clients):
-            raise ConfigError(f"train_cohort must return an update for each of {len(clients)} clients")
-        weighted = [weighed(plan, client, update) for client, update in zip(clients, updates, strict=True)]
-        noisy = plan.mechanism.placement in ("distributed", "local")
-        if counted is not None and not noisy:
-            places = [place for place, client in enumerate(clients) if client in counted]
-            total = add_all(plan.encoding, [weighted[place] for place in places])
-            if total is not None:
-                return ChunkAnswer(tuple(clients[place] for place in places), total[np.newaxis], added=True)
-
-        def answer(some: slice) -> ChunkAnswer:
-            rows = encode_all(plan.encoding, weighted[some], rngs[some])
-            if noisy:
-                for place, client in enumerate(clients[some]):
-                    rows[place] = plan.add_noise(self.scheme, client, rows[place])
-            return ChunkAnswer(clients[some], rows)
-
-        if counted is None:
-            return answer(slice(None))
-        task = plan.task(self.scheme)
-        return joined(answer(some).sum(task, counted) for some in blocks(plan.encoding, len(clients)))
-
-
-def check_cohort_train(train: object) -> None:
-    """Raise `ConfigError` unless `train` can train many clients at once."""
-    if not (callable(getattr(train, "train_cohort", None)) and callable(getattr(train, "check_cohort", None))):
-        raise ConfigError(
-            "cohort.training = 'batched' needs a training with `train_cohort` and `check_cohort`, which federated "
-            "averaging with built-in models has and other algorithms have not: set cohort.training = 'single'"
-        )
 
 
 class ClientRound:

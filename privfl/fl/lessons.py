@@ -31,6 +31,29 @@ class Lesson:
     batches: list[npt.NDArray[np.intp]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Corrections:
+    """What an algorithm adds to every gradient of clients that are trained at once.
+
+    Attributes:
+        constants: A vector for each client, float `[clients, parameters]`, in their order; None adds none.
+        proximal: The factor of the pull towards the global model.
+    """
+
+    constants: npt.NDArray[Any] | None = None
+    proximal: float = 0.0
+
+    def of(self, places: Sequence[int]) -> Corrections:
+        """The same for some of the clients, in the order of `places`."""
+        return self if self.constants is None else Corrections(self.constants[list(places)], self.proximal)
+
+    def __bool__(self) -> bool:
+        return self.constants is not None or self.proximal != 0.0
+
+
+NO_CORRECTIONS: Final = Corrections()
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Some steps of a chunk, whose clients are in the order of `by_steps`.
@@ -71,18 +94,19 @@ def by_steps(lessons: Sequence[Lesson]) -> list[int]:
     return sorted(range(len(lessons)), key=lambda place: -len(lessons[place].batches))
 
 
-def segments(lessons: Sequence[Lesson], width: int) -> Iterator[Segment]:
+def segments(lessons: Sequence[Lesson], width: int, *, times: int = 1) -> Iterator[Segment]:
     """The steps of a chunk, as many at a time as are gathered together.
 
     Args:
         lessons: The lessons in the order of `by_steps`.
         width: The features of an example.
+        times: So many times as much is gathered at a time, for a device that is far from this memory.
     """
     steps = [len(lesson.batches) for lesson in lessons]
     if not steps or not steps[0]:
         return
     size = max(len(batch) for lesson in lessons for batch in lesson.batches)
-    span = max(1, _SEGMENT // (len(lessons) * size * width))
+    span = max(1, times * _SEGMENT // (len(lessons) * size * width))
     for first in range(0, steps[0], span):
         numbers = range(first, min(first + span, steps[0]))
         active = tuple(sum(count > number for count in steps) for number in numbers)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Lesson, check_width
+from privfl.fl.lessons import NO_CORRECTIONS, Corrections, Lesson, check_width
 from privfl.fl.linear_cohort import Descent, sigmoid, softmax
 from privfl.fl.people import Persons, parts_of, people_of
 from privfl.wire import ClientId
@@ -288,7 +288,12 @@ class LinearTrain:
             raise ConfigError("clients are trained in batches with client.update = 'delta': set it, or 'single'")
 
     def train_cohort(
-        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+        self,
+        model: Vector,
+        clients: tuple[ClientId, ...],
+        round: int,
+        rngs: Sequence[np.random.Generator],
+        corrections: Corrections = NO_CORRECTIONS,
     ) -> list[ClientUpdate]:
         """Train many clients at once; see `privfl.fl.client.CohortTrain`.
 
@@ -297,14 +302,15 @@ class LinearTrain:
             clients: Whose examples.
             round: The round.
             rngs: Each client's own randomness.
+            corrections: What is added to every gradient.
 
         Returns:
-            An update for each client, equal to `__call__`'s up to the rounding of floats.
+            An update for each client, equal to `corrected`'s up to the rounding of floats.
         """
         self.check_cohort()
         lessons = [self._lesson(client, rng) for client, rng in zip(clients, rngs, strict=True)]
         weights, bias = self.model.split(model)
-        deltas = Descent(self.model.kind, self.model.l2, self.learning_rate).deltas(weights, bias, lessons)
+        deltas = Descent(self.model.kind, self.model.l2, self.learning_rate).deltas(weights, bias, lessons, corrections)
         return [
             ClientUpdate(
                 delta,

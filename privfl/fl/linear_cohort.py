@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privfl.fl.lessons import Lesson, by_steps, gather, segments
+from privfl.fl.lessons import NO_CORRECTIONS, Corrections, Lesson, by_steps, gather, segments
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,13 +28,20 @@ class Descent:
     l2: float
     rate: float
 
-    def deltas(self, weights: npt.NDArray[Any], bias: npt.NDArray[Any], lessons: Sequence[Lesson]) -> Floats:
+    def deltas(
+        self,
+        weights: npt.NDArray[Any],
+        bias: npt.NDArray[Any],
+        lessons: Sequence[Lesson],
+        corrections: Corrections = NO_CORRECTIONS,
+    ) -> Floats:
         """The changes of all clients' models.
 
         Args:
             weights: The global weights, `[features, outputs]`.
             bias: The global bias, `[outputs]`.
             lessons: What each client trains on.
+            corrections: What is added to every gradient.
 
         Returns:
             float64 `[clients, (features + 1) * outputs]`, in the order of `lessons`.
@@ -43,6 +50,7 @@ class Descent:
         ordered = [lessons[place] for place in order]
         start = np.concatenate([weights.ravel(), bias]).astype(np.float64)
         vectors = np.repeat(start[np.newaxis], len(ordered), axis=0)
+        corrections = corrections.of(order)
         w, b = vectors[:, :size].reshape(-1, *weights.shape), vectors[:, size:]
         for segment in segments(ordered, len(weights)):
             x, y = np.empty((*segment.shape, len(weights))), np.zeros(segment.shape)
@@ -55,8 +63,11 @@ class Descent:
                 slope = xs.transpose(0, 2, 1) @ residual
                 if self.l2:
                     slope += self.l2 * local
+                added = _added(corrections, vectors[:active], start)
                 local -= self.rate * slope
                 b[:active] -= self.rate * np.add.reduce(residual, axis=1)
+                if added is not None:
+                    vectors[:active] -= self.rate * added
         vectors -= start
         deltas = np.empty_like(vectors)
         deltas[order] = vectors
@@ -70,6 +81,15 @@ class Descent:
             return residual
         predicted = sigmoid(scores) if self.kind == "logistic" else scores
         return predicted - labels[..., np.newaxis]
+
+
+def _added(corrections: Corrections, vectors: Floats, start: Floats) -> Floats | None:
+    """What is added to the gradients of the first clients at `vectors`; None for nothing."""
+    added = None if corrections.constants is None else corrections.constants[: len(vectors)]
+    if corrections.proximal:
+        pull = corrections.proximal * (vectors - start)
+        added = pull if added is None else pull + added
+    return added
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -13,7 +13,9 @@ from torch import nn
 from privfl.adapters.torch import Sgd, TorchTrain, binary_cross_entropy, cross_entropy, squared_error
 from privfl.adapters.torch.models import build
 from privfl.errors import ConfigError
+from privfl.fl.algorithms import FedNova, FedProx, Scaffold
 from privfl.fl.client import client_rng
+from privfl.fl.client_state import Stateful
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no device here"))
 CHAINS: dict[str, Callable[[int], nn.Module]] = {
@@ -86,6 +88,35 @@ def test_each_option_means_what_it_means_alone(options: dict[str, Any]) -> None:
     torch.manual_seed(4)
     options = {"optimizer": Sgd(0.1)} | options
     compared(TorchTrain(CHAINS["relu"](3), examples(cross_entropy), **options), round=2)
+
+
+@pytest.mark.parametrize(
+    "rule", [Sgd(0.1), Sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], ids=["sgd", "all"]
+)
+@pytest.mark.parametrize("algorithm", [FedProx(0.3), Scaffold(), FedNova()], ids=lambda a: type(a).__name__)
+def test_each_algorithm_means_what_it_means_alone(algorithm: Any, rule: Sgd) -> None:
+    torch.manual_seed(4)
+    train = TorchTrain(CHAINS["relu"](3), examples(cross_entropy), optimizer=rule, batch_size=5)
+    method, start = algorithm.method(train, train.initial()), train.initial()
+    rngs = [client_rng(0, 1, client) for client in COHORT]
+    further: dict[int, tuple[Any, ...]] = dict.fromkeys(COHORT, ())
+    inner, shared = method.train, np.zeros(0, np.float32)
+    if isinstance(method.train, Stateful):
+        rng, shared, inner = np.random.default_rng(1), 0.1 * start, method.train.train
+        further = {client: ({"control": rng.normal(size=len(start)).astype(np.float32)},) for client in COHORT}
+        together = inner.train_cohort(np.append(start, shared), COHORT, 1, rngs, [one for (one,) in further.values()])
+    else:
+        together = [(update,) for update in inner.train_cohort(start, COHORT, 1, rngs)]
+    for client, (update, *state) in zip(COHORT, together, strict=True):
+        sent = np.append(start, shared)
+        alone = inner(sent, client, 1, client_rng(0, 1, client), *further[client])
+        one, *own = alone if isinstance(alone, tuple) else (alone,)
+        np.testing.assert_allclose(update.delta, one.delta, rtol=2e-5, atol=2e-6)
+        for name, block in update.blocks.items():
+            np.testing.assert_allclose(block, one.blocks[name], rtol=2e-5, atol=2e-5)
+        for after, before in zip(state, own, strict=True):
+            np.testing.assert_allclose(after["control"], before["control"], rtol=2e-5, atol=2e-5)
+        assert update.metrics == pytest.approx(one.metrics, rel=2e-5)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

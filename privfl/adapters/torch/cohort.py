@@ -26,7 +26,7 @@ from privfl.adapters.torch.optim import Sgd
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Lesson, by_steps, check_width, gather, segments
+from privfl.fl.lessons import Corrections, Lesson, by_steps, check_width, gather, segments
 
 _NOTHING: Final = np.zeros(0)
 
@@ -166,7 +166,7 @@ class CohortChain:
         ]
         return cls(layers, flattens, loss, flat)
 
-    def check(self, lessons: Sequence[Lesson]) -> None:
+    def _check(self, lessons: Sequence[Lesson]) -> None:
         """Raise `ConfigError` for examples that a batched training does not take."""
         linear, held = self._linears[0], [lesson for lesson in lessons if len(lesson.targets)]
         for lesson in held:
@@ -195,7 +195,14 @@ class CohortChain:
             )
 
     def updates(
-        self, model: Vector, lessons: Sequence[Lesson], rule: Sgd, rate: float, *, scored: bool
+        self,
+        model: Vector,
+        lessons: Sequence[Lesson],
+        rule: Sgd,
+        rate: float,
+        corrections: Corrections,
+        *,
+        scored: bool,
     ) -> list[ClientUpdate]:
         """Train all clients of a chunk from one model.
 
@@ -204,11 +211,16 @@ class CohortChain:
             lessons: What each client trains on.
             rule: The local optimizer's constants.
             rate: The learning rate, in place of the rule's.
+            corrections: What is added to every gradient.
             scored: Whether the accuracy is reported next to the loss, where the targets are classes.
 
         Returns:
             The updates, in the order of `lessons`.
+
+        Raises:
+            ConfigError: If the examples are none that a batched training takes.
         """
+        self._check(lessons)
         order = by_steps(lessons)
         scored = scored and all(lesson.targets.dtype.kind != "f" for lesson in lessons)
         start = torch.empty(self._size, dtype=self._dtype)
@@ -219,18 +231,18 @@ class CohortChain:
         for first in range(0, len(order), together):
             places = order[first : first + together]
             ordered = [lessons[place] for place in places]
-            steps = _Steps(self, start.repeat(len(places), 1), rule, rate, scored=scored)
+            steps = _Steps(self, start, len(places), rule, rate, scored=scored, corrections=corrections.of(places))
             with torch.no_grad():
                 for piece in self._pieces(ordered):
                     steps.over(*piece)
-            for place, update in zip(places, steps.updates(start, ordered), strict=True):
+            for place, update in zip(places, steps.updates(ordered), strict=True):
                 updates[place] = update
         return updates
 
     def _pieces(self, lessons: list[Lesson]) -> Iterator[_Piece]:
         """The minibatches of all clients, for as many steps as are gathered at a time."""
         width = self._linears[0].shape[1]
-        for segment in segments(lessons, width):
+        for segment in segments(lessons, width, times=1 if self._device.type == "cpu" else 32):
             # In memory of torch's, whose alignment does not change from call to call.
             x = torch.empty((*segment.shape, width), dtype=self._dtype)
             y = torch.zeros(segment.shape, dtype=torch.int64 if self._classes else self._dtype)
@@ -240,14 +252,28 @@ class CohortChain:
 
 
 class _Steps:
-    """Steps of all clients: forward, backward, and the rule of `Sgd`."""
+    """Steps of all clients: forward, backward, what an algorithm adds to the gradients, and the rule of `Sgd`."""
 
-    def __init__(self, chain: CohortChain, vectors: torch.Tensor, rule: Sgd, rate: float, *, scored: bool) -> None:
-        self._chain, self._vectors, self._rule, self._rate, self._scored = chain, vectors, rule, rate, scored
-        fused = not (rule.momentum or rule.weight_decay)
-        self._gradients = None if fused else torch.zeros_like(vectors)
+    def __init__(
+        self,
+        chain: CohortChain,
+        start: torch.Tensor,
+        clients: int,
+        rule: Sgd,
+        rate: float,
+        *,
+        scored: bool,
+        corrections: Corrections,
+    ) -> None:
+        self._chain, self._start, self._rule, self._rate, self._scored = chain, start, rule, rate, scored
+        self._vectors, self._proximal = start.repeat(clients, 1), corrections.proximal
+        fused = not (rule.momentum or rule.weight_decay or corrections)
+        self._gradients = None if fused else torch.zeros_like(self._vectors)
+        self._constants: torch.Tensor | None = None
+        if corrections.constants is not None:
+            self._constants = torch.from_numpy(corrections.constants).to(start)
         self._velocities: torch.Tensor | None = None
-        self.losses = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+        self.losses = torch.zeros(clients, dtype=torch.float64, device=start.device)
         self.rights = torch.zeros_like(self.losses)
 
     def over(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, counts: tuple[int, ...]) -> None:
@@ -266,14 +292,10 @@ class _Steps:
         if self._scored:
             self.rights[:everyone] += (rights & seen).sum((1, 2, 3))
 
-    def updates(self, start: torch.Tensor, lessons: Sequence[Lesson]) -> Iterator[ClientUpdate]:
-        """The updates after all steps, in the order of the vectors.
-
-        Args:
-            start: The model from which all clients started.
-            lessons: What each client trained on.
-        """
-        deltas, losses, rights = self._vectors.sub_(start).cpu().numpy(), self.losses.tolist(), self.rights.tolist()
+    def updates(self, lessons: Sequence[Lesson]) -> Iterator[ClientUpdate]:
+        """The updates after all steps, in the order of the lessons."""
+        deltas, losses = self._vectors.sub_(self._start).cpu().numpy(), self.losses.tolist()
+        rights = self.rights.tolist()
         for place, lesson in enumerate(lessons):
             seen, metrics = sum(map(len, lesson.batches)), dict[str, float]()
             if seen:
@@ -312,8 +334,12 @@ class _Steps:
         return values[-1], losses
 
     def _descend(self, gradient: torch.Tensor) -> None:
-        """The rule of `FlatStep`, for the clients of a gradient."""
+        """The rule of `FlatStep` after that of `Pull`, for the clients of a gradient."""
         rule, values = self._rule, self._vectors[: len(gradient)]
+        if self._constants is not None:
+            gradient.add_(self._constants[: len(gradient)])
+        if self._proximal:
+            gradient.add_(values - self._start, alpha=self._proximal)
         if rule.weight_decay:
             gradient.add_(values, alpha=rule.weight_decay)
         if not rule.momentum:

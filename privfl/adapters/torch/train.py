@@ -27,7 +27,7 @@ from privfl.adapters.torch.tally import Tally
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Lesson
+from privfl.fl.lessons import NO_CORRECTIONS, Corrections, Lesson
 from privfl.fl.linear import minibatches
 from privfl.wire import ClientId
 
@@ -144,18 +144,21 @@ class TorchTrain:
             self._cohort = CohortChain.of(self._flat, self._loss)
 
     def train_cohort(
-        self, model: Vector, clients: tuple[ClientId, ...], round: int, rngs: Sequence[np.random.Generator]
+        self,
+        model: Vector,
+        clients: tuple[ClientId, ...],
+        round: int,
+        rngs: Sequence[np.random.Generator],
+        corrections: Corrections = NO_CORRECTIONS,
     ) -> list[ClientUpdate]:
-        """Train many clients at once; see `privfl.fl.client.CohortTrain`.
+        """Train many clients at once, each as `corrected` does up to rounding; see `privfl.fl.client.CohortTrain`.
 
         Args:
             model: The global model, float `[size]`.
             clients: Whose examples.
             round: The round, which decides the learning rate.
             rngs: Each client's own generator for this round.
-
-        Returns:
-            An update for each client, equal to `__call__`'s up to the rounding of floats.
+            corrections: What is added to every gradient.
         """
         self.check_cohort()
         rule, cohort = self._optimizer, self._cohort
@@ -163,9 +166,8 @@ class TorchTrain:
         with self._turn, borrowed(self._threads, self._flat.device):
             prepare_process(self._threads, self._flat.device)
             lessons = [self._lesson(client, rng) for client, rng in zip(clients, rngs, strict=True)]
-            cohort.check(lessons)
             rate, start = self._rate(round) or rule.learning_rate, self.layout.checked(model)
-            return cohort.updates(start, lessons, rule, rate, scored=self._metrics is None)
+            return cohort.updates(start, lessons, rule, rate, corrections, scored=self._metrics is None)
 
     def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
         features, targets = (np.asarray(part) for part in examples_of(self._rows, client))

@@ -125,6 +125,25 @@ def local_layers(loop: Loop) -> np.ndarray:
 REFERENCES = {"fedprox": fedprox, "scaffold": scaffold, "fednova": fednova, "local-layers": local_layers}
 
 
+@pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "fednova"])
+def test_an_algorithm_trains_its_clients_in_batches(tmp_path: Path, algorithm: str) -> None:
+    options: dict[str, Any] = {"dropouts": somebody, "rounds": 4}
+    alone = experiment(tmp_path / "alone", algorithm, **options)
+    batched = {"cohort__training": "batched", "cohort__chunk": 3} | options
+    together = experiment(tmp_path / "together", algorithm, **batched)
+    model = together.run().model
+    np.testing.assert_allclose(model, alone.run().model, atol=2e-6)
+    others = {"processes": {"engine__workers": 2}, "masked": {"sum__scheme": "masked"}}
+    for name, changes in others.items():
+        other = experiment(tmp_path / name, algorithm, **changes, **batched)
+        assert other.run().model.tobytes() == model.tobytes()
+        for client in range(CLIENTS if algorithm == "scaffold" else 0):
+            states = [run.store.states().read(client) for run in (together, other)]
+            assert states[0] == states[1]
+            own = unpack_state(alone.store.states().read(client)).get("control", np.zeros(FEATURES + 1))
+            np.testing.assert_allclose(unpack_state(states[0]).get("control", 0 * own), own, atol=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", REFERENCES)
 def test_an_algorithm_is_the_loop_of_its_paper(tmp_path: Path, algorithm: str) -> None:
     changes = {"client__proximal": 0.3} if algorithm == "fedprox" else {}

@@ -355,7 +355,7 @@ def test_a_configuration_trains_in_batches(tmp_path: Path) -> None:
     assert models["batched"].tobytes() == models["workers"].tobytes()
 
 
-@pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "fednova"])
-def test_algorithms_that_correct_steps_are_not_trained_in_batches(algorithm: str) -> None:
+def test_local_layers_are_not_trained_in_batches() -> None:
+    local = {"client.algorithm": "local-layers", "client.local_layers": ["bias"]}
     with pytest.raises(ConfigError, match=r"set cohort\.training = 'single'"):
-        Experiment(overrides={"data.name": "digits", "client.algorithm": algorithm, "cohort.training": "batched"})
+        Experiment(overrides={"data.name": "digits", "cohort.training": "batched"} | local)
