@@ -33,7 +33,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corrections:
-    """What an algorithm adds to every gradient of clients that are trained at once.
+    """The additions of an algorithm to every gradient of clients that are trained at once.
 
     Attributes:
         constants: A vector for each client, float `[clients, parameters]`, in their order; None adds none.

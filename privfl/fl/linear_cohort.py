@@ -84,7 +84,7 @@ class Descent:
 
 
 def _added(corrections: Corrections, vectors: Floats, start: Floats) -> Floats | None:
-    """What is added to the gradients of the first clients at `vectors`; None for nothing."""
+    """The additions to the gradients of the first clients, who are at `vectors`; None for none."""
     added = None if corrections.constants is None else corrections.constants[: len(vectors)]
     if corrections.proximal:
         pull = corrections.proximal * (vectors - start)

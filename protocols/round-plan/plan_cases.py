@@ -143,6 +143,7 @@ VALID: dict[str, dict[str, Any]] = {
     "arrivals, central": changed(population=9, bases=BASES, mechanism=NOISE | {"placement": "central"}),
     "arrivals, distributed": changed(population=9, bases=BASES, mechanism=NOISE),
     "chunks": changed(chunking={"kind": "batched", "size": 32}),
+    "chunks of clients with states": changed(chunking={"kind": "batched", "size": 2}, state_rounds=[2, 0, 1, 2]),
     "states": changed(state_rounds=[2, 0, 1, 2]),
     "blocks": changed(
         encoding__count_bound=255, encoding__bits=11, encoding__scale=16.0, state_rounds=[0, 0, 0, 0],
@@ -224,7 +225,9 @@ INVALID: dict[str, dict[str, Any]] = {
     "upper-case hexadecimal digits": changed(run="000102030405060708090A0B0C0D0E0F"),
     "a nested parameter": changed(parameters={"a": [1]}),
     "an unknown kind of chunk": changed(chunking={"kind": "whole", "size": 1}),
-    "a batched chunk with states": changed(chunking={"kind": "batched", "size": 2}, state_rounds=[2, 0, 1, 2]),
+    "a batched chunk of a sum over examples": changed(
+        chunking={"kind": "batched", "size": 2}, encoding__examples=EXAMPLES
+    ),
     "a base for some of the cohort": changed(bases=BASES[:2]),
     "a base with a weight above 1": changed(bases=[*BASES[:3], BASES[3] | {"weight": 1.5}]),
     "bases and examples": changed(bases=BASES, encoding__examples=EXAMPLES),

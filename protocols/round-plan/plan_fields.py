@@ -51,7 +51,7 @@ def check(plan: dict[str, Any]) -> None:
     keys(plan["chunking"], "kind size")
     demand(plan["chunking"]["kind"] in ("single", "batched"), "chunking")
     if plan["chunking"]["kind"] == "batched":
-        demand(not plan["state_rounds"] and plan["encoding"]["examples"] is None, "batches of clients")
+        demand(plan["encoding"]["examples"] is None, "batches of clients")
     integer(plan["chunking"]["size"], 1, 1 << 16)
     check_mechanism(plan["mechanism"])
     check_encoding(plan["encoding"])

@@ -91,7 +91,7 @@ def test_each_option_means_what_it_means_alone(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [Sgd(0.1), Sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], ids=["sgd", "all"]
+    "rule", [Sgd(0.1), Sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)], ids=["plain", "momentum"]
 )
 @pytest.mark.parametrize("algorithm", [FedProx(0.3), Scaffold(), FedNova()], ids=lambda a: type(a).__name__)
 def test_each_algorithm_means_what_it_means_alone(algorithm: Any, rule: Sgd) -> None:
