@@ -87,6 +87,9 @@ def show(
         print_json(record)
         return
     rows = [(key, str(value)) for key, value in record.items() if key != "report"]
+    if report.get("ledger") is not None:
+        at = next(key for key in ("epsilon", IF_SECURE) if key in report)
+        report[at] = "not computed after this round: ask privfl epsilon" if report[at] is None else report[at]
     rows += [(key, _text(value)) for key, value in report.items() if key not in ("round", "model", "parent")]
     output().print(facts_table(f"run {files.name!r}", rows))
 
@@ -143,12 +146,16 @@ def _summary(files: RunFolder) -> dict[str, Any]:
     reports = files.reports()
     last = reports[-1] if reports else None
     evaluation = next((dict(r.evaluation) for r in reversed(reports) if r.evaluation), {})
+    spent = last.epsilon if last else None
+    if last is not None and spent is None and last.ledger is not None:  # not computed after this round
+        stated = files.epsilon()
+        spent = None if stated is None else stated.epsilon
     return {
         "name": files.name,
         "round": last.round if last else 0,
         "evaluation": evaluation,
         "settings": to_mapping(files.config),
-        ("epsilon" if last is None or last.secure else IF_SECURE): last.epsilon if last else None,
+        ("epsilon" if last is None or last.secure else IF_SECURE): spent,
         "model": last.model if last else None,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from privfl.dp import Accountant, Budget, CorrelatedNoise, Draw, Ledger, Mechanism, Release
 from privfl.dp.ledger import Token
@@ -14,6 +15,18 @@ from privfl.fl.report import RoundReport
 from privfl.fl.store import ModelStore, Version
 from privfl.sums import SecureSum
 from privfl.wire import ClientId
+
+MAX_EACH: Final = 64
+"""Epsilon is computed after each round up to this one, and after some of the later ones."""
+
+
+def is_asked(round: int) -> bool:
+    """True for the rounds after which epsilon is computed, besides the last: each one up to round 64.
+
+    Then it is every second one up to round 128, every fourth up to 256, and so on. A figure with sampling takes as long
+    as a small round, and a curve over many rounds needs no more points.
+    """
+    return round % (1 << max(0, (round - 1).bit_length() - MAX_EACH.bit_length() + 1)) == 0
 
 
 @dataclass(frozen=True, slots=True)

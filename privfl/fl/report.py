@@ -47,8 +47,9 @@ class RoundReport:
         bytes_up: Bytes of all messages of all clients.
         bytes_down: Bytes of all messages to all clients.
         seconds: The wall time without evaluation.
-        epsilon: What was spent so far against an outsider; None without a claim. Unless the noise is `secure` it is
-            only the figure that secure noise would have, and its record says so in the key.
+        epsilon: What was spent so far against an outsider; None without a claim, and after most rounds beyond 64, see
+            `privfl.fl.payment.is_asked`. Unless the noise is `secure` it is only the figure that secure noise would
+            have, and its record says so in the key.
         metrics: The mean training metrics.
         evaluation: The metrics of the model after the round, where they were due.
         round_caveats: What the sum does not promise, and what the round did to the clients' numbers.

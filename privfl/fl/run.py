@@ -23,7 +23,7 @@ from privfl.fl.dropout import Dropouts, nobody
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.faults import caveat, count_errors
 from privfl.fl.metrics import Evaluation
-from privfl.fl.payment import Payment, check_charged, check_noise, settle_stored
+from privfl.fl.payment import Payment, check_charged, check_noise, is_asked, settle_stored
 from privfl.fl.plan import NO_NOISE, RoundPlan, model_hash
 from privfl.fl.progress import Evaluate, Progress, nothing_interrupted
 from privfl.fl.range import RangeRule
@@ -158,7 +158,7 @@ class FederatedRun:
 
         Args:
             progress: The state from `begin`; its latest version is replaced.
-            last: Whether the model is evaluated because no round follows.
+            last: Whether no round follows: the model is then evaluated, and epsilon is computed.
 
         Raises:
             BudgetExceeded: If the round could cost too much; no client was asked.
@@ -269,7 +269,7 @@ class FederatedRun:
             bytes_up=traffic.up,
             bytes_down=traffic.down,
             seconds=seconds,
-            epsilon=self._spent(),
+            epsilon=self._spent() if last or is_asked(round) else None,
             metrics=dict(outcome.metrics) if outcome else {},
             evaluation=dict(evaluation.metrics),
             round_caveats=(*(outcome.caveats if outcome else ()), *said),

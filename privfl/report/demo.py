@@ -141,8 +141,9 @@ def _accuracy(axes: Any, result: Training) -> None:
 
 
 def _epsilon(axes: Any, result: Training, budget: float) -> None:
-    rounds = [0, *(report.round for report in result.reports)]
-    spent = [0.0, *(report.epsilon or 0.0 for report in result.reports)]
+    asked = [report for report in result.reports if report.epsilon is not None]
+    rounds = [0, *(report.round for report in asked)]
+    spent = [0.0, *(report.epsilon for report in asked)]
     outsider = result.epsilons["outsider"]
     who = "the server too" if result.epsilons["server"].epsilon <= outsider.epsilon else "an outsider"
     axes.axhline(budget, color=RED, linestyle="--", label=f"budget {budget:g}")

@@ -15,6 +15,7 @@ from privfl.experiment.placement import placement_of
 from privfl.experiment.schemes import describe
 from privfl.files import atomic_write, existing_parent
 from privfl.fl.classes import constant_warning
+from privfl.fl.payment import MAX_EACH
 from privfl.report.canvas import BLUE, GRAY, ORANGE, RED, new_figure, style, svg, whole_numbers
 from privfl.report.run import RunRecord, modes_in_words
 
@@ -224,7 +225,10 @@ def _details(report: EpsilonReport) -> list[str]:
 
 def _curves(run: RunRecord) -> str:
     measured = "Metrics on the test examples after each round."
-    spent = "Epsilon after each round, against an outsider." if run.epsilons else "How far each round moved the model."
+    spent = "How far each round moved the model."
+    if run.epsilons:
+        few = " Beyond round 64 it is computed after some rounds only, and always after the last."
+        spent = "Epsilon after each round, against an outsider." + few * (run.reports[-1].round > MAX_EACH)
     figures = ((_quality(run), measured), (_spent(run), spent))
     cells = (f'<figure class="plot">{svg(each)}<figcaption>{text}</figcaption></figure>' for each, text in figures)
     return '<div class="plots">' + "".join(cells) + "</div>"
@@ -252,6 +256,8 @@ def _spent(run: RunRecord) -> Any:
     figure = new_figure(5.2, 3.4)
     axes = figure.subplots()
     spent = [(r.round, r.epsilon) for r in run.reports if r.epsilon is not None]
+    if "outsider" in run.epsilons and spent and spent[-1][0] < run.reports[-1].round:
+        spent.append((run.reports[-1].round, run.epsilons["outsider"].epsilon))
     if spent:
         axes.plot(*zip(*spent, strict=True), color=BLUE, label="spent")
         if settings.epsilon is not None:
