@@ -70,7 +70,8 @@ def main(folder: Path) -> None:
     def serve(grid: Grid, context: Context) -> None:
         with open_server(folder) as server:
             strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=NODES, min_available_nodes=NODES)
-            secure = SecureGrid(grid, server, strategy, ArrayLayout.of(arrays(START)))
+            layout = ArrayLayout.of(arrays(START))
+            secure = SecureGrid(grid, server, strategy, layout, greeting_timeout=300.0)  # Ray's processes start slowly
             strategy.start(grid=secure, initial_arrays=secure.arrays, num_rounds=secure.rounds_left)
 
     began = time.monotonic()

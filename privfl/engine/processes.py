@@ -16,15 +16,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from privfl.codec import Vector
+from privfl.engine.exclusive import ExclusiveExecutor
 from privfl.engine.loop import LoopExecutor, perform
 from privfl.engine.pool import Failure, Pool, can_fork
-from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, TooFewSurvivors
+from privfl.errors import ClientFailed, ConfigError, TooFewSurvivors
 from privfl.files import canonical_json
 from privfl.fl.chunks import Chunk, ChunkAnswer
 from privfl.fl.client import Work
@@ -49,7 +50,7 @@ class WorkerTraceback(Exception):
         super().__init__(f"in worker process {failure.pid}:\n{failure.traceback}")
 
 
-class ProcessExecutor:
+class ProcessExecutor(ExclusiveExecutor):
     """Runs clients in worker processes, which are forked at the first round and kept while the work stays the same.
 
     Workers see the caller's objects as they were when the pool started. What changes from round to round reaches them
@@ -77,11 +78,11 @@ class ProcessExecutor:
             raise ConfigError(f"workers must be at least 1, not {workers}")
         if length is not None and length < 1:
             raise ConfigError(f"length must be at least 1, not {length}")
+        super().__init__()
         self.workers = workers
         self._initializer, self._length = initializer, length
         self._clients: _Clients | None = None
         self._pool: Pool | None = None
-        self._busy = False
 
     def run(
         self,
@@ -114,34 +115,19 @@ class ProcessExecutor:
             LocalProtocolError: Another round of this executor is still under way.
             TooFewSurvivors: There is no client at all.
         """
-        if self._busy:
-            raise LocalProtocolError("this executor is still running another round")
-        self._busy = True
-        whole, cohort = False, list(chunks)
-        try:
-            if not cohort:
+        with self._one_round():
+            if not (cohort := list(chunks)):
                 raise TooFewSurvivors(0, 1)
             if can_fork():
                 yield from self._in_workers(work, model, cohort, order=order, states=states, counted=counted)
             else:
                 yield from LoopExecutor().run(work, model, cohort, order=order, states=states, counted=counted)
-            whole = True
-        finally:
-            self._busy = False
-            if not whole:
-                self.close()
 
     def close(self) -> None:
         """End the workers, at once if they are busy, and give their memory back; may be called again."""
         pool, self._pool, self._clients = self._pool, None, None
         if pool is not None:
             pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _in_workers(
         self,

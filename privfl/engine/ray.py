@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from privfl.codec import Vector
+from privfl.engine.exclusive import ExclusiveExecutor
 from privfl.engine.loop import perform
-from privfl.errors import ClientFailed, ConfigError, LocalProtocolError, MissingExtra, TooFewSurvivors
+from privfl.errors import ClientFailed, ConfigError, MissingExtra, TooFewSurvivors
 from privfl.fl.chunks import Chunk, ChunkAnswer, joined
 from privfl.fl.client import Work
 from privfl.wire import ClientId
@@ -27,7 +28,7 @@ _BATCHES: Final = 2
 """Batches of one actor in a round: few enough to cost little, and enough that no actor waits long for the slowest."""
 
 
-class RayExecutor:
+class RayExecutor(ExclusiveExecutor):
     """Runs chunks in actors of a Ray cluster, by default one on this machine; `close` ends the actors.
 
     Args:
@@ -42,12 +43,12 @@ class RayExecutor:
     def __init__(self, actors: int, *, initializer: Callable[[], None] | None = None, retries: int = 2) -> None:
         if actors < 1 or retries < 0:
             raise ConfigError(f"actors must be at least 1 and retries at least 0, not {actors} and {retries}")
+        super().__init__()
         self.actors, self._initializer, self._retries = actors, initializer, retries
         self._work: Work | None = None
         self._shared: Any = None
         self._idle: list[Any] = []
         self._under_way: dict[Any, tuple[Any, list[Chunk], int]] = {}
-        self._busy = False
 
     def run(
         self,
@@ -74,12 +75,9 @@ class RayExecutor:
             LocalProtocolError: Another round of this executor is still under way.
             TooFewSurvivors: There is no client at all.
         """
-        if self._busy:
-            raise LocalProtocolError("this executor is still running another round")
-        if not (cohort := list(chunks)):
-            raise TooFewSurvivors(0, 1)
-        self._busy, whole = True, False
-        try:
+        with self._one_round():
+            if not (cohort := list(chunks)):
+                raise TooFewSurvivors(0, 1)
             self._prepare(work)
             sent, size = ray.put(model), -(-len(cohort) // (self.actors * _BATCHES))
             waiting = deque((cohort[at : at + size], 0) for at in range(0, len(cohort), size))
@@ -107,23 +105,12 @@ class RayExecutor:
                 if states is not None:
                     states.update(after)
                 yield from answers
-            whole = True
-        finally:
-            self._busy = False
-            if not whole:
-                self.close()
 
     def close(self) -> None:
         """End the actors, and leave the cluster as it is; may be called again."""
         for actor in [*self._idle, *(one[0] for one in self._under_way.values())]:
             ray.kill(actor)
         self._idle, self._under_way, self._work = [], {}, None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _prepare(self, work: Work) -> None:
         if not ray.is_initialized():  # Ray's own workers would step back behind other processes

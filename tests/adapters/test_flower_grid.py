@@ -325,7 +325,8 @@ def test_a_cohort_that_the_server_samples_from_a_secret_is_asked_alone(tmp_path:
         asked = [
             client for client, site in fed.sites.items() if any(round == report.round for round, _ in site.entered)
         ]
-        assert len(asked) == report.cohort
+        assert report.status == ("trained" if report.cohort >= 3 else "skipped")  # a sum needs three
+        assert len(asked) == (report.cohort if report.cohort >= 3 else 0)
     ledger = run.ledger
     assert ledger is not None
     assert all("Poisson" in type(release.sampling).__name__ for release in ledger.releases)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sites import Federation, a_federation, log_of, train
 
+from privfl.errors import PrivflError, StateError
 from privfl.fl.frames import REFUSAL
 from privfl.site.record import RoundRecord
 from privfl.wire import ClientId
@@ -19,6 +20,7 @@ from privfl.wire import ClientId
 resource = pytest.importorskip("resource", reason="Unix limits the size of a file")
 
 MAX_AHEAD = 86400
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -142,3 +144,67 @@ def test_a_process_killed_between_record_and_answer_gives_the_saved_answer(trial
         assert not trained
         (ledger,) = site._memory.account.ledgers
         assert len(ledger.releases) == len(site._memory.chain.receipts) == 1
+
+
+def test_apps_that_open_a_folder_at_once_send_one_answer(trial: Federation) -> None:
+    """Four processes ask for the folder until they hold it, as apps that an engine started twice."""
+    me = min(trial.homes)
+    frame, model = trial.first(me)
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def app() -> None:
+        refused = 0
+        while True:
+            try:
+                site = trial.site(me)
+            except StateError:
+                refused += 1
+                continue
+            theirs.send((refused, site.answer(frame, model)))
+            site.leave()
+            return
+
+    with trial.site(me):  # all of them start before the first can hold it
+        apps = [fork.Process(target=app) for _ in range(4)]
+        for one in apps:
+            one.start()
+    for one in apps:
+        one.join()
+        assert one.exitcode == 0
+    replies = [ours.recv() for _ in apps]
+    assert len({answer for _, answer in replies}) == 1
+    assert replies[0][1] != REFUSAL
+    with trial.site(me) as site:
+        assert len(site._memory.chain.receipts) == 1
+
+
+def test_a_folder_of_another_user_is_not_opened(trial: Federation) -> None:
+    """A folder that can be read and not written is refused as a whole, before anything is answered."""
+    if os.getuid() != 0:
+        pytest.skip("only root may become another user")
+    me = min(trial.homes)
+    home = trial.homes[me].folder
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def app() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            trial.site(me)
+        except PrivflError as error:
+            theirs.send(str(error))
+
+    for folder in (home, *home.parents):
+        if folder == Path("/tmp"):  # noqa: S108 - everybody may enter it
+            break
+        folder.chmod(0o755)
+    before = content(home)
+    child = fork.Process(target=app)
+    child.start()
+    child.join()
+    assert ours.poll()
+    assert "Permission denied" in ours.recv()
+    assert content(home) == before

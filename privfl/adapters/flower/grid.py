@@ -32,7 +32,8 @@ from privfl.wire import ClientId
 
 log = logging.getLogger(__name__)
 
-_GREETING_TIMEOUT: Final = 60.0
+GREETING_TIMEOUT: Final = 60.0
+"""The seconds in which a node must state its site; a node that is not there costs each round so much."""
 
 
 class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this check reads
@@ -48,6 +49,8 @@ class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this c
         layout: The layout of the model's arrays: `ArrayLayout.of(initial_arrays)`.
         nodes: The site at each node, where it is known; by default every node is asked.
         step_timeout: The seconds that the nodes have for one step. Those that have not answered have dropped out.
+        greeting_timeout: The seconds in which a node that was never asked must state its site. Nodes whose first
+            process starts slowly, as in a simulation on a busy machine, need more.
         poll: The seconds between two looks for replies.
         sleep: Waits a number of seconds.
 
@@ -64,6 +67,7 @@ class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this c
         *,
         nodes: Mapping[int, ClientId] | None = None,
         step_timeout: float = STEP_TIMEOUT,
+        greeting_timeout: float = GREETING_TIMEOUT,
         poll: float = 0.2,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -72,7 +76,7 @@ class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this c
             raise ConfigError(f"the layout has {layout.size} entries, and the run's model {len(server.model)}")
         self._grid, self._server, self._layout = grid, server, layout
         self._weight = str(getattr(strategy, "weighted_by_key", "num-examples"))
-        self._timeout, self._poll, self._sleep = step_timeout, poll, sleep
+        self._timeout, self._greeting, self._poll, self._sleep = step_timeout, greeting_timeout, poll, sleep
         self._nodes: dict[int, ClientId] = dict(nodes or {})
         self._ask_nodes = nodes is None
 
@@ -202,13 +206,15 @@ class SecureGrid(Grid):  # type: ignore[misc]  # flwr ships no types that this c
         """
         new = [node for node in nodes if node not in self._nodes] if self._ask_nodes else []
         greeting = {node: RecordDict({KEY: ConfigRecord({HELLO: 1})}) for node in new}
-        for reply in self.post(greeting, like, min(limit, _GREETING_TIMEOUT)):
+        for reply in self.post(greeting, like, min(limit, self._greeting)):
             record = frame_record(reply.content) if reply.has_content() else None
             client = record.get(CLIENT) if record is not None else None
             if type(client) is int and client in self._server.clients:
                 self._nodes[int(reply.metadata.src_node_id)] = client
             else:
                 log.warning("node %d states no site of this federation", reply.metadata.src_node_id)
+        if absent := [node for node in new if node not in self._nodes]:
+            log.warning("not asked, because they stated no site in %g s: nodes %s", self._greeting, absent)
         return {node: self._nodes[node] for node in nodes if node in self._nodes}
 
 
