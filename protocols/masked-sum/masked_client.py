@@ -27,7 +27,7 @@ from masked_terms import Terms
 
 
 class Client:
-    """`answer` takes a message of the server and gives the client's; a fault of the server's ends the session."""
+    """`answer` takes a message of the server and gives the client's; an error ends it, except over unusable bytes."""
 
     def __init__(
         self, terms: Terms, me: int, vector: list[int], *, seed: bytes, directory: dict[int, bytes], entropy: Any
