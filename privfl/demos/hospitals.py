@@ -103,7 +103,7 @@ class DemoResult:
         clear: Every hospital's update of round 1 in integer units, before noise and mask, int64 `[hospitals, length]`.
         sightings: The server's view of the same vectors, one for each hospital.
         opened: The mean update that the server computed from the sum of round 1, in integer units, float `[length]`.
-        patients: What one patient gets where patients are the unit, in a run of its own.
+        patients: The result for one patient, from a run whose unit is a patient.
         averaged: The number of models in the released mean.
     """
 

@@ -53,7 +53,7 @@ def test_a_lower_bound_stays_below_the_stated_figure(name):
     assert not result.refuted
 
 
-@pytest.mark.parametrize("observer", ["server", "participant"])
+@pytest.mark.parametrize("observer", ["server", pytest.param("participant", marks=pytest.mark.slow)])
 def test_copies_at_two_sites_are_held_to_the_figure_of_two(observer):
     one = an_experiment(q=1.0, z=6.0)
     two = an_experiment(q=1.0, z=6.0, sites_per_person=2)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from privfl.cli.app import run
-from privfl.dp import Poisson, PrivacyUnit, calibrate, what_if
+from privfl.dp import Poisson, PrivacyUnit, calibrate, format_epsilon, what_if
 from privfl.errors import ConfigError
+from privfl.experiment.arms import Arm
+from privfl.experiment.compare import as_record, run_comparison, summarize
 from privfl.experiment.comparison import DELTA, Comparison
 from privfl.experiment.config import load_config
 from privfl.experiment.presets import EXAMPLE_PRESETS
@@ -33,18 +35,17 @@ EXAMPLE = PrivacyUnit("example")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The record and the cells of a comparison of a configuration with unit "example", run as a command."""
+    """The folder, the rows and the models of a comparison of a configuration with unit "example"."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "terms.toml").write_text(SETTINGS)
-    command = ["compare", str(folder / "terms.toml"), "--epsilon", "3", "--seeds", "1", "--to", str(folder / "to")]
-    assert run([*command, "--workers", "1", "--json"]) == 0
-    lines = (folder / "to" / "cells.jsonl").read_text().splitlines()[1:]
-    return folder / "to", {cell["arm"]: cell for cell in map(json.loads, lines)}
+    comparison = Comparison.of(load_config(folder / "terms.toml"), epsilons=(3.0,), seeds=1)
+    cells = list(run_comparison(comparison, folder / "to", workers=1))
+    record = as_record(comparison, summarize(comparison, cells))
+    return folder, {row["arm"]: row for row in record["rows"]}, {cell.arm: cell.model for cell in cells}
 
 
 def test_each_arm_states_the_server_s_epsilon(results):
-    folder, _ = results
-    rows = {row["arm"]: row for row in json.loads((folder / "comparison.json").read_text())["rows"]}
+    _, rows, _ = results
     terms = {"sampling": Poisson(0.2), "rounds": 2, "delta": DELTA, "unit": EXAMPLE}
     noise = calibrate(epsilon=3.0, draw_known_to="site", **terms).noise_multiplier
     assert rows["no noise"]["server_epsilon"] is None
@@ -57,13 +58,26 @@ def test_each_arm_states_the_server_s_epsilon(results):
     assert rows["central DP 3"]["independent_epsilon"] == pytest.approx(half)
     assert half > 6
     assert all(row["independent_epsilon"] is None for name, row in rows.items() if name != "central DP 3")
-    assert (folder / "accuracy-over-epsilon.svg").read_text().count("trusted server") > 0
 
 
 def test_the_sums_over_examples_give_one_model_to_the_last_bit(results):
-    _, cells = results
-    assert len({cells[name]["model"] for name in ("no noise", "plain sum", "masked sum", "ckks sum")}) == 1
-    assert cells["mesh DP 3"]["model"] != cells["no noise"]["model"]
+    _, _, models = results
+    assert len({models[name] for name in ("no noise", "plain sum", "masked sum", "ckks sum")}) == 1
+    assert models["mesh DP 3"] != models["no noise"]
+
+
+@pytest.mark.slow
+def test_the_verb_draws_the_server_s_epsilon_and_states_that_of_equal_noise(results, capsys):
+    folder, rows, _ = results
+    command = ["compare", str(folder / "terms.toml"), "--epsilon", "3", "--seeds", "1", "--to", str(folder / "to")]
+    assert run([*command, "--resume"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "if independent sites add up to the noise of" in shown
+    assert format_epsilon(rows["central DP 3"]["independent_epsilon"], 2) in shown
+    assert "of one example" in shown
+    for ending in ("png", "pdf", "svg"):
+        assert (folder / "to" / f"accuracy-over-epsilon.{ending}").stat().st_size > 3000
+    assert json.loads((folder / "to" / "comparison.json").read_text())["settings"]["unit"] == "example"
 
 
 def test_independent_sites_add_a_variance_each():
@@ -84,7 +98,7 @@ def test_every_preset_has_steps_and_a_statement_of_its_search():
     for name in EXAMPLE_PRESETS:
         comparison = Comparison(name, unit="example")
         assert comparison.rounds == EXAMPLE_PRESETS[name]["rounds"]
-        assert comparison.config(comparison.arms()[0], 0).privacy.unit == "example"
+        assert comparison.config(Arm("no noise", "federated"), 0).privacy.unit == "example"
         assert f"uned on {name}" in comparison.tuning
         assert "server.eta" in comparison.tuning
     assert Comparison("digits").rounds == 10
