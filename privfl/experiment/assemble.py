@@ -184,7 +184,7 @@ class Assembly:
         )
         plan = RoundPlan(
             run=bytes(RUN_NONCE_BYTES),
-            round=0,
+            round=1,
             model_hash="0" * 64,
             cohort=nominal_sites(self.encoding.examples, nominal_cohort(sampling, self.max_cohort)),
             population=self.clients,
@@ -196,7 +196,7 @@ class Assembly:
             parameters=self.scheme.parameters,
             seed=self.config.seed,
         )
-        draw = draws.next(0) if self.unit.level == "client" else None
+        draw = draws.next(1) if self.unit.level == "client" else None
         return draw, plan.worst_case(self.scheme)
 
     @property

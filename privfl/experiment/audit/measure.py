@@ -18,6 +18,7 @@ from privfl.dp.accounting.audit import Floats, one_run_bound
 from privfl.dp.accounting.scores import Discriminant, Scores, StatedCurve, lies_above, score_bounds
 from privfl.dp.release import SHARED
 from privfl.errors import ConfigError, PrivacyError
+from privfl.experiment.answers import ROUND as ANSWERS
 from privfl.experiment.audit.canaries import Role, contribution
 from privfl.experiment.audit.features import Features
 from privfl.experiment.audit.honest import HonestFeatures
@@ -207,7 +208,9 @@ def _through_parties(plan: AuditPlan) -> bool:
 
 
 def _rounds(history: History, observer: Observer) -> int:
-    """The rounds in which one client can take part: all of them, or those of the client that took part most."""
+    """The rounds that train and in which one client can take part: all of them, or those of the client in most."""
+    trained = ((drawn, times) for drawn, times in history.rounds if drawn.draw is None or drawn.draw.round != ANSWERS)
+    history = History(history.unit, tuple(trained))
     once = any(drawn.once for drawn, _ in history.rounds)  # a client of the first round is in the noise of all others
     if observer == "outsider" or once or any(release.participants is None for release in history.releases):
         return max(1, history.count)

@@ -8,10 +8,11 @@ import pytest
 
 from privfl.cli.app import run as command
 from privfl.data import Dataset
-from privfl.dp import Ledger, epsilon
+from privfl.dp import History, Ledger, epsilon
 from privfl.errors import BudgetExceeded, ConfigError, StateError
 from privfl.experiment import Client, Experiment, answers
 from privfl.experiment.answers import read_answers
+from privfl.experiment.audit.measure import AuditPlan, audit
 from privfl.experiment.fitting import calibrated
 from privfl.report.page import render
 from privfl.report.run import read_run
@@ -165,6 +166,16 @@ def test_the_budget_pays_for_the_answers(tmp_path: Path) -> None:
         an_experiment(tmp_path, data__noise_multiplier=0.1)
     with pytest.raises(ConfigError, match="needs more noise"):
         calibrated(lambda _: tight.parts, 1.0, 6.0)
+
+
+def test_an_audit_repeats_the_training_rounds_alone(tmp_path: Path) -> None:
+    experiment = an_experiment(tmp_path, data__noise_multiplier=50.0, **FIXED)
+    plan = AuditPlan(trials=200)
+    assert audit(experiment, plan=plan).rounds == 3  # as many as epsilon pays for with the noise of a round
+    experiment.run()
+    ledger = History.of(Ledger.read(experiment.files.ledger_path))
+    result = audit(experiment, plan=plan, observer="participant", history=ledger)
+    assert (result.rounds, result.refuted) == (3, False)
 
 
 def test_lost_and_foreign_answers_are_refused(tmp_path: Path) -> None:
