@@ -15,11 +15,12 @@ from typing import Any
 
 from privfl.codec import Vector
 from privfl.data import Dataset, FederatedData
-from privfl.dp import ElementClip, EpsilonReport, FlatClip, History, LayerClip, Ledger, Mechanism, Observer
+from privfl.dp import ElementClip, EpsilonReport, FlatClip, History, LayerClip, Mechanism, Observer
 from privfl.errors import ConfigError
 from privfl.experiment import build
 from privfl.experiment.answers import ask
 from privfl.experiment.assemble import assemble, build_sum
+from privfl.experiment.charging import payment_of, uniforms_of
 from privfl.experiment.config import (
     Buffer,
     Client,
@@ -46,12 +47,11 @@ from privfl.fl.dropout import Dropouts
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.metrics import Evaluation, Measure, MetricSums
 from privfl.fl.optimizers import ServerOptimizer
-from privfl.fl.payment import Payment
 from privfl.fl.plan import RUN_NONCE_BYTES
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
-from privfl.fl.sampling import CohortSampler, secret_uniforms, seeded_uniforms
+from privfl.fl.sampling import CohortSampler
 from privfl.fl.store import ModelStore
 from privfl.sums import SecureSum, Tap
 from privfl.sums.driver import ignore
@@ -282,7 +282,7 @@ class Experiment:
             if resume:  # as after a restart: clients begin an interrupted round with keys of a new session
                 scheme, credentials = build_sum(parts.config, parts.objects, parts.clients)
                 self.parts = parts = dataclasses.replace(parts, scheme=scheme, credentials=credentials)
-            payment = self._payment()
+            payment = payment_of(self.parts, self.files)
             if parts.answer_round is not None and payment is not None:
                 answers = ask(parts, payment, self.files.path, self.files.nonce, self._tap)
                 self.parts = parts = parts.prepared(answers)
@@ -375,22 +375,10 @@ class Experiment:
             nonce=self.files.nonce,
             survivor_rule=parts.survivor_rule,
             retries=parts.retries,
-            payment=self._payment(),
+            payment=payment_of(parts, self.files),
             dropouts=parts.dropouts,
             evaluate=self.evaluation,
             evaluate_every=config.evaluate_every,
-            uniforms=self._uniforms,
+            uniforms=uniforms_of(parts, self.files),
             tap=self._tap,
         )
-
-    def _payment(self) -> Payment | None:
-        parts = self.parts
-        if not parts.private:
-            return None
-        return Payment(Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.budget())
-
-    def _uniforms(self, seed: int, round: int) -> Any:
-        """A claim that rests on sampling draws cohorts from a secret of the run; all else from the seed."""
-        if not self.private or self.config.privacy.noise == "simulation":
-            return seeded_uniforms(seed, round)
-        return secret_uniforms(self.files.key(), round)

@@ -26,6 +26,7 @@ from privfl.engine import LoopExecutor
 from privfl.errors import ConfigError, StateError
 from privfl.experiment import schemes
 from privfl.experiment.assemble import Assembly, assemble
+from privfl.experiment.charging import payment_of, uniforms_of
 from privfl.experiment.config import Config, Data
 from privfl.experiment.examples import check_sites
 from privfl.experiment.folder import CHARTER, RECEIPTS, Identity, RunFolder
@@ -43,14 +44,12 @@ from privfl.fl.charter import Charter
 from privfl.fl.client_state import Stateful
 from privfl.fl.exchange import LIFETIME, FrameDriver, StepRecord, Transport
 from privfl.fl.metrics import Evaluation
-from privfl.fl.payment import Payment
 from privfl.fl.plan import EVALUATION, model_hash
 from privfl.fl.progress import Progress
 from privfl.fl.receipts import ReceiptBook
 from privfl.fl.report import RoundReport
 from privfl.fl.round import Parts
 from privfl.fl.run import FederatedRun
-from privfl.fl.sampling import Uniforms, secret_uniforms, seeded_uniforms
 from privfl.fl.state import ServerState
 from privfl.fl.store import ModelStore
 from privfl.sums import Tap
@@ -312,7 +311,7 @@ class FederationServer:
         return Identity(self.parts.federation.fingerprint(), self.parts.clients, {"train": note, "data": sites})
 
     def _begin(self) -> _Open:
-        parts, payment, evaluate = self.parts, self._payment(), self._evaluate
+        parts, payment, evaluate = self.parts, payment_of(self.parts, self.files), self._evaluate
         driver = FrameDriver(
             key=self._key,
             charter=b"",
@@ -341,7 +340,7 @@ class FederationServer:
             payment=payment,
             evaluate=None if evaluate is None else lambda model, states: evaluate(model),
             evaluate_every=self.config.evaluate_every,
-            uniforms=self._uniforms,
+            uniforms=uniforms_of(parts, self.files),
             tap=self._tap,
             driver=driver,
             interrupted=driver.interrupted,
@@ -383,14 +382,3 @@ class FederationServer:
         line = json.dumps(dataclasses.asdict(record), separators=(",", ":"))
         with (self.files.path / STEPS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-    def _payment(self) -> Payment | None:
-        parts = self.parts
-        if not parts.private:
-            return None
-        return Payment(Ledger(parts.unit, self.files.ledger_path), parts.accountant(), parts.budget())
-
-    def _uniforms(self, seed: int, round: int) -> Uniforms:
-        if not self.parts.private or self.config.privacy.noise == "simulation":
-            return seeded_uniforms(seed, round)
-        return secret_uniforms(self.files.key(), round)

@@ -119,9 +119,16 @@ class Contribution:
         self, model: Vector, client: ClientId, plan: RoundPlan, rng: np.random.Generator, state: bytes
     ) -> tuple[ClientUpdate, bytes]:
         if not isinstance(self.train, Stateful):
-            return cast("Train", self.train)(model, client, plan.round, rng), b""
+            return checked_update(cast("Train", self.train)(model, client, plan.round, rng)), b""
         update, after = self.train(model, client, plan.round, rng, unpack_state(state))
-        return update, pack_state(after) if plan.encoding.accepts(update) else state
+        return checked_update(update), pack_state(after) if plan.encoding.accepts(update) else state
+
+
+def checked_update(update: object) -> ClientUpdate:
+    """The result of a training function; raises `ConfigError` for anything else than a `ClientUpdate`."""
+    if not isinstance(update, ClientUpdate):
+        raise ConfigError(f"a training returns ClientUpdate(delta, examples), not a {type(update).__name__}")
+    return update
 
 
 class ClientRound:

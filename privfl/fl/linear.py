@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from privfl.checks import check_choice
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
@@ -49,8 +50,7 @@ class LinearModel:
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "logistic", "softmax"):
-            raise ConfigError(f"kind must be 'linear', 'logistic' or 'softmax', not {self.kind!r}")
+        check_choice("kind", self.kind, get_args(LinearKind))
         if self.features < 1 or self.outputs < 1 or (self.outputs > 1) != (self.kind == "softmax"):
             raise ConfigError(f"a {self.kind} model cannot have {self.features} features and {self.outputs} outputs")
         if not 0 <= self.l2 < np.inf:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from privfl.checks import check_count
 from privfl.errors import ConfigError
 
 AttackKind = Literal["membership", "inversion"]
-KINDS: Final[tuple[AttackKind, ...]] = ("membership", "inversion")
+KINDS: Final[tuple[AttackKind, ...]] = get_args(AttackKind)
 
 ProgressCallback = Callable[[int, int], None]
 """(steps that are done, all steps)."""

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from privfl.observers import Observer
 from privfl.ring import Ints
 
 CanaryKind = Literal["worst", "gradient", "data"]
-CANARIES: Final[tuple[CanaryKind, ...]] = ("worst", "gradient", "data")
+CANARIES: Final[tuple[CanaryKind, ...]] = get_args(CanaryKind)
 
 ProgressCallback = Callable[[int, int], None]
 """(steps that are done, all steps)."""

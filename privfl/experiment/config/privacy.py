@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from privfl.dp.mechanism import NoiseSource
+from privfl.dp.release import Correlation, Placement
+from privfl.dp.unit import Adjacency, Level
 from privfl.experiment.config.checked import Number, section, setting
 
 
@@ -11,7 +14,7 @@ from privfl.experiment.config.checked import Number, section, setting
 class Privacy:
     """Clipping and noise."""
 
-    placement: Literal["none", "central", "distributed", "mesh", "local", "private"] = setting(
+    placement: Literal[Placement, "private"] = setting(
         default="none",
         description=(
             "Where noise is added. central: on the opened sum. distributed: in shares by the clients. mesh: by clients "
@@ -66,13 +69,11 @@ class Privacy:
         default=False,
         description="Allows a delta of 1/clients or more, a promise that publishing all data of one client keeps.",
     )
-    adjacency: Literal["add_remove", "replace_one", "zero_out"] = setting(
-        default="add_remove", description="What neighboring federations differ in."
-    )
-    noise: Literal["secure", "simulation"] = setting(
+    adjacency: Adjacency = setting(default="add_remove", description="What neighboring federations differ in.")
+    noise: NoiseSource = setting(
         default="secure", description="secure: from the operating system's entropy; simulation: repeatable, no claim."
     )
-    correlation: Literal["none", "toeplitz"] = setting(
+    correlation: Correlation = setting(
         default="none",
         description=(
             "How central noise of a round depends on that of the rounds before it. toeplitz takes part of it back, so "
@@ -106,7 +107,7 @@ class Privacy:
             "`cohort.min_survivor_fraction`, and where not all are members, what at most 1 % of the sums miss."
         ),
     )
-    unit: Literal["client", "example"] = setting(
+    unit: Level = setting(
         default="client",
         description=(
             "The unit that noise hides. client: a client with all its examples. example: one example of one client, "

@@ -12,6 +12,7 @@ from privfl.dp import AdaptiveClip, Mechanism
 from privfl.engine import LoopExecutor
 from privfl.errors import (
     BudgetExceeded,
+    ClientFailed,
     ConfigError,
     LocalProtocolError,
     PlanRejected,
@@ -344,3 +345,10 @@ def test_a_client_that_cannot_be_saved_says_so_and_goes_on(name: str, error: typ
 )
 def test_the_norm_in_a_report_is_finite(mean: list[float], norm: float) -> None:
     assert _norm(np.array(mean)) == pytest.approx(norm, rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize("returned", [None, np.zeros(2), ([0.5, 0.5], 1)], ids=["none", "array", "pair"])
+def test_a_training_that_returns_no_update_is_told_what_to_return(returned: Any) -> None:
+    parts = Parts(lambda model, client, round, rng: returned, PlainSum(), LoopExecutor())
+    with pytest.raises(ClientFailed, match=r"a training returns ClientUpdate\(delta, examples\), not a"):
+        run_round(ServerState(MODEL), a_plan(PlainSum(), MODEL), parts)
