@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from privfl.checks import check_choice
 from privfl.experiment.attack.membership import guess
-from privfl.experiment.attack.plan import KINDS, AttackKind, AttackPlan, ProgressCallback
+from privfl.experiment.attack.plan import KINDS, AttackKind, AttackPlan
 from privfl.experiment.attack.reconstruction import invert
 from privfl.experiment.attack.result import InversionResult, MembershipResult
+from privfl.experiment.audit.measure import ProgressCallback
 from privfl.experiment.experiment import Experiment
 
 

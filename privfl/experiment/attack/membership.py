@@ -18,12 +18,13 @@ from privfl.dp.accounting.scores import Scores, StatedCurve, lies_above
 from privfl.experiment.attack.cases import Case, attack_cases
 from privfl.experiment.attack.dealing import Deck, dealt_train
 from privfl.experiment.attack.inversion import Floats
-from privfl.experiment.attack.plan import AttackPlan, ProgressCallback
+from privfl.experiment.attack.plan import AttackPlan
 from privfl.experiment.attack.rates import Rates
 from privfl.experiment.attack.ratio import RatioTest, SingleUpdates, single_updates
 from privfl.experiment.attack.result import MembershipCase, MembershipResult
 from privfl.experiment.attack.rounds import Hands, Sight, array_rounds, check_rounds
 from privfl.experiment.attack.views import mean_update, noise_in_words, server_sees
+from privfl.experiment.audit.measure import ProgressCallback
 from privfl.experiment.audit.noise import BulkNoise
 from privfl.experiment.experiment import Experiment
 from privfl.fl.client import Train

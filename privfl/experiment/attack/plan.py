@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -12,9 +11,6 @@ from privfl.errors import ConfigError
 
 AttackKind = Literal["membership", "inversion"]
 KINDS: Final[tuple[AttackKind, ...]] = get_args(AttackKind)
-
-ProgressCallback = Callable[[int, int], None]
-"""(steps that are done, all steps)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

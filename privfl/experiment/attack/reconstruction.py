@@ -11,9 +11,10 @@ from privfl.errors import ConfigError
 from privfl.experiment.attack.cases import Case, attack_cases
 from privfl.experiment.attack.dealing import Deck, dealt_train, image_side
 from privfl.experiment.attack.inversion import FirstLayer, Floats, invert_classes, invert_one, similarity
-from privfl.experiment.attack.plan import AttackPlan, ProgressCallback
+from privfl.experiment.attack.plan import AttackPlan
 from privfl.experiment.attack.result import InversionResult, InvertedCase
 from privfl.experiment.attack.views import mean_update, noise_in_words, server_sees, update_factor
+from privfl.experiment.audit.measure import ProgressCallback
 from privfl.experiment.audit.parties import Trials
 from privfl.experiment.audit.subject import CANARY
 from privfl.experiment.experiment import Experiment
