@@ -31,7 +31,7 @@ from privfl.site.entry import Judge
 from privfl.site.home import CHARTERS, DIRECTORY, KEYS, LEDGERS, PLACE, POLICY, RECEIPTS, ROUNDS, SiteHome
 from privfl.site.record import RoundRecord
 
-MAX_KEPT: Final = 16
+MAX_KEPT: Final = 8
 """The memories that one process keeps; beyond it the oldest one is dropped."""
 
 _Mark = tuple[int, ...] | None
@@ -55,7 +55,7 @@ class SiteMemory:
 
     def __init__(self, home: SiteHome, passphrase: str | None, now: float) -> None:
         self.home = home
-        self._read = self._opening(passphrase)  # before the files are read: a later edit is then seen
+        self._secret, self._read = _hashed(passphrase), self._files()  # before they are read: a later edit is then seen
         self.policy = home.policy()
         self.own: Credentials = home.credentials(passphrase)
         self.chain = ReceiptChain(home / RECEIPTS, home.card.key)
@@ -130,13 +130,17 @@ class SiteMemory:
             turn: The number of the present holder of the folder.
             passphrase: The passphrase that the present holder gives.
         """
-        return self._departure == (turn - 1, self._state()) and self._read == self._opening(passphrase)
+        untouched = self._departure == (turn - 1, self._state()) and self._read == self._files()
+        return untouched and self._secret == _hashed(passphrase)
 
-    def _opening(self, passphrase: str | None) -> tuple[str | None, tuple[_Mark, ...]]:
-        """The passphrase of the holder, as a hash, and the files that only people change."""
-        secret = None if passphrase is None else hashlib.sha256(_SALT + passphrase.encode()).hexdigest()
-        card = self.home / f"{self.home.card.name}.pub"
-        return secret, _marks([card, self.home / POLICY, self.home / KEYS])
+    def check_policy(self) -> None:
+        """Raise `PlanRejected` once policy.toml was edited: this site was opened under an older one."""
+        if self._read != self._files() and self.home.policy() != self.policy:
+            raise PlanRejected("policy.toml was edited after this site was opened: start the agent again")
+
+    def _files(self) -> tuple[_Mark, ...]:
+        """The files that only people change."""
+        return _marks([self.home / f"{self.home.card.name}.pub", self.home / POLICY, self.home / KEYS])
 
     def _state(self) -> tuple[_Mark, ...]:
         """The files that only a holder of the lock changes."""
@@ -161,10 +165,14 @@ def forget() -> None:
     _kept.clear()
 
 
+def _hashed(passphrase: str | None) -> bytes:
+    return b"" if passphrase is None else hashlib.sha256(_SALT + passphrase.encode()).digest()
+
+
 def _mark(path: Path) -> _Mark:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

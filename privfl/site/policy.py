@@ -309,7 +309,10 @@ def load_policy(path: Path | str) -> Policy:
 
 def commented_policy() -> str:
     """The text of a new `policy.toml`: every key at its default, below its meaning."""
-    lines = ["# The policy of this site. The agent reads it when it starts; `privfl site check` reads it any time."]
+    lines = [
+        "# The policy of this site. The agent reads it when it starts, and enters no round after an edit until it is",
+        "# started again. `privfl site check` reads it any time.",
+    ]
     for name, of in SECTIONS.items():
         lines += ["", f"# {(of.__doc__ or '').partition(chr(10))[0]}", f"[{name}]"]
         values = files.to_mapping(of())

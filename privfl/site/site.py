@@ -130,9 +130,11 @@ class Site:
         What was read from the folder, keys and sessions included, stays in the memory of this process. The next `Site`
         of this folder in this process takes it, if nobody has held or changed the folder meanwhile.
         """
-        if not (self._closed or self._failed):
-            self._memory.keep(self._turn)
-        self.close()
+        try:
+            if not (self._closed or self._failed):
+                self._memory.keep(self._turn)
+        finally:
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +219,7 @@ class Site:
     def _enter(self, request: _Request, model: bytes, now: float) -> bytes:
         """Step 0: judge, charge, train, and send the first message."""
         digest = request.charter
+        self._memory.check_policy()
         with self._books:
             entry = self._memory.judge.entry(
                 request.down, self._memory.charter(digest), self._memory.members(), model, now

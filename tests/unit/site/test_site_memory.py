@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sites import NOW, Clock, Federation, a_federation, log_of, train
+from sites import NOW, Clock, Federation, a_federation, log_of, set_policy, train
 
 from privfl.errors import StateError
 from privfl.fl.frames import REFUSAL
@@ -153,6 +153,26 @@ def test_a_policy_that_is_edited_between_two_messages_counts_at_once(trial: Fede
     policy.write_text(policy.read_text().replace("[demands]", "[demands]\nmax_clip_norm = 0.5"))
     assert answer(trial, client, *trial.first(client)) == REFUSAL
     assert "max_clip_norm" in log_of(trial.homes[client]) or "clip" in log_of(trial.homes[client])
+
+
+def test_a_site_that_stays_open_enters_no_round_under_an_older_policy(trial: Federation) -> None:
+    client = min(trial.homes)
+    policy = trial.homes[client] / "policy.toml"
+    with trial.site(client) as site:
+        asked = trial.first(client)
+        first = site.answer(*asked)
+        assert first != REFUSAL
+        edited(policy)  # in a comment
+        assert site.answer(*trial.first(client, trial.plan(2))) != REFUSAL
+        asked = trial.first(client, trial.plan(3))
+        first = site.answer(*asked)
+        set_policy(trial.homes[client], {"min_colluders": "1"})
+        assert site.answer(*asked) == first  # what was entered before goes on
+        assert site.answer(*trial.first(client, trial.plan(4))) == REFUSAL
+        assert "policy.toml was edited after this site was opened" in log_of(trial.homes[client])
+    with trial.site(client) as again:
+        assert again.answer(*trial.first(client, trial.plan(4))) == REFUSAL
+        assert "min_colluders" in log_of(trial.homes[client]) or "collud" in log_of(trial.homes[client])
 
 
 def test_a_folder_that_somebody_holds_is_refused_as_without_memory(trial: Federation) -> None:
