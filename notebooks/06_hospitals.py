@@ -64,7 +64,9 @@ def heart():
 def stand_in():
     """Four unequal hospitals: one has one class only, one never measured texture."""
     found = load("breast_cancer")
-    hospital = np.random.default_rng(0).choice(3, found.example_count, p=[0.5, 0.3, 0.2])
+    hospital = np.random.default_rng(0).choice(
+        3, found.example_count, p=[0.5, 0.3, 0.2]
+    )
     hospital[np.flatnonzero(found.targets == 0)[:40]] = 3
     features = found.features.copy()
     features[hospital == 3, found.feature_names.index("mean texture")] = np.nan
