@@ -46,7 +46,7 @@ from privfl.cli.planned import (
     UnitOption,
     Units,
 )
-from privfl.cli.show import facts_table, output
+from privfl.cli.show import facts_table, output, print_plot
 from privfl.dp import Plan, Sampling, calibrate, format_epsilon, max_rounds, min_population
 from privfl.errors import ConfigError
 
@@ -176,7 +176,7 @@ def calibrate_verb(
     if not found.rounds:
         facts[1] = ("epsilon", f"{format_epsilon(report.epsilon)} after one round, which is above {epsilon:g}")
     output().print(facts_table("Calibration", facts))
-    _print_plot(plotted)
+    print_plot(plotted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ def _tell_table(ask: _Question, sweep: list[str], plot: Path | None, csv: Path |
         print_json({"rows": rows} | ({"plot": str(plotted)} if plotted else {}))
         return
     print_rows("Calibration", rows)
-    _print_plot(plotted)
+    print_plot(plotted)
 
 
 def _wanted(find: Wanted | None, noise_multiplier: float | None) -> Wanted:
@@ -288,8 +288,3 @@ def _min_population(plan: Plan, run: PlannedRun, epsilon: float) -> tuple[int, f
         if following == chosen:
             return minimum, chosen
         chosen = following
-
-
-def _print_plot(plotted: Path | None) -> None:
-    if plotted is not None:
-        output().print(f"plot: {plotted.resolve()}", markup=False, soft_wrap=True)

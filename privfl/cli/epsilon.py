@@ -58,7 +58,7 @@ from privfl.cli.planned import (
     UnitOption,
     Units,
 )
-from privfl.cli.show import facts_table, output
+from privfl.cli.show import facts_table, output, print_plot
 from privfl.dp import EpsilonReport, format_epsilon
 from privfl.errors import ConfigError
 from privfl.files import user_path
@@ -228,7 +228,7 @@ def _tell_several(cases: Sequence[Case], wish: _Wish) -> None:
         print_json({"rows": [jsonable(row) for row in rows]} | ({"points": points} if points else {}) | _at(plotted))
         return
     print_rows("Epsilon", rows)
-    _print_plot(plotted)
+    print_plot(plotted)
 
 
 def _tell_one(case: Case, wish: _Wish) -> None:
@@ -262,7 +262,7 @@ def _tell_one(case: Case, wish: _Wish) -> None:
     if wish.tradeoff:
         shown = report.tradeoff(_ALPHAS)
         print_rows("Trade-off", [{"false positive rate": a, "false negative rate, at least": b} for a, b in shown])
-    _print_plot(plotted)
+    print_plot(plotted)
 
 
 def _points(cases: Sequence[Case], wish: _Wish) -> list[dict[str, Any]]:
@@ -305,8 +305,3 @@ def _print(case: Case, report: EpsilonReport, facts: dict[str, Any]) -> None:
 
 def _at(plotted: Path | None) -> dict[str, str]:
     return {"plot": str(plotted)} if plotted else {}
-
-
-def _print_plot(plotted: Path | None) -> None:
-    if plotted is not None:
-        output().print(f"plot: {plotted.resolve()}", markup=False, soft_wrap=True)

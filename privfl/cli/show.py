@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -121,3 +122,9 @@ def facts_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     for name, value in rows:
         table.add_row(name, escape(value))
     return table
+
+
+def print_plot(path: Path | None) -> None:
+    """Print where a plot was written, if there is one."""
+    if path is not None:
+        output().print(f"plot: {path.resolve()}", markup=False, soft_wrap=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from nvflare.apis.controller_spec import Task
@@ -25,9 +24,6 @@ from privfl.errors import ConfigError
 from privfl.wire import ClientId
 
 log = logging.getLogger(__name__)
-
-OpenServer = Callable[[], tuple[AbstractContextManager[Server], NamedLayout]]
-"""() -> the server of the federation, not entered yet, and the layout of its model."""
 
 _POLL: Final = 0.05
 _ANSWERED: Final = "answered"
