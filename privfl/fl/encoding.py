@@ -59,7 +59,7 @@ class UpdateEncoding:
     Attributes:
         length: Entries of the update and its blocks.
         codec: Scale and ring.
-        clip: The bound of the update, by norm, by layer or by entry.
+        clip: The bound of the update, by norm, by layer or by entry; its `clip_norm` is the only one of a round.
         weighting: "uniform" or "examples".
         max_weight: The most examples of one client that count; 1 for uniform weights.
         max_total_weight: The total weight of a cohort that the ring has room for; 0 if every client may have

@@ -305,7 +305,7 @@ class SecureSum(Protocol):
 
     @property
     def views(self) -> Views:
-        """The part of one sum that each observer sees."""
+        """The part of one sum that each observer sees; "sum" and "vectors" are seen before the opener's noise."""
         ...
 
     @property
