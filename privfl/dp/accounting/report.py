@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from privfl.dp.unit import PrivacyUnit
-from privfl.errors import ConfigError
+from privfl.errors import ConfigError, UnsupportedRelease
 from privfl.observers import Observer
 
 if TYPE_CHECKING:
@@ -182,11 +182,12 @@ class EpsilonReport:
     def guess(self) -> str:
         """The promise as the errors of a guess between two equally likely neighbors, for a sentence about that guess.
 
-        The errors come from the curve if the report has one. Otherwise they are those that epsilon and delta imply.
+        The errors come from the curve where it is known. Otherwise they are those that epsilon and delta imply.
         """
-        risk = (
-            self.bayes_risk() if self.curve is not None else (1 - self.delta) / (1 + math.exp(min(self.epsilon, 700)))
-        )
+        try:
+            risk = self.bayes_risk()
+        except (ConfigError, UnsupportedRelease):
+            risk = (1 - self.delta) / (1 + math.exp(min(self.epsilon, 700)))
         errors = math.floor(100 * risk)
         few = f"at least {errors} of 100 cases" if errors else "possibly less than 1 of 100 cases"
         return f"is wrong in {few}; a coin is wrong in 50"

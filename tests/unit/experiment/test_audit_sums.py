@@ -55,9 +55,9 @@ def test_a_lower_bound_stays_below_the_stated_figure(name):
 
 @pytest.mark.parametrize("observer", ["server", pytest.param("participant", marks=pytest.mark.slow)])
 def test_copies_at_two_sites_are_held_to_the_figure_of_two(observer):
-    one = an_experiment(q=1.0, z=6.0)
-    two = an_experiment(q=1.0, z=6.0, sites_per_person=2)
-    plan = dataclasses.replace(PLAN, trials=20_000)
+    one = an_experiment(q=1.0, z=4.0)
+    two = an_experiment(q=1.0, z=4.0, sites_per_person=2)
+    plan = dataclasses.replace(PLAN, trials=40_000)
     alone, copied = (audit(each, observer=observer, plan=plan) for each in (one, two))
     assert copied.stated.group == 2
     assert copied.lower.epsilon <= copied.stated.epsilon
