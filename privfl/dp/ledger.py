@@ -46,8 +46,6 @@ class Token:
 class Ledger:
     """Draws and releases of one run under one privacy unit.
 
-    A file of version 1 is read, its draws with a `turn` of None, and is not continued.
-
     Args:
         unit: Whose presence is hidden.
         path: The file, made at the first line; None keeps the ledger in memory.
@@ -66,7 +64,6 @@ class Ledger:
         self._only: dict[ClientId, int] = {}  # the round of each client that takes part once
         self._attempts: dict[int, int] = {}  # the highest attempt of each round, refunded ones too
         self._lines: set[str] = set()
-        self._version = VERSION
         if not self._chain.records:
             self._chain.append(_header(unit))
         self._replay(self._chain.records)
@@ -245,10 +242,6 @@ class Ledger:
         return [self._releases[digest] for digest in self._rounds.get(round, ()) if digest in self._releases]
 
     def _append(self, record: Mapping[str, Any]) -> str:
-        if self._version != VERSION:
-            raise StateError(
-                f"this ledger is of version {self._version}: it can be read, and is not continued; start a new run"
-            )
         digest = self._chain.append(record)
         self._lines.add(digest)
         return digest
@@ -314,7 +307,7 @@ class Ledger:
         if (number == 1) != (kind == "ledger"):
             raise StateError("the header stands in line 1 and nowhere else")
         if kind == "ledger":
-            self._version, found = record["version"], _unit_of(record)
+            found = _unit_of(record)
             if found != self.unit:
                 raise StateError(
                     f"the ledger was kept for {found.level}s under {found.adjacency}, and cannot be continued for "
@@ -325,13 +318,13 @@ class Ledger:
             self._check_draw(draw)
             self._draws[draw.round] = draw
         elif kind in ("reserve", "charge"):
-            release = self._read_release(record)
+            release = Release.read(record["release"])
             self._check_new(release)
             self._charge(digest, release)
             if kind == "reserve":
                 self._open[digest] = release
         elif kind == "settle":
-            release = self._read_release(record)
+            release = Release.read(record["release"])
             if not self._pending(Token(record["token"])).covers(release):
                 raise StateError("the release is not covered by its reservation")
             self._releases[record["token"]] = release
@@ -342,15 +335,6 @@ class Ledger:
             del self._open[record["token"]], self._releases[record["token"]]
         else:
             raise StateError(f"unknown type {kind!r}")
-
-    def _read_release(self, record: Mapping[str, Any]) -> Release:
-        """The release of a line; one of version 1 is brought to the terms of version 2, its draw not bounded."""
-        if self._version == VERSION:
-            return Release.read(record["release"])
-        release = Release.read_version_1(record["release"])
-        if self.unit.level == "client":
-            self._draws.setdefault(release.round, Draw(release.round, release.sampling, None))
-        return release
 
 
 def _same_draw(one: Release, other: Release) -> bool:
@@ -384,11 +368,13 @@ def _header(unit: PrivacyUnit) -> dict[str, Any]:
 
 def _unit_of(record: Mapping[str, Any]) -> PrivacyUnit:
     try:
-        if record["type"] != "ledger" or record["version"] not in (1, VERSION):
-            raise StateError(f"the first line is not the header of a ledger of version 1 or {VERSION}")
-        level = record["level"]
-        if record["version"] == 1 and level == "sample":
-            level = "example"
-        return PrivacyUnit(level, record["adjacency"])
+        if record["type"] != "ledger":
+            raise StateError("the first line is not the header of a ledger")
+        if record["version"] != VERSION:
+            raise StateError(
+                f"this ledger is of version {record['version']!r}, and version {VERSION} is read: start the run again "
+                "under another name"
+            )
+        return PrivacyUnit(record["level"], record["adjacency"])
     except (KeyError, TypeError, ConfigError) as error:
         raise StateError("the first line is not the header of a ledger") from error

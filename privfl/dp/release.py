@@ -27,15 +27,6 @@ DrawKnownTo = Literal["site"]
 SHARED: Final[tuple[Placement, ...]] = ("distributed", "mesh")
 """The placements whose noise is the sum of what several clients add: Skellam noise inside the sum."""
 
-UNKNOWN_LENGTH: Final = 1 << 48
-"""Noise coordinates of a release of version 1, which did not state them: no vector was longer."""
-
-_VERSION_1_VIEWS: Final[Mapping[str, Views]] = {
-    "vectors": {"outsider": "release", "participant": "release", "server": "vectors"},
-    "sum": {"outsider": "release", "participant": "release", "server": "sum"},
-    "ciphertexts": {"outsider": "release", "participant": "sum", "server": "release", "key_holder": "sum"},
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
@@ -196,17 +187,6 @@ class Release:
             return cls(**values)
         except (PrivacyError, ConfigError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"not a release: {error}") from error
-
-    @classmethod
-    def read_version_1(cls, record: Mapping[str, Any]) -> Release:
-        """The release from a JSON object of version 1, which had `server_sees` and no `length`."""
-        values = dict(record)
-        try:
-            values["views"] = _VERSION_1_VIEWS[values.pop("server_sees")]
-            values["realized_stddev"] = values.pop("realised_stddev")
-        except (KeyError, TypeError) as error:
-            raise StateError(f"not a release of version 1: {error}") from error
-        return cls.read(values | {"length": UNKNOWN_LENGTH})
 
     def public_version(self) -> Release:
         """Return the version of the release that may be published next to an outsider's epsilon.

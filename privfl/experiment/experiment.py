@@ -290,7 +290,7 @@ class Experiment:
             executor = own or build.build_executor(parts.config)
             try:
                 run = self._federated_run(executor)
-                reports = [RoundReport.read(version.report) for version in self.store.history() if version.report]
+                reports = self.files.verified_reports()
                 self.files.write_reports(reports)
                 if parts.selection.stops(reports):
                     return

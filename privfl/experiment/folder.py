@@ -182,12 +182,14 @@ class RunFolder:
         """The reports of all rounds, oldest first, as they are sealed with the models.
 
         Raises:
-            StateError: A stored report was altered.
+            StateError: A stored report was altered, or lacks a key.
         """
-        try:
-            return [RoundReport.read(report) for report in self.store.reports()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StateError(f"{self.path / MODELS} does not hold the reports of a run: {error}") from error
+        return [RoundReport.read(report, path) for path, report in self.store.reports()]
+
+    def verified_reports(self) -> list[RoundReport]:
+        """The same reports, after every model that was kept is read and checked; raises `StateError` as `reports`."""
+        store = self.store
+        return [RoundReport.read(kept.report, store.path(kept.round)) for kept in store.history() if kept.report]
 
     def write_reports(self, reports: Sequence[RoundReport]) -> None:
         """Replace the copy of the reports that other programs read; privfl reads those next to the models."""

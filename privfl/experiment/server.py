@@ -347,7 +347,7 @@ class FederationServer:
         )
         progress = run.begin(parts.method.initial)
         driver.charter = self._charter(run, progress).digest()
-        reports = [RoundReport.read(version.report) for version in self.files.store.history() if version.report]
+        reports = self.files.verified_reports()
         self.files.write_reports(reports)
         return _Open(run, driver, progress, reports)
 

@@ -12,7 +12,7 @@ from privfl.codec import Vector
 from privfl.errors import ClientFailed, ConfigError, reason_of
 from privfl.fl.bases import weighed
 from privfl.fl.chunks import Chunk, ChunkAnswer, joined
-from privfl.fl.client import ClientUpdate, client_rng
+from privfl.fl.client import ClientUpdate, checked_update, client_rng
 from privfl.fl.client_state import Stateful, pack_state, unpack_state
 from privfl.fl.encode_all import add_all, blocks, encode_all
 from privfl.fl.faults import kind_of
@@ -119,16 +119,27 @@ class BatchedWork:
         clients, stateful, train = tuple(before), isinstance(self.train, Stateful), check_cohort_train(self.train)
         further = ([unpack_state(state) for state in before.values()],) if stateful else ()
         answers = train.train_cohort(model, clients, plan.round, rngs, *further)
+        if not isinstance(answers, Sequence):
+            raise ConfigError(f"train_cohort returns a list with a ClientUpdate for each client, not {_a(answers)}")
         if len(answers) != len(clients):
             raise ConfigError(f"train_cohort must return an update for each of {len(clients)} clients")
         if not stateful:
-            return answers, ()
+            return [checked_update(answer) for answer in answers], ()
+        if wrong := [answer for answer in answers if not (isinstance(answer, tuple) and len(answer) == 2)]:
+            raise ConfigError(
+                f"train_cohort of a `Stateful` returns a pair (ClientUpdate, state) for each client, not {_a(wrong[0])}"
+            )
         updates, after = zip(*answers, strict=True)
+        updates = tuple(map(checked_update, updates))
         kept = [
             pack_state(new) if plan.encoding.accepts(update) else old
             for update, new, old in zip(updates, after, before.values(), strict=True)
         ]
         return updates, tuple(kept)
+
+
+def _a(value: object) -> str:
+    return f"a {type(value).__name__}"
 
 
 def check_cohort_train(train: object) -> Any:

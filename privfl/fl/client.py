@@ -52,6 +52,13 @@ class ClientUpdate:
             object.__setattr__(self, "metrics", _numbers(self.metrics))
 
 
+def checked_update(update: object) -> ClientUpdate:
+    """The result of a training function; raises `ConfigError` for anything else than a `ClientUpdate`."""
+    if not isinstance(update, ClientUpdate):
+        raise ConfigError(f"a training returns ClientUpdate(delta, examples), not a {type(update).__name__}")
+    return update
+
+
 def _floats(delta: object) -> Vector:
     """A delta of other numbers as floats in which clipping and weighing it loses nothing: half precision as float32."""
     try:

@@ -17,7 +17,7 @@ from privfl.errors import ClientFailed, ConfigError, PlanRejected
 from privfl.fl.bases import weighed
 from privfl.fl.batches import BatchedWork
 from privfl.fl.chunks import Chunk, ChunkAnswer, one_by_one
-from privfl.fl.client import ClientUpdate, OnClientError, Train, client_rng
+from privfl.fl.client import ClientUpdate, OnClientError, Train, checked_update, client_rng
 from privfl.fl.client_state import SiteState, Stateful, pack_state, unpack_state
 from privfl.fl.examples import ExampleGradients, ExampleSums, example_sum
 from privfl.fl.faults import kind_of
@@ -122,13 +122,6 @@ class Contribution:
             return checked_update(cast("Train", self.train)(model, client, plan.round, rng)), b""
         update, after = self.train(model, client, plan.round, rng, unpack_state(state))
         return checked_update(update), pack_state(after) if plan.encoding.accepts(update) else state
-
-
-def checked_update(update: object) -> ClientUpdate:
-    """The result of a training function; raises `ConfigError` for anything else than a `ClientUpdate`."""
-    if not isinstance(update, ClientUpdate):
-        raise ConfigError(f"a training returns ClientUpdate(delta, examples), not a {type(update).__name__}")
-    return update
 
 
 class ClientRound:

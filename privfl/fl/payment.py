@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from privfl.dp import Accountant, Budget, CorrelatedNoise, Draw, Ledger, Mechanism, Release
@@ -171,7 +172,11 @@ def check_noise(store: ModelStore, mechanism: Mechanism, noise: CorrelatedNoise 
 
 
 def settle_stored(
-    payment: Payment, scheme: SecureSum, latest: Version, plan: Callable[[int, tuple[ClientId, ...]], RoundPlan]
+    payment: Payment,
+    scheme: SecureSum,
+    latest: Version,
+    source: Path,
+    plan: Callable[[int, tuple[ClientId, ...]], RoundPlan],
 ) -> None:
     """Settle the round that was stored, but not yet settled, when the run was killed.
 
@@ -179,9 +184,10 @@ def settle_stored(
         payment: The payment of the run.
         scheme: The sum.
         latest: The latest stored version.
+        source: Its file.
         plan: The plan of that round, by attempt and cohort.
     """
-    report, ledger = RoundReport.read(latest.report), payment.ledger
+    report, ledger = RoundReport.read(latest.report, source), payment.ledger
     # Of several charges of one round the newest is that of the attempt which was stored. Older ones are of attempts
     # that were killed, whose sums may have been opened over other survivors: they stay as they were reserved.
     newest = max((r.attempt for r in ledger.releases if r.round == latest.round), default=0)

@@ -18,12 +18,13 @@ from privfl.sums.noise import RosterNoise
 class ClientPolicy:
     """The demands of a client; `check` compares a plan with them.
 
+    A policy with any demand on noise (`placements`, `min_noise_stddev`, `min_colluders`, `min_spare`,
+    `min_members_to_open` or `level`) refuses noise from the plan's public seed, which protects nobody.
+
     Attributes:
         sum: The demands on the sum: cohort, survivors, share threshold.
-        placements: The placements of noise that are accepted; None accepts any, and rounds without noise. With
-            placements the noise must be secure: noise from the plan's public seed protects nobody.
-        min_noise_stddev: The minimum of the declared standard deviation of the noise, in the model's unit. Above 0 the
-            noise must be secure, too.
+        placements: The placements of noise that are accepted; None accepts any, and rounds without noise.
+        min_noise_stddev: The minimum of the declared standard deviation of the noise, in the model's unit.
         max_clip_norm: The largest clip norm that is accepted.
         min_colluders: The fewest colluding clients that distributed noise must tolerate.
         min_spare: The fewest members that mesh noise must tolerate in one coalition, the observer's own place included.
@@ -66,9 +67,11 @@ class ClientPolicy:
             raise PlanRejected(f"the plan hides one {plan.level}, and this client insists on one {self.level}")
         if (rule := plan.encoding.examples) is not None:
             check_probability(rule, self.max_sampling_probability)
-        demanded = self.placements is not None or self.min_noise_stddev > 0
-        if demanded and mechanism.claims and mechanism.source != "secure":
-            raise PlanRejected("the noise is sampled from the plan's public seed, and this client insists on noise")
+        if (demand := self._noise_demand) and mechanism.claims and mechanism.source != "secure":
+            raise PlanRejected(
+                f"the noise is sampled from the plan's public seed, and this client insists on noise by its {demand}: "
+                "set privacy.noise = 'secure'"
+            )
         stddev = plan.noise_stddev(scheme)
         if stddev < self.min_noise_stddev:
             raise PlanRejected(f"noise stddev is {stddev:g}, and this client insists on {self.min_noise_stddev:g}")
@@ -85,6 +88,16 @@ class ClientPolicy:
             self._check_members(task.noise)
         self.sum.check(task)
         return task
+
+    @property
+    def _noise_demand(self) -> str | None:
+        """The name of a demand on noise that this policy makes; None if it makes none."""
+        if self.placements is not None:
+            return "placements"
+        if self.level is not None:
+            return "level"
+        minima = ("min_noise_stddev", "min_colluders", "min_spare", "min_members_to_open")
+        return next((name for name in minima if getattr(self, name) > 0), None)
 
     def _check_members(self, noise: RosterNoise) -> None:
         """Compare the numbers of mesh noise with the demands."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final, Literal
 
+from privfl.errors import StateError
 from privfl.wire import ClientId
 
 IF_SECURE: Final = "epsilon_if_the_noise_were_secure"
@@ -119,12 +121,27 @@ class RoundReport:
         return {name: value for name, value in self.record().items() if name not in COHORT_DEPENDENT}
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> RoundReport:
-        """The report from its JSON object."""
+    def read(cls, record: Mapping[str, Any], source: Path | str = "this record") -> RoundReport:
+        """The report from its JSON object.
+
+        Args:
+            record: The JSON object, from `record`.
+            source: The file that holds it, for the message of an error.
+
+        Raises:
+            StateError: A key is missing or unknown, or a list is no list.
+        """
         values = dict(record)
         if IF_SECURE in values:
-            values |= {"epsilon": values.pop(IF_SECURE), "secure": False}
-        for name in ("dropouts", "round_caveats", "evaluation_caveats", "ages"):
-            values[name] = tuple(values[name])
-        values["confusion"] = tuple(map(tuple, values["confusion"]))
-        return cls(**values)
+            values["epsilon"] = values.pop(IF_SECURE)
+        names = {each.name for each in fields(cls)} - {"secure"}
+        problem = [f"lacks the key {name!r}" for name in sorted(names - set(values))]
+        problem += [f"has the unknown key {name!r}" for name in sorted(set(values) - names)]
+        try:
+            for name in () if problem else ("dropouts", "round_caveats", "evaluation_caveats", "ages", "confusion"):
+                values[name] = tuple(map(tuple, values[name]) if name == "confusion" else values[name])
+        except TypeError:
+            problem = [f"has no list under the key {name!r}"]
+        if problem:
+            raise StateError(f"the report in {source} {problem[0]}: start the run again under another name")
+        return cls(**values, secure=IF_SECURE not in record)

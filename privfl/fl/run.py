@@ -143,7 +143,7 @@ class FederatedRun:
             def stored(attempt: int, cohort: tuple[ClientId, ...]) -> RoundPlan:
                 return self.plan(self.store.load(latest.round - 1).state, start, latest.round, attempt, cohort)
 
-            settle_stored(self.payment, self.parts.scheme, latest, stored)
+            settle_stored(self.payment, self.parts.scheme, latest, self.store.path(latest.round), stored)
         draws = self._draws()
         repeated = self.mechanism.source == "simulation" and not self.parts.credentials  # to the last bit
         if draws is not None and self.payment is not None and not repeated:

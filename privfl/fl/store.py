@@ -174,7 +174,7 @@ class ModelStore:
         tensors = {"model": np.ascontiguousarray(state.model)}
         tensors |= {f"moments.{name}": np.ascontiguousarray(value) for name, value in state.moments.items()}
         tensors |= {f"shared.{name}": np.ascontiguousarray(value) for name, value in state.shared.items()}
-        atomic_write(self._path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
+        atomic_write(self.path(round), save(tensors, metadata={_KEY: canonical_json(_facts(version)).decode()}))
         self._thin(round, round if oldest is None else oldest)
         return version
 
@@ -184,11 +184,11 @@ class ModelStore:
             return
         for round in self.rounds():
             if round < oldest and not self.keep.holds(round, latest) and (facts := self._untouched(round)):
-                atomic_write(self._path(round), save({}, metadata={_KEY: canonical_json(facts).decode()}))
+                atomic_write(self.path(round), save({}, metadata={_KEY: canonical_json(facts).decode()}))
 
     def _untouched(self, round: int) -> dict[str, Any] | None:
         """The facts of a version whose model is there; None after it was taken out."""
-        facts, tensors = _sealed_facts(self._path(round))
+        facts, tensors = _sealed_facts(self.path(round))
         return facts | {"seal": _seal(facts)} if tensors else None
 
     def load(self, round: int) -> Version:
@@ -198,7 +198,7 @@ class ModelStore:
             ConfigError: If there is no such round, or its model was not kept.
             StateError: If its model is not the one that was saved.
         """
-        path = self._path(round)
+        path = self.path(round)
         if not path.exists():
             raise ConfigError(f"no model of round {round} in {self.folder}; there are {self.rounds()}")
         data = path.read_bytes()
@@ -234,7 +234,7 @@ class ModelStore:
         Raises:
             StateError: The file is not a model of privfl, or its facts are not those that were saved.
         """
-        facts, _ = _sealed_facts(self._path(round))
+        facts, _ = _sealed_facts(self.path(round))
         return Sealed(round, str(facts["hash"]), str(facts["parent"]), facts["report"])
 
     def history(self) -> Iterator[Sealed]:
@@ -259,13 +259,13 @@ class ModelStore:
             if self._untouched(facts.round):
                 yield self.load(facts.round)
 
-    def reports(self) -> list[Mapping[str, Any]]:
-        """The reports of all rounds, oldest first, without reading the models.
+    def reports(self) -> list[tuple[Path, Mapping[str, Any]]]:
+        """The reports of all rounds with their files, oldest first, without reading the models.
 
         Raises:
             StateError: A file is not a model of privfl, or its report is not the one that was saved.
         """
-        return [report for round in self.rounds() if (report := self.sealed(round).report)]
+        return [(self.path(round), report) for round in self.rounds() if (report := self.sealed(round).report)]
 
     @staticmethod
     def export(version: Version) -> bytes:
@@ -273,7 +273,8 @@ class ModelStore:
         facts = {"hash": version.hash, "round": str(version.round)}
         return bytes(save({"model": np.ascontiguousarray(version.model)}, metadata=facts))
 
-    def _path(self, round: int) -> Path:
+    def path(self, round: int) -> Path:
+        """The file of a round's model and report."""
         return self.folder / f"{round:06}.safetensors"
 
 

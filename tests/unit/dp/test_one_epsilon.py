@@ -1,6 +1,7 @@
 """Epsilon is one function of ledgers: draws, several ledgers, published ones, and planned runs take the same path."""
 
 import math
+import re
 
 import pytest
 from ledgers import CKKS, MASKED, PLAIN, SUMS, noise_of, realized, worst_case
@@ -25,6 +26,7 @@ from privfl.dp import (
     what_if,
 )
 from privfl.errors import BudgetExceeded, ConfigError, StateError, UnsupportedRelease
+from privfl.files import HashChain
 
 UNIT = PrivacyUnit()
 ZERO_OUT, REPLACE_ONE = PrivacyUnit("client", "zero_out"), PrivacyUnit("client", "replace_one")
@@ -296,27 +298,12 @@ def test_a_long_plan_makes_no_object_for_each_round():
     assert 0 < plan.epsilon(DELTA, quick=True) < 5
 
 
-def test_a_ledger_of_version_1_is_read_and_not_continued(tmp_path):
-    from privfl.files import HashChain
-
-    release = worst_case(a_plan(), round=0, sampling=Poisson(0.1), views=CKKS, cohort=range(6)).record()
-    del release["length"], release["views"]
-    old = {**release, "server_sees": "ciphertexts", "realised_stddev": release.pop("realized_stddev")}
-    for level, name in (("client", "client"), ("example", "sample")):
-        chain = HashChain(tmp_path / name)
-        chain.append({"type": "ledger", "version": 1, "level": name, "adjacency": "add_remove"})
-        chain.append({"type": "reserve", "release": old})
-        ledger = Ledger.read(tmp_path / name)
-        assert ledger.unit == PrivacyUnit(level)
-        assert ledger.releases[0].views == CKKS
-        sampled = what_if(sampling=Poisson(0.1), noise_multiplier=1.0, rounds=1, delta=DELTA).epsilon
-        everyone = what_if(sampling=Everyone(), noise_multiplier=1.0, rounds=1, delta=DELTA).epsilon
-        assert figure(ledger) == (everyone if level == "client" else sampled)
-        with pytest.raises(StateError, match="not continued"):
-            ledger.reserve(worst_case(a_plan(), round=0, attempt=1, sampling=Poisson(0.1), views=CKKS, cohort=range(6)))
-    assert [draw.turn for draw in Ledger.read(tmp_path / "client").draws] == [None]
-    wrong = HashChain(tmp_path / "wrong")
-    wrong.append({"type": "ledger", "version": 1, "level": "client", "adjacency": "add_remove"})
-    wrong.append({"type": "reserve", "release": {**old, "server_sees": "all"}})
-    with pytest.raises(StateError, match="version 1"):
-        Ledger.read(tmp_path / "wrong")
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_a_ledger_of_another_version_is_refused_by_its_number(tmp_path, version):
+    path = tmp_path / "ledger.jsonl"
+    HashChain(path).append({"type": "ledger", "version": version, "level": "client", "adjacency": "add_remove"})
+    refusal = re.escape(f"of version {version!r}, and version 2 is read: start the run again under another name")
+    with pytest.raises(StateError, match=refusal):
+        Ledger.read(path)
+    with pytest.raises(StateError, match=refusal):
+        Ledger(PrivacyUnit("client"), path)

@@ -249,3 +249,26 @@ def test_the_lock_is_not_a_matter_of_time(tmp_path: Path) -> None:
     with sole_writer(tmp_path / "lock"), pytest.raises(StateError), sole_writer(tmp_path / "lock"):
         pass
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda report: report.pop("ages"), "lacks the key 'ages'"),
+        (lambda report: report.update(colour=1), "has the unknown key 'colour'"),
+        (lambda report: report.update(dropouts=None), "has no list under the key 'dropouts'"),
+    ],
+    ids=["lacks", "unknown", "no-list"],
+)
+def test_a_stored_report_of_other_keys_is_refused_by_file_and_key(tmp_path: Path, change: Any, problem: str) -> None:
+    an_experiment(tmp_path, name="run", rounds=1).run()
+    store = RunFolder(tmp_path / "run").store
+    version = store.load(1)
+    report = dict(version.report)
+    change(report)
+    store.save(1, version.state, parent=version.parent, report=report, live=version.live)
+    refusal = f"000001.safetensors {problem}: start the run again under another name"
+    with pytest.raises(StateError, match=refusal):
+        RunFolder(tmp_path / "run").reports()
+    with pytest.raises(StateError, match=refusal):
+        an_experiment(tmp_path, name="run", rounds=2).run(resume=True)

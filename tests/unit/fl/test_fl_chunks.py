@@ -18,9 +18,11 @@ from privfl.dp import AdaptiveClip, ElementClip, FlatClip, LayerClip, Mechanism
 from privfl.engine import LoopExecutor, ProcessExecutor
 from privfl.errors import ClientFailed, ConfigError, PlanRejected, RemoteProtocolError
 from privfl.experiment import Experiment
+from privfl.fl.batches import BatchedWork
 from privfl.fl.chunks import ChunkAnswer, Chunking
 from privfl.fl.client import ClientUpdate, Executor
 from privfl.fl.client_round import ClientRound, Contribution
+from privfl.fl.client_state import Stateful
 from privfl.fl.encode_all import add_all, encode_all
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.linear import LinearKind, LinearModel, LinearTrain
@@ -293,6 +295,38 @@ def test_clients_at_fault_drop_out_of_their_chunk() -> None:
     assert train.chunks[-1] == (6, 7, 8, 10)
     with pytest.raises(ClientFailed, match="the training of every client"):
         outcome_of(LoopExecutor(), Chunking("batched", 6), train=Faulty(frozenset(COHORT)), on_client_error="drop")
+
+
+@dataclasses.dataclass
+class Returning:
+    """A training at once that returns `answers`, whatever they are."""
+
+    answers: Any
+
+    def train_cohort(self, *given: Any) -> Any:
+        return self.answers
+
+    def check_cohort(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (Returning([np.zeros(3)]), r"a training returns ClientUpdate\(delta, examples\), not a ndarray"),
+        (Returning(None), "a list with a ClientUpdate for each client, not a NoneType"),
+        (
+            Stateful(Returning([(np.zeros(3), {})])),
+            r"a training returns ClientUpdate\(delta, examples\), not a ndarray",
+        ),  # type: ignore[arg-type]
+        (Stateful(Returning([np.zeros(3)])), r"a pair \(ClientUpdate, state\) for each client, not a ndarray"),  # type: ignore[arg-type]
+    ],
+    ids=["vector", "none", "pair", "no-pair"],
+)
+def test_a_batched_training_returns_updates(train: Any, reason: str) -> None:
+    states = [b""] if isinstance(train, Stateful) else None
+    with pytest.raises(ClientFailed, match=f"client 0 failed: ConfigError: .*{reason}"):
+        BatchedWork(train, PlainSum(), drops=False)(np.zeros(3), (0,), a_plan(cohort=(0, 1, 2)), states, None)
 
 
 def test_a_training_without_batches_is_refused() -> None:

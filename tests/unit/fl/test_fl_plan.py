@@ -266,11 +266,25 @@ def test_a_client_rejects_a_plan_below_its_policy() -> None:
         ClientPolicy().check(plan, MASKED)
 
 
-def test_a_policy_that_names_placements_refuses_noise_from_the_public_seed() -> None:
-    policy = ClientPolicy(placements=frozenset({"central", "none"}))
+@pytest.mark.parametrize(
+    "demand",
+    [
+        {"placements": frozenset({"central", "none"})},
+        {"min_colluders": 1},
+        {"min_spare": 1},
+        {"min_members_to_open": 1},
+        {"level": "client"},
+    ],
+    ids=lambda demand: next(iter(demand)),
+)
+def test_a_policy_with_a_demand_on_noise_refuses_noise_from_the_public_seed(demand: dict[str, Any]) -> None:
+    policy = ClientPolicy(**demand)
+    assert ClientPolicy().check(a_plan(mechanism=Mechanism("central", 1.0, source="simulation")), PLAIN)
     assert policy.check(a_plan(mechanism=Mechanism("central", 1.0)), PLAIN)
     assert policy.check(a_plan(), PLAIN)
-    with pytest.raises(PlanRejected, match="public seed"):
+    with pytest.raises(
+        PlanRejected, match=f"public seed, and this client insists on noise by its {next(iter(demand))}"
+    ):
         policy.check(a_plan(mechanism=Mechanism("central", 1.0, source="simulation")), PLAIN)
 
 
