@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 NEEDS  := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit attack compat compat-torch flower flower-full federation nvflare ray first-hour tracking cli package release clean
+.PHONY: demo test test-slow setup lint style types bench notebooks notebooks-quick docs audit attack compat compat-torch flower flower-full flower-bench federation nvflare ray first-hour tracking cli package release clean
 
 demo: $(VENV)/.demo ## train across ten hospitals, with privacy
 	$(BIN)/privfl demo
@@ -58,6 +58,9 @@ flower: | $(BIN)/python ## the Flower adapter, in an environment of its own
 
 flower-full: | $(BIN)/python ## all tests of the Flower adapter: torch, Flower's simulation, 200 rounds in trouble
 	$(BIN)/python -m tools.flower full
+
+flower-bench: | $(BIN)/python ## a round through Flower in one process: at most 1.5 times run_round
+	$(BIN)/python -m tools.flower bench
 
 federation: | $(BIN)/python ## five hospitals and a server over Flower on loopback, with TLS, kills and restarts
 	$(BIN)/python -m tools.flower federation $(if $(DATA),--data $(DATA))

@@ -4,7 +4,7 @@
 other versions than constraints.txt, so the two sets do not fit one environment. `make flower-full` adds torch, TenSEAL
 and Ray (constraints-flower-full.txt), and runs every test of the adapter, slow ones included. Telemetry is off.
 
-`python -m tools.flower bench` holds a round through Flower in one process to 1.5 times `run_round`.
+`make flower-bench` holds a round through Flower in one process to 1.5 times `run_round`.
 """
 
 from __future__ import annotations

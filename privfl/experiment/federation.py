@@ -191,7 +191,8 @@ def check_complete(federation: FederatedData, *, private: bool) -> None:
     listed = ", ".join(f"{names[at]} ({counts[at]})" for at in columns[:MAX_NAMED])
     more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
     if private:
-        ways = "'noisy'" if len(federation.test) else "'noisy' or 'local'"
+        ways = "'local' and data.test = 'local'" if len(federation.test) else "'local'"
+        ways = ways if dataset.ranges is None else f"'noisy', or {ways}"
     else:
         ways = "'exact'" if len(federation.test) else "'local' or 'exact'"
     raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from functools import partial
 from typing import Any
 
@@ -375,11 +374,12 @@ def test_workers_may_be_forked_after_torch_has_used_threads_of_its_own() -> None
 
 
 def test_torchs_own_complaint_names_the_client() -> None:
-    train = TorchTrain(mlp(), lambda c: (X[:4, :5], Y[:4]))  # five features for a layer of six inputs
+    module = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(), mlp())  # checked by torch alone
+    train = TorchTrain(module, lambda c: (X[:4, :5], Y[:4]))
 
     def work(model: Vector, client: int, order: bytes) -> Ints:
         return train(model, client, 0, client_rng(0, 0, client)).delta.astype(np.int64)
 
     with pytest.raises(ClientFailed, match=r"client 3 failed: \w+Error in work \(test_torch_train.py, line \d+\)") as e:
         list(each(LoopExecutor(), work, train.initial(), [3], order=b""))
-    assert re.search("shapes|size|mismatch", str(e.value.__cause__))
+    assert "size" in str(e.value.__cause__)
