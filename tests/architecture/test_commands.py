@@ -83,7 +83,7 @@ def _privfl(arguments: list[str], folder: Path) -> None:
             works([*privfl, "data", "inspect", "patients.csv", *columns], folder)
     if arguments == ["compare", "CONFIG.toml"]:
         arguments = ["compare", "--help"]  # unit/cli/test_cli_compare compares a table of one's own
-    if arguments[0] == "table":
+    if arguments[0] == "table" and arguments[1:]:
         over = ["--set", "rounds=1", "--set", "privacy.noise_multiplier=", "--over", "privacy.epsilon=4,16"]
         works([*privfl, "sweep", "examples/breast_cancer.toml", *over], folder)
     if arguments[0] not in ("demo", "doctor") and all(argument.isalpha() for argument in arguments[1:]):

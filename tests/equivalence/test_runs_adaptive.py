@@ -42,7 +42,7 @@ def an_experiment(runs: Path, clients: int = CLIENTS, **settings: Any) -> Experi
     return Experiment(data=few, train=of_norm_one, initial=np.zeros(WIDTH), runs=runs, overrides=common | settings)
 
 
-@pytest.mark.parametrize("scheme", ["plain", "masked"])
+@pytest.mark.parametrize("scheme", ["plain", pytest.param("masked", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("start", [0.1, 10.0])
 def test_from_norms_of_one_the_clip_finds_them_within_60_rounds(tmp_path: Path, scheme: str, start: float) -> None:
     settings = {"sum.scheme": scheme, "privacy.clip_norm": start, "privacy.noise": "secure"}

@@ -169,7 +169,9 @@ def random_cases(kind, number):
 
 
 @library
-@pytest.mark.parametrize("kind", ["poisson", "replace_one", "truncated", "several"])
+@pytest.mark.parametrize(
+    "kind", ["poisson", "replace_one", pytest.param("truncated", marks=pytest.mark.slow), "several"]
+)
 def test_agrees_with_dp_accounting(kind):
     for events, adjacency, delta in random_cases(kind, 8):
         figure = tilted_epsilon(orders_of(events, adjacency), delta)
