@@ -170,7 +170,8 @@ class OpacusTrain:
         with self._turn:
             flat = self._flat
             prepare_process(self._threads, flat.device)
-            features, targets = (widened(to_tensor(part, flat)) for part in examples_of(self._rows, client))
+            pair = examples_of(self._rows, client, flat.module)
+            features, targets = (widened(to_tensor(part, flat)) for part in pair)
             count = len(targets)
             flat.load(model)
             if not count:

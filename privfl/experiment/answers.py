@@ -30,10 +30,12 @@ from privfl.experiment.encoding import build_encoding, build_mechanism, build_su
 from privfl.files import atomic_write, canonical_json, read_json
 from privfl.fl.client import ClientUpdate
 from privfl.fl.draws import DrawNotes
+from privfl.fl.dropout import pattern_of
 from privfl.fl.payment import Payment
 from privfl.fl.plan import RUN_NONCE_BYTES, RoundPlan, model_hash
 from privfl.fl.round import Parts, run_round
 from privfl.fl.state import ServerState
+from privfl.fl.traffic import guarded
 from privfl.sums import Tap
 from privfl.wire import ClientId
 
@@ -253,7 +255,8 @@ def ask(parts: Assembly, payment: Payment, folder: Path, nonce: bytes, tap: Tap)
             Parts(_contribution(parts), parts.scheme, LoopExecutor(), credentials=parts.credentials),
         )
         try:
-            server = run_round(state, plan, asked, payment=payment, drop=parts.dropouts(ROUND, number), tap=tap)
+            drop = pattern_of(parts.dropouts, ROUND, number)
+            server = run_round(state, plan, asked, payment=payment, drop=drop, tap=guarded(tap))
         except (TooFewSurvivors, RemoteProtocolError):
             if number == parts.retries:
                 raise

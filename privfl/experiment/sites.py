@@ -25,6 +25,7 @@ from privfl.fl.run import FederatedRun
 from privfl.fl.sampling import CohortSampler, Uniforms
 from privfl.fl.slots import Metric
 from privfl.fl.state import ServerState
+from privfl.fl.traffic import guarded
 from privfl.ring import Ring
 from privfl.wire import ClientId
 
@@ -223,7 +224,7 @@ def evaluate_at_sites(
             seed=run.seed,
         )
         try:
-            result = run.driver(ServerState(model), plan, run.parts, tap=run.tap).result
+            result = run.driver(ServerState(model), plan, run.parts, tap=guarded(run.tap)).result
         except (TooFewSurvivors, RemoteProtocolError) as error:
             return Evaluation({}, (f"nothing is evaluated: {error}",))
         if result is None:

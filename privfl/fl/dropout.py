@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
-from privfl.errors import ConfigError
+from privfl.errors import ConfigError, PrivflError, reason_of
 from privfl.sums import Drop
 from privfl.sums.driver import never
 from privfl.wire import ClientId
@@ -56,3 +56,39 @@ class RandomDropouts:
 
 nobody: Final = RandomDropouts(0.0, seed=0)
 """Nobody drops out."""
+
+
+def pattern_of(dropouts: Dropouts, round: int, number: int) -> Drop:
+    """The drop pattern of one sum, from dropouts that may be a program's own.
+
+    Args:
+        dropouts: The simulated dropouts.
+        round: The round.
+        number: The try of the round, from 0.
+
+    Returns:
+        The pattern. It raises `ConfigError` where the program's own raises any other error than privfl's.
+
+    Raises:
+        ConfigError: `dropouts` raised an error, or returned no function.
+    """
+    drop = _called("`dropouts`", dropouts, round, number)
+    if not callable(drop):
+        raise ConfigError(
+            f"`dropouts` returned a {type(drop).__name__} for round {round}: return a function of (client, step) that "
+            "is true where the client drops out, or leave `dropouts` out for cohort.dropout"
+        )
+    if isinstance(dropouts, RandomDropouts):
+        return cast("Drop", drop)
+    return lambda client, step: bool(_called("the function that `dropouts` returned", drop, client, step))
+
+
+def _called(what: str, function: Callable[[int, int], Any], *arguments: int) -> Any:
+    try:
+        return function(*arguments)
+    except PrivflError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{what} failed for {arguments}: {reason_of(error)}. Correct it, or leave `dropouts` out for cohort.dropout"
+        ) from error

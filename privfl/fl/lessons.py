@@ -74,14 +74,21 @@ class Segment:
         return self.active[0], len(self.active), self.size
 
 
-def check_width(features: npt.NDArray[Any], width: int) -> None:
-    """Raise `ConfigError` unless each example has as many features as the model takes.
+def check_width(features: Any, width: int, *, flattens: bool = False) -> None:
+    """Raise `ConfigError` unless each example has as many features as the model takes, on one axis.
 
     Args:
-        features: The features of a client's examples, `[n, ...]`.
+        features: The features of a client's examples, an array or tensor `[n, ...]`.
         width: The features that the model takes.
+        flattens: Whether the model takes features on several axes, too.
     """
-    found = math.prod(features.shape[1:])
+    shape = tuple(features.shape[1:])
+    found = math.prod(shape)
+    if found == width and (len(shape) != 1 if not flattens else not shape):
+        raise ConfigError(
+            f"the model takes {width} features on one axis, and an example has the shape {shape}: return "
+            "features.reshape(len(features), -1) from the client's rows"
+        )
     if found != width:
         raise ConfigError(
             f"the model takes {width} features, and an example has {found}: return {width} features for each example "

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.classes import NAMES, Confusion, binned_precision, class_figures, class_sums
+from privfl.fl.lessons import check_width
 from privfl.fl.limbs import Floats, exact_squares, exact_sum
 from privfl.fl.linear import ClientArrays, LinearModel
 from privfl.wire import ClientId
@@ -345,6 +346,8 @@ class LinearMeasure:
     def __call__(self, model: Vector, client: ClientId) -> MetricSums:
         """The sums over the examples of `client`."""
         features, labels = self.rows(client)
+        if len(labels):
+            check_width(features, self.model.features)
         with np.errstate(all="ignore"):  # a model that diverged: its figures are absent, with the reason
             scores = self.model.scores(model, features)
             if self.model.kind == "linear":

@@ -19,7 +19,7 @@ from privfl.fl.bases import Base
 from privfl.fl.buffered import Arrived, BaseModels, check_asynchronous, max_cohort
 from privfl.fl.chunks import EACH_ALONE, Chunking
 from privfl.fl.draws import DrawNotes
-from privfl.fl.dropout import Dropouts, nobody
+from privfl.fl.dropout import Dropouts, nobody, pattern_of
 from privfl.fl.encoding import UpdateEncoding
 from privfl.fl.faults import caveat, count_errors
 from privfl.fl.metrics import Evaluation
@@ -311,7 +311,7 @@ class FederatedRun:
             plan = (None if number else self.interrupted(round)) or self.plan(
                 state, start, round, attempt, cohort, state_rounds=states.rounds, bases=arrived.bases
             )
-            drop, number = without(named, self.dropouts(round, number)), number + 1
+            drop, number = without(named, pattern_of(self.dropouts, round, number)), number + 1
             failed, began = dict[ClientId, str](), states.begin()
             try:
                 server = self.driver(

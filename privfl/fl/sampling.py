@@ -18,7 +18,7 @@ import numpy.typing as npt
 from privfl.crypto import add_keystreams
 from privfl.crypto.kdf import derive
 from privfl.dp.unit import Everyone, FixedSize, OnePass, Poisson, RandomAllocation, Sampling, TruncatedPoisson
-from privfl.errors import ConfigError, PrivacyError
+from privfl.errors import ConfigError, PrivacyError, PrivflError, reason_of
 from privfl.fl.buffered import ArrivalSampler
 from privfl.fl.sparse_sampling import Coins, sparse_subset, uniform_subset
 from privfl.wire import ClientId
@@ -45,13 +45,14 @@ class CohortSampler(Protocol):
 
 
 def declared(sampler: CohortSampler, population: int) -> Sampling:
-    """The declaration of a sampler; raises `ConfigError` for anything but one of the declarations of `privfl.dp`.
+    """The declaration of a sampler; raises `ConfigError` for anything but one of the declarations of `privfl.dp`, and
+    for an error in `declare`.
 
     Args:
         sampler: The sampler.
         population: The number of clients.
     """
-    sampling = sampler.declare(population)
+    sampling: Sampling = _answer_of(sampler, "declare", population)
     if type(sampling) not in get_args(Sampling):
         allowed = ", ".join(kind.__name__ for kind in get_args(Sampling))
         raise ConfigError(f"declare() of a sampler returns one of {allowed}, not a {type(sampling).__name__}")
@@ -68,7 +69,8 @@ def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, priv
         private: Whether a claim rests on the cohort, which then must have been sampled with these coins.
 
     Raises:
-        ConfigError: The cohort is not an increasing sequence of clients from 0 to population - 1.
+        ConfigError: The cohort is not an increasing sequence of clients from 0 to population - 1, or the sampler raised
+            an error.
         PrivacyError: The sampler declares that it samples, and took no coin.
     """
     taken = 0
@@ -78,7 +80,8 @@ def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, priv
         taken += count
         return uniforms(count)
 
-    found = getattr(sampler, "sample_by_index", sampler.sample)(population, counted)
+    name = "sample_by_index" if hasattr(sampler, "sample_by_index") else "sample"
+    found = _answer_of(sampler, name, population, counted)
     try:
         cohort = tuple(operator.index(client) for client in found)
     except TypeError as error:
@@ -94,6 +97,19 @@ def sampled(sampler: CohortSampler, population: int, uniforms: Uniforms, *, priv
             "can count on it; take the coins from `uniforms`, or declare Everyone()"
         )
     return cohort
+
+
+def _answer_of(sampler: CohortSampler, method: str, *arguments: Any) -> Any:
+    """The result of a sampler's method; an error of a program's own sampler is a `ConfigError` that names it."""
+    try:
+        return getattr(sampler, method)(*arguments)
+    except PrivflError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{method}() of the sampler {type(sampler).__name__} failed: {reason_of(error)}. Correct it, or leave "
+            "`sampler` out for cohort.sampling"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal
 
+from privfl.errors import ConfigError, PrivflError, reason_of
 from privfl.sums import Drop, Tap
 from privfl.sums.driver import ignore
 from privfl.wire import ClientId
@@ -20,12 +21,35 @@ def without(named: Collection[ClientId], drop: Drop) -> Drop:
     return (lambda client, step: client in named or drop(client, step)) if named else drop
 
 
+def guarded(tap: Tap) -> Tap:
+    """The same tap, whose errors are a `ConfigError` that names it unless they are privfl's own.
+
+    Args:
+        tap: A tap that may be a program's own.
+    """
+    if tap is ignore:
+        return tap
+
+    def careful(direction: Literal["up", "down"], client: ClientId, message: bytes) -> None:
+        try:
+            tap(direction, client, message)
+        except PrivflError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"`tap` failed at a message {direction} of client {client}: {reason_of(error)}. Correct it, or leave "
+                "`tap` out"
+            ) from error
+
+    return careful
+
+
 class Traffic:
     """A tap that counts bytes, in front of another tap."""
 
     def __init__(self, behind: Tap) -> None:
         self.up = self.down = 0
-        self._behind = behind
+        self._behind = guarded(behind)
 
     @property
     def count_up(self) -> Callable[[int], None] | None:

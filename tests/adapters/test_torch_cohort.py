@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from privfl.adapters.torch import Sgd, TorchTrain, binary_cross_entropy, cross_entropy, squared_error
+from privfl.adapters.torch import Sgd, TorchMeasure, TorchTrain, binary_cross_entropy, cross_entropy, squared_error
 from privfl.adapters.torch.models import build
 from privfl.errors import ConfigError
 from privfl.fl.algorithms import FedNova, FedProx, Scaffold
@@ -194,7 +195,57 @@ def test_examples_of_another_width_are_refused_alike_alone_and_together(name: st
             call(client_rng(0, 1, 0))
 
 
+SEVERAL = r"takes 6 features on one axis, and an example has the shape \(2, 3\): return features\.reshape"
+NO_AXIS = "the model takes 6 features, and an example has 1: return 6"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("relu", (4, 2, 3), SEVERAL),
+        ("relu", (6,), NO_AXIS),
+        ("activation first", (6,), NO_AXIS),
+        ("flattens", (6,), NO_AXIS),
+        ("flattens", (4, 2, 2), "the model takes 6 features, and an example has 4: return 6"),
+    ],
+)
+@pytest.mark.parametrize("way", ["chain", "adam", "cohort", "tensor", "measure"])
+def test_examples_of_other_axes_are_refused_alike(name: str, shape: tuple[int, ...], message: str, way: str) -> None:
+    features, targets = np.zeros(shape, np.float32), np.zeros(shape[0], np.int64)
+    module, rows = CHAINS[name](3), lambda client: (features, targets)
+    options: dict[str, Any] = {"optimizer": partial(torch.optim.Adam, lr=0.1)} if way == "adam" else {}
+    if way == "tensor":
+        rows = lambda client: (torch.from_numpy(features), torch.from_numpy(targets))  # noqa: E731
+    train = TorchTrain(module, rows, **options)
+    start, rng = train.initial(), client_rng(0, 1, 0)
+    calls: dict[str, Callable[[], Any]] = {
+        "cohort": lambda: train.train_cohort(start, (0,), 1, [rng]),
+        "measure": lambda: TorchMeasure(module, rows)(start, 0),
+    }
+    with pytest.raises(ConfigError, match=message):
+        calls.get(way, lambda: train(start, 0, 1, rng))()
+
+
+def test_a_linear_layer_maps_every_place_of_further_axes() -> None:
+    rows = lambda client: (np.ones((5, 2, 6), np.float32), np.ones((5, 2, 1), np.float32))  # noqa: E731
+    update = TorchTrain(CHAINS["one layer"](1), rows, loss=nn.functional.mse_loss)(
+        np.zeros(7, np.float32), 0, 1, client_rng(0, 1, 0)
+    )
+    assert (update.delta > 0).all()
+
+
+def test_an_error_of_a_module_itself_is_not_hidden() -> None:
+    class Own(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.reshape(len(x), -1)[:, :7])
+
+    train = TorchTrain(nn.Sequential(Own(6, 3)), lambda client: (np.zeros((4, 8), np.float32), np.zeros(4, np.int64)))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(train.initial(), 0, 1, client_rng(0, 1, 0))
+
+
 def test_an_update_that_overflows_is_not_finite() -> None:
+    torch.manual_seed(4)
     rows = lambda client: (np.full((4, 6), 1e30, np.float32), np.zeros(4, np.int64))  # noqa: E731
     train = TorchTrain(CHAINS["relu"](3), rows, optimizer=Sgd(1e20), epochs=3)
     (update,) = train.train_cohort(train.initial(), (0,), 1, [client_rng(0, 1, 0)])

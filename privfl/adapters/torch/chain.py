@@ -83,7 +83,6 @@ class Chain:
         self._change = np.empty_like(self._gradient)
         self._classes = loss not in (binary_cross_entropy, squared_error)
         self._loss = _LOSSES[loss]
-        self._width = next(layer for layer in layers if isinstance(layer, _Linear)).weight.shape[1]
         self._size = max(layer.weight.size for layer in layers if isinstance(layer, _Linear))
 
     @classmethod
@@ -98,9 +97,7 @@ class Chain:
         buffers = flat.layout.parameters != flat.layout.size
         if parts is None or loss not in _LOSSES or flat.device.type != "cpu" or buffers:
             return None
-        flattens = (
-            bool(parts) and isinstance(parts[0], nn.Flatten) and (parts[0].start_dim, parts[0].end_dim) == (1, -1)
-        )
+        flattens = bool(parts) and _flattens(parts[0])
         parts = parts[flattens:]
         linears = [part for part in parts if type(part) is nn.Linear]
         count = sum(len(list(part.parameters())) for part in linears)
@@ -124,14 +121,10 @@ class Chain:
             features: All features.
             targets: All targets: class numbers, or values.
             rows: The largest number of examples of one batch.
-
-        Raises:
-            ConfigError: An example has another number of features than the first layer takes.
         """
         flat = features.ndim == 2 or (self._flattens and features.ndim > 2)
         if not flat or features.dtype.kind != "f" or targets.ndim != 1 or rows * self._size > LARGEST:
             return False
-        check_width(features, self._width)
         if not self._classes and len(targets) != len(features) * self.outputs(rows)[1]:
             return False
         # torch leaves a class number of -100 out: it may do so.
@@ -240,3 +233,33 @@ def chain_parts(module: nn.Module) -> list[nn.Module] | None:
             return None
         parts += inner
     return parts
+
+
+def check_axes(module: nn.Module, features: Any) -> None:
+    """Raise `ConfigError` for features whose shape cannot pass the first layer, where that is a linear one.
+
+    What any other first layer takes is known to that layer alone.
+
+    Args:
+        module: The module.
+        features: The features of a client's examples, an array or tensor `[n, ...]`, n at least 1.
+    """
+    usual: nn.Module | None = module
+    while type(usual) is nn.Sequential:
+        usual = next(iter(usual), None)
+    if type(usual) is nn.Linear and features.ndim == 2 and features.shape[1] == usual.in_features:
+        return  # the usual case costs less than a look at every layer
+    parts = chain_parts(module) or []
+    flattens = bool(parts) and _flattens(parts[0])
+    first = next((part for part in parts[flattens:] if type(part) not in _ACTIVATIONS), None)
+    if type(first) is not nn.Linear:
+        return
+    if (
+        flattens or features.ndim <= 2 or features.shape[-1] != first.in_features
+    ):  # a layer maps each place of more axes
+        check_width(features, first.in_features, flattens=flattens)
+
+
+def _flattens(layer: nn.Module) -> bool:
+    """True for a layer that flattens all but the first axis."""
+    return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)

@@ -26,7 +26,7 @@ from privfl.adapters.torch.optim import Sgd
 from privfl.codec import Vector
 from privfl.errors import ConfigError
 from privfl.fl.client import ClientUpdate
-from privfl.fl.lessons import Corrections, Lesson, by_steps, check_width, gather, segments
+from privfl.fl.lessons import Corrections, Lesson, by_steps, gather, segments
 
 _NOTHING: Final = np.zeros(0)
 
@@ -168,7 +168,7 @@ class CohortChain:
 
     def _check(self, lessons: Sequence[Lesson]) -> None:
         """Raise `ConfigError` for examples that a batched training does not take."""
-        linear, held = self._linears[0], [lesson for lesson in lessons if len(lesson.targets)]
+        held = [lesson for lesson in lessons if len(lesson.targets)]
         for lesson in held:
             features, targets = lesson.features, lesson.targets
             if features.dtype.kind != "f" or targets.ndim != 1 or not (features.ndim == 2 or self._flattens):
@@ -176,7 +176,6 @@ class CohortChain:
                     f"clients are trained in batches on real features and flat targets, not on {features.dtype} "
                     f"{features.shape[1:]} and targets {targets.shape}: set cohort.training = 'single'"
                 )
-            check_width(features, linear.shape[1])
         if held:
             self._check_targets([lesson.targets for lesson in held])
 

@@ -82,7 +82,7 @@ class TorchExamples:
 
     def people(self, client: ClientId) -> int:
         """See `ExampleGradients.people`."""
-        return people_of(self._persons, client, len(examples_of(self._rows, client)[1]))
+        return people_of(self._persons, client, len(examples_of(self._rows, client, self._flat.module)[1]))
 
     def gradients(
         self, model: Vector, client: ClientId, chosen: npt.NDArray[np.intp]
@@ -96,7 +96,9 @@ class TorchExamples:
         """
         with self._turn:
             prepare_process(self._threads, self._flat.device)
-            features, targets = (to_tensor(part, self._flat) for part in examples_of(self._rows, client))
+            features, targets = (
+                to_tensor(part, self._flat) for part in examples_of(self._rows, client, self._flat.module)
+            )
             self._flat.load(model)
             self._flat.watch(flat=False)
             size = max(1, _ENTRIES // self.layout.size)

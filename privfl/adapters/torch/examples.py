@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from privfl.adapters.torch.chain import check_axes
 from privfl.adapters.torch.flat import FlatModule
 from privfl.errors import ConfigError
 from privfl.wire import ClientId
@@ -32,19 +33,27 @@ def check_rows(rows: TensorRows) -> TensorRows:
     return rows
 
 
-def examples_of(rows: TensorRows, client: ClientId) -> tuple[Array, Array]:
+def examples_of(rows: TensorRows, client: ClientId, module: nn.Module) -> tuple[Array, Array]:
     """The features and targets of a client.
 
     Args:
         rows: The user's function.
         client: Whose examples.
+        module: The module that takes the features.
 
     Returns:
         Arrays or tensors of numbers with one first dimension; lists become arrays.
 
     Raises:
-        ConfigError: The function returned anything else.
+        ConfigError: The function returned anything else, or features that the module's first layer cannot take.
     """
+    features, targets = _pair(rows, client)
+    if features.shape[0]:
+        check_axes(module, features)
+    return features, targets
+
+
+def _pair(rows: TensorRows, client: ClientId) -> tuple[Array, Array]:
     pair = rows(client)
     if type(pair) is tuple and len(pair) == 2:  # the usual case needs no look at what else it may be
         features, targets = pair

@@ -85,12 +85,12 @@ class TorchMeasure:
         """The sums of `model` (float `[size]`) over the examples of `client`."""
         flat = self._flat
         prepare_process(self._threads, flat.device, trains=False)
-        features, targets = (to_tensor(part, flat) for part in examples_of(self._rows, client))
+        features, targets = (to_tensor(part, flat) for part in examples_of(self._rows, client, flat.module))
         with self._turn, borrowed(self._threads, self._flat.device):
             flat.load(model)
             flat.module.eval()
             if self._calibration is not None and self._buffers == "local":
-                self._calibrate(to_tensor(examples_of(self._calibration, client)[0], flat))
+                self._calibrate(to_tensor(examples_of(self._calibration, client, flat.module)[0], flat))
             for name, norm in self._norms:
                 if norm.running_var is not None and bool((norm.running_var < 0).any()):
                     raise ConfigError(f"the running variance of {name} is negative: use buffers='local' or GroupNorm")

@@ -170,7 +170,7 @@ class TorchTrain:
             return cohort.updates(start, lessons, rule, rate, corrections, scored=self._metrics is None)
 
     def _lesson(self, client: ClientId, rng: np.random.Generator) -> Lesson:
-        features, targets = (np.asarray(part) for part in examples_of(self._rows, client))
+        features, targets = (np.asarray(part) for part in examples_of(self._rows, client, self._flat.module))
         return Lesson(features, targets, self._batches(len(targets), rng) if len(targets) else [])
 
     @property
@@ -231,7 +231,7 @@ class TorchTrain:
         corrections: tuple[Vector | None, float],
     ) -> ClientUpdate:
         prepare_process(self._threads, self._flat.device)
-        features, targets = examples_of(self._rows, client)
+        features, targets = examples_of(self._rows, client, self._flat.module)
         count = targets.shape[0]
         self._flat.load(model)
         if not count:

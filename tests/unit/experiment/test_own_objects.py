@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from privfl.data import load, partition
-from privfl.errors import ConfigError, PrivflError
+from privfl.dp import Everyone
+from privfl.errors import ConfigError, PrivflError, StateError
 from privfl.experiment import Experiment
 from privfl.fl.client import ClientUpdate
 from privfl.fl.metrics import MetricSums
@@ -119,3 +120,76 @@ def test_weights_beyond_the_widest_ring_have_a_remedy_that_is_possible(bits: int
     run = Experiment(data=THREE, train=train, initial=np.zeros(1), rounds=1, overrides=settings)
     with pytest.raises(ConfigError, match="divide all weights by one factor"):
         run.run()
+
+
+class OwnSampler:
+    """A sampler that declares and samples everybody until a method fails."""
+
+    def __init__(self, failing: str) -> None:
+        self.failing = failing
+
+    def declare(self, population: int) -> Everyone:
+        if self.failing == "declare":
+            raise ZeroDivisionError("a private value")
+        return Everyone()
+
+    def sample(self, population: int, uniforms: Any) -> tuple[int, ...]:
+        if self.failing == "sample":
+            raise KeyError("a private value")
+        return tuple(range(population))
+
+
+def failing(*given: Any) -> bool:
+    raise KeyError("a private value")
+
+
+OWN: dict[str, tuple[dict[str, Any], str]] = {
+    "declare": (
+        {"sampler": OwnSampler("declare")},
+        r"declare\(\) of the sampler OwnSampler failed: ZeroDivisionError in",
+    ),
+    "sample": ({"sampler": OwnSampler("sample")}, r"sample\(\) of the sampler OwnSampler failed: KeyError in sample"),
+    "dropouts": ({"dropouts": failing}, r"`dropouts` failed for \(1, 0\): KeyError in failing .* leave `dropouts` out"),
+    "none": (
+        {"dropouts": lambda round, number: None},
+        "`dropouts` returned a NoneType for round 1: return a function of",
+    ),
+    "pattern": (
+        {"dropouts": lambda round, number: failing},
+        r"that `dropouts` returned failed for \(0, 0\): KeyError in",
+    ),
+    "tap": ({"tap": failing}, "`tap` failed at a message up of client 0: KeyError in failing .* leave `tap` out"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_error_of_a_sampler_dropouts_or_tap_names_the_object_and_the_step(name: str) -> None:
+    given, message = OWN[name]
+    train = returning([[1.0]] * 3, [1] * 3)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Experiment(data=THREE, train=train, initial=np.zeros(1), rounds=1, **given).run()
+    assert "a private value" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dropouts", "none", "pattern", "tap"])
+def test_an_error_of_dropouts_or_tap_in_the_noisy_answers_is_named(name: str) -> None:
+    given, message = OWN[name]
+    settings = {
+        "data.standardize": "noisy",
+        "privacy.placement": "central",
+        "privacy.clip_norm": 1.0,
+        "privacy.noise_multiplier": 2.0,
+        "privacy.allow_large_delta": True,
+        "privacy.delta": 1e-2,
+    }
+    with pytest.raises(ConfigError, match=message.replace(r"\(1, 0\)", r"\(0, 0\)").replace("round 1", "round 0")):
+        Experiment(data=THREE, rounds=1, overrides=settings, **given).run()
+
+
+def test_an_error_of_privfl_passes_through_a_program_s_own_parts() -> None:
+    def refusing(*given: Any) -> Any:
+        raise StateError("mine")
+
+    for name in ("dropouts", "tap"):
+        with pytest.raises(StateError, match="mine"):
+            Experiment(data=THREE, rounds=1, **{name: refusing}).run()

@@ -5,6 +5,7 @@ import pytest
 
 from privfl.errors import ConfigError
 from privfl.fl.linear import LinearModel, LinearTrain, minibatches
+from privfl.fl.metrics import LinearMeasure
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(40, 3))
@@ -90,3 +91,25 @@ def test_bad_parameters_are_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             build()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 2, 2), r"takes 4 features on one axis, and an example has the shape \(2, 2\): return features\.reshape"),
+        ((5,), "the model takes 4 features, and an example has 1: return 4"),
+        ((5, 3), "the model takes 4 features, and an example has 3: return 4"),
+    ],
+    ids=["two-axes", "no-axis", "width"],
+)
+def test_examples_of_other_axes_are_refused_in_training_and_evaluation(shape: tuple[int, ...], message: str) -> None:
+    model, rows = LinearModel("linear", 4), lambda client: (np.zeros(shape), np.zeros(5))
+    train = LinearTrain(model, rows)
+    start, rng = model.initial(), np.random.default_rng(0)
+    for call in (
+        lambda: train(start, 0, 1, rng),
+        lambda: train.train_cohort(start, (0,), 1, [rng]),
+        lambda: LinearMeasure(model, rows)(start, 0),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
