@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -220,7 +221,9 @@ def _promises(shown: Sequence[EpsilonReport]) -> str:
 
 def _details(report: EpsilonReport) -> list[str]:
     checks = "; ".join(f"{name} {format_epsilon(value)}" for name, value in report.cross_checks.items())
-    return [*report.caveats, f"by {report.accountant}", *([f"cross-checks: {checks}"] if checks else [])]
+    caveats = [text for text in report.caveats if text not in report.sentence]
+    figured = [] if math.isinf(report.epsilon) else [f"by {report.accountant}"]
+    return [*caveats, *figured, *([f"cross-checks: {checks}"] if checks else [])]
 
 
 def _curves(run: RunRecord) -> str:

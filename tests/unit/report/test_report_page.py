@@ -98,6 +98,7 @@ def test_the_page_tells_everything(private):
     assert Ledger.read(private / "ledger.jsonl").head in page.text
     assert record.epsilons["outsider"].sentence in page.text
     assert "infinity" in page.text  # the server opened the sums
+    assert "by none" not in page.text  # no accountant judged it
     assert 'scheme = "masked"' in page.text
     assert record.reports[-1].model[:24] in page.text
 
