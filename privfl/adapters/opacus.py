@@ -348,7 +348,7 @@ class OpacusTrain:
 
 
 def prv_bounds(events: Iterable[tuple[float, Sampling, int]], unit: PrivacyUnit, delta: float) -> tuple[float, float]:
-    """The lower and the upper bound of epsilon by Opacus's PRV accountant (Gopi et al. 2021), 0.01 apart or more.
+    """The lower and the upper bound of epsilon by Opacus's PRV accountant (Gopi et al. 2021), at least 0.02 apart.
 
     Args:
         events: Noise multiplier, sampling and count of each Gaussian event.

@@ -166,10 +166,10 @@ def observer_rows(case: Case) -> list[dict[str, Any]]:
 
 
 def accountant_rows(case: Case, observer: Observer) -> list[dict[str, Any]]:
-    """The figures of all accountants, with those of other packages that are installed.
+    """The figures of all accountants for one case, those of Opacus included where it is installed.
 
     Args:
-        case: The case.
+        case: The planned run, or the ledgers, that epsilon is asked about.
         observer: The observer against which epsilon is stated.
 
     Raises:

@@ -68,10 +68,12 @@ def draw_curves(named: Sequence[tuple[str, EpsilonReport]], path: Path, *, profi
 
 
 def draw_sweep(rows: Sequence[dict[str, Any]], keys: Sequence[str], value: str, path: Path) -> Path:
-    """Plot one column of a sweep over its key; further keys make further lines.
+    """Plot one column of a sweep against the first key whose values are numbers.
+
+    Each combination of values of the other keys is a line of its own.
 
     Args:
-        rows: The tidy table.
+        rows: The results of the sweep, one for each combination and observer.
         keys: The keys that were swept.
         value: The column to draw.
         path: The file that is written.

@@ -60,7 +60,7 @@ class SiteCard:
         name: The name of the site.
         key: Its public signing key.
         issued: The time at which the card was made, in seconds since 1970 (UTC).
-        expires: The time from which the key counts no more.
+        expires: The time from which the key is no longer valid, in seconds since 1970 (UTC).
         signature: 64 bytes of the key over the other fields.
 
     Raises:

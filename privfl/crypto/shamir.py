@@ -141,20 +141,26 @@ class Combiner:
         return (secret, frozenset()) if secret is not None and accept(secret) else None
 
     def decode(self, shares: Sequence[int], accept: Accept) -> Opened | None:
-        """Combine shares of which at most (m - threshold) / 2 are wrong; otherwise return None (Gao 2003).
+        """Combine m shares of which at most (m - threshold) / 2 are wrong (Gao 2003).
 
         Args:
             shares: One share per point, in the order of the points.
             accept: Returns True if its 32 bytes are the secret.
+
+        Returns:
+            The secret and the points of the wrong shares; None if more shares are wrong.
         """
         return self._opened(_gao(self._points, shares, self._threshold), shares, accept)
 
     def search(self, shares: Sequence[int], accept: Accept) -> Opened | None:
-        """Combine by the accepted polynomial through the most shares, over all subsets tried; None if there is none.
+        """Try subsets of `threshold` shares, and take the polynomial with an accepted secret that fits most shares.
 
         Args:
             shares: One share per point, in the order of the points.
             accept: Returns True if its 32 bytes are the secret.
+
+        Returns:
+            The secret and the points of the wrong shares; None if no subset that was tried gives an accepted secret.
         """
         best: tuple[int, list[int] | None] = (0, None)
         count = len(self._points)
@@ -173,7 +179,7 @@ class Combiner:
         """Return the value at `x` of the polynomial through the first `threshold` shares.
 
         Args:
-            x: A point that is none of theirs.
+            x: A point other than the points of those shares.
             shares: One share per point, in the order of the points.
         """
         if x not in self._weights:

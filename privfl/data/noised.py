@@ -31,9 +31,9 @@ _MIN_VARIANCE: Final = 1e-4  # in units of width^2: a smaller one is noise
 class NoisedMoments:
     """The public half of a noised standardization: everything that must be fixed before an example is looked at.
 
-    A value x is replaced by `z = clip((x - center)/width, -1, 1)`, a missing value by 0. One unit contributes
-    `(1, z, z^2)`, float `[1 + 2p]`. A client contributes the mean over its examples. The contribution is scaled down
-    to `clip_norm` as a whole, so a clipped unit counts for less and keeps its proportions. One unit's presence thus
+    A value x is replaced by `z = clip((x - center)/width, -1, 1)`, a missing value by 0. An example gives the vector
+    `(1, z, z^2)`, float `[1 + 2p]`. Where the unit is a client, its vector is the mean over its examples. The vector of
+    a unit is scaled down to `clip_norm`, so a clipped unit counts for less and keeps its proportions. One unit thus
     moves the sum by an integer vector of l2 norm at most `norm_bound`, exactly. Multiply `norm_bound` by the noise
     multiplier for the noise stddev, and record that release in the ledger. Denominators come out of the noised sum.
 

@@ -35,8 +35,8 @@ class Standardizer:
         mean: float64 `[p]`, finite.
         std: float64 `[p]`, positive; 1 for a column that is constant or missing.
         origin: "exact", "noised", "public" or "local".
-        survivors: The clients whose examples they describe; empty for public constants.
-        caveats: The promises that their sum did not make; empty for public constants.
+        survivors: The clients over whose examples mean and std were computed; empty for public constants.
+        caveats: The promises that the sum of these clients did not make; empty for public constants.
     """
 
     mean: npt.NDArray[np.float64]

@@ -89,7 +89,7 @@ class Column:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The values of a category, with the one of missing values if that is a value of its own."""
+        """The values of a category. With `missing = "own"` one more value follows, for missing values."""
         return (*self.values, OWN) if self.missing == "own" else self.values
 
     @property

@@ -29,10 +29,11 @@ class LoopExecutor:
         Args:
             work: Makes the contributions of a chunk.
             model: The global model, float `[d]`; clients see it read-only.
-            chunks: The cohort.
+            chunks: The clients of the cohort, in chunks.
             order: The bytes of the round's plan.
             states: The state of each client, which its new state replaces; None for clients without one.
-            counted: The clients whose contributions are added up; None keeps each by itself.
+            counted: An answer holds one sum, over the clients of its chunk that are in `counted`. With None it holds
+                the contribution of each client by itself.
 
         Raises:
             ClientFailed: `work` raised an error.

@@ -172,7 +172,10 @@ class Pool:
             yield index, Failure("no worker process is left")
 
     def close(self) -> None:
-        """End the workers: idle ones because their pipe closes, busy ones at once. May be called again."""
+        """End the workers. An idle worker ends because its pipe closes; a busy one is stopped at once.
+
+        `close` may be called again.
+        """
         self._end()
         self._workers.clear()
 

@@ -94,18 +94,18 @@ class ProcessExecutor(ExclusiveExecutor):
         states: MutableMapping[ClientId, bytes] | None = None,
         counted: frozenset[ClientId] | None = None,
     ) -> Iterator[ChunkAnswer]:
-        """Yield each chunk's answer as it is ready.
+        """Yield the answer of each chunk when it is ready.
 
-        A client that fails ends the round and the pool with it; so does a consumer that stops early. The next round
-        starts a new pool.
+        If a client fails, or the consumer stops early, the round and the pool end. The next round starts a new pool.
 
         Args:
-            work: The clients' whole contributions.
+            work: Makes the contributions of a chunk.
             model: The model of this round, float `[d]`; workers see it read-only.
-            chunks: The cohort.
+            chunks: The clients of the cohort, in chunks that one worker takes at a time.
             order: The bytes of the round's plan.
             states: The state of each client, which its new state replaces; None for clients without one.
-            counted: The clients whose contributions are added up in the workers; None keeps each by itself.
+            counted: An answer holds one sum, over the clients of its chunk that are in `counted`. With None it holds
+                the contribution of each client by itself.
 
         Returns:
             An iterator over the answers, in the order of arrival.

@@ -122,13 +122,14 @@ def check_answers(folder: Path, ledger: Ledger, *, rounds: int, noisy: bool) -> 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRound:
-    """The round that asks: its configuration, and what a client contributes.
+    """The round before training that asks for means and variances: its configuration and its public scaling.
 
     Attributes:
         config: The configuration of the run, with the clip norm and the noise of this round.
         center: The middle of each feature's public range, float64 `[p]`.
         width: Half the length of each feature's public range, float64 `[p]`.
-        public: What the ranges alone say, for the time before the answers and for what the noise hides.
+        public: The scaling that follows from the ranges alone. It is used until the answers are there, and for each
+            feature whose variance the noise hides.
     """
 
     config: Config

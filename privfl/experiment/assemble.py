@@ -119,7 +119,7 @@ class Assembly:
 
     @property
     def max_cohort(self) -> int:
-        """The most clients that a round asks."""
+        """The largest number of clients that a round can ask."""
         return max_cohort(self.sampler, self.clients)
 
     @property

@@ -222,7 +222,7 @@ def build_keep(config: Config) -> Keep:
 
 
 def build_executor(config: Config) -> Executor:
-    """Make what runs the clients: this process, or a pool of workers."""
+    """Make the executor that runs the clients, in this process or in a pool of worker processes."""
     if not config.engine.workers:
         return LoopExecutor()
     if config.client.device != "cpu":

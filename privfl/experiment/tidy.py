@@ -71,13 +71,13 @@ class TableCell:
 
 @dataclass(frozen=True, slots=True)
 class Pivot:
-    """A paper's table.
+    """A table for a paper: a figure by one setting in its rows and another in its columns.
 
     Attributes:
-        corner: The names of the row and the column setting.
+        corner: The names of the row setting and of the column setting.
         value: The name of the figure.
         rows: The values of the row setting.
-        columns: The values of the column setting; one empty text without one.
+        columns: The values of the column setting. Without a column setting it is one empty text.
         entries: The cells, by row and column.
     """
 

@@ -36,7 +36,7 @@ class LocalTrain(Protocol):
 
     @property
     def parameters(self) -> int:
-        """The first entries of the vector, which are trained by gradients; running statistics come after them."""
+        """The number of entries trained by gradients. They come first in the vector, before running statistics."""
         ...
 
     @property

@@ -147,7 +147,10 @@ def _check(result: Any) -> None:
 
 
 def joined(answers: Iterable[ChunkAnswer]) -> ChunkAnswer:
-    """One answer in place of several that hold exact sums: their sum, without states. One of them is held at a time."""
+    """Add up several answers that each hold an exact sum, and return the total as one answer without states.
+
+    The answers are read one after the other, so memory holds the total and one answer.
+    """
     clients, faults, total = list[ClientId](), dict[ClientId, str](), np.zeros((0, 0), np.int64)
     for answer in answers:
         faults.update(answer.faults)

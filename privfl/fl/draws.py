@@ -75,7 +75,9 @@ class DrawNotes:
         return Draw(round, self.sampling, self._turn, void)
 
     def finish(self, ledger: Ledger, round: int, *, skipped: bool, cohort: tuple[ClientId, ...]) -> None:
-        """Count a finished round. If it refutes what was declared, the next draw is noted now: it may never come.
+        """Count a finished round. If it refutes what was declared, the ledger records the next draw at once, as void.
+
+        The run may end before that draw, so the record cannot wait for it.
 
         Args:
             ledger: The ledger of the run.

@@ -42,7 +42,7 @@ class RoundReport:
         attempts: How often the round was tried.
         cohort: The number of clients that were asked.
         survivors: The number of clients whose vectors are in the sum.
-        dropouts: The clients of the cohort that are not.
+        dropouts: The clients of the cohort whose vectors are not in the sum.
         model: The hash of the model after the round.
         parent: The hash of the model before it.
         update_norm: The l2 norm of the mean update.

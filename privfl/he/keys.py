@@ -87,13 +87,13 @@ class KeyedEntropy:
 
 @dataclass(slots=True)
 class KeyStore:
-    """One client's session key between sums, until it was used in `rotation` sums. Safe to use from several threads.
+    """Keeps one client's session key from sum to sum, for `rotation` sums. Safe to use from several threads.
 
     A sum reserves its use of the key when it advertises the key, so sums that overlap never count on one use twice. A
     reserved use counts even if its sum is never opened.
 
     Attributes:
-        rotation: Sums that one key is used in, at least 1, the sum in which it was dealt included.
+        rotation: The number of sums that use one key, at least 1. The sum in which the key was dealt is one of them.
     """
 
     rotation: int = 1
@@ -107,7 +107,7 @@ class KeyStore:
 
     @classmethod
     def holding(cls, session_key: bytes) -> KeyStore:
-        """Return a store of a key that was dealt outside of any sum, and has uses until another is dealt."""
+        """Return a store of a key that was dealt outside of any sum. Its uses do not end before another is dealt."""
         return cls(sys.maxsize, session_key)
 
     @property

@@ -29,8 +29,8 @@ class CkksSum(OpensByCount):
     """Sums vectors that the server cannot read, and that one of the clients opens.
 
     More than half of the cohort must sign one survivor list before a sum is opened. Every client needs credentials.
-    With `Credentials` there is a fresh session key in every sum (or the one that they hold), with
-    `StandingCredentials` one key lasts several sums. The scheme itself holds nothing secret.
+    With `Credentials` every sum gets a fresh session key, unless the credentials hold one in `session_key`. With
+    `StandingCredentials` one session key serves several sums. The scheme itself holds nothing secret.
     """
 
     name: str = NAME

@@ -84,10 +84,10 @@ def read_run(files: RunFolder | Path) -> RunRecord:
 
 
 def modes_in_words(sites: Mapping[ClientId, tuple[Mode, ...]]) -> str:
-    """The number of sites in each mode and the identities of those in-app, for people.
+    """A text such as "agent: 3 of 5 sites; in-app: 2 of 5 sites (12, 14)", which names the sites in in-app mode.
 
     Args:
-        sites: The modes of each site.
+        sites: The modes of each site, as its receipts state them.
     """
     words = []
     for mode in MODES:

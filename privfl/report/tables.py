@@ -20,9 +20,9 @@ _LOG_FROM: Final = 8.0  # numbers that span this ratio get a logarithmic axis
 
 
 def tidy_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """The records of `privfl.experiment.tidy.tidy` as CSV, one line each.
+    """The records of `privfl.experiment.tidy.tidy` as CSV: the names, then one line for each record.
 
-    What does not apply is empty, and an infinite epsilon is "infinity".
+    A value that does not apply to a run is empty, and an infinite epsilon is "infinity".
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -35,7 +35,7 @@ def tidy_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def render_pivot(table: Pivot, form: Format, *, digits: int = 3) -> str:
-    """Return a paper's table as text.
+    """Return a table for a paper as text.
 
     Args:
         table: The table.

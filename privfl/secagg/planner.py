@@ -73,7 +73,10 @@ def plan_graph(
     security_bits: int = 40,
     correctness_bits: int = 20,
 ) -> GraphPlan:
-    """The ring of least degree that fails in secrecy with probability 2^-security_bits, else 2^-correctness_bits.
+    """The ring of least degree that meets both bounds.
+
+    An attack on its secrecy succeeds with probability at most 2^-security_bits. Its sum fails to open with probability
+    at most 2^-correctness_bits.
 
     Args:
         clients: The cohort, 3 to 10^8.
@@ -118,7 +121,7 @@ def plan_graph(
 def assess_cohort(
     clients: int, corrupt: float, dropout: float, *, degree: int, threshold: int, arc: int, malicious: bool
 ) -> GraphPlan:
-    """The bits of a given ring, at that of all rosters of a cohort where they are fewest.
+    """The bits of security and correctness of a given ring, in the worst of all rosters that the cohort can have.
 
     Args:
         clients: The cohort, 3 to 10^8.
@@ -144,7 +147,9 @@ def assess_cohort(
 def assess_graph(
     clients: int, corrupt: float, dropout: float, *, degree: int, threshold: int, arc: int, malicious: bool
 ) -> GraphPlan:
-    """A given ring over a roster with its bits by the tails above; the work of grinding is already taken off the first.
+    """The bits of security and correctness of a given ring over one roster, from exact hypergeometric tails.
+
+    The bits of security allow for a malicious server that tries many advertisements: `GRINDING_BITS` are subtracted.
 
     Args:
         clients: The roster, 3 to 10^8.

@@ -84,7 +84,7 @@ class ReceiptChain:
         return NOWHERE if receipt is None else place_of(receipt)
 
     def entered_at(self, charter: str) -> float | None:
-        """The time at which that round was entered, in seconds since 1970; None before the first."""
+        """The time at which the round of `entered` was entered, in seconds since 1970; None before the first."""
         return self._times.get(charter)
 
     def adopted(self, charter: str) -> bool:
@@ -92,7 +92,9 @@ class ReceiptChain:
         return self._adopted.get(charter, False)
 
     def trained_at(self, charter: str) -> float | None:
-        """The time at which the newest round that trains was entered, in seconds since 1970; None before the first."""
+        """The time at which a charter's newest round that trains was entered, in seconds since 1970.
+
+        None before the first such round. A round that only evaluates does not count."""
         return self._trained.get(charter)
 
     def append(self, receipt: Receipt, key: SigningKey, time: float) -> Receipt:

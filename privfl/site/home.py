@@ -193,7 +193,7 @@ class SiteHome:
         return path
 
     def peers(self) -> dict[str, dict[ClientId, Receipt]]:
-        """The newest receipt of each other site that was shown under each charter, by its digest.
+        """The newest receipt of every other site that this site was shown: charter's digest, then site, to receipt.
 
         Raises:
             StateError: The file was altered.
@@ -209,7 +209,7 @@ class SiteHome:
             raise StateError(f"{path} does not hold receipts of other sites: remove it") from error
 
     def keep_peers(self, peers: Mapping[str, Mapping[ClientId, Receipt]]) -> None:
-        """Keep the receipts that `peers` returns, durably."""
+        """Store durably the receipts that `peers` then returns."""
         texts = {
             charter: {str(client): receipt.to_bytes().decode() for client, receipt in of.items()}
             for charter, of in peers.items()

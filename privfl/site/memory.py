@@ -88,7 +88,7 @@ class SiteMemory:
         return self._charters[digest]
 
     def members(self) -> Members:
-        """The directory of the site, which is read again once it was replaced."""
+        """The directory of the site. It is read again if its file was replaced."""
         mark = _mark(self.home / DIRECTORY)
         if self._directory is None or self._directory[0] != mark:
             self._directory = mark, self.home.members()
@@ -101,7 +101,7 @@ class SiteMemory:
         return self._records[digest]
 
     def write(self, digest: bytes, record: RoundRecord) -> None:
-        """Replace that exchange, durably.
+        """Store an exchange durably as the last one under a charter.
 
         Args:
             digest: The digest of the charter.
@@ -111,10 +111,10 @@ class SiteMemory:
         self._records[digest] = record
 
     def keep(self, turn: int) -> None:
-        """Put this memory aside, just before the folder's lock is given back.
+        """Keep this memory in the process for a later message. Call it just before you release the folder's lock.
 
         Args:
-            turn: The number of this holder of the folder.
+            turn: The number that counts the holders of the folder; it is that of the present holder.
         """
         self._departure = turn, self._state()
         path = self.home.folder

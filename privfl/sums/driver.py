@@ -61,15 +61,15 @@ def run_sum(
     tap: Tap = ignore,
     entropy: Entropy = os.urandom,
 ) -> SumResult:
-    """Return the sum of the vectors of the clients that stay: all parties in this process.
+    """Run all parties of a sum in this process, and return the sum of the survivors' vectors.
 
-    A client whose session refuses to go on has dropped out, as it would have over a network.
+    A client whose session raises an error has dropped out, as it would have over a network.
 
     Args:
         scheme: The sum.
         task: The task.
-        vectors: int64 `[task.length]` by client. They are read once, in their own order: a generator may train clients
-            one by one. A client without a vector never sends a message.
+        vectors: int64 `[task.length]` by client. They are read once, in the order of the mapping: a generator may train
+            clients one by one. A client without a vector never sends a message.
         credentials: Each client's keys, where the sum needs them.
         policy: The minima that each client insists on.
         opening: Applied to the sum where it is opened, such as central noise.

@@ -39,12 +39,13 @@ _TAKEN: Final = b"privfl/1 restored state"
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One row of a party's table.
+    """One row of a party's table: a state, the message that is due in it, the answer, and the next state.
 
     Attributes:
         state: The state of a client, or the step of a server.
-        receives: The message that is due: the server's, or one of each awaited client. None at a client's start.
-        sends: The message that follows it. None where a server opens the sum.
+        receives: The type of message that is due: a client awaits one from the server, a server one from each client
+            that it awaits. None at a client's start.
+        sends: The type of message that the party sends next. None where a server opens the sum.
         then: The state or step that follows.
     """
 

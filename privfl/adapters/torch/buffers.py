@@ -167,7 +167,7 @@ class Derived:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy, also of modules with weights that hooks compute: torch refuses to copy those tensors."""
+    """A deep copy of a module. It also copies weights that hooks compute, which `copy.deepcopy` alone refuses."""
     memo: dict[int, Any] = {
         id(value): value.detach().clone()
         for part in module.modules()

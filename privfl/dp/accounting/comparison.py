@@ -49,12 +49,12 @@ Group = tuple[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Bounds of the distance of integer noise from Gaussian noise, exceeded with probability at most `t1` and `t2`.
+    """Bounds of the distance of integer noise M from Gaussian noise G.
 
     Attributes:
-        g1: Bound of the sum of ln(M/G), integer noise divided by Gaussian noise.
-        g2: Bound of the sum of ln(G/M).
-        own: What the samplers of the noise may add to delta.
+        g1: The sum of ln(M/G) over all coordinates exceeds g1 with probability at most `SHARE` times delta.
+        g2: The sum of ln(G/M) exceeds g2 with probability at most `SHARE` times delta times e^-epsilon.
+        own: The part of delta that the samplers of the noise may add.
     """
 
     g1: float

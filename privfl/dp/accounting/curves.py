@@ -69,7 +69,7 @@ class PrivacyCurve:
         self._known: dict[float, float] = {}
 
     def delta(self, epsilon: float) -> float:
-        """The delta at `epsilon` >= 0, in both orders of the neighbors, rounded up.
+        """The delta at `epsilon` >= 0, rounded up: the larger one of the two orders of the neighbors.
 
         Raises:
             ConfigError: A negative epsilon.

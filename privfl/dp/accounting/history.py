@@ -137,7 +137,7 @@ class History:
 
     @property
     def ledgers(self) -> int:
-        """The number of ledgers that are judged together."""
+        """The number of ledgers whose releases are composed here."""
         return 1 + max((drawn.ledger for drawn, _ in self.rounds), default=0)
 
     @property
@@ -157,6 +157,8 @@ class History:
 
     def after(self, draw: Draw | None, release: Release) -> History:
         """Return this history with one more release, in the round of `draw`. The round is added if it is new.
+
+        If `draw` is void, the returned history claims no amplification by sampling for any round.
 
         Args:
             draw: The draw of the release's round; None at level "example".

@@ -293,8 +293,9 @@ class Transform:
         return self.judged(epsilon)[0]
 
     def judged(self, epsilon: float) -> tuple[float, bool]:
-        """ln of delta at `epsilon`, as `log_delta`, and True where the transform resolves it. Next to nothing of delta
-        is then the error of the transform or the bound of the tail."""
+        """ln of delta at `epsilon`, as `log_delta` gives it, and True if the transform resolves it.
+
+        It resolves delta if the error of the transform and the bound of the tail are a negligible part of delta."""
         if epsilon < self.start * self.composition.h:
             return 0.0, False
         body, noise = self._sums(epsilon)

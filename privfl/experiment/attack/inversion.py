@@ -77,7 +77,7 @@ class FirstLayer:
 
 
 def invert_one(weights: Floats, bias: Floats) -> Floats:
-    """The one input behind an update, float64 `[inputs]`: the least squares of weights = input times biases.
+    """The one input behind an update, float64 `[inputs]`: the least-squares solution x of weights = x times bias.
 
     Args:
         weights: The update of the weights, float64 `[inputs, units]`.

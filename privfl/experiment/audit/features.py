@@ -17,7 +17,7 @@ from privfl.ring import Ints
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of one canary in every round.
+    """Turns what an observer saw in a round into the numbers by which a test looks for one canary.
 
     An outsider who does not know the cohorts also tries to predict them from the public seed. If that succeeds, the
     rounds with the canary show it without the noise of sampling.
@@ -55,7 +55,9 @@ class Features:
         return cls(subject, columns, np.array(axes), sides, plan.noise(subject.scheme).noise_stddev)
 
     def of_round(self, round: int, looks: Ints, seeds: npt.NDArray[np.int64]) -> Floats:
-        """The features of one round, float64 `[trials, features]`.
+        """The features of one round, float64 `[trials, features]`, in noise standard deviations.
+
+        They are the projections on the canary's directions and the slots next to the update.
 
         Args:
             round: The round.
