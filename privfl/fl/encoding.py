@@ -330,11 +330,16 @@ class UpdateEncoding:
         return (mean if self.rotation is None else self.rotation.inverse(mean)), metrics
 
     def rounding_error(self, counts: Counts) -> float:
-        """The bound on what rounding changed in any entry of the mean update, in the model's unit."""
-        units = counts.accepted * (0.5 if self.rounding == "nearest" else 1.0)
+        """The bound on what rounding changed in any entry of the mean update, in the model's unit.
+
+        A rotated vector whose rounding is too long is shrunk and rounded again, up to four times. Each time takes at
+        most the length of the rounding from it, and as many units more as there were tries.
+        """
+        units = 0.5 if self.rounding == "nearest" else 1.0
         if self.rotation is not None:
-            units *= math.sqrt(self.width)
-        return units / self.codec.scale * self.max_weight / counts.weight if counts.weight > 0 else 0.0
+            units = 4 * units * math.sqrt(self.width) + 6
+        scaled = counts.accepted * units / self.codec.scale
+        return scaled * self.max_weight / counts.weight if counts.weight > 0 else 0.0
 
     def next_clip_norm(self, total: Ints, denominator: float) -> float | None:
         """Return the clip norm of the next round; None for a fixed clip.

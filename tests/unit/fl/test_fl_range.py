@@ -89,8 +89,8 @@ def test_the_fullest_contributions_of_a_whole_cohort_fit_the_ring(
     sizes: list[int], rotated: bool, rounding: str
 ) -> None:
     base = dataclasses.replace(WEIGHTED, rounding=rounding, rotation=Rotation(3, 1) if rotated else None)  # type: ignore[arg-type]
-    encoding = weighted_rule(*sizes).encoding(base, Range(), len(sizes))
-    vectors = [encoding.encode(ClientUpdate(np.full(3, 8.0), n, {"loss": 2.0**64}), RNG) for n in sizes]
+    encoding, rng = weighted_rule(*sizes).encoding(base, Range(), len(sizes)), np.random.default_rng(sizes)
+    vectors = [encoding.encode(ClientUpdate(np.full(3, 8.0), n, {"loss": 2.0**64}), rng) for n in sizes]
     total = np.sum(vectors, axis=0)
     assert np.abs(total).max() < encoding.codec.ring.half
     counts = encoding.counted(total, len(sizes))
