@@ -252,9 +252,12 @@ def test_workers_end_with_a_parent_that_is_killed(
     assert time.monotonic() - killed < 4.0
 
 
+CTRL_C = "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell ignores it in the background
+
+
 @LINUX
 def test_ctrl_c_ends_everybody_and_only_the_parent_speaks_of_it(tmp_path: Path, gone: Callable[[int], bool]) -> None:
-    code = KILLED.format(work="time.sleep(100)", start="use()")
+    code = KILLED.format(work="time.sleep(100)", start=CTRL_C + "use()")
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         stdout=subprocess.PIPE,
